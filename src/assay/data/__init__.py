@@ -1,0 +1,1 @@
+"""Reading, splitting, rendering and packing of preference data."""

@@ -1,0 +1,34 @@
+"""The exceptions that Assay raises on purpose.
+
+    Exception
+    ├── ValueError           a caller's mistake: names the value and the fix
+    │   └── DataError        a file of pairs or completions that cannot be used as it is
+    └── AssayError           the world failed: the last good state is kept
+        ├── ArtifactError    an artifact that is missing, altered or not loadable
+        ├── CheckpointError  a checkpoint that is broken or of another run
+        └── TrainingError    a loss that is not finite, a disk that is full
+
+A completion that cannot be scored is no exception: its row is NaN with a reason (`Rewards.error`).
+"""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """A file or table that cannot be read as preference pairs or completions."""
+
+
+class AssayError(Exception):
+    """Base of the failures that are not the caller's mistake."""
+
+
+class ArtifactError(AssayError):
+    """An artifact directory that is missing something, was altered, or cannot be loaded."""
+
+
+class CheckpointError(AssayError):
+    """A checkpoint that is incomplete, damaged, or was made by a different run."""
+
+
+class TrainingError(AssayError):
+    """Training had to stop; the message says where the last good state lies."""

@@ -1,0 +1,1 @@
+"""Evaluation of any scorer on any set of pairs."""

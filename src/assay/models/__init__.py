@@ -1,0 +1,1 @@
+"""Backbones, heads, the packed reward model and its artifact."""

@@ -1,0 +1,1 @@
+"""Everything that gives rewards, behind one protocol."""
