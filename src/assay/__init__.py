@@ -1,3 +1,76 @@
-"""Assay: reward models you can trust. Train, calibrate, evaluate, score and watch them."""
+"""Assay: reward models you can trust. Train, calibrate, evaluate, score and watch them.
+
+    import assay
+    scorer = assay.load("runs/demo")
+    rewards = scorer.score([assay.Completion(messages="What is 2 + 2?", response="4.")])
+
+Importing `assay` loads neither torch nor scikit-learn; a name that needs them loads them when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from assay.errors import ArtifactError, AssayError, CheckpointError, DataError, TrainingError
+from assay.records import Completion, Finding, Message, Metric, PreferencePair, Report, Rewards, Table
+
+if TYPE_CHECKING:
+    from assay.data.pairs import read_completions, read_pairs, write_pairs
+    from assay.evaluation.evaluate import evaluate
+    from assay.scorers.base import Scorer, check_scorer, prefer
+    from assay.scorers.baselines import BagOfWordsScorer, LengthScorer, fit_bag_of_words
+    from assay.scorers.calibrate import Calibrated, Calibration, fit_calibration
+    from assay.scorers.load import load
 
 __version__ = "0.1.0.dev0"
+
+_LAZY = {
+    "assay.data.pairs": ("read_completions", "read_pairs", "write_pairs"),
+    "assay.evaluation.evaluate": ("evaluate",),
+    "assay.scorers.base": ("Scorer", "check_scorer", "prefer"),
+    "assay.scorers.baselines": ("BagOfWordsScorer", "LengthScorer", "fit_bag_of_words"),
+    "assay.scorers.calibrate": ("Calibrated", "Calibration", "fit_calibration"),
+    "assay.scorers.load": ("load",),
+}
+_HOME = {name: module for module, names in _LAZY.items() for name in names}
+
+__all__ = [
+    "ArtifactError",
+    "AssayError",
+    "BagOfWordsScorer",
+    "Calibrated",
+    "Calibration",
+    "CheckpointError",
+    "Completion",
+    "DataError",
+    "Finding",
+    "LengthScorer",
+    "Message",
+    "Metric",
+    "PreferencePair",
+    "Report",
+    "Rewards",
+    "Scorer",
+    "Table",
+    "TrainingError",
+    "check_scorer",
+    "evaluate",
+    "fit_bag_of_words",
+    "fit_calibration",
+    "load",
+    "prefer",
+    "read_completions",
+    "read_pairs",
+    "write_pairs",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'assay' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -79,30 +79,41 @@ def check_scorer(scorer: Scorer, completions: Sequence[Completion]) -> None:
     assert n >= 2, "give check_scorer at least two completions"
     before = copy.deepcopy(completions)
     fingerprint, tolerance = scorer.fingerprint, scorer.tolerance
-    assert isinstance(fingerprint, str) and fingerprint, "law 3: fingerprint must be a non-empty string"
+    assert isinstance(fingerprint, str), "law 3: fingerprint must be a string"
+    assert fingerprint, "law 3: fingerprint must not be empty"
     assert tolerance >= 0, f"law 3: tolerance {tolerance} is negative"
     assert scorer.scope in ("global", "prompt"), f"scope {scorer.scope!r} is neither 'global' nor 'prompt'"
 
-    rewards = scorer.score(completions)
+    rewards = _score(scorer, completions)
     assert len(rewards) == n, f"law 1: {n} completions in, {len(rewards)} rewards out"
-    assert len(scorer.score([])) == 0, "law 1: score([]) must be empty"
+    assert len(_score(scorer, [])) == 0, "law 1: score([]) must be empty"
     assert completions == before, "law 5: score() changed its input"
     assert rewards.error is not None
     for i in range(n):
         unscored = bool(np.isnan(rewards.value[i]))
-        assert unscored == (rewards.error[i] is not None), f"law 4: item {i} has value {rewards.value[i]}, error {rewards.error[i]!r}"
+        error = rewards.error[i]
+        assert unscored == (error is not None), f"law 4: item {i} has value {rewards.value[i]}, error {error!r}"
     assert rewards.std is None or np.all(np.isnan(rewards.value) | (rewards.std >= 0)), "std must not be negative"
 
-    _assert_same(rewards, scorer.score(completions), tolerance, "law 3: a second scoring differs")
+    _assert_same(rewards, _score(scorer, completions), tolerance, "law 3: a second scoring differs")
     assert scorer.fingerprint == fingerprint, "law 3: scoring changed the fingerprint"
     if scorer.scope == "global":
         order = np.random.default_rng(0).permutation(n)
-        _assert_same(rewards.take(order), scorer.score([completions[i] for i in order]), tolerance, "law 2: order matters")
+        _assert_same(rewards.take(order), _score(scorer, [completions[i] for i in order]), tolerance, "law 2: order matters")
         half = n // 2
         for part in (range(half), range(half, n)):
-            _assert_same(rewards.take(part), scorer.score([completions[i] for i in part]), tolerance, "law 2: the batch matters")
+            _assert_same(rewards.take(part), _score(scorer, [completions[i] for i in part]), tolerance, "law 2: the batch matters")
         for i in range(n):
-            _assert_same(rewards.take([i]), scorer.score([completions[i]]), tolerance, f"law 2: item {i} alone differs")
+            _assert_same(rewards.take([i]), _score(scorer, [completions[i]]), tolerance, f"law 2: item {i} alone differs")
+
+
+def _score(scorer: Scorer, completions: list[Completion]) -> Rewards:
+    try:
+        rewards = scorer.score(completions)
+    except Exception as error:
+        raise AssertionError(f"law 4: score() raised {error!r} instead of giving NaN with a reason") from error
+    assert isinstance(rewards, Rewards), f"law 1: score() returned {type(rewards).__name__}, not Rewards"
+    return rewards
 
 
 def _assert_same(expected: Rewards, actual: Rewards, tolerance: float, law: str) -> None:

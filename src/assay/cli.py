@@ -1,0 +1,85 @@
+"""The `assay` command. Each subcommand is a function of one frozen dataclass; its fields are the flags."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from typing import Annotated
+
+# Read when OpenMP is loaded: without it some process starts run pointwise operations many times slower. Torch comes first, since
+# scikit-learn brings an OpenMP of its own: the one that is loaded second finds the process bound to one core, and stays on it.
+os.environ.setdefault("OMP_PROC_BIND", "true")
+import torch  # noqa: F401
+import tyro
+
+from assay.errors import AssayError
+from assay.records import Report
+from assay.workflows import steps
+from assay.workflows.demo import DemoConfig, demo
+from assay.workflows.run import train_all
+from assay.workflows.settings import TrainConfig
+from assay.workflows.show import console, print_figures, report_rows
+
+Command = (
+    Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    | Annotated[steps.EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[steps.CalibrateConfig, tyro.conf.subcommand("calibrate")]
+    | Annotated[steps.ScoreConfig, tyro.conf.subcommand("score")]
+    | Annotated[steps.ReportConfig, tyro.conf.subcommand("report")]
+    | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand; 0 when it did what was asked, 1 when some rows have no reward, 2 for a mistake, 3 for a failure."""
+    keep_freed_memory()
+    config = tyro.cli(Command, prog="assay", description="Reward models you can trust.", args=arguments, config=_FLAGS)  # type: ignore[call-overload]
+    try:
+        return run(config)
+    except ValueError as error:
+        console.print(f"[bold red]error[/] {error}", markup=True, soft_wrap=True)
+        return 2
+    except (AssayError, OSError) as error:
+        console.print(f"[bold red]failed[/] {error}", soft_wrap=True)
+        return 3
+
+
+def run(config: object) -> int:
+    """Do what the configuration of a subcommand says; returns the exit status."""
+    match config:
+        case TrainConfig():
+            train_all(config)
+        case steps.EvaluateConfig():
+            show(steps.evaluate_model(config))
+        case steps.CalibrateConfig():
+            steps.calibrate(config)
+        case steps.ScoreConfig():
+            num_rows, num_failed = steps.score_file(config)
+            console.print(f"{num_rows:,} rows, {num_failed:,} without a reward -> {config.output}")
+            return 1 if num_failed else 0
+        case steps.ReportConfig():
+            console.print(str(steps.report_run(config)))
+        case DemoConfig():
+            demo(config)
+    return 0
+
+
+def show(report: Report) -> None:
+    """The figures of a report, as a table."""
+    print_figures(report.title, report_rows(report))
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed blocks rather than hand them back and fault them in again (8-27% faster in bfloat16)."""
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt"):  # glibc only
+            library.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+            library.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+_FLAGS = (tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+
+if __name__ == "__main__":
+    sys.exit(main())

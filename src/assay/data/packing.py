@@ -1,0 +1,157 @@
+"""One packed batch, for training and scoring alike.
+
+A prompt and its k answers form one group: the prompt's tokens stand once, the answers branch off it. What is shared is found,
+not assumed: the longest common prefix of the whole sequences, capped so that every rewarded token stays in a branch. Groups are
+laid into rows of nearly equal length; one visibility rule serves all: a token sees an earlier token of its own group when that
+one is in the prompt or in its own branch.
+
+Shapes: B rows, L columns, R reads (rewarded tokens), G tokens of a group, S sequences of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Group(NamedTuple):
+    """S sequences with a shared prefix, as they lie in a row: the prefix, then branch 1, 2, ... S.
+
+    tokens, positions, branch: (G,) int32; branch is 0 in the prefix. reads: (R,) int32 indices into the group, branch by branch.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    branch: np.ndarray
+    reads: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedBatch:
+    """B rows of L tokens that hold whole groups.
+
+    tokens, positions, group, branch: (B, L) int32; group is -1 and the token `pad_id` where a row is not filled.
+    reads: (R,) int64 indices into the flattened (B * L) tokens. order: which of the groups given to `pack` are inside, in the
+    order of their reads. starts: for each of them the flat index of its first token; sizes: its number of tokens.
+    is_plain: every row is one sequence from column 0, so that ordinary causal attention is right without a mask.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    group: np.ndarray
+    branch: np.ndarray
+    reads: np.ndarray
+    order: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+    is_plain: bool
+
+
+def make_group(sequences: Sequence[np.ndarray], reads: Sequence[np.ndarray], *, share: bool = True) -> Group:
+    """Lay S token sequences out as a prefix and S branches. `share=False` keeps the prefix empty."""
+    num_shared = shared_prefix(sequences, reads) if share else 0
+    tokens, positions, branch, places = [sequences[0][:num_shared]], [np.arange(num_shared)], [np.zeros(num_shared)], []
+    offset = num_shared
+    for number, (sequence, read) in enumerate(zip(sequences, reads, strict=True), start=1):
+        tokens.append(sequence[num_shared:])
+        positions.append(np.arange(num_shared, len(sequence)))
+        branch.append(np.full(len(sequence) - num_shared, number))
+        places.append(read - num_shared + offset)
+        offset += len(sequence) - num_shared
+    return Group(*(np.concatenate(part).astype(np.int32) for part in (tokens, positions, branch, places)))
+
+
+def shared_prefix(sequences: Sequence[np.ndarray], reads: Sequence[np.ndarray]) -> int:
+    """Length of the longest common token prefix that holds no rewarded token; 0 for a lone sequence."""
+    if len(sequences) == 1:
+        return 0
+    limit = min(min(len(sequence) for sequence in sequences), min(int(read.min()) for read in reads))
+    first = sequences[0][:limit]
+    for sequence in sequences[1:]:
+        differs = np.flatnonzero(first != sequence[: len(first)])
+        if len(differs):
+            first = first[: differs[0]]
+    return len(first)
+
+
+def split_group(sequences: Sequence[np.ndarray], reads: Sequence[np.ndarray], max_tokens: int) -> list[list[int]]:
+    """Cut a group that is over the budget into parts that each fit (a single sequence may still exceed it): lists of indices."""
+    num_shared = shared_prefix(sequences, reads)
+    parts: list[list[int]] = []
+    room = 0
+    for index, sequence in enumerate(sequences):
+        size = len(sequence) - num_shared
+        if not parts or size > room:
+            parts.append([])
+            room = max_tokens - num_shared
+        parts[-1].append(index)
+        room -= size
+    return parts
+
+
+def pack(groups: Sequence[Group], max_tokens: int, *, pad_id: int = 0, one_per_row: bool = False) -> list[PackedBatch]:
+    """Lay whole groups into batches of at most `max_tokens` (B * L) tokens, longest first; one larger group is a batch alone.
+
+    `one_per_row` with lone sequences gives plain padded rows: for backbones that cannot branch, and as the reference for the rest.
+    Every group is in exactly one batch. Within a batch rows are as long as its longest group, so that neither attention
+    nor padding pays for a length that no group has. Raises ValueError for a budget that is not positive.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens {max_tokens} must be at least 1")
+    sizes = np.array([len(group.tokens) for group in groups], dtype=np.int64)
+    batches: list[PackedBatch] = []
+    rows: list[list[int]] = []
+    room: list[int] = []
+    width = 0
+    for index in np.argsort(-sizes, kind="stable"):
+        size = int(sizes[index])
+        row = next((r for r, free in enumerate(room) if free >= size), None)
+        if row is None:
+            if rows and (len(rows) + 1) * width > max_tokens:
+                batches.append(_lay(groups, rows, width, pad_id))
+                rows, room = [], []
+            if not rows:
+                width = size
+            row = len(rows)
+            rows.append([])
+            room.append(0 if one_per_row else width)
+        rows[row].append(int(index))
+        room[row] -= size
+    if rows:
+        batches.append(_lay(groups, rows, width, pad_id))
+    return batches
+
+
+def _lay(groups: Sequence[Group], rows: list[list[int]], width: int, pad_id: int) -> PackedBatch:
+    shape = (len(rows), width)
+    tokens, positions = np.full(shape, pad_id, np.int32), np.zeros(shape, np.int32)
+    group_number, branch = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
+    reads: list[np.ndarray] = []
+    order: list[int] = []
+    starts: list[int] = []
+    for row, members in enumerate(rows):
+        column = 0
+        for index in members:
+            group = groups[index]
+            place = slice(column, column + len(group.tokens))
+            tokens[row, place], positions[row, place], branch[row, place] = group.tokens, group.positions, group.branch
+            group_number[row, place] = len(order)
+            reads.append(group.reads.astype(np.int64) + row * width + column)
+            order.append(index)
+            starts.append(row * width + column)
+            column += len(group.tokens)
+    is_plain = all(len(members) == 1 and int(groups[members[0]].branch.max(initial=0)) <= 1 for members in rows)
+    return PackedBatch(
+        tokens=tokens,
+        positions=positions,
+        group=group_number,
+        branch=branch,
+        reads=np.concatenate(reads),
+        order=np.array(order, np.int64),
+        starts=np.array(starts, np.int64),
+        sizes=np.array([len(groups[index].tokens) for index in order], np.int64),
+        is_plain=is_plain,
+    )

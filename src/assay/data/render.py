@@ -1,0 +1,205 @@
+"""The only path from text to tokens, used by training and by every scorer, and saved in the artifact.
+
+A completion in messages form goes through the chat template whole; one in text or token form is taken as it is. The rewarded
+token is the last one rendered (or the last one of each step): its index is computed here, and nobody searches for padding later.
+
+Three hazards are settled once, in the template that is saved with the artifact, so that every later reader agrees:
+a template that inserts today's date is pinned to one date; a template that leaves an answer without an end token gets the
+end-of-sequence token appended; a tokenizer without a template gets a plain one.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jinja2
+import numpy as np
+
+from assay.records import Completion
+
+Overlong = Literal["keep_end", "set_aside"]
+
+PINNED_DATE = datetime.date(2024, 7, 26)
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] | capitalize + ': ' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' if not loop.last else '' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\\nAssistant: ' }}{% endif %}"
+)
+_APPEND_EOS = "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+_DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+
+
+class Rendered(NamedTuple):
+    """Tokens of one completion: tokens (T,) int32, reads (R,) int32 indices of the rewarded tokens, whether the front was cut
+    off, and the reason when it could not be rendered (tokens and reads are then empty)."""
+
+    tokens: np.ndarray
+    reads: np.ndarray
+    is_cut: bool = False
+    error: str | None = None
+
+
+class Renderer:
+    """Tokenizer + chat template + length policy.
+
+    tokenizer: a transformers tokenizer (fast); its `chat_template` is replaced by the settled one.
+    max_length: most tokens of one sequence. overlong: "keep_end" cuts tokens off the front (the answer's end is what is
+    rewarded), "set_aside" leaves the completion unscored with a reason. Both are counted by whoever renders.
+    template_changes: what was settled in the template, in words, for the printout and the card.
+    """
+
+    def __init__(self, tokenizer: Any, *, max_length: int = 1024, overlong: Overlong = "keep_end") -> None:
+        if max_length < 8:
+            raise ValueError(f"max_length {max_length} leaves no room for an answer: give at least 8 tokens")
+        if overlong not in ("keep_end", "set_aside"):
+            raise ValueError(f"overlong {overlong!r} is unknown: use 'keep_end' or 'set_aside'")
+        self.tokenizer, self.max_length, self.overlong = tokenizer, max_length, overlong
+        tokenizer.chat_template, self.template_changes = _settle_template(tokenizer)
+        self.pad_id = _settle_padding(tokenizer, self._last_token())
+        tokenizer.padding_side = "right"
+        tokenizer.truncation_side = "left"
+        tokenizer.model_max_length = max_length
+
+    def render(self, completions: Sequence[Completion]) -> list[Rendered]:
+        """N completions -> N token sequences, in order. What cannot be rendered carries its reason; nothing is raised for it."""
+        texts: list[str | None] = []
+        results: list[Rendered | None] = []
+        for completion in completions:
+            text, failure = self._text(completion)
+            texts.append(text)
+            results.append(failure)
+        told = [i for i, text in enumerate(texts) if text is not None]
+        if told:
+            encoded = self.tokenizer(
+                [texts[i] for i in told],
+                add_special_tokens=False,
+                return_attention_mask=False,
+                return_offsets_mapping=any(completions[i].steps is not None for i in told),
+            )
+            for row, i in enumerate(told):
+                tokens = np.asarray(encoded["input_ids"][row], dtype=np.int32)
+                reads, error = np.array([len(tokens) - 1], dtype=np.int32), None
+                if completions[i].steps is not None:
+                    reads, error = _step_reads(completions[i], str(texts[i]), encoded["offset_mapping"][row])
+                results[i] = _failed(error) if error else self._fit(tokens, reads)
+        for i, completion in enumerate(completions):
+            if completion.token_ids is not None and results[i] is None:
+                results[i] = self._fit_ids(completion.token_ids)
+        return [_failed("not rendered") if result is None else result for result in results]
+
+    def settings(self) -> dict[str, Any]:
+        """What `reward.json` records of the length policy and the template."""
+        return {"max_length": self.max_length, "overlong": self.overlong, "template_changes": list(self.template_changes)}
+
+    def _text(self, completion: Completion) -> tuple[str | None, Rendered | None]:
+        if completion.token_ids is not None:
+            return None, None
+        if completion.text is not None:
+            return (completion.text, None) if completion.text else (None, _failed("the text is empty"))
+        if not (completion.response or "").strip():
+            return None, _failed("the response is empty")
+        messages = [{"role": role, "content": content} for role, content in completion.messages]
+        messages.append({"role": "assistant", "content": str(completion.response)})
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False), None
+        except (jinja2.TemplateError, ValueError, KeyError, TypeError) as error:
+            return None, _failed(f"the chat template refused the conversation: {error}")
+
+    def _fit_ids(self, token_ids: tuple[int, ...]) -> Rendered:
+        tokens = np.asarray(token_ids, dtype=np.int64)
+        if len(tokens) == 0:
+            return _failed("token_ids is empty")
+        if tokens.min() < 0 or tokens.max() >= len(self.tokenizer):
+            return _failed(f"token_ids hold {tokens.min()}..{tokens.max()}, the vocabulary is 0..{len(self.tokenizer) - 1}")
+        return self._fit(tokens.astype(np.int32), np.array([len(tokens) - 1], dtype=np.int32))
+
+    def _fit(self, tokens: np.ndarray, reads: np.ndarray) -> Rendered:
+        excess = len(tokens) - self.max_length
+        if excess <= 0:
+            return Rendered(tokens, reads)
+        if self.overlong == "set_aside":
+            return _failed(f"{len(tokens)} tokens are more than max_length {self.max_length}")
+        begins_with_bos = self.tokenizer.bos_token_id is not None and int(tokens[0]) == self.tokenizer.bos_token_id
+        cut = excess + 1 if begins_with_bos else excess
+        if int(reads.min()) < cut + 1:
+            return _failed(f"{len(tokens)} tokens are more than max_length {self.max_length}: cutting the front would lose a step")
+        kept = tokens[cut:]
+        if begins_with_bos:
+            kept, cut = np.concatenate([tokens[:1], kept]), cut - 1
+        return Rendered(kept, reads - np.int32(cut), is_cut=True)
+
+    def _last_token(self) -> int:
+        """Id of the last token that a templated answer ends with."""
+        text = self.tokenizer.apply_chat_template(_PROBE, tokenize=False)
+        return int(self.tokenizer(text, add_special_tokens=False)["input_ids"][-1])
+
+
+_PROBE = [{"role": "user", "content": "probe question"}, {"role": "assistant", "content": "probe answer"}]
+
+
+def _failed(error: str) -> Rendered:
+    return Rendered(np.empty(0, np.int32), np.empty(0, np.int32), error=error)
+
+
+def _settle_template(tokenizer: Any) -> tuple[str, tuple[str, ...]]:
+    """The template as it is saved, and what was changed in it, in words."""
+    if tokenizer.eos_token is None:
+        raise ValueError("the tokenizer has no eos_token: set one, so that the end of an answer can be marked")
+    changes = []
+    if not isinstance(tokenizer.chat_template, str):
+        if tokenizer.chat_template:
+            raise ValueError(f"set chat_template to one of the tokenizer's several templates: {list(tokenizer.chat_template)}")
+        tokenizer.chat_template = PLAIN_TEMPLATE
+        changes.append("no chat template: a plain 'User: / Assistant:' one was set")
+    template = pin_date(tokenizer.chat_template)
+    if template != tokenizer.chat_template:
+        changes.append(f"the template inserts today's date: pinned to {PINNED_DATE:%d %b %Y}")
+    tokenizer.chat_template = template
+    text = tokenizer.apply_chat_template(_PROBE, tokenize=False)
+    tail = text[text.rindex("probe answer") + len("probe answer") :] if "probe answer" in text else ""
+    if not any(token and token in tail for token in tokenizer.all_special_tokens + list(tokenizer.get_added_vocab())):
+        template += _APPEND_EOS
+        changes.append("the template leaves an answer open: the eos token is appended")
+    return template, tuple(changes)
+
+
+def pin_date(template: str) -> str:
+    """The template with every call for today's date replaced by `PINNED_DATE`; the same string when there is none."""
+    template = _DATE_CALL.sub(lambda call: repr(PINNED_DATE.strftime(call.group(2))), template)
+    if "strftime_now(" in template:
+        template = "{%- macro strftime_now(format) -%}" + f"{PINNED_DATE:%d %b %Y}" + "{%- endmacro -%}" + template
+    return template
+
+
+def _settle_padding(tokenizer: Any, last_token: int) -> int:
+    """Set and return a pad id that is never the rewarded token's: plain transformers reads the rightmost token that is not pad,
+    vLLM the last one, so that the two agree with the index computed here."""
+    forbidden = {last_token, tokenizer.eos_token_id}
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in forbidden:
+        forbidden |= {tokenizer.bos_token_id}
+        specials = sorted({*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} - forbidden - {None})
+        named = [i for i in specials if re.search("pad|endoftext|unk", tokenizer.convert_ids_to_tokens(i))]
+        if specials:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens((named or specials)[0])
+        else:
+            tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    return int(tokenizer.pad_token_id)
+
+
+def _step_reads(completion: Completion, text: str, offsets: Sequence[tuple[int, int]]) -> tuple[np.ndarray, str | None]:
+    """Index of the last token of each step: the first token whose text reaches the step's end, white space apart."""
+    start = text.rfind(str(completion.response))
+    if start < 0:
+        return np.empty(0, np.int32), "the chat template altered the response, so its steps cannot be located"
+    ends = np.array([end for _, end in offsets])
+    reads, position = [], start
+    for step in completion.steps or ():
+        position += len(step)
+        end = position - (len(step) - len(step.rstrip()))
+        reads.append(int(np.searchsorted(ends, end)))
+    if len(set(reads)) != len(reads):
+        return np.empty(0, np.int32), "two steps end in the same token: join empty or tiny steps"
+    return np.array(reads, dtype=np.int32), None

@@ -1,0 +1,176 @@
+"""Preference pairs as tokens, once, in an Arrow file that is memory-mapped: a million rows train in constant host memory."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from assay.data.packing import Group, make_group
+from assay.data.render import Renderer
+from assay.errors import DataError
+from assay.records import PreferencePair
+
+CHUNK_ROWS = 512
+_SIDES = ("chosen", "rejected")
+_SCHEMA = pa.schema(
+    [
+        *((name, kind) for side in _SIDES for name, kind in ((side, pa.list_(pa.int32())), (f"{side}_read", pa.int32()))),
+        ("preference", pa.float32()),
+        ("margin", pa.float32()),
+        ("weight", pa.float32()),
+        ("prompt", pa.uint64()),
+        ("split", pa.string()),
+    ]
+)
+
+
+@dataclass(kw_only=True)
+class RenderCount:
+    """What rendering did to the pairs: how many were written, cut to fit, or set aside, by reason."""
+
+    num_pairs: int = 0
+    num_cut: int = 0
+    num_tokens: int = 0
+    set_aside: dict[str, int] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        parts = [f"{self.num_pairs:,} pairs", f"{self.num_tokens:,} tokens"]
+        if self.num_cut:
+            parts.append(f"{self.num_cut:,} pairs cut at the front to fit")
+        parts += [f"{count:,} pairs set aside: {reason}" for reason, count in sorted(self.set_aside.items())]
+        return "; ".join(parts)
+
+
+class TokenPair(NamedTuple):
+    """Tokens of chosen and rejected, int32, and the index of the rewarded token of each."""
+
+    chosen: np.ndarray
+    rejected: np.ndarray
+    reads: np.ndarray
+
+
+class PairTable:
+    """N tokenised pairs in a memory-mapped Arrow file.
+
+    preference, margin (NaN: none), weight: (N,) float32; prompt: (N,) uint64 prompt hashes; lengths: (N, 2) int32 tokens of chosen
+    and rejected; split: (N,) names of the splits. `table[i]` is a TokenPair read from disk. fingerprint: digest
+    of the content.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._batches = _record_batches(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"{path} is not a token table ({error}): delete it, it is made again") from error
+        self.fingerprint = json.loads(path.with_suffix(".json").read_text())["fingerprint"]
+        columns = {name: self._column(name) for name in ("preference", "margin", "weight", "prompt", "split")}
+        self.preference, self.margin, self.weight, self.prompt, split = columns.values()
+        self.split = split.astype("U11")
+        self.lengths = np.stack([self._lengths(side) for side in _SIDES], axis=1)
+
+    def __len__(self) -> int:
+        return len(self.preference)
+
+    def __getitem__(self, row: int) -> TokenPair:
+        batch, offset = self._batches[row // CHUNK_ROWS], row % CHUNK_ROWS
+        chosen, rejected = (_list_at(batch.column(side), offset) for side in _SIDES)
+        reads = np.array([batch.column(f"{side}_read")[offset].as_py() for side in _SIDES], np.int32)
+        return TokenPair(chosen, rejected, reads)
+
+    def rows(self, split: str) -> np.ndarray:
+        """The rows of one split, ascending."""
+        return np.flatnonzero(self.split == split)
+
+    def groups(self, row: int, *, share: bool) -> list[Group]:
+        """The pair as one group with a shared prompt, or as two lone sequences."""
+        chosen, rejected, reads = self[row]
+        if share:
+            return [make_group([chosen, rejected], [reads[:1], reads[1:]])]
+        return [make_group([chosen], [reads[:1]]), make_group([rejected], [reads[1:]])]
+
+    def _column(self, name: str) -> np.ndarray:
+        return np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches])
+
+    def _lengths(self, side: str) -> np.ndarray:
+        return np.concatenate([np.diff(batch.column(side).offsets.to_numpy()) for batch in self._batches]).astype(np.int32)
+
+
+def build_table(
+    pairs: Iterable[PreferencePair],
+    renderer: Renderer,
+    path: Path,
+    *,
+    split: Callable[[PreferencePair], str] = lambda pair: "train",
+) -> tuple[PairTable, RenderCount]:
+    """Render and tokenise pairs once into `path` (.arrow, with a .json beside it), streaming: memory does not grow with the pairs.
+
+    split: the name of the split that a pair is in.
+    A pair of which either answer cannot be rendered is set aside and counted. Raises DataError when no pair is left.
+    """
+    count, digest = RenderCount(), hashlib.sha256()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_suffix(".tmp")
+    with pa.OSFile(str(work), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+        for rows in _chunks(_rendered_rows(pairs, renderer, split, count)):
+            for row in rows:
+                digest.update(np.asarray(row["chosen"]).tobytes() + b"|" + np.asarray(row["rejected"]).tobytes())
+                digest.update(repr((row["preference"], row["margin"], row["weight"], row["split"])).encode())
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
+    if not count.num_pairs:
+        work.unlink()
+        raise DataError(f"no pair is left to train on: {count.summary()}")
+    path.with_suffix(".json").write_text(json.dumps({"fingerprint": digest.hexdigest()[:32], "num_pairs": count.num_pairs}))
+    work.replace(path)
+    return PairTable(path), count
+
+
+def _rendered_rows(
+    pairs: Iterable[PreferencePair], renderer: Renderer, split: Callable[[PreferencePair], str], count: RenderCount
+) -> Iterator[dict[str, Any]]:
+    for chunk in _chunks(iter(pairs)):
+        rendered = renderer.render([completion for pair in chunk for completion in pair.completions()])
+        for i, pair in enumerate(chunk):
+            chosen, rejected = rendered[2 * i], rendered[2 * i + 1]
+            error = chosen.error or rejected.error
+            if error:
+                reason = "longer than max_length" if "max_length" in error else error
+                count.set_aside[reason] = count.set_aside.get(reason, 0) + 1
+                continue
+            count.num_pairs += 1
+            count.num_cut += chosen.is_cut or rejected.is_cut
+            count.num_tokens += len(chosen.tokens) + len(rejected.tokens)
+            yield {
+                "chosen": chosen.tokens,
+                "chosen_read": int(chosen.reads[-1]),
+                "rejected": rejected.tokens,
+                "rejected_read": int(rejected.reads[-1]),
+                "preference": pair.preference,
+                "margin": float("nan") if pair.margin is None else pair.margin,
+                "weight": pair.weight,
+                "prompt": int(pair.prompt_key[:16], 16),
+                "split": split(pair),
+            }
+
+
+def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
+    while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
+        yield chunk
+
+
+def _record_batches(path: Path) -> list[pa.RecordBatch]:
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+
+
+def _list_at(column: pa.ListArray, row: int) -> np.ndarray:
+    start, end = column.offsets[row].as_py(), column.offsets[row + 1].as_py()
+    return column.values.to_numpy()[start:end]

@@ -1,0 +1,320 @@
+"""What a scorer is worth on a set of labelled pairs: one Report with intervals, baselines, calibration, slices and verdicts.
+
+`evaluate` scores the pairs; `evaluate_margins` takes margins that are there already (the out-of-fold ones of a cross-validation).
+Every interval is 95%, resampled by prompt. A figure that cannot be computed is NaN with a note.
+
+Suffixes: P pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from assay.evaluation.slices import Columns, columns_of, group_accuracy, mean, preferred_longer, slice_tables
+from assay.metrics import (
+    Interval,
+    accuracy,
+    brier,
+    difference_interval,
+    ece,
+    expected_ece,
+    is_right,
+    reliability_rows,
+    squared_error,
+)
+from assay.records import Finding, Metric, PreferencePair, Report, Table
+from assay.scorers.base import Comparer, Scorer, margins, prefer, sigmoid
+from assay.scorers.baselines import LengthScorer, bag_of_words_cross_validated
+from assay.scorers.calibrate import Calibrated
+
+ACCURACY = "accuracy"
+SCORE_TIES = "score ties"
+LABEL_TIES = "label ties"
+BRIER = "Brier"
+ECE = "ECE"
+EXPECTED_ECE = "ECE if perfectly calibrated"
+MEAN_MARGIN = "mean margin"
+LENGTH, BAG_OF_WORDS = "length", "bag-of-words"
+
+MAX_TIES = 0.01
+MAX_LENGTH_GAP = 0.15
+GAP_WARN, GAP_FAIL = 0.05, 0.10
+
+
+def baseline_accuracy(name: str) -> str:
+    """Name of the metric of a baseline: "accuracy: length baseline"."""
+    return f"accuracy: {name} baseline"
+
+
+def evaluate(
+    scorer: Scorer,
+    pairs: Sequence[PreferencePair],
+    *,
+    title: str,
+    seed: int = 0,
+    baselines: Mapping[str, Scorer] | None = None,
+    slices: bool = True,
+    num_examples: int = 6,
+) -> Report:
+    """Score the pairs and report. Arguments as for `evaluate_margins`; the probabilities are those of `prefer`.
+
+    Raises ValueError for an empty list of pairs, never for pairs that cannot be scored.
+    """
+    pairs = list(pairs)
+    margins_P = margins(scorer, pairs)
+    if isinstance(scorer, Calibrated):  # `prefer` would score every answer a second time
+        probabilities_P = scorer.calibration.probability(margins_P, scorer.method)
+        origin = f"calibrated ({scorer.method}, fitted on {scorer.calibration.split})"
+    elif isinstance(scorer, Comparer):
+        probabilities_P, origin = prefer(scorer, pairs), "the scorer's own"
+    else:
+        probabilities_P, origin = sigmoid(margins_P), "sigmoid of the margin, not calibrated"
+    report = evaluate_margins(
+        margins_P,
+        pairs,
+        probabilities_P,
+        title=title,
+        seed=seed,
+        baselines=baselines,
+        slices=slices,
+        num_examples=num_examples,
+    )
+    return replace(report, facts={"scorer": scorer.fingerprint, **report.facts, "probabilities": origin})
+
+
+def evaluate_margins(
+    margins_P: np.ndarray,
+    pairs: Sequence[PreferencePair],
+    probabilities_P: np.ndarray | None = None,
+    *,
+    title: str,
+    seed: int = 0,
+    baselines: Mapping[str, Scorer] | None = None,
+    slices: bool = True,
+    num_examples: int = 6,
+) -> Report:
+    """Report on margins of P pairs (reward of chosen minus reward of rejected, NaN = unscored).
+
+    probabilities_P: P(chosen beats rejected); without them the calibration figures are NaN.
+    baselines: fitted scorers to be beaten, by name. "length" and "bag-of-words" are always there: the first is the length of the
+    answer, the second, unless given, is cross-validated on these very pairs.
+    slices: also by tag, source, turns and length. num_examples: how many of the best and of the worst pairs to show.
+    Raises ValueError for an empty list of pairs or columns of another length.
+    """
+    columns = columns_of(margins_P, pairs, probabilities_P, seed)
+    accuracy_metric = _accuracy_metric(ACCURACY, columns.margins_P, columns)
+    rivals = _baselines(columns, baselines or {})
+    calibration, calibration_finding = _calibration(columns)
+    metrics = [accuracy_metric, *(rival.metric for rival in rivals), *calibration, *_counts(columns), _mean_margin(columns)]
+    findings = [_above_chance(accuracy_metric), *(_above_baseline(rival, columns) for rival in rivals), calibration_finding]
+    findings += [_unscored(columns), _score_ties(columns), _length_dependence(columns)]
+    tables = [
+        Table(
+            title="reliability",
+            columns=("predicted", "observed", "low", "high", "n"),
+            rows=reliability_rows(*columns.confidence),
+            chart="reliability",
+            note="of the pairs on which the model is this sure, the share that it ranks right; 95% Wilson intervals",
+        ),
+        _margin_histogram(columns.margins_P),
+    ]
+    return Report(
+        title=title,
+        metrics=tuple(metrics),
+        tables=(*tables, *(slice_tables(columns) if slices else ())),
+        examples=_examples(columns, num_examples),
+        findings=tuple(findings),
+        facts={"pairs": str(len(columns.pairs)), "prompts": str(columns.num_prompts), "seed": str(seed)},
+    )
+
+
+def gap_finding(train_metric: Metric, heldout_metric: Metric) -> Finding:
+    """Overfitting, from the accuracies on training pairs and on held-out ones, each with its interval.
+
+    The lower end of the gap's interval (Newcombe) is held against 5 points (warn) and 10 points (fail).
+    """
+    gap = train_metric.value - heldout_metric.value
+    low = _difference(train_metric, heldout_metric).low
+    seen = f"training {train_metric.value:.3f}, held-out {heldout_metric.value:.3f}"
+    if math.isnan(low):
+        return Finding("warn", "train / held-out gap", gap, GAP_WARN, f"the gap has no interval ({seen}): score both sets")
+    if low > GAP_WARN:
+        level: Literal["warn", "fail"] = "fail" if low > GAP_FAIL else "warn"
+        why = f"{seen}: the model has learnt its training pairs by heart; train for less, or on more prompts"
+        return Finding(level, "train / held-out gap", gap, GAP_FAIL if level == "fail" else GAP_WARN, why)
+    return Finding("ok", "train / held-out gap", gap, GAP_WARN, f"{seen}: the interval of the gap starts at {low:+.3f}")
+
+
+class _Rival(NamedTuple):
+    name: str
+    margins_P: np.ndarray
+    metric: Metric
+
+
+def _accuracy_metric(name: str, margins_P: np.ndarray, columns: Columns, note: str = "") -> Metric:
+    result = accuracy(margins_P, columns.preference_P)
+    interval = columns.interval(is_right(margins_P, columns.preference_P))
+    note = note or f"interval resampled over {columns.num_prompts} prompts; a score tie counts as wrong"
+    if not result.num_scored:
+        note = "no pair has both a score and a label that is not a tie" if result.num_labelled else "every label is a tie"
+    return Metric(name, result.value, *interval, result.num_scored, result.num_labelled, note)
+
+
+def _baselines(columns: Columns, given: Mapping[str, Scorer]) -> list[_Rival]:
+    fitted = {LENGTH: LengthScorer(), **given}
+    rivals = []
+    for name, scorer in fitted.items():
+        rival_P, note = margins(scorer, columns.pairs), "fitted elsewhere, scored on these pairs"
+        if name == LENGTH:
+            shorter = accuracy(-rival_P, columns.preference_P).value
+            note = f"the longer answer wins (the shorter one would be right on {shorter:.3f})"
+        rivals.append(_Rival(name, rival_P, _accuracy_metric(baseline_accuracy(name), rival_P, columns, note)))
+    if BAG_OF_WORDS not in given:
+        rival_P = bag_of_words_cross_validated(columns.pairs, seed=columns.seed)
+        note = "5-fold cross-validated on these pairs, grouped by prompt: given no fitted one"
+        rivals.append(_Rival(BAG_OF_WORDS, rival_P, _accuracy_metric(baseline_accuracy(BAG_OF_WORDS), rival_P, columns, note)))
+    return rivals
+
+
+def _counts(columns: Columns) -> tuple[Metric, Metric]:
+    result = accuracy(columns.margins_P, columns.preference_P)
+    scored, labelled, n = result.num_scored, result.num_labelled, len(columns.pairs)
+    return (
+        Metric(SCORE_TIES, result.num_score_ties, n_scored=scored, n=labelled, note="margin exactly 0: wrong in accuracy"),
+        Metric(LABEL_TIES, result.num_label_ties, n_scored=n, n=n, note="preference 0.5: left out of accuracy"),
+    )
+
+
+def _mean_margin(columns: Columns) -> Metric:
+    """Mean over labelled pairs of the reward of the preferred answer minus that of the other."""
+    direction_P = np.sign(columns.preference_P - 0.5)
+    signed_P = np.where(direction_P == 0, np.nan, columns.margins_P * direction_P)
+    scored, labelled = int(np.sum(~np.isnan(signed_P))), int(np.sum(direction_P != 0))
+    note = "preferred answer minus the other, in the scorer's raw units" if scored else "no pair could be scored"
+    return Metric(MEAN_MARGIN, mean(signed_P), *columns.interval(signed_P, support=None), scored, labelled, note)
+
+
+def _calibration(columns: Columns) -> tuple[tuple[Metric, ...], Finding]:
+    """Brier, ECE, and the ECE that chance alone would give; the verdict compares the last two."""
+    p_P, (predicted_P, outcome_P) = columns.probabilities_P, columns.confidence
+    scored, n = int(np.sum(~np.isnan(p_P))), len(p_P)
+    errors_P = squared_error(p_P, columns.preference_P)
+    observed, chance = ece(predicted_P, outcome_P), expected_ece(predicted_P, seed=columns.seed)
+    missing = "" if scored else "no probabilities"
+    metrics = (
+        Metric(BRIER, brier(p_P, columns.preference_P), *columns.interval(errors_P), scored, n, missing or "always 0.5 gives 0.25"),
+        Metric(ECE, observed, n_scored=scored, n=n, note=missing or "10 bins of equal mass, both orders of a pair; biased up"),
+        Metric(EXPECTED_ECE, *chance, scored, n, missing or "what chance alone gives on as many pairs; 5% and 95% quantiles"),
+    )
+    if not scored:
+        return metrics, Finding("warn", "calibration", math.nan, math.nan, "no probabilities: calibration could not be checked")
+    if observed > chance.high:
+        direction = "over" if mean(predicted_P - outcome_P) > 0 else "under"
+        why = f"probabilities are {direction}confident beyond chance: fit a calibration on held-out pairs"
+        return metrics, Finding("warn", "calibration", observed, chance.high, why)
+    return metrics, Finding("ok", "calibration", observed, chance.high, "the ECE is what chance gives a calibrated model")
+
+
+def _above_chance(metric: Metric) -> Finding:
+    if math.isnan(metric.value):
+        return Finding("fail", "better than chance", math.nan, 0.5, f"accuracy could not be computed: {metric.note}")
+    if metric.low > 0.5:
+        return Finding("ok", "better than chance", metric.value, 0.5, f"the interval starts at {metric.low:.3f}")
+    why = "is below chance: are chosen and rejected swapped?" if metric.high < 0.5 else "does not exclude a coin"
+    return Finding("fail", "better than chance", metric.value, 0.5, f"accuracy in [{metric.low:.3f}, {metric.high:.3f}] {why}")
+
+
+def _above_baseline(rival: _Rival, columns: Columns) -> Finding:
+    """Paired: the difference in being right, pair by pair. Length is held against its better direction."""
+    name = f"better than the {rival.name} baseline"
+    flip = rival.name == LENGTH and accuracy(-rival.margins_P, columns.preference_P).value > rival.metric.value
+    rival_right_P = is_right(-rival.margins_P if flip else rival.margins_P, columns.preference_P)
+    difference_P = columns.right_P - rival_right_P
+    difference = mean(difference_P)
+    if math.isnan(difference):
+        return Finding("warn", name, math.nan, 0.0, "no pair was scored by both: nothing to compare")
+    interval = columns.interval(difference_P, support=Interval(-1.0, 1.0))
+    rule = " (shorter answers win here)" if flip else ""
+    seen = f"accuracy differs by {difference:+.3f}, interval [{interval.low:+.3f}, {interval.high:+.3f}]{rule}"
+    if interval.low > 0:
+        return Finding("ok", name, difference, 0.0, seen)
+    return Finding("warn", name, difference, 0.0, f"{seen}: it may have learnt no more than this")
+
+
+def _unscored(columns: Columns) -> Finding:
+    unscored, n = int(np.isnan(columns.margins_P).sum()), len(columns.pairs)
+    why = f"{unscored} of {n} pairs have no margin and are in no figure" if unscored else f"all {n} pairs have a margin"
+    return Finding("warn" if unscored else "ok", "unscored pairs", unscored, 0, why)
+
+
+def _score_ties(columns: Columns) -> Finding:
+    """Different answers with the same reward: the mark of a head computed in half precision."""
+    differ_P = np.array([pair.chosen != pair.rejected for pair in columns.pairs])
+    ties_P = differ_P & (columns.margins_P == 0)
+    share = mean(np.where(differ_P & ~np.isnan(columns.margins_P), ties_P, np.nan))
+    if share > MAX_TIES:
+        why = f"{int(ties_P.sum())} pairs of different answers tie: is the reward rounded, in bfloat16 perhaps?"
+        return Finding("warn", "score ties", share, MAX_TIES, why)
+    return Finding("ok", "score ties", share, MAX_TIES, f"{int(ties_P.sum())} pairs of different answers tie")
+
+
+def _length_dependence(columns: Columns) -> Finding:
+    """Accuracy where the preferred answer is the longer one, against where it is the shorter one."""
+    name = "length dependence"
+    direction_P = preferred_longer(columns)
+    longer, shorter = group_accuracy(direction_P > 0, columns), group_accuracy(direction_P < 0, columns)
+    gap = longer.value - shorter.value
+    interval = _difference(longer, shorter)
+    if math.isnan(gap):
+        return Finding("ok", name, gap, MAX_LENGTH_GAP, "not checked: no scored pairs of both kinds (preferred longer, shorter)")
+    seen = f"accuracy {longer.value:.3f} where the preferred answer is longer, {shorter.value:.3f} where it is shorter"
+    if abs(gap) > MAX_LENGTH_GAP and not interval.low <= 0 <= interval.high:
+        return Finding("warn", name, gap, MAX_LENGTH_GAP, f"{seen}: a policy will exploit length")
+    return Finding("ok", name, gap, MAX_LENGTH_GAP, seen)
+
+
+def _difference(a: Metric, b: Metric) -> Interval:
+    return difference_interval(a.value, Interval(a.low, a.high), b.value, Interval(b.low, b.high))
+
+
+def _margin_histogram(margins_P: np.ndarray, num_bars: int = 20) -> Table:
+    """Counts of raw margins between their 1% and 99% quantiles; the end bars hold what lies beyond."""
+    scored = margins_P[~np.isnan(margins_P)]
+    rows: tuple[tuple[object, ...], ...] = ()
+    if len(scored):
+        low, high = np.quantile(scored, [0.01, 0.99])
+        edges = np.linspace(low, high, num_bars + 1) if high > low else np.array([low - 0.5, low + 0.5])
+        counts = np.histogram(np.clip(scored, edges[0], edges[-1]), edges)[0]
+        rows = tuple((f"{(a + b) / 2:.3g}", int(n)) for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True))
+    note = f"{len(scored)} of {len(margins_P)} pairs scored; the end bars hold the outermost 1% on either side"
+    return Table(title="margins", columns=("margin", "pairs"), rows=rows, chart="bars", note=note)
+
+
+def _examples(columns: Columns, num_examples: int) -> tuple[Mapping[str, object], ...]:
+    """The pairs that are most confidently wrong, then those most confidently right; label ties and unscored pairs apart."""
+    signed_P = columns.margins_P * np.sign(columns.preference_P - 0.5)
+    order = [int(i) for i in np.argsort(signed_P, kind="stable") if not math.isnan(columns.right_P[i])]
+    worst = [i for i in order if not columns.right_P[i]][:num_examples]
+    best = [i for i in reversed(order) if columns.right_P[i]][:num_examples]
+    return tuple(_example(kind, i, columns) for kind, index in (("worst", worst), ("best", best)) for i in index)
+
+
+def _example(kind: str, i: int, columns: Columns) -> Mapping[str, object]:
+    pair = columns.pairs[i]
+    single = len(pair.prompt) == 1 and pair.prompt[0].role == "user"
+    return {
+        "kind": kind,
+        "prompt": pair.prompt[0].content if single else "\n\n".join(f"{m.role}: {m.content}" for m in pair.prompt),
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "preference": pair.preference,
+        "margin": float(columns.margins_P[i]),
+        "probability": float(columns.probabilities_P[i]),
+        "source": pair.source,
+        "id": pair.id,
+    }

@@ -1,0 +1,287 @@
+"""Figures about margins and probabilities, each with the interval it deserves. Numpy only, pure functions.
+
+Suffixes: P pairs (or values), C clusters (prompts), S bootstrap or simulated samples, B bins, K columns.
+NaN is "could not be scored": left out of every figure and counted. A figure of nothing is NaN.
+
+A score tie (margin exactly 0) is wrong for accuracy, by the strict rule of RewardBench (Lambert et al. 2024), and half right for
+calibration, where both orders of a pair count. A label tie (preference 0.5) has no right answer: accuracy leaves it out.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Interval(NamedTuple):
+    """A confidence interval; both ends NaN when there is none."""
+
+    low: float
+    high: float
+
+
+NO_INTERVAL = Interval(math.nan, math.nan)
+UNIT = Interval(0.0, 1.0)
+
+
+class Accuracy(NamedTuple):
+    """value over `num_scored` of the `num_labelled` pairs whose label is not a tie; ties of score among the scored ones."""
+
+    value: float
+    num_scored: int
+    num_labelled: int
+    num_score_ties: int
+    num_label_ties: int
+
+
+class Confidence(NamedTuple):
+    """How sure a model is of the answer it prefers, and how often the label agrees: both (P,), NaN where unscored."""
+
+    predicted: np.ndarray
+    outcome: np.ndarray
+
+
+class ReliabilityRow(NamedTuple):
+    """One bin of a reliability diagram: mean confidence, share right with its Wilson interval, number of pairs."""
+
+    predicted: float
+    observed: float
+    low: float
+    high: float
+    n: int
+
+
+class ExpectedEce(NamedTuple):
+    """The ECE that a perfectly calibrated model would show on as many pairs: its mean, 5% and 95% quantiles."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def is_right(margins_P: np.ndarray, preference_P: np.ndarray) -> np.ndarray:
+    """1 where the score prefers the answer that the label prefers, 0 where not or on a score tie: (P,) float64.
+
+    preference_P: P(chosen beats rejected) of the label; below 0.5 the rejected answer is the preferred one.
+    NaN where the margin is NaN or the label is a tie.
+    """
+    direction_P = np.sign(np.asarray(preference_P, dtype=np.float64) - 0.5)
+    signed_P = np.asarray(margins_P, dtype=np.float64) * direction_P
+    return np.where(np.isnan(signed_P) | (direction_P == 0), np.nan, (signed_P > 0).astype(np.float64))
+
+
+def accuracy(margins_P: np.ndarray, preference_P: np.ndarray) -> Accuracy:
+    """Share of pairs ranked as the label ranks them (`is_right`), with what was left out counted."""
+    margins_P, preference_P = np.asarray(margins_P, dtype=np.float64), np.asarray(preference_P, dtype=np.float64)
+    right_P = is_right(margins_P, preference_P)
+    labelled_P = preference_P != 0.5
+    return Accuracy(
+        value=_mean(right_P),
+        num_scored=int(np.sum(~np.isnan(right_P))),
+        num_labelled=int(labelled_P.sum()),
+        num_score_ties=int(np.sum(labelled_P & (margins_P == 0))),
+        num_label_ties=int(np.sum(~labelled_P)),
+    )
+
+
+def brier(p_P: np.ndarray, preference_P: np.ndarray) -> float:
+    """Mean of (P(chosen beats rejected) - preference)^2, label ties included: 0 is best, always 0.5 gives 0.25. Brier (1950)."""
+    return _mean(squared_error(p_P, preference_P))
+
+
+def squared_error(p_P: np.ndarray, preference_P: np.ndarray) -> np.ndarray:
+    """The terms of the Brier score: (P,) float64, NaN where unscored."""
+    return np.square(np.asarray(p_P, dtype=np.float64) - np.asarray(preference_P, dtype=np.float64))
+
+
+def confidence(p_P: np.ndarray, preference_P: np.ndarray) -> Confidence:
+    """P(chosen beats rejected) as a confidence that can be checked: in max(p, 1 - p), against the label's share of that answer.
+
+    With chosen always the label, p itself would be held against outcomes that are all 1. Counting each pair in both orders,
+    (p, preference) and (1 - p, 1 - preference), and keeping the order that the model prefers, asks instead: of the pairs where the
+    model is 80% sure, are 80% right? outcome is 1 or 0 for plain labels, the preference itself for soft ones, and 0.5 where
+    p = 0.5, since of the two orders one is right.
+    """
+    p_P, preference_P = np.asarray(p_P, dtype=np.float64), np.asarray(preference_P, dtype=np.float64)
+    outcome_P = np.where(p_P > 0.5, preference_P, np.where(p_P < 0.5, 1 - preference_P, 0.5))
+    return Confidence(np.maximum(p_P, 1 - p_P), np.where(np.isnan(p_P), np.nan, outcome_P))
+
+
+def ece(p_P: np.ndarray, outcome_P: np.ndarray, num_bins: int = 10) -> float:
+    """Expected calibration error: mean over pairs of |mean p - mean outcome| of the pair's bin, in [0, 1].
+
+    Equal-mass bins (equal p never parted, so there can be fewer than `num_bins`); give it a `Confidence`. Biased up for few
+    pairs: read it beside `expected_ece`. Source: Guo et al. (2017), eq. 3, with the bins of Nguyen & O'Connor (2015).
+    """
+    p_P, outcome_P = _both_scored(p_P, outcome_P)
+    if not len(p_P):
+        return math.nan
+    bins_P = _equal_mass_bins(p_P, num_bins)
+    return float(np.abs(np.bincount(bins_P, weights=p_P) - np.bincount(bins_P, weights=outcome_P)).sum() / len(p_P))
+
+
+def expected_ece(p_P: np.ndarray, num_bins: int = 10, *, seed: int, num_samples: int = 1000) -> ExpectedEce:
+    """The ECE that chance alone gives if each p is exactly right: outcomes drawn as Bernoulli(p), pairs independent.
+
+    An observed ECE under `high` is no evidence of miscalibration. Source: the consistency resampling of Bröcker & Smith (2007).
+    """
+    p_P = np.asarray(p_P, dtype=np.float64)
+    p_P = np.sort(p_P[~np.isnan(p_P)])
+    if not len(p_P):
+        return ExpectedEce(math.nan, math.nan, math.nan)
+    starts_B = np.flatnonzero(np.diff(_equal_mass_bins(p_P, num_bins), prepend=-1))
+    predicted_B = np.add.reduceat(p_P, starts_B)
+    rng = np.random.default_rng(seed)
+    ece_S = []
+    for size in _chunks(num_samples, len(p_P)):
+        outcome_SP = (rng.random((size, len(p_P)), dtype=np.float32) < p_P).astype(np.float64)
+        ece_S.append(np.abs(np.add.reduceat(outcome_SP, starts_B, axis=1) - predicted_B).sum(axis=1) / len(p_P))
+    simulated_S = np.concatenate(ece_S)
+    low, high = np.quantile(simulated_S, [0.05, 0.95])
+    return ExpectedEce(float(simulated_S.mean()), float(low), float(high))
+
+
+def reliability_rows(
+    p_P: np.ndarray, outcome_P: np.ndarray, num_bins: int = 10, *, level: float = 0.95
+) -> tuple[ReliabilityRow, ...]:
+    """The bins of `ece`, in order of confidence: rows of a Table with chart="reliability"."""
+    p_P, outcome_P = _both_scored(p_P, outcome_P)
+    if not len(p_P):
+        return ()
+    bins_P = _equal_mass_bins(p_P, num_bins)
+    n_B = np.bincount(bins_P)
+    right_B = np.bincount(bins_P, weights=outcome_P)
+    predicted_B = np.bincount(bins_P, weights=p_P) / n_B
+    return tuple(
+        ReliabilityRow(float(predicted), float(right / n), *wilson_interval(float(right), int(n), level), int(n))
+        for predicted, right, n in zip(predicted_B, right_B, n_B, strict=True)
+    )
+
+
+def wilson_interval(num_right: float, n: float, level: float = 0.95) -> Interval:
+    """Score interval of a proportion, inside [0, 1] and never of zero width; n = 0 has none. Wilson (1927)."""
+    if n <= 0:
+        return NO_INTERVAL
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    share = num_right / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def cluster_bootstrap(
+    values_P: np.ndarray,
+    clusters_P: np.ndarray,
+    *,
+    seed: int,
+    num_samples: int = 2000,
+    level: float = 0.95,
+    support: Interval | None = UNIT,
+) -> Interval:
+    """Percentile interval of the mean of `values_P` when whole clusters (prompts) are drawn anew, not pairs.
+
+    clusters_P: (P,) any array of labels. NaN values are left out. Narrower than it should be under about 20 clusters.
+    When all clusters have the same mean (accuracy 1.0, say), resampling cannot vary and would claim a width of zero: then the
+    interval is Wilson's for that mean with n = number of clusters, the values taken to lie in `support`; without a support, NaN.
+    Source: the pairs cluster bootstrap, Davison & Hinkley (1997), section 3.8.
+    """
+    values_P, clusters_P = np.asarray(values_P, dtype=np.float64), np.asarray(clusters_P)
+    if values_P.shape != clusters_P.shape:
+        raise ValueError(f"{len(values_P)} values but {len(clusters_P)} clusters: give each value the cluster it is in")
+    scored_P = ~np.isnan(values_P)
+    if not scored_P.any():
+        return NO_INTERVAL
+    index_P = np.unique(clusters_P[scored_P], return_inverse=True)[1]
+    size_C = np.bincount(index_P).astype(np.float64)
+    sum_C = np.bincount(index_P, weights=values_P[scored_P])
+    if np.ptp(sum_C / size_C) < 1e-12:
+        return _constant_interval(float(sum_C[0] / size_C[0]), len(size_C), support, level)
+    means_S = _resampled_means(sum_C, size_C, np.random.default_rng(seed), num_samples)
+    low, high = np.quantile(means_S, [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(float(low), float(high))
+
+
+def difference_interval(a: float, a_interval: Interval, b: float, b_interval: Interval) -> Interval:
+    """Interval of a - b for two independent figures from the interval of each.
+
+    Source: Newcombe (1998), method 10. If a and b come from the same prompts and move together it is wider than it need be.
+    """
+    low = math.hypot(a - a_interval.low, b_interval.high - b)
+    high = math.hypot(a_interval.high - a, b - b_interval.low)
+    return Interval(a - b - low, a - b + high)
+
+
+def cluster_folds(clusters_P: np.ndarray, num_folds: int, *, seed: int) -> np.ndarray:
+    """A fold in [0, num_folds) for every pair, all pairs of a cluster in the same one: (P,) int64.
+
+    Folds hold equal numbers of clusters, give or take one; with fewer clusters than folds some folds are empty.
+    """
+    if num_folds < 2:
+        raise ValueError(f"num_folds is {num_folds}: at least 2 are needed to predict one fold from another")
+    unique_C, index_P = np.unique(np.asarray(clusters_P), return_inverse=True)
+    return (np.random.default_rng(seed).permutation(len(unique_C)) % num_folds)[index_P].astype(np.int64)
+
+
+def mcnemar(right_a_P: np.ndarray, right_b_P: np.ndarray) -> float:
+    """Exact two-sided p-value that two models are right equally often on the same pairs. McNemar (1947).
+
+    Only pairs on which exactly one is right say anything; NaN rows are left out. 1.0 when there is no such pair.
+    Pairs are taken as independent: with several pairs a prompt, use `cluster_bootstrap` of the difference.
+    """
+    right_a_P, right_b_P = _both_scored(right_a_P, right_b_P)
+    only_a, only_b = int(np.sum(right_a_P > right_b_P)), int(np.sum(right_b_P > right_a_P))
+    n, fewer = only_a + only_b, min(only_a, only_b)
+    log_terms = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2) for k in range(fewer + 1)]
+    return min(1.0, 2 * sum(math.exp(term) for term in log_terms))
+
+
+def _resampled_means(sum_C: np.ndarray, size_C: np.ndarray, rng: np.random.Generator, num_samples: int) -> np.ndarray:
+    """Means of `num_samples` draws of C clusters with replacement: (S,)."""
+    num_clusters = len(sum_C)
+    types_K2, count_K = np.unique(np.stack([sum_C, size_C], axis=1), axis=0, return_counts=True)
+    if len(types_K2) <= 500:  # clusters alike in sum and size are interchangeable: counting them is the same draw, far cheaper
+        total_S2 = rng.multinomial(num_clusters, count_K / num_clusters, size=num_samples) @ types_K2
+        return total_S2[:, 0] / total_S2[:, 1]
+    means_S = []
+    for chunk in _chunks(num_samples, num_clusters):
+        drawn_SC = rng.integers(num_clusters, size=(chunk, num_clusters))
+        means_S.append(sum_C[drawn_SC].sum(axis=1) / size_C[drawn_SC].sum(axis=1))
+    return np.concatenate(means_S)
+
+
+def _constant_interval(mean: float, num_clusters: int, support: Interval | None, level: float) -> Interval:
+    if support is None or not support.low <= mean <= support.high:
+        return NO_INTERVAL
+    width = support.high - support.low
+    inside = wilson_interval((mean - support.low) / width * num_clusters, num_clusters, level)
+    return Interval(support.low + width * inside.low, support.low + width * inside.high)
+
+
+def _equal_mass_bins(p_P: np.ndarray, num_bins: int) -> np.ndarray:
+    """Bin of every p, 0 upwards without gaps, by its mid-rank: equal values share a bin, whatever their order."""
+    if num_bins < 1:
+        raise ValueError(f"num_bins is {num_bins}: at least one bin is needed")
+    _, index_P, count = np.unique(p_P, return_inverse=True, return_counts=True)
+    mid_rank = np.cumsum(count) - count + (count - 1) / 2
+    bins = np.floor(num_bins * mid_rank / len(p_P)).astype(np.int64)
+    return np.unique(bins[index_P], return_inverse=True)[1]
+
+
+def _both_scored(a_P: np.ndarray, b_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    a_P, b_P = np.asarray(a_P, dtype=np.float64), np.asarray(b_P, dtype=np.float64)
+    scored_P = ~(np.isnan(a_P) | np.isnan(b_P))
+    return a_P[scored_P], b_P[scored_P]
+
+
+def _chunks(num_samples: int, width: int) -> list[int]:
+    """Sizes that sum to `num_samples`, each keeping a (size, width) array near 8 MB."""
+    size = max(1, 1_000_000 // max(1, width))
+    return [min(size, num_samples - start) for start in range(0, num_samples, size)]
+
+
+def _mean(values_P: np.ndarray) -> float:
+    scored_P = values_P[~np.isnan(values_P)]
+    return float(scored_P.mean()) if len(scored_P) else math.nan

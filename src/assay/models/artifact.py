@@ -1,0 +1,209 @@
+"""The artifact: a plain Hugging Face sequence-classification directory that also says everything Assay knows of it.
+
+Weights are safetensors, the head is named `score`; transformers, TRL, vLLM and RewardBench load it unchanged. `reward.json`
+holds the rest. The fingerprint is a digest of weights, template, length policy, dtype and calibration.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification, AutoTokenizer
+
+from assay.data.render import Renderer
+from assay.errors import ArtifactError
+from assay.models.backbone import Backbone
+from assay.models.reward_model import RewardModel
+from assay.records import Completion
+
+REWARD_FILE = "reward.json"
+SCHEMA_VERSION = 1
+
+
+class Artifact(NamedTuple):
+    """A loaded artifact: the model, its text-to-token path, and the content of reward.json."""
+
+    model: RewardModel
+    renderer: Renderer
+    description: dict[str, Any]
+
+
+def save_artifact(
+    model: RewardModel, renderer: Renderer, path: str | Path, description: Mapping[str, Any], *, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    """Write the artifact directory, all or nothing, and return what reward.json says.
+
+    dtype: of the backbone's saved weights; the head stays float32. Raises ValueError for a base without a
+    sequence-classification class, and for K > 1 heads, which plain transformers cannot average.
+    """
+    path = Path(path)
+    if model.head.out_features != 1:
+        raise ValueError(f"a plain artifact has one head, this model has {model.head.out_features}")
+    plain = _plain_model(model, renderer, dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        plain.save_pretrained(work)
+        renderer.tokenizer.save_pretrained(work)
+        description = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "scalar",
+            "head": {"name": "score", "members": 1, "dtype": "float32"},
+            **description,
+            **renderer.settings(),
+            "dtype": str(dtype).removeprefix("torch."),
+            "weights_digest": weights_digest(work),
+            "template_digest": _text_digest(renderer.tokenizer.chat_template),
+            "calibration": description.get("calibration"),
+        }
+        written = write_description(work, description)
+        if path.exists():
+            shutil.rmtree(path)
+        work.rename(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return written
+
+
+def load_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Artifact:
+    """Load an artifact to run in `dtype` (the head always in float32).
+
+    Raises ArtifactError when a file or a weight is missing: a head is never silently re-initialised.
+    """
+    path = Path(path)
+    description = read_description(path)
+    plain, loading = AutoModelForSequenceClassification.from_pretrained(
+        str(path), dtype=dtype, attn_implementation="sdpa", output_loading_info=True, trust_remote_code=False
+    )
+    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if loading.get(key):
+            some = sorted(map(str, loading[key]))[:3]
+            raise ArtifactError(
+                f"{path}: the weights do not fit the model ({key.replace('_', ' ')}: {some}); the head would be random"
+            )
+    head = nn.Linear(plain.score.in_features, plain.score.out_features, bias=False, dtype=torch.float32)
+    with torch.no_grad():
+        head.weight.copy_(_read_tensor(path, "score.weight").float())
+    model = RewardModel(Backbone(getattr(plain, plain.base_model_prefix)), head, compute_dtype=dtype).to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    renderer = Renderer(tokenizer, max_length=description["max_length"], overlong=description["overlong"])
+    if _text_digest(tokenizer.chat_template) != description["template_digest"]:
+        raise ArtifactError(f"{path}: the chat template is not the one that the artifact was saved with; restore it or retrain")
+    return Artifact(model, renderer, description)
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """The content of reward.json. Raises ArtifactError when it is missing, not JSON or of a newer schema."""
+    file = Path(path) / REWARD_FILE
+    if not file.is_file():
+        raise ArtifactError(f"{path} holds no {REWARD_FILE}: it is not an artifact of Assay")
+    try:
+        description = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{file} is not JSON ({error}): the artifact is damaged") from error
+    if description.get("schema_version", 0) > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{file} has schema {description['schema_version']}, this Assay reads {SCHEMA_VERSION}: upgrade assay-rm"
+        )
+    return description
+
+
+def write_description(path: str | Path, description: Mapping[str, Any]) -> dict[str, Any]:
+    """Write reward.json with the fingerprint brought up to date, by rename, and return its content."""
+    full = {**description, "fingerprint": fingerprint(description)}
+    file = Path(path) / REWARD_FILE
+    work = file.with_suffix(".tmp")
+    work.write_text(json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False))
+    work.replace(file)
+    return full
+
+
+def fingerprint(description: Mapping[str, Any]) -> str:
+    """Digest of what decides a score: weights, template, length policy, saved dtype, calibration."""
+    parts = ("weights_digest", "template_digest", "max_length", "overlong", "dtype", "calibration")
+    return _text_digest(json.dumps([description.get(part) for part in parts], sort_keys=True))
+
+
+def verify_digest(path: str | Path) -> None:
+    """Hash the files again. Raises ArtifactError when weights, template or settings are not those of the fingerprint."""
+    description = read_description(path)
+    if weights_digest(path) != description["weights_digest"]:
+        raise ArtifactError(
+            f"{path}: the weights were changed after the artifact was saved (digest {description['weights_digest']})"
+        )
+    if fingerprint(description) != description["fingerprint"]:
+        raise ArtifactError(
+            f"{path}: {REWARD_FILE} was edited: its settings do not give its fingerprint {description['fingerprint']}"
+        )
+
+
+def weights_digest(path: str | Path) -> str:
+    """sha256 over the safetensors files in name order (16 hex digits a file would collide nowhere; 32 are kept)."""
+    digest = hashlib.sha256()
+    files = sorted(Path(path).glob("*.safetensors"))
+    if not files:
+        raise ArtifactError(f"{path} holds no safetensors file")
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:32]
+
+
+@torch.no_grad()
+def plain_scores(path: str | Path, completions: Sequence[Completion], *, batch_size: int = 4) -> torch.Tensor:
+    """Scores (N,) of the artifact by plain transformers alone, in float32, padded batches: the other side of the reload check."""
+    tokenizer = AutoTokenizer.from_pretrained(str(path))
+    model = AutoModelForSequenceClassification.from_pretrained(str(path), dtype=torch.float32).eval()
+    scores = []
+    for start in range(0, len(completions), batch_size):
+        texts = []
+        for completion in completions[start : start + batch_size]:
+            messages = [{"role": role, "content": content} for role, content in completion.messages]
+            messages.append({"role": "assistant", "content": str(completion.response)})
+            texts.append(tokenizer.apply_chat_template(messages, tokenize=False))
+        inputs = tokenizer(texts, add_special_tokens=False, padding=True, truncation=True, return_tensors="pt")
+        scores.append(model(**inputs).logits[:, 0])
+    return torch.cat(scores)
+
+
+def _plain_model(model: RewardModel, renderer: Renderer, dtype: torch.dtype) -> Any:
+    """The transformers ForSequenceClassification model that shares the reward model's weights (cast where dtype differs)."""
+    base: Any = model.backbone.model
+    config = copy.deepcopy(base.config)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ValueError(f"transformers has no sequence-classification class for {type(config).__name__}: choose another base")
+    config.num_labels, config.id2label, config.label2id = 1, {0: "reward"}, {"reward": 0}
+    config.get_text_config().pad_token_id = config.pad_token_id = renderer.pad_id
+    config.dtype = dtype
+    with torch.device("meta"):
+        plain = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)](config)
+    state = {f"{plain.base_model_prefix}.{name}": value.detach().to(dtype) for name, value in base.state_dict().items()}
+    state["score.weight"] = model.head.weight.detach().float()
+    missing, unexpected = plain.load_state_dict(state, strict=False, assign=True)
+    if missing or unexpected:
+        raise ArtifactError(
+            f"{type(plain).__name__} does not take these weights (missing {missing[:3]}, unexpected {unexpected[:3]})"
+        )
+    return plain
+
+
+def _read_tensor(path: Path, name: str) -> torch.Tensor:
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            if name in tensors.keys():  # noqa: SIM118  (a safe_open handle is no mapping)
+                return tensors.get_tensor(name)
+    raise ArtifactError(f"{path} holds no {name}: the head is missing")
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

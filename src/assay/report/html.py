@@ -1,0 +1,339 @@
+"""Reports as one self-contained page: no script, no request, readable on a telephone, on paper and in the dark.
+
+The verdict comes first, then every report: facts, metrics with intervals, charts with their numbers, examples to look at.
+Every text passes `escape`, so that what a model or a data set wrote stays text.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from assay import __version__
+from assay.records import Finding, Metric, Report, Table
+from assay.report.charts import draw, interval_mark, num_missing
+from assay.report.text import escape, is_finite, is_real, number, places, visible
+
+LONG_TEXT = 700  # characters beyond which a text is collapsed
+PREVIEW = 320
+NUM_SHOWN = 6  # examples of one kind that stand open
+NUM_TURNS = 3  # turns of a prompt that stand open, counted from the last
+LEVELS: dict[Literal["fail", "warn", "ok"], str] = {"fail": "Fail", "warn": "Warning", "ok": "OK"}
+COUNTED = {"fail": "failed", "warn": "to look at", "ok": "passed"}
+ICONS = {
+    "ok": '<circle cx="8" cy="8" r="7.25"/><path d="M4.6 8.3 7 10.7l4.6-5.2"/>',
+    "warn": '<path d="M8 1.2 15.2 14.6H.8Z"/><path d="M8 6v4M8 12.2v.3"/>',
+    "fail": '<path d="M5 .8h6L15.2 5v6L11 15.2H5L.8 11V5Z"/><path d="m5.3 5.3 5.4 5.4m0-5.4-5.4 5.4"/>',
+}
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def render_html(reports: Sequence[Report], *, title: str) -> str:
+    """The page of the reports, as UTF-8-ready text. Raises ValueError when there is no report to show."""
+    reports = list(reports)
+    if not reports:
+        raise ValueError("no report to render: give at least one Report")
+    style = resources.files("assay.report").joinpath("page.css").read_text(encoding="utf-8")
+    sections = "".join(_report(report, f"report-{i}") for i, report in enumerate(reports, 1))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<header>\n<h1>{escape(title)}</h1>\n{_index(reports)}</header>\n"
+        f"<main>\n{_verdict(reports)}{sections}</main>\n"
+        f"<footer>Written by Assay {escape(__version__)}. Where it says n/a, there was nothing to compute.</footer>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def write_html(path: str | os.PathLike[str], reports: Sequence[Report], title: str) -> None:
+    """Write the page to `path` at once: a reader sees the old page or the new one, never a part. Makes missing folders."""
+    page = render_html(reports, title=title).encode("utf-8")
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(page)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _index(reports: Sequence[Report]) -> str:
+    if len(reports) == 1:
+        return ""
+    items = []
+    for i, report in enumerate(reports, 1):
+        counts = Counter(finding.level for finding in report.findings)
+        marks = " ".join(
+            f'<span class="{level}">{_icon(level)} {counts[level]}&nbsp;{COUNTED[level]}</span>'
+            for level in LEVELS
+            if counts[level]
+        )
+        items.append(f'<li><a href="#report-{i}">{escape(report.title)}</a><span>{marks or _muted("no checks")}</span></li>\n')
+    return f'<nav class="index" aria-label="Reports"><ol>\n{"".join(items)}</ol></nav>\n'
+
+
+def _verdict(reports: Sequence[Report]) -> str:
+    found = [(finding, report, i) for i, report in enumerate(reports, 1) for finding in report.findings]
+    opening = '<section aria-labelledby="verdict">\n<h2 id="verdict">Verdict</h2>\n'
+    if not found:
+        return f'{opening}<p class="headline">None: these reports hold no checks.</p>\n</section>\n'
+    order = list(LEVELS)
+    found.sort(key=lambda item: order.index(item[0].level))
+    counts = Counter(finding.level for finding, _, _ in found)
+    parts = ", ".join(f"{counts[level]} {COUNTED[level]}" for level in order if counts[level])
+    worst = found[0][0].level
+    items = "".join(_finding(finding, report if len(reports) > 1 else None, i) for finding, report, i in found)
+    return (
+        f'{opening}<p class="headline"><span class="{worst}">{_icon(worst)}</span> Of {len(found)} checks: {parts}.</p>\n'
+        f'<ul class="findings">\n{items}</ul>\n</section>\n'
+    )
+
+
+def _finding(finding: Finding, report: Report | None, i: int) -> str:
+    seen = _nan() if math.isnan(finding.value) else _number(finding.value)
+    threshold = "no threshold" if math.isnan(finding.threshold) else f"threshold {_number(finding.threshold)}"
+    origin = f'<p class="note">in <a href="#report-{i}">{escape(report.title)}</a></p>' if report else ""
+    return (
+        f'<li><span class="level {finding.level}">{_icon(finding.level)} {LEVELS[finding.level]}</span>'
+        f'<div class="body"><span class="name">{escape(finding.name)}</span><p class="why">{escape(finding.why)}</p>{origin}</div>'
+        f'<div class="seen"><b>{seen}</b><span class="note">{threshold}</span></div></li>\n'
+    )
+
+
+def _report(report: Report, key: str) -> str:
+    parts = [f'<section class="report" id="{key}" aria-labelledby="{key}-name">\n<h2 id="{key}-name">{escape(report.title)}</h2>\n']
+    if report.facts:
+        facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(fact)}</dd></div>" for name, fact in report.facts.items())
+        parts.append(f'<dl class="facts">{facts}</dl>\n')
+    if report.metrics:
+        parts.append(_metrics(report.metrics))
+    figures: list[str] = []
+    for i, table in enumerate(report.tables, 1):
+        if table.chart == "none" and figures:
+            parts.append(f'<div class="figures">\n{"".join(figures)}</div>\n')
+            figures = []
+        if table.chart == "none":
+            parts.append(f'<div class="plain">\n<h3>{escape(table.title)}</h3>\n{_note(table.note)}{_grid(table)}</div>\n')
+        else:
+            figures.append(_figure(table, f"{key}-table-{i}"))
+    if figures:
+        parts.append(f'<div class="figures">\n{"".join(figures)}</div>\n')
+    return "".join([*parts, _examples(report.examples), "</section>\n"])
+
+
+def _metrics(metrics: Sequence[Metric]) -> str:
+    has_marks = any(_is_share(metric) for metric in metrics)
+    mark_head = '<th scope="col" class="markcell">0 to 1</th>' if has_marks else ""
+    rows = []
+    for metric in metrics:
+        decimals = places([metric.value, metric.low, metric.high])
+        if is_finite(metric.value) or math.isinf(metric.value):
+            mark = interval_mark(metric.value, metric.low, metric.high, 0.0, 1.0) if _is_share(metric) else ""
+            cells = f'<td class="number value">{_number(metric.value, decimals)}</td>'
+            cells += f'<td class="number">{_interval(metric, decimals)}</td>'
+            cells += f'<td class="markcell">{mark}</td>' if has_marks else ""
+        else:
+            cells = f'<td colspan="{3 if has_marks else 2}">{_nan()}</td>'
+        scored = f"{metric.n_scored:,} / {metric.n:,}" if metric.n or metric.n_scored else _muted("not stated")
+        scored = f'<b class="warn">{scored}</b>' if metric.n_scored < metric.n else scored
+        note = f'<div class="note">{escape(metric.note)}</div>' if metric.note else ""
+        rows.append(f'<tr><th scope="row">{escape(metric.name)}{note}</th>{cells}<td class="number">{scored}</td></tr>\n')
+    head = '<th scope="col">Metric</th><th scope="col" class="number">Value</th><th scope="col" class="number">Interval</th>'
+    head += mark_head + '<th scope="col" class="number">Scored / all</th>'
+    return _scroll(
+        "Metrics", f'<table class="metrics">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{"".join(rows)}</tbody>\n</table>'
+    )
+
+
+def _is_share(metric: Metric) -> bool:
+    """Whether a metric belongs on the shared axis from 0 to 1: accuracies with an interval, which one compares with each other."""
+    return "accuracy" in metric.name.lower() and all(0.0 <= end <= 1.0 for end in (metric.value, metric.low, metric.high))
+
+
+def _interval(metric: Metric, decimals: int) -> str:
+    if math.isnan(metric.low) and math.isnan(metric.high):
+        return _muted("no interval")
+    return f"[{_number(metric.low, decimals)}, {_number(metric.high, decimals)}]"
+
+
+def _figure(table: Table, key: str) -> str:
+    chart = draw(table, key)
+    missing, wanted = num_missing(table)
+    count = (
+        f'<p class="note">{missing:,} of {wanted:,} values were not measured or could not be computed: gaps, not zeros.</p>\n'
+        if missing
+        else ""
+    )
+    numbers = f"<details{'' if chart else ' open'}><summary>The numbers</summary>\n{_grid(table)}</details>"
+    chart = chart or '<p class="nan">Nothing to draw: no value could be computed.</p>'
+    caption = f"<figcaption><h3>{escape(table.title)}</h3>\n{_note(table.note)}</figcaption>"
+    return f"<figure>\n{caption}\n{chart}\n{count}{numbers}\n</figure>\n"
+
+
+def _grid(table: Table) -> str:
+    """A table of numbers and words; where it has columns low and high, the intervals are drawn beside them."""
+    width = max(len(table.columns), *(len(row) for row in table.rows), 0)
+    names = (*table.columns, *[""] * (width - len(table.columns)))
+    rows = [tuple(row) + (None,) * (width - len(row)) for row in table.rows]
+    is_numeric = [
+        any(is_real(row[c]) for row in rows) and all(is_real(row[c]) or row[c] is None for row in rows) for c in range(width)
+    ]
+    decimals = [places(row[c] for row in rows) for c in range(width)]
+    if {"low", "high"} <= set(table.columns):
+        ends = [table.columns.index(name) for name in ("low", "high")]
+        shared = places(row[c] for row in rows for c in (min(ends) - 1, *ends) if c >= 0)
+        decimals = [shared if c in (min(ends) - 1, *ends) else decimals[c] for c in range(width)]
+    marks = _marks(table, rows)
+    place = names.index("high") if marks else -1
+    heads = [f'<th scope="col"{_align(is_numeric[c])}>{escape(name)}</th>' for c, name in enumerate(names)]
+    head = "".join(f'{cell}<td class="markcell"></td>' if c == place else cell for c, cell in enumerate(heads))
+    body = []
+    for i, row in enumerate(rows):
+        cells = []
+        for c, cell in enumerate(row):
+            tag = 'th scope="row"' if c == 0 else "td"
+            cells.append(f"<{tag}{_align(is_numeric[c])}>{_cell(cell, decimals[c])}</{tag[:2]}>")
+            if c == place:
+                cells.append(f'<td class="markcell">{marks[i]}</td>')
+        body.append(f"<tr>{''.join(cells)}</tr>\n")
+    return _scroll(table.title, f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(body)}</tbody>\n</table>")
+
+
+def _marks(table: Table, rows: Sequence[Sequence[object]]) -> list[str]:
+    """One interval mark a row for a value that stands just before the columns low and high; none when it does not."""
+    names = list(table.columns)
+    if table.chart == "reliability" or not {"low", "high"} <= set(names) or names.index("low") == 0:
+        return []
+    value, low, high = names.index("low") - 1, names.index("low"), names.index("high")
+    finite = [float(cell) for row in rows for cell in (row[value], row[low], row[high]) if is_finite(cell)]
+    if not finite or min(finite) == max(finite):
+        return []
+    axis = (0.0, 1.0) if min(finite) >= 0 and 0.25 < max(finite) <= 1 else (min(finite), max(finite))
+    marks = []
+    for row in rows:
+        cells = [cell if is_finite(cell) else math.nan for cell in (row[value], row[low], row[high])]
+        marks.append("" if math.isnan(cells[0]) else interval_mark(cells[0], cells[1], cells[2], *axis))
+    return marks
+
+
+def _examples(examples: Sequence[Mapping[str, object]]) -> str:
+    if not examples:
+        return ""
+    kinds: dict[str, list[str]] = {}
+    for example in examples:
+        kinds.setdefault(visible(example.get("kind") or "examples"), []).append(_example(example))
+    parts = []
+    for kind, articles in kinds.items():
+        shown, rest = articles[:NUM_SHOWN], articles[NUM_SHOWN:]
+        parts.append(f"<h3>Examples: {escape(kind)}</h3>\n{''.join(shown)}")
+        if rest:
+            parts.append(f"<details><summary>{len(rest):,} more</summary>\n{''.join(rest)}</details>\n")
+    return "".join(parts)
+
+
+def _example(example: Mapping[str, object]) -> str:
+    texts = {name: value for name, value in example.items() if isinstance(value, str) and (len(value) > 80 or "\n" in value)}
+    answers = {name: example[name] for name in ("chosen", "rejected") if example.get(name) is not None}
+    answers |= {name: value for name, value in texts.items() if name not in ("kind", "prompt", *answers)}
+    about = {name: value for name, value in example.items() if name not in ("kind", "prompt", *answers)}
+    chips = "".join(
+        f"<div>{escape(name)} <b>{_chip(value)}</b></div>" for name, value in about.items() if value not in ("", {}, ())
+    )
+    panes = "".join(
+        f'<div class="answer{f" {name}" if name in ("chosen", "rejected") else ""}">'
+        f"<h4>{escape(str(name).capitalize())}</h4>{_text(text)}</div>"
+        for name, text in answers.items()
+    )
+    prompt = _prompt(example.get("prompt"))
+    about_line = f'<div class="about">{_preference(example)}{chips}</div>'
+    return f'<article class="example">\n{about_line}\n{prompt}<div class="answers">{panes}</div>\n</article>\n'
+
+
+def _prompt(prompt: object) -> str:
+    """The turns of a prompt: records, what JSON made of them, or a plain text; earlier turns of a long talk are folded."""
+    turns = []
+    entries = [("user", prompt)] if isinstance(prompt, str) else prompt if isinstance(prompt, Iterable) else []
+    for entry in entries:
+        if isinstance(entry, Mapping):
+            role, content = entry.get("role", ""), entry.get("content", "")
+        else:
+            role, content = entry if isinstance(entry, Sequence) and len(entry) == 2 and not isinstance(entry, str) else ("", entry)
+        turns.append(f'<div class="turn"><span class="role">{escape(role)}</span>{_text(content)}</div>\n')
+    earlier, last = turns[:-NUM_TURNS], turns[-NUM_TURNS:]
+    folded = f"<details><summary>{len(earlier)} earlier turns</summary>\n{''.join(earlier)}</details>\n" if earlier else ""
+    return folded + "".join(last)
+
+
+def _text(text: object) -> str:
+    plain = visible(text)
+    if not plain.strip():
+        return '<div class="text muted">(empty)</div>'
+    if len(plain) <= LONG_TEXT:
+        return f'<div class="text" dir="auto">{escape(plain)}</div>'
+    opener = (
+        f'<span class="more"><span class="closed">show all {len(plain):,} characters</span><span class="opened">fold</span></span>'
+    )
+    preview = f'<span class="preview text" dir="auto">{escape(plain[:PREVIEW].rstrip())}… </span>'
+    return f'<details class="long"><summary>{preview}{opener}</summary><div class="text" dir="auto">{escape(plain)}</div></details>'
+
+
+def _chip(value: object) -> str:
+    if value is None or (is_real(value) and math.isnan(value)):
+        return _nan()
+    if isinstance(value, Mapping):
+        return escape(", ".join(f"{name}: {entry}" for name, entry in value.items()))
+    return _number(value) if is_real(value) else escape(value)
+
+
+def _preference(example: Mapping[str, object]) -> str:
+    """In words which answer the margin prefers."""
+    margin = example.get("margin")
+    if not is_finite(margin):
+        return ""
+    return f"<div>{'tie' if margin == 0 else 'prefers the chosen answer' if margin > 0 else 'prefers the rejected answer'}</div>"
+
+
+def _cell(cell: object, decimals: int) -> str:
+    if cell is None or (is_real(cell) and cell != cell):  # NaN alone differs from itself
+        return '<span class="nan">n/a</span>'
+    if is_real(cell):
+        return _number(cell, decimals)
+    return ("yes" if cell else "no") if isinstance(cell, bool) else escape(cell)
+
+
+def _number(value: float, decimals: int | None = None) -> str:
+    """The number for the eye, with the whole of it for a machine."""
+    return f'<data value="{escape(value)}">{escape(number(value, decimals)).replace("-", "−")}</data>'
+
+
+def _scroll(name: str, table: str) -> str:
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}">\n{table}\n</div>\n'
+
+
+def _icon(level: str) -> str:
+    paint = 'fill="none" stroke="currentColor" stroke-width="1.5" stroke-linecap="round" stroke-linejoin="round"'
+    return f'<svg class="icon" viewBox="0 0 16 16" {paint} aria-hidden="true">{ICONS[level]}</svg>'
+
+
+def _note(note: str) -> str:
+    return f'<p class="note">{escape(note)}</p>\n' if note else ""
+
+
+def _nan() -> str:
+    return '<span class="nan">could not be computed</span>'
+
+
+def _muted(text: str) -> str:
+    return f'<span class="muted">{escape(text)}</span>'
+
+
+def _align(is_numeric: bool) -> str:
+    return ' class="number"' if is_numeric else ""

@@ -1,0 +1,142 @@
+"""Checkpoints as safetensors + JSON, never pickle: what a run needs to go on bit by bit where it was killed.
+
+A checkpoint is a directory step-00001234 that appears by rename when it is complete; state.json holds the digests of its files.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from assay.errors import CheckpointError, TrainingError
+
+KEEP = 2
+_OPTIMIZER_KEYS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Resumed(NamedTuple):
+    """Where a run goes on: the number of finished steps, the run state it recorded, and the directory it came from."""
+
+    step: int
+    state: dict[str, Any]
+    path: Path
+
+
+def save_checkpoint(
+    directory: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> Path:
+    """Write checkpoint `step` and drop all but the last two. Raises TrainingError when the disk is full; older ones are kept."""
+    directory.mkdir(parents=True, exist_ok=True)
+    target, work = directory / f"step-{step:08d}", directory / f".step-{step:08d}"
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        save_file(_trained(model), work / "model.safetensors")
+        save_file(_optimizer_tensors(model, optimizer), work / "optimizer.safetensors")
+        digests = {file.name: _digest(file) for file in sorted(work.glob("*.safetensors"))}
+        (work / "state.json").write_text(json.dumps({"step": step, "digests": digests, **state}, indent=1))
+        for file in work.iterdir():
+            _sync(file)
+        shutil.rmtree(target, ignore_errors=True)
+        work.rename(target)
+        _sync(directory)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(work, ignore_errors=True)
+        if is_disk_full(error):
+            kept = latest_checkpoint(directory)
+            raise TrainingError(
+                f"the disk is full at checkpoint {step} in {directory}; the last good one is {kept.path.name if kept else 'none'}: "
+                "free some space, then train again with --resume"
+            ) from error
+        raise
+    for old in sorted(directory.glob("step-*"))[:-KEEP]:
+        shutil.rmtree(old)
+    return target
+
+
+def latest_checkpoint(directory: Path) -> Resumed | None:
+    """The newest whole checkpoint, or None when there is none at all.
+
+    A damaged one is passed over in favour of the one before; raises CheckpointError when all are damaged.
+    """
+    found = sorted(directory.glob("step-*"), reverse=True)
+    problems = []
+    for path in found:
+        try:
+            state = json.loads((path / "state.json").read_text())
+            damaged = [name for name, digest in state["digests"].items() if _digest(path / name) != digest]
+            if damaged:
+                problems.append(f"{path.name}: {', '.join(damaged)} altered or cut short")
+                continue
+            return Resumed(int(state["step"]), {**state, "passed_over": problems}, path)
+        except (OSError, KeyError, json.JSONDecodeError) as error:
+            problems.append(f"{path.name}: {error}")
+    if found:
+        raise CheckpointError(
+            f"no checkpoint in {directory} is whole ({'; '.join(problems)}): delete them to train from the beginning"
+        )
+    return None
+
+
+def restore_checkpoint(resumed: Resumed, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Load a checkpoint into model and optimizer. Raises CheckpointError when it is of another model."""
+    trained = load_file(resumed.path / "model.safetensors")
+    if trained.keys() != _trained(model).keys():
+        raise CheckpointError(
+            f"{resumed.path} holds other parameters than this run trains: it was made with another --params or base"
+        )
+    tensors = load_file(resumed.path / "optimizer.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in trained:
+                parameter.copy_(trained[name])
+                keys = [key for key in _OPTIMIZER_KEYS if f"{name}/{key}" in tensors]
+                optimizer.state[parameter] = {key: tensors[f"{name}/{key}"].to(_place(key, parameter)) for key in keys}
+    torch.set_rng_state(tensors["rng"])
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that no more can be written: no space, a quota, a file size limit."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return (isinstance(error, OSError) and error.errno in codes) or any(f"os error {code}" in str(error) for code in codes)
+
+
+def _place(key: str, parameter: torch.Tensor) -> torch.device:
+    return torch.device("cpu") if key == "step" else parameter.device
+
+
+def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    tensors = {
+        f"{name}/{key}": torch.as_tensor(value).detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    return {**tensors, "rng": torch.get_rng_state()}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,148 @@
+"""What a training run is asked for, and what is derived from it: every derived value comes with its reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from assay.data.render import Overlong
+from assay.models.device import Dtype, token_budget
+from assay.train.loop import LoopSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Preferences and an instruct model in, a calibrated reward model out."""
+
+    data: tuple[str, ...]
+    """Preference pairs: files (jsonl, jsonl.gz, json, parquet), or hub:org/name."""
+    base: str
+    """Instruct model to start from: hub id, directory, or .gguf file."""
+    out: Path
+    """Run directory."""
+    eval_data: str | None = None
+    """Pairs to test on, in place of a test split of --data."""
+    form: str | None = None
+    """Form of the rows (docs/data.md); found from the columns when left out."""
+    strict: bool = False
+    """Stop at the first bad row."""
+    limit: int | None = None
+    """Read at most so many pairs of each file."""
+    params: str = "blocks:4"
+    """What is trained: full, head, or blocks:K (the last K blocks and the head)."""
+    depth: int | None = None
+    """Keep only the first layers of the base; the artifact is a plain, shallower model."""
+    epochs: int | None = None
+    batch_pairs: int | None = None
+    """Pairs an optimiser step."""
+    learning_rate: float | None = None
+    max_length: int = 1024
+    """Most tokens of prompt and answer."""
+    overlong: Overlong = "keep_end"
+    """Longer ones: cut at the front, or set aside."""
+    centring: float = 0.01
+    """Coefficient that keeps each prompt's mean reward near zero."""
+    use_margin: bool = True
+    """Let margins of the data enter the loss."""
+    calibration: float = 0.1
+    """Share of prompts to calibrate on."""
+    test: float = 0.1
+    """Share of prompts to test on."""
+    batch_tokens: int | None = None
+    """Token budget of one forward."""
+    cache_limit_gb: float = 20.0
+    """Most disk for the frozen trunk's activations."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints (one more at each epoch's end)."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --out."""
+    seed: int = 0
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    """Number format of the backbone; auto probes the machine."""
+
+    def __post_init__(self) -> None:
+        parse_params(self.params)
+        for name in ("epochs", "batch_pairs", "batch_tokens", "limit", "depth"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value} must be at least 1")
+        if not (0 < self.calibration < 1 and 0 <= self.test < 1 and self.calibration + self.test < 1):
+            raise ValueError(
+                f"--calibration {self.calibration} and --test {self.test} must be shares that leave some pairs to train on"
+            )
+        if self.learning_rate is not None and not (0 < self.learning_rate < 1):
+            raise ValueError(f"--learning-rate {self.learning_rate} must lie between 0 and 1")
+
+
+class Derived(NamedTuple):
+    """The settings of the loop and, for those that were not asked for, why they are what they are."""
+
+    loop: LoopSettings
+    reasons: dict[str, str]
+
+
+class _Defaults(NamedTuple):
+    epochs: int
+    batch_pairs: int
+    learning_rate: float
+    head_factor: float
+    why: str
+
+
+_BY_MODE = {
+    "full": _Defaults(
+        1, 64, 1e-5, 10.0, "half of the usual 2e-5 of supervised fine-tuning: pairs are few and a reward overfits fast"
+    ),
+    "blocks": _Defaults(
+        2, 32, 1e-4, 10.0, "half of the usual 2e-4 of adapter-style fine-tuning; the second epoch was the last to help"
+    ),
+    "head": _Defaults(30, 64, 1e-3, 1.0, "a linear head over fixed states: a small rate over many cheap epochs"),
+}
+_BATCH_WHY = "below the usual 128 of supervised fine-tuning: preference sets are small, and each pair is a whole comparison"
+
+
+def parse_params(params: str) -> tuple[str, int]:
+    """("full", 0), ("head", 0) or ("blocks", K). Raises ValueError naming the three forms."""
+    mode, _, count = params.partition(":")
+    if mode in ("full", "head") and not count:
+        return mode, 0
+    if mode == "blocks" and count.isdigit() and int(count) >= 1:
+        return mode, int(count)
+    raise ValueError(f"--params {params!r}: use full, head, or blocks:K with K >= 1")
+
+
+def derive(config: TrainConfig, num_pairs: int, device: torch.device) -> Derived:
+    """Loop settings for `num_pairs` training pairs: what was asked for, else the mode's default with its reason."""
+    mode, _ = parse_params(config.params)
+    default = _BY_MODE[mode]
+    reasons = {}
+    if config.learning_rate is None:
+        reasons["learning_rate"] = default.why
+    if config.batch_pairs is None:
+        reasons["batch_pairs"] = _BATCH_WHY
+    if config.epochs is None:
+        reasons["epochs"] = (
+            "reward models overfit within one or two passes" if mode != "head" else "a pass over cached states takes moments"
+        )
+    rate = config.learning_rate or default.learning_rate
+    batch_pairs = config.batch_pairs or min(default.batch_pairs, max(8, num_pairs // 8))
+    loop = LoopSettings(
+        epochs=config.epochs or default.epochs,
+        batch_pairs=batch_pairs,
+        learning_rate=rate,
+        head_learning_rate=rate * default.head_factor,
+        centring=config.centring,
+        use_margin=config.use_margin,
+        seed=config.seed,
+        batch_tokens=config.batch_tokens or token_budget(device),
+        checkpoint_every=config.checkpoint_every,
+        log_every=1 if num_pairs <= 20_000 else 10,
+    )
+    if not math.isfinite(loop.head_learning_rate):
+        raise ValueError(f"--learning-rate {config.learning_rate} is not finite")
+    return Derived(loop, reasons)

@@ -1,0 +1,244 @@
+"""What is done with a trained model: calibrate, evaluate, score a file, write the report. They read and write files only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.data.pairs import read_completions, read_pairs
+from assay.data.split import refuse_overlap
+from assay.evaluation.evaluate import evaluate
+from assay.models.artifact import read_description, write_description
+from assay.models.device import Dtype
+from assay.records import Completion, Metric, PreferencePair, Report, Rewards
+from assay.report.card import render_card
+from assay.report.html import write_html
+from assay.scorers.base import Scorer, margins
+from assay.scorers.calibrate import fit_calibration
+from assay.scorers.load import artifact_path, load
+from assay.scorers.local import load_local
+from assay.wire import report_from_json, report_to_json, rewards_to_rows
+from assay.workflows.settings import TrainConfig
+from assay.workflows.show import progress, say
+from assay.workflows.train import split_pairs, train_prompts
+
+CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrateConfig:
+    """Fit the temperature and the monotone map of a model on pairs that it was not trained on."""
+
+    model: Path
+    """Run directory or artifact."""
+    data: str | None = None
+    """Pairs to calibrate on; the run's own calibration split when left out."""
+    limit: int | None = None
+    device: str = "auto"
+    dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig:
+    """Accuracy with intervals, baselines, calibration and slices, on any set of pairs."""
+
+    model: Path
+    """Run directory or artifact."""
+    data: str | None = None
+    """Pairs to evaluate on; the run's own test split when left out."""
+    name: str | None = None
+    """Name of the evaluation; that of the data when left out."""
+    limit: int | None = None
+    form: str | None = None
+    strict: bool = False
+    seed: int = 0
+    device: str = "auto"
+    dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreConfig:
+    """Rewards for a file of completions, a row each; what cannot be scored is a row with a reason."""
+
+    model: Path
+    """Run directory or artifact."""
+    input: str
+    """jsonl, jsonl.gz, json or parquet: prompt + response, messages, text, or token_ids."""
+    output: Path
+    """jsonl or parquet."""
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    batch_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportConfig:
+    """One page and the model card from everything that was found out about a run."""
+
+    run: Path
+
+
+def calibrate(config: CalibrateConfig) -> Metric:
+    """Fit on the named pairs and keep the result in reward.json; returns the temperature with its interval.
+
+    Raises ValueError for fewer than 20 scored pairs, DataError when they hold prompts that the model was trained on.
+    """
+    path = artifact_path(config.model)
+    pairs, name = _pairs(config.model, path, config.data, "calibration", config.limit)
+    scorer = load_local(path, dtype=config.dtype, device=config.device)
+    calibration = fit_calibration(
+        score_margins(scorer, pairs, "calibrating"),
+        preference_P=np.array([pair.preference for pair in pairs]),
+        clusters_P=np.array([pair.prompt_key for pair in pairs]),
+        split=name,
+    )
+    write_description(path, {**read_description(path), "calibration": calibration.to_json()})
+    spread = 1.96 * calibration.temperature_se
+    say("temperature", f"{calibration.temperature:.3f} +- {spread:.3f}, fitted on {calibration.num_pairs:,} pairs of {name}")
+    if calibration.note:
+        say("note", calibration.note)
+    low, high = calibration.temperature - spread, calibration.temperature + spread
+    return Metric("temperature", calibration.temperature, low, high, calibration.num_pairs, len(pairs))
+
+
+def evaluate_model(config: EvaluateConfig) -> Report:
+    """Evaluate and keep the report under eval/; the calibration's effect is shown by the uncalibrated figures beside."""
+    path = artifact_path(config.model)
+    pairs, name = _pairs(config.model, path, config.data, "test", config.limit, form=config.form, strict=config.strict)
+    scorer = load(path, dtype=config.dtype, device=config.device)
+    with progress("evaluating", 2 * len(pairs), "answers") as advance:
+        report = evaluate(_Counting(scorer, advance), pairs, title=f"Evaluation on {config.name or name}", seed=config.seed)
+    report = replace(report, facts={**report.facts, "data": name, "model": str(read_description(path)["fingerprint"])})
+    write_report(config.model, slug(config.name or name), report)
+    return report
+
+
+def score_file(config: ScoreConfig) -> tuple[int, int]:
+    """Score every row of a file into `output`, in order, in constant memory; returns (rows, rows without a reward)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    scorer = load(config.model, dtype=config.dtype, device=config.device, max_tokens=config.batch_tokens)
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    work = config.output.with_name(f".{config.output.name}.tmp")
+    num_rows = num_failed = 0
+    is_parquet = config.output.suffix == ".parquet"
+    schema = pa.schema([("row", pa.int64()), ("id", pa.string()), ("value", pa.float32()), ("error", pa.string())])
+    sink: Any = pq.ParquetWriter(work, schema) if is_parquet else work.open("w", encoding="utf-8")
+    with sink:
+        for rows in _score_rows(scorer, config.input):
+            num_rows += len(rows)
+            num_failed += sum("error" in row for row in rows)
+            if is_parquet:
+                sink.write_table(pa.Table.from_pylist([{"error": None, **row} for row in rows], schema=schema))
+            else:
+                sink.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    work.replace(config.output)
+    return num_rows, num_failed
+
+
+def report_run(config: ReportConfig) -> Path:
+    """Write report.html from the reports under eval/, and the artifact's model card; returns the page's path."""
+    directory = config.run
+    if not (directory / "eval").is_dir():
+        raise ValueError(f"{directory} holds no eval/ directory: run assay train or assay evaluate first")
+    files = sorted((directory / "eval").glob("*.json"), key=lambda file: (file.stem != "test", file.stem == "training", file.stem))
+    reports = [report_from_json(file.read_text(encoding="utf-8")) for file in files]
+    path = artifact_path(directory)
+    description = read_description(path)
+    (path / "README.md").write_text(render_card(description, reports), encoding="utf-8")
+    page = directory / "report.html"
+    write_html(page, reports, str(description.get("title", directory.name)))
+    return page
+
+
+def write_report(model: Path, name: str, report: Report) -> Path:
+    """Keep a report as JSON under eval/ of the run directory (or of the artifact, when that is all there is)."""
+    path = model / "eval" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report_to_json(report), encoding="utf-8")
+    return path
+
+
+def run_config(run: Path) -> TrainConfig:
+    """The configuration that a run directory was trained with. Raises ValueError when there is none."""
+    file = run / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{run} holds no config.json, so its splits are not known: give --data")
+    raw = json.loads(file.read_text())["config"]
+    names = {field.name for field in fields(TrainConfig)}
+    values = {name: value for name, value in raw.items() if name in names}
+    return TrainConfig(**{**values, "data": tuple(raw["data"]), "out": Path(raw["out"])})
+
+
+def score_margins(scorer: Scorer, pairs: list[PreferencePair], label: str) -> np.ndarray:
+    """Margins (P,) of many pairs, with a progress bar."""
+    with progress(label, 2 * len(pairs), "answers") as advance:
+        return margins(_Counting(scorer, advance), pairs)
+
+
+def slug(name: str) -> str:
+    """A file name for a data set's name."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(name).name.split(".")[0]) or "data"
+
+
+class _Counting:
+    """A scorer that scores in chunks and tells how far it is; its rewards are the inner scorer's."""
+
+    def __init__(self, scorer: Scorer, advance: Any) -> None:
+        self.scorer, self._advance = scorer, advance
+        self.fingerprint, self.scope, self.tolerance = scorer.fingerprint, scorer.scope, scorer.tolerance
+
+    def score(self, completions: Any) -> Rewards:
+        parts = []
+        for start in range(0, len(completions), CHUNK):
+            parts.append(self.scorer.score(completions[start : start + CHUNK]))
+            self._advance(len(parts[-1]))
+        errors = tuple(error for part in parts for error in part.error or ())
+        return Rewards(value=np.concatenate([part.value for part in parts]) if parts else np.empty(0), error=errors)
+
+
+def _pairs(
+    model: Path, path: Path, data: str | None, split: str, limit: int | None, *, form: str | None = None, strict: bool = False
+) -> tuple[list[PreferencePair], str]:
+    """The pairs that a step is asked to use and their name; refused when the model was trained on some of their prompts."""
+    if data is None:
+        config = run_config(model)
+        pairs, name = list(split_pairs(config, split)), split if config.eval_data is None or split != "test" else config.eval_data
+    else:
+        reader = read_pairs(data, form=form, strict=strict, limit=limit)
+        pairs, name = list(reader), data
+        say("read", f"{data}: {reader.summary()}")
+    if not pairs:
+        raise ValueError(f"there are no pairs in {name}: give --data")
+    refuse_overlap(train_prompts(path), pairs, train_name=f"the training set of {model}", eval_name=name)
+    return pairs[:limit], name
+
+
+def _score_rows(scorer: Scorer, source: str) -> Iterator[list[dict[str, Any]]]:
+    """Rows of rewards, a chunk at a time, in the order of the input."""
+    chunk: list[tuple[int, Completion | str]] = []
+
+    def scored() -> list[dict[str, Any]]:
+        usable = [completion for _, completion in chunk if isinstance(completion, Completion)]
+        rewards = iter(rewards_to_rows(scorer.score(usable)))
+        rows = []
+        for number, completion in chunk:
+            if isinstance(completion, Completion):
+                rows.append({"row": number, "id": completion.id, **next(rewards)})
+            else:
+                rows.append({"row": number, "id": "", "value": None, "error": completion})
+        return rows
+
+    for item in read_completions(source):
+        chunk.append(item)
+        if len(chunk) == CHUNK:
+            yield scored()
+            chunk = []
+    if chunk:
+        yield scored()

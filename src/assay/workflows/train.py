@@ -1,0 +1,332 @@
+"""From preferences and an instruct model to a saved reward model: read, split, render, cache, fit, save, check.
+
+`prepare` does everything up to the loop, so that the demo's cross-validation and a plain run stand on the same ground.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.markup import escape
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from assay.data.pairs import PairReader, read_pairs
+from assay.data.render import Renderer
+from assay.data.split import prompt_hashes, refuse_overlap, split_of
+from assay.data.table import PairTable, build_table
+from assay.errors import DataError
+from assay.models.artifact import plain_scores, save_artifact
+from assay.models.backbone import Backbone, load_backbone, split_backbone
+from assay.models.bases import Base, resolve_base
+from assay.models.device import Compute, pick_compute
+from assay.models.reward_model import RewardModel, new_head
+from assay.records import Finding, Metric, PreferencePair, Report, Table
+from assay.scorers.load import load
+from assay.train.batches import Source, StateSource, TokenSource, build_cache, final_states
+from assay.train.loop import fit, reward_pairs
+from assay.workflows.settings import Derived, TrainConfig, derive, parse_params
+from assay.workflows.show import console, progress, say
+
+MONITORED = 1000  # held-out pairs looked at after each epoch
+PROMPTS_FILE = "train_prompts.npy"
+
+
+@dataclass(slots=True, kw_only=True)
+class Prepared:
+    """A run that is ready to be fitted. model: what the loop trains; whole: the same parameters as one model to save."""
+
+    config: TrainConfig
+    compute: Compute
+    base: Base
+    renderer: Renderer
+    table: PairTable
+    source: Source
+    model: RewardModel
+    whole: RewardModel
+    derived: Derived
+    data: list[dict[str, Any]]
+    saved_dtype: torch.dtype
+
+    @property
+    def identity(self) -> str:
+        """Digest of data, base and settings: what a checkpoint must share with a run to be resumed by it."""
+        loop = asdict(self.derived.loop)
+        parts = [self.table.fingerprint, self.base, self.config.params, self.config.depth, loop, str(self.compute.dtype)]
+        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
+
+
+def train(config: TrainConfig) -> Path:
+    """Train and save; returns the artifact's directory. Calibrating, evaluating and reporting are steps of their own.
+
+    Raises ValueError for settings or data that cannot be used, TrainingError when the run has to stop.
+    """
+    prepared = prepare(config)
+    train_rows, heldout_rows = prepared.table.rows("train"), prepared.table.rows("calibration")[:MONITORED]
+    loop = prepared.derived.loop
+    num_steps = loop.num_steps(len(train_rows))
+    with progress("training", num_steps, "steps") as advance:
+        reached = 0
+
+        def on_step(row: dict[str, Any]) -> None:
+            nonlocal reached
+            advance(row["step"] - reached)
+            reached = row["step"]
+
+        rows = fit(
+            prepared.model,
+            prepared.source,
+            train_rows,
+            loop,
+            heldout_rows=heldout_rows,
+            run_dir=config.out,
+            resume=config.resume,
+            identity=prepared.identity,
+            on_step=on_step,
+        )
+    report = training_report(prepared, rows, train_rows)
+    return save_run(prepared, report)
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Everything before the loop, with what was found on the way printed."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    torch.manual_seed(config.seed)
+    compute = pick_compute(config.device, config.dtype)
+    say(
+        "computing",
+        f"on {compute.device} in {str(compute.dtype).removeprefix('torch.')}: {compute.reason}; {torch.get_num_threads()} threads",
+    )
+    base = resolve_base(config.base)
+    say("base", f"{base.name}{f' ({base.note})' if base.note else ''}")
+    renderer = Renderer(
+        AutoTokenizer.from_pretrained(base.path, trust_remote_code=False), max_length=config.max_length, overlong=config.overlong
+    )
+    for change in renderer.template_changes:
+        say("template", change)
+    config.out.mkdir(parents=True, exist_ok=True)
+    table, data = read_table(config, renderer)
+    num_pairs = len(table.rows("train"))
+    derived = derive(config, num_pairs, compute.device)
+    for name, reason in derived.reasons.items():
+        say(name.replace("_", " "), f"{getattr(derived.loop, name)}: {reason}")
+    backbone = load_backbone(base.path, depth=config.depth)
+    if len(renderer.tokenizer) > backbone.model.get_input_embeddings().num_embeddings:
+        backbone.model.resize_token_embeddings(len(renderer.tokenizer))
+    saved_dtype = next(backbone.parameters()).dtype
+    head = new_head(backbone.hidden_size, seed=config.seed)
+    whole = RewardModel(backbone, head, compute_dtype=compute.dtype).to(compute.device)
+    model, source = _trained_part(config, derived, whole, table, base)
+    config_file = {"config": asdict(config), "loop": asdict(derived.loop), "data": data, "base": base._asdict()}
+    (config.out / "config.json").write_text(json.dumps(config_file, indent=1, default=str))
+    return Prepared(
+        config=config,
+        compute=compute,
+        base=base,
+        renderer=renderer,
+        table=table,
+        source=source,
+        model=model,
+        whole=whole,
+        derived=derived,
+        data=data,
+        saved_dtype=saved_dtype,
+    )
+
+
+def read_table(config: TrainConfig, renderer: Renderer) -> tuple[PairTable, list[dict[str, Any]]]:
+    """Read, split and tokenise the data once; what was read, set aside and cut is printed and returned for the record."""
+    readers = [
+        read_pairs(path, form=config.form, limit=config.limit, strict=config.strict, seed=config.seed) for path in config.data
+    ]
+    path = config.out / "cache" / "tokens.arrow"
+    with console.status("reading and tokenising"):
+        table, count = build_table(
+            itertools.chain.from_iterable(readers), renderer, path, split=lambda pair: split_name(config, pair)
+        )
+    data = []
+    for name, reader in zip(config.data, readers, strict=True):
+        say("read", f"{escape(name)}: {reader.summary()}")
+        data.append({"name": Path(name).name, "path": name, "num_pairs": reader.problems.num_pairs, "note": reader.summary()})
+    say("rendered", count.summary())
+    sizes = {name: len(table.rows(name)) for name in ("train", "calibration", "test")}
+    say("split", ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + " pairs, by hash of the prompt")
+    if not sizes["train"]:
+        raise DataError(
+            f"no pair is in the training split of {', '.join(config.data)}: give more prompts, or lower --calibration and --test"
+        )
+    if config.eval_data is not None:
+        hashes = np.unique(table.prompt[table.split == "train"])
+        refuse_overlap(hashes, read_pairs(config.eval_data), train_name=", ".join(config.data), eval_name=config.eval_data)
+    return table, data
+
+
+def split_name(config: TrainConfig, pair: PreferencePair) -> str:
+    """The split of a pair; with an evaluation set of its own there is no test split."""
+    test = 0.0 if config.eval_data is not None else config.test
+    return split_of(pair.prompt, seed=config.seed, calibration=config.calibration, test=test)
+
+
+def split_pairs(config: TrainConfig, split: str) -> Iterator[PreferencePair]:
+    """The pairs of one split, read again from the data."""
+    if split == "test" and config.eval_data is not None:
+        yield from read_pairs(config.eval_data, form=config.form, strict=config.strict)
+        return
+    for path in config.data:
+        reader: PairReader = read_pairs(path, form=config.form, limit=config.limit, strict=config.strict, seed=config.seed)
+        yield from (pair for pair in reader if split_name(config, pair) == split)
+
+
+def _trained_part(
+    config: TrainConfig, derived: Derived, whole: RewardModel, table: PairTable, base: Base
+) -> tuple[RewardModel, Source]:
+    """The part of the model that the loop trains, in float32, and the pairs as that part takes them."""
+    mode, num_blocks = parse_params(config.params)
+    budget, share = derived.loop.batch_tokens, whole.backbone.can_branch
+    num_tokens = int(table.lengths.sum())
+    if mode == "full":
+        whole.float().requires_grad_(True)
+        return whole, TokenSource(table=table, max_tokens=budget, share=share)
+    whole.backbone.requires_grad_(False)
+    if mode == "head":
+        frozen = _computing(whole.backbone, whole.compute_dtype)
+        with progress("activations", num_tokens, "tokens") as advance:
+            states = final_states(frozen, table, max_tokens=budget, on_tokens=advance)
+        return whole, StateSource(table=table, states_N2D=states)
+    trunk, top = split_backbone(whole.backbone, num_blocks)
+    top.float()
+    for part in (top.model.layers, top.model.norm):
+        part.requires_grad_(True)
+    frozen = _computing(trunk, whole.compute_dtype)
+    identity = f"{table.fingerprint}/{base.path}/{config.depth}/{num_blocks}/{whole.compute_dtype}"
+    with progress("activations", num_tokens, "tokens") as advance:
+        cache = build_cache(
+            frozen,
+            table,
+            config.out / "cache" / "activations.bin",
+            identity=identity,
+            max_tokens=budget,
+            dtype=whole.compute_dtype,
+            limit_bytes=int(config.cache_limit_gb * 1e9),
+            on_start=lambda num_bytes, tokens: say("cache", f"{num_bytes / 1e6:,.0f} MB for {tokens:,} tokens of the frozen trunk"),
+            on_tokens=advance,
+        )
+    model = RewardModel(top, whole.head, compute_dtype=whole.compute_dtype)
+    return model, TokenSource(table=table, max_tokens=budget, share=share, cache=cache)
+
+
+def _computing(backbone: Backbone, dtype: torch.dtype) -> Backbone:
+    """A frozen copy in the computing number format; the backbone itself where it already has it."""
+    if next(backbone.parameters()).dtype == dtype:
+        return backbone
+    return copy.deepcopy(backbone).to(dtype).eval()
+
+
+def training_report(prepared: Prepared, rows: list[dict[str, Any]], train_rows: np.ndarray) -> Report:
+    """The training curve, and accuracy on the training pairs (a sample of 2,000) against the calibration split."""
+    from assay.evaluation.evaluate import gap_finding
+    from assay.metrics import cluster_bootstrap, is_right
+
+    def accuracy(name: str, chosen_rows: np.ndarray) -> Metric:
+        table, note = prepared.table, "" if len(chosen_rows) else "no pairs"
+        rewards = reward_pairs(prepared.model, prepared.source, chosen_rows)
+        right = is_right(rewards[:, 0] - rewards[:, 1], table.preference[chosen_rows])
+        told = ~np.isnan(right)
+        if not told.any():
+            return Metric(name, float("nan"), note=note or "only ties")
+        low, high = cluster_bootstrap(right[told], table.prompt[chosen_rows][told], seed=prepared.config.seed)
+        return Metric(name, float(right[told].mean()), low, high, int(told.sum()), len(chosen_rows))
+
+    sample = np.random.default_rng(prepared.config.seed).permutation(train_rows)[:2000]
+    train_metric = accuracy("accuracy on training pairs", np.sort(sample))
+    heldout_metric = accuracy("accuracy on calibration pairs", prepared.table.rows("calibration"))
+    names = ("loss", "heldout_loss", "accuracy", "heldout_accuracy")
+    curve = [tuple(row.get(name, float("nan")) for name in ("epoch", *names)) for row in rows]
+    tables = (
+        Table(title="loss", columns=("epoch", "training", "held out"), rows=tuple((r[0], r[1], r[2]) for r in curve), chart="line"),
+        Table(
+            title="accuracy", columns=("epoch", "training", "held out"), rows=tuple((r[0], r[3], r[4]) for r in curve), chart="line"
+        ),
+    )
+    findings: tuple[Finding, ...] = ()
+    if not (np.isnan(train_metric.value) or np.isnan(heldout_metric.value)):
+        findings = (gap_finding(train_metric, heldout_metric),)
+    facts = {"params": prepared.config.params, "base": prepared.base.name, "training pairs": f"{len(train_rows):,}"}
+    return Report(title="Training", metrics=(train_metric, heldout_metric), tables=tables, findings=findings, facts=facts)
+
+
+def save_run(prepared: Prepared, report: Report, extra: dict[str, Any] | None = None) -> Path:
+    """Write the artifact and the training report, and check that plain transformers gives the same scores."""
+    from assay.workflows.steps import write_report
+
+    config, loop = prepared.config, prepared.derived.loop
+    path = config.out / "artifact"
+    settings = {name: {"value": value, "reason": prepared.derived.reasons.get(name, "")} for name, value in asdict(loop).items()}
+    description = {
+        "title": f"{prepared.base.name} reward model",
+        "base_model": prepared.base.name,
+        "base_note": prepared.base.note,
+        "base_license": prepared.base.license,
+        "base_revision": getattr(prepared.whole.backbone.config, "_commit_hash", None),
+        "depth": prepared.whole.backbone.num_layers,
+        "objective": "Bradley-Terry",
+        "params": config.params,
+        "data": prepared.data,
+        "splits": split_sizes(prepared.table),
+        "settings": settings,
+        "trained_in": str(prepared.compute.dtype).removeprefix("torch."),
+        "versions": {name: version(name) for name in ("assay-rm", "torch", "transformers", "tokenizers", "accelerate", "numpy")}
+        | {"python": platform.python_version()},
+        **(extra or {}),
+    }
+    save_artifact(prepared.whole, prepared.renderer, path, description, dtype=prepared.saved_dtype)
+    np.save(path / PROMPTS_FILE, np.unique(prepared.table.prompt[prepared.table.split == "train"]))
+    difference, num_checked = reload_check(path, prepared)
+    say("reload check", f"plain transformers differs by at most {difference:.1e} on {num_checked} answers, in float32")
+    checked = Metric(
+        "reload check: largest difference", difference, n_scored=num_checked, n=num_checked, note="plain transformers, float32"
+    )
+    write_report(config.out, "training", replace(report, metrics=(*report.metrics, checked)))
+    return path
+
+
+def split_sizes(table: PairTable) -> dict[str, dict[str, Any]]:
+    """Number of pairs and fingerprint of the prompts of each split."""
+    sizes = {}
+    for name in ("train", "calibration", "test"):
+        prompts = np.unique(table.prompt[table.split == name])
+        digest = hashlib.sha256(prompts.tobytes()).hexdigest()[:32]
+        sizes[name] = {"num_pairs": len(table.rows(name)), "num_prompts": len(prompts), "fingerprint": digest}
+    return sizes
+
+
+def reload_check(path: Path, prepared: Prepared, num_pairs: int = 8) -> tuple[float, int]:
+    """Largest difference between Assay's scores of the saved artifact and plain transformers', in float32, on a few answers."""
+    pairs = itertools.islice(split_pairs(prepared.config, "calibration"), num_pairs)
+    completions = [completion for pair in pairs for completion in pair.completions()]
+    if not completions:
+        return float("nan"), 0
+    ours = load(path, dtype="float32", device="cpu").score(completions).value
+    theirs = plain_scores(path, completions).numpy()
+    return float(np.nanmax(np.abs(ours - theirs))), len(completions)
+
+
+def train_prompts(path: Path) -> np.ndarray:
+    """Hashes of the prompts that an artifact was trained on; empty when the artifact does not say."""
+    file = path / PROMPTS_FILE
+    return np.load(file, allow_pickle=False) if file.is_file() else np.empty(0, np.uint64)
+
+
+__all__ = ["Prepared", "prepare", "prompt_hashes", "train", "train_prompts"]

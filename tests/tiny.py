@@ -1,0 +1,90 @@
+"""Tiny random models and a tokenizer, made in memory: the schema is real, the weights are not."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModel,
+    Gemma3TextConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+from assay.data.render import Renderer
+from assay.models.backbone import Backbone
+from assay.models.reward_model import RewardModel, new_head
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# A template that rewrites history: what earlier assistant turns said inside <think> is dropped, the last turn keeps it.
+FORGETFUL = (
+    "{% for message in messages %}{% set text = message['content'] %}"
+    "{% if message['role'] == 'assistant' and not loop.last and '</think>' in text %}{% set text = text.split('</think>')[-1] %}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + text + '<|im_end|>\n' }}{% endfor %}"
+)
+_TEXT = [
+    "system user assistant User: Assistant: The quick brown fox jumps over the lazy dog. How do I boil an egg? Put it in water.",
+    "What is two and two? It is four, not five. Please tell me a story about a lighthouse keeper and her cat. <think> hmm </think>",
+]
+
+
+def tiny_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of 400 tokens whose pad token is its eos: the first trap."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_TEXT, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<|endoftext|>", pad_token="<|im_end|>"
+    )
+    fast.chat_template = template
+    return fast
+
+
+def tiny_config(kind: str):
+    shared = dict(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        initializer_range=0.2,
+    )
+    if kind == "llama":
+        return LlamaConfig(**shared)
+    if kind == "qwen":
+        return Qwen3Config(**shared)
+    if kind == "gemma":
+        layers = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+        return Gemma3TextConfig(**shared, sliding_window=8, layer_types=layers, query_pre_attn_scalar=8)
+    raise ValueError(kind)
+
+
+def tiny_backbone(kind: str = "llama", *, seed: int = 0) -> Backbone:
+    torch.manual_seed(seed)
+    return Backbone(AutoModel.from_config(tiny_config(kind), attn_implementation="sdpa").eval())
+
+
+def tiny_model(kind: str = "llama", *, seed: int = 0, num_members: int = 1) -> RewardModel:
+    backbone = tiny_backbone(kind, seed=seed)
+    return RewardModel(backbone, new_head(backbone.hidden_size, num_members, seed=seed))
+
+
+def tiny_renderer(template: str | None = CHATML, **settings) -> Renderer:
+    return Renderer(tiny_tokenizer(template), **settings)
