@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     Gemma3TextConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
@@ -15,6 +18,7 @@ from transformers import (
 from assay.data.render import Renderer
 from assay.models.backbone import Backbone
 from assay.models.reward_model import RewardModel, new_head
+from assay.records import PreferencePair
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -23,7 +27,8 @@ CHATML = (
 # A template that rewrites history: what earlier assistant turns said inside <think> is dropped, the last turn keeps it.
 FORGETFUL = (
     "{% for message in messages %}{% set text = message['content'] %}"
-    "{% if message['role'] == 'assistant' and not loop.last and '</think>' in text %}{% set text = text.split('</think>')[-1] %}{% endif %}"
+    "{% if message['role'] == 'assistant' and not loop.last and '</think>' in text %}"
+    "{% set text = text.split('</think>')[-1] %}{% endif %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + text + '<|im_end|>\n' }}{% endfor %}"
 )
 _TEXT = [
@@ -45,27 +50,31 @@ def tiny_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(_TEXT, trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<|endoftext|>", pad_token="<|im_end|>"
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        pad_token="<|im_end|>",
     )
     fast.chat_template = template
     return fast
 
 
 def tiny_config(kind: str):
-    shared = dict(
-        vocab_size=400,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=512,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-        initializer_range=0.2,
-    )
+    shared = {
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        "initializer_range": 0.2,
+    }
     if kind == "llama":
         return LlamaConfig(**shared)
     if kind == "qwen":
@@ -88,3 +97,22 @@ def tiny_model(kind: str = "llama", *, seed: int = 0, num_members: int = 1) -> R
 
 def tiny_renderer(template: str | None = CHATML, **settings) -> Renderer:
     return Renderer(tiny_tokenizer(template), **settings)
+
+
+def save_tiny_base(path: Path, kind: str = "llama", *, seed: int = 0) -> Path:
+    """A directory that `--base` takes: a random causal language model with its tokenizer."""
+    torch.manual_seed(seed)
+    AutoModelForCausalLM.from_config(tiny_config(kind)).save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+def toy_pairs(num_pairs: int, *, first: int = 0, num_prompts: int | None = None) -> list[PreferencePair]:
+    """Pairs that one word decides: the chosen answer says water, the rejected one says lazy. Prompts are numbered from `first`."""
+    places = ("over the dog", "in the story", "about a cat")
+    pairs = []
+    for i in range(first, first + num_pairs):
+        number = first + (i - first) % (num_prompts or num_pairs)
+        chosen, rejected = (f"It is {word} {places[i % 3]}, {i % 7} of two." for word in ("water", "lazy"))
+        pairs.append(PreferencePair(prompt=f"Tell me about egg {number}", chosen=chosen, rejected=rejected, id=str(i)))
+    return pairs

@@ -12,6 +12,8 @@ from typing import Annotated
 os.environ.setdefault("OMP_PROC_BIND", "true")
 import torch  # noqa: F401
 import tyro
+from rich.markup import escape
+from transformers.utils import logging as transformers_logging
 
 from assay.errors import AssayError
 from assay.records import Report
@@ -34,14 +36,16 @@ Command = (
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; 0 when it did what was asked, 1 when some rows have no reward, 2 for a mistake, 3 for a failure."""
     keep_freed_memory()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     config = tyro.cli(Command, prog="assay", description="Reward models you can trust.", args=arguments, config=_FLAGS)  # type: ignore[call-overload]
     try:
         return run(config)
     except ValueError as error:
-        console.print(f"[bold red]error[/] {error}", markup=True, soft_wrap=True)
+        console.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
         return 2
     except (AssayError, OSError) as error:
-        console.print(f"[bold red]failed[/] {error}", soft_wrap=True)
+        console.print(f"[bold red]failed[/] {escape(str(error))}", soft_wrap=True)
         return 3
 
 
@@ -56,10 +60,10 @@ def run(config: object) -> int:
             steps.calibrate(config)
         case steps.ScoreConfig():
             num_rows, num_failed = steps.score_file(config)
-            console.print(f"{num_rows:,} rows, {num_failed:,} without a reward -> {config.output}")
+            console.print(escape(f"{num_rows:,} rows, {num_failed:,} without a reward -> {config.output}"), soft_wrap=True)
             return 1 if num_failed else 0
         case steps.ReportConfig():
-            console.print(str(steps.report_run(config)))
+            console.print(escape(str(steps.report_run(config))), soft_wrap=True)
         case DemoConfig():
             demo(config)
     return 0
@@ -79,7 +83,7 @@ def keep_freed_memory() -> None:
             library.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
-_FLAGS = (tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+_FLAGS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from assay.data.split import fingerprint, prompt_hashes, refuse_overlap, split_of
+from assay.data.split import fingerprint, group_keys, prompt_hashes, refuse_overlap, split_of
 from assay.errors import DataError
 from assay.records import Message, PreferencePair, as_messages
 
@@ -76,3 +76,29 @@ def test_an_overlap_is_refused_with_names_counts_prompts_and_a_fix():
     assert all(f"'p{i}'" in message for i in range(3))
     assert "'p3'" not in message
     assert "split_of" in message
+
+
+def test_group_keys_join_whatever_shares_a_prompt_or_an_answer():
+    pairs = [
+        pair("p0", chosen="a0", rejected="b0"),
+        pair("p1", chosen="b0 ", rejected="a1"),  # shares an answer with the first, white space apart
+        pair("p2", chosen="c", rejected="d"),
+        pair("p1", chosen="e", rejected="f"),  # shares a prompt with the second
+        pair("p3", chosen="f", rejected="g"),  # and an answer with the one before: a chain of three
+        pair("p4", chosen="p2", rejected="p0"),  # an answer that reads like a prompt joins nothing
+    ]
+    keys = group_keys(iter(pairs))
+    assert keys[0] == keys[1] == keys[3] == keys[4]
+    assert len({keys[0], keys[2], keys[5]}) == 3
+    assert group_keys([]) == []
+
+
+def test_group_keys_are_the_same_partition_in_any_order():
+    rng = random.Random(0)
+    pairs = [pair(f"p{rng.randrange(40)}", chosen=f"a{rng.randrange(60)}", rejected=f"b{i}") for i in range(60)]
+    order = rng.sample(range(60), 60)
+    keys, shuffled = group_keys(pairs), group_keys(pairs[i] for i in order)
+    together = {(i, j) for i in range(60) for j in range(60) if keys[i] == keys[j]}
+    place = {i: row for row, i in enumerate(order)}
+    assert together == {(i, j) for i in range(60) for j in range(60) if shuffled[place[i]] == shuffled[place[j]]}
+    assert len(set(keys)) > 1

@@ -30,6 +30,13 @@ PLAIN_TEMPLATE = (
 )
 _APPEND_EOS = "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
 _DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_DATE_NAME = re.compile(r"strftime_now(?!\s+is\b)")
+# For formats that are only known when the template runs: a macro of the same name, with the codes that dates are written in.
+_DATE_MACRO = (
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(f" | replace('%{code}', '{PINNED_DATE.strftime('%' + code)}')" for code in "dmyYbBaAjHMS")
+    + " }}{%- endmacro %}\n"
+)
 
 
 class Rendered(NamedTuple):
@@ -58,6 +65,7 @@ class Renderer:
             raise ValueError(f"overlong {overlong!r} is unknown: use 'keep_end' or 'set_aside'")
         self.tokenizer, self.max_length, self.overlong = tokenizer, max_length, overlong
         tokenizer.chat_template, self.template_changes = _settle_template(tokenizer)
+        self._tail = _probe_tail(tokenizer)
         self.pad_id = _settle_padding(tokenizer, self._last_token())
         tokenizer.padding_side = "right"
         tokenizer.truncation_side = "left"
@@ -78,12 +86,13 @@ class Renderer:
                 add_special_tokens=False,
                 return_attention_mask=False,
                 return_offsets_mapping=any(completions[i].steps is not None for i in told),
+                verbose=False,  # else a warning of sequences over max_length, which `_fit` settles
             )
             for row, i in enumerate(told):
                 tokens = np.asarray(encoded["input_ids"][row], dtype=np.int32)
                 reads, error = np.array([len(tokens) - 1], dtype=np.int32), None
                 if completions[i].steps is not None:
-                    reads, error = _step_reads(completions[i], str(texts[i]), encoded["offset_mapping"][row])
+                    reads, error = _step_reads(completions[i], str(texts[i]), self._tail, encoded["offset_mapping"][row])
                 results[i] = _failed(error) if error else self._fit(tokens, reads)
         for i, completion in enumerate(completions):
             if completion.token_ids is not None and results[i] is None:
@@ -98,25 +107,26 @@ class Renderer:
         if completion.token_ids is not None:
             return None, None
         if completion.text is not None:
-            return (completion.text, None) if completion.text else (None, _failed("the text is empty"))
+            return _tokenisable(completion.text)
         if not (completion.response or "").strip():
             return None, _failed("the response is empty")
         messages = [{"role": role, "content": content} for role, content in completion.messages]
         messages.append({"role": "assistant", "content": str(completion.response)})
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False), None
+            return _tokenisable(self.tokenizer.apply_chat_template(messages, tokenize=False))
         except (jinja2.TemplateError, ValueError, KeyError, TypeError) as error:
             return None, _failed(f"the chat template refused the conversation: {error}")
 
     def _fit_ids(self, token_ids: tuple[int, ...]) -> Rendered:
-        tokens = np.asarray(token_ids, dtype=np.int64)
-        if len(tokens) == 0:
+        if not token_ids:
             return _failed("token_ids is empty")
-        if tokens.min() < 0 or tokens.max() >= len(self.tokenizer):
-            return _failed(f"token_ids hold {tokens.min()}..{tokens.max()}, the vocabulary is 0..{len(self.tokenizer) - 1}")
-        return self._fit(tokens.astype(np.int32), np.array([len(tokens) - 1], dtype=np.int32))
+        if min(token_ids) < 0 or max(token_ids) >= len(self.tokenizer):
+            return _failed(f"token_ids hold {min(token_ids)}..{max(token_ids)}, the vocabulary is 0..{len(self.tokenizer) - 1}")
+        return self._fit(np.array(token_ids, dtype=np.int32), np.array([len(token_ids) - 1], dtype=np.int32))
 
     def _fit(self, tokens: np.ndarray, reads: np.ndarray) -> Rendered:
+        if len(tokens) == 0:
+            return _failed("the text gives no token")
         excess = len(tokens) - self.max_length
         if excess <= 0:
             return Rendered(tokens, reads)
@@ -158,19 +168,27 @@ def _settle_template(tokenizer: Any) -> tuple[str, tuple[str, ...]]:
     if template != tokenizer.chat_template:
         changes.append(f"the template inserts today's date: pinned to {PINNED_DATE:%d %b %Y}")
     tokenizer.chat_template = template
-    text = tokenizer.apply_chat_template(_PROBE, tokenize=False)
-    tail = text[text.rindex("probe answer") + len("probe answer") :] if "probe answer" in text else ""
+    tail = _probe_tail(tokenizer)
     if not any(token and token in tail for token in tokenizer.all_special_tokens + list(tokenizer.get_added_vocab())):
         template += _APPEND_EOS
         changes.append("the template leaves an answer open: the eos token is appended")
     return template, tuple(changes)
 
 
+def _probe_tail(tokenizer: Any) -> str:
+    """What the template writes after an answer. Raises ValueError for a template that refuses a question and its answer."""
+    try:
+        text = tokenizer.apply_chat_template(_PROBE, tokenize=False)
+    except (jinja2.TemplateError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the chat template cannot render a question with its answer ({error}): mend it or unset it") from error
+    return text.rpartition(_PROBE[1]["content"])[2] if _PROBE[1]["content"] in text else ""
+
+
 def pin_date(template: str) -> str:
     """The template with every call for today's date replaced by `PINNED_DATE`; the same string when there is none."""
     template = _DATE_CALL.sub(lambda call: repr(PINNED_DATE.strftime(call.group(2))), template)
-    if "strftime_now(" in template:
-        template = "{%- macro strftime_now(format) -%}" + f"{PINNED_DATE:%d %b %Y}" + "{%- endmacro -%}" + template
+    if _DATE_NAME.search(template) and not template.startswith(_DATE_MACRO):
+        template = _DATE_MACRO + template
     return template
 
 
@@ -189,17 +207,33 @@ def _settle_padding(tokenizer: Any, last_token: int) -> int:
     return int(tokenizer.pad_token_id)
 
 
-def _step_reads(completion: Completion, text: str, offsets: Sequence[tuple[int, int]]) -> tuple[np.ndarray, str | None]:
-    """Index of the last token of each step: the first token whose text reaches the step's end, white space apart."""
-    start = text.rfind(str(completion.response))
+def _tokenisable(text: str) -> tuple[str | None, Rendered | None]:
+    if not text:
+        return None, _failed("the text is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return None, _failed(f"the text is not valid Unicode: {error.reason} at character {error.start}")
+    return text, None
+
+
+def _step_reads(completion: Completion, text: str, tail: str, offsets: Sequence[tuple[int, int]]) -> tuple[np.ndarray, str | None]:
+    """Index of the last token of each step: the last one that begins before the step's end, white space apart.
+
+    The response is looked for before `tail`, what the template writes after an answer; a template may trim it.
+    """
+    response, steps, none = str(completion.response), completion.steps or (), np.empty(0, np.int32)
+    if "".join(steps) != response:
+        return none, "the steps, joined, are not the response"
+    core = response.strip()
+    start = text.rfind(core, 0, len(text) - len(tail) if text.endswith(tail) else len(text))
     if start < 0:
-        return np.empty(0, np.int32), "the chat template altered the response, so its steps cannot be located"
-    ends = np.array([end for _, end in offsets])
-    reads, position = [], start
-    for step in completion.steps or ():
+        return none, "the chat template altered the response, so its steps cannot be located"
+    begins = np.array([begin for begin, _ in offsets])
+    reads, position = [], start - (len(response) - len(response.lstrip()))
+    for step in steps:
+        reads.append(int(np.searchsorted(begins, position + len(step.rstrip()))) - 1)
         position += len(step)
-        end = position - (len(step) - len(step.rstrip()))
-        reads.append(int(np.searchsorted(ends, end)))
-    if len(set(reads)) != len(reads):
-        return np.empty(0, np.int32), "two steps end in the same token: join empty or tiny steps"
+    if len(set(reads)) != len(reads) or not all(step.strip() for step in steps):
+        return none, "two steps end in the same token: join empty or tiny steps"
     return np.array(reads, dtype=np.int32), None

@@ -69,12 +69,12 @@ class PairTable:
         self.path = path
         try:
             self._batches = _record_batches(path)
-        except (OSError, pa.ArrowInvalid) as error:
+            self.fingerprint = json.loads(path.with_suffix(".json").read_text())["fingerprint"]
+        except (OSError, pa.ArrowInvalid, json.JSONDecodeError) as error:
             raise DataError(f"{path} is not a token table ({error}): delete it, it is made again") from error
-        self.fingerprint = json.loads(path.with_suffix(".json").read_text())["fingerprint"]
         columns = {name: self._column(name) for name in ("preference", "margin", "weight", "prompt", "split")}
         self.preference, self.margin, self.weight, self.prompt, split = columns.values()
-        self.split = split.astype("U11")
+        self.split = split.astype(str)
         self.lengths = np.stack([self._lengths(side) for side in _SIDES], axis=1)
 
     def __len__(self) -> int:

@@ -9,25 +9,25 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from assay.data.render import Renderer
 from assay.errors import ArtifactError
-from assay.models.backbone import Backbone
+from assay.models.backbone import Backbone, attention_for
 from assay.models.reward_model import RewardModel
 from assay.records import Completion
 
 REWARD_FILE = "reward.json"
 SCHEMA_VERSION = 1
+_DECIDING = ("weights_digest", "template_digest", "max_length", "overlong", "dtype", "calibration")
 
 
 class Artifact(NamedTuple):
@@ -51,8 +51,9 @@ def save_artifact(
         raise ValueError(f"a plain artifact has one head, this model has {model.head.out_features}")
     plain = _plain_model(model, renderer, dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-    try:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as outer:
+        work = Path(outer) / "new"
+        work.mkdir()
         plain.save_pretrained(work)
         renderer.tokenizer.save_pretrained(work)
         description = {
@@ -68,10 +69,8 @@ def save_artifact(
         }
         written = write_description(work, description)
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(Path(outer) / "old")
         work.rename(path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return written
 
 
@@ -82,9 +81,14 @@ def load_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, devic
     """
     path = Path(path)
     description = read_description(path)
-    plain, loading = AutoModelForSequenceClassification.from_pretrained(
-        str(path), dtype=dtype, attn_implementation="sdpa", output_loading_info=True, trust_remote_code=False
-    )
+    try:
+        config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        plain, loading = AutoModelForSequenceClassification.from_pretrained(
+            str(path), dtype=dtype, attn_implementation=attention_for(config), output_loading_info=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:  # RuntimeError: weights of another shape
+        raise ArtifactError(f"{path} cannot be loaded: {error}") from error
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if loading.get(key):
             some = sorted(map(str, loading[key]))[:3]
@@ -95,7 +99,6 @@ def load_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, devic
     with torch.no_grad():
         head.weight.copy_(_read_tensor(path, "score.weight").float())
     model = RewardModel(Backbone(getattr(plain, plain.base_model_prefix)), head, compute_dtype=dtype).to(device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     renderer = Renderer(tokenizer, max_length=description["max_length"], overlong=description["overlong"])
     if _text_digest(tokenizer.chat_template) != description["template_digest"]:
         raise ArtifactError(f"{path}: the chat template is not the one that the artifact was saved with; restore it or retrain")
@@ -111,10 +114,15 @@ def read_description(path: str | Path) -> dict[str, Any]:
         description = json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise ArtifactError(f"{file} is not JSON ({error}): the artifact is damaged") from error
+    if not isinstance(description, dict):
+        raise ArtifactError(f"{file} is not a JSON object: the artifact is damaged")
     if description.get("schema_version", 0) > SCHEMA_VERSION:
         raise ArtifactError(
             f"{file} has schema {description['schema_version']}, this Assay reads {SCHEMA_VERSION}: upgrade assay-rm"
         )
+    missing = {"fingerprint", *_DECIDING} - description.keys()
+    if missing:
+        raise ArtifactError(f"{file} lacks {', '.join(sorted(missing))}: the artifact is damaged")
     return description
 
 
@@ -130,8 +138,7 @@ def write_description(path: str | Path, description: Mapping[str, Any]) -> dict[
 
 def fingerprint(description: Mapping[str, Any]) -> str:
     """Digest of what decides a score: weights, template, length policy, saved dtype, calibration."""
-    parts = ("weights_digest", "template_digest", "max_length", "overlong", "dtype", "calibration")
-    return _text_digest(json.dumps([description.get(part) for part in parts], sort_keys=True))
+    return _text_digest(json.dumps([description.get(part) for part in _DECIDING], sort_keys=True))
 
 
 def verify_digest(path: str | Path) -> None:
@@ -182,6 +189,9 @@ def _plain_model(model: RewardModel, renderer: Renderer, dtype: torch.dtype) -> 
     config = copy.deepcopy(base.config)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise ValueError(f"transformers has no sequence-classification class for {type(config).__name__}: choose another base")
+    num_rows = base.get_input_embeddings().num_embeddings
+    if renderer.pad_id >= num_rows:
+        raise ValueError(f"pad token {renderer.pad_id} has none of the {num_rows} embeddings: model.resize_token_embeddings first")
     config.num_labels, config.id2label, config.label2id = 1, {0: "reward"}, {"reward": 0}
     config.get_text_config().pad_token_id = config.pad_token_id = renderer.pad_id
     config.dtype = dtype

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 
 from assay.data.packing import PackedBatch, make_group, pack
 
@@ -89,11 +89,22 @@ def _additive(seen_BLL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _can_branch(model: Any) -> bool:
-    """Attention over explicit positions only: no recurrent state, no layer type that counts packed indices."""
+    """Attention over explicit positions only: no recurrent state, no layer type or bias (ALiBi) that counts packed indices."""
     config = model.config.get_text_config()
     layer_types = set(getattr(config, "layer_types", None) or ("full_attention",))
     stateful = bool(getattr(model, "_is_stateful", False))
-    return not stateful and layer_types <= _BRANCHING_LAYERS and "position_ids" in inspect.signature(model.forward).parameters
+    counts_indices = getattr(config, "alibi", False) or "local" in getattr(config, "attention_layers", ())  # Falcon, GPT-Neo
+    return (
+        not stateful
+        and not counts_indices
+        and layer_types <= _BRANCHING_LAYERS
+        and "position_ids" in inspect.signature(model.forward).parameters
+    )
+
+
+def attention_for(config: Any) -> str:
+    """transformers' name of the attention to run: SDPA, or the eager one of architectures without it (Gemma 2, gpt-oss, Mamba)."""
+    return "sdpa" if getattr(MODEL_MAPPING.get(type(config), None), "_supports_sdpa", True) else "eager"
 
 
 def load_backbone(
@@ -111,7 +122,7 @@ def load_backbone(
         dtype=dtype or "auto",
         revision=revision,
         trust_remote_code=False,
-        attn_implementation="sdpa",
+        attn_implementation=attention_for(config),
         output_loading_info=True,
     )
     if loading["missing_keys"]:

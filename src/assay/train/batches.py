@@ -169,7 +169,7 @@ def build_cache(
     dtype: torch.dtype,
     limit_bytes: int,
     on_start: Callable[[int, int], None] = lambda num_bytes, num_tokens: None,
-    on_tokens: Callable[[int], None] = lambda num_tokens: None,
+    on_answers: Callable[[int], None] = lambda num_answers: None,
 ) -> ActivationCache:
     """Run the frozen trunk once over every pair and keep the result on disk; a complete cache of the same identity is reused.
 
@@ -179,7 +179,9 @@ def build_cache(
     num_bytes, offsets = cache_size(table, trunk.hidden_size, dtype, share=share)
     on_start(num_bytes, int(offsets[-1]))
     note = path.with_suffix(".json")
-    if note.is_file() and json.loads(note.read_text()) == {"identity": identity, "bytes": num_bytes}:
+    content = json.dumps({"identity": identity, "bytes": num_bytes})
+    if note.is_file() and note.read_text() == content and path.is_file() and path.stat().st_size == num_bytes:
+        on_answers(2 * len(table))
         return ActivationCache(path, offsets, trunk.hidden_size, dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
@@ -199,20 +201,21 @@ def build_cache(
             values = hidden.view(torch.int16).numpy() if dtype == torch.bfloat16 else hidden.numpy()
             for start, size, group in zip(batch.starts, batch.sizes, groups, strict=True):
                 tokens[offsets[group] : offsets[group] + size] = values[start : start + size]
-            on_tokens(int(batch.sizes.sum()))
+            on_answers(len(batch.reads))
         tokens.flush()
+        note.write_text(content)
     except OSError as error:
         path.unlink(missing_ok=True)
+        note.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise TrainingError(f"the disk is full while caching activations at {path}: free {num_bytes / 1e9:.1f} GB") from error
         raise
-    note.write_text(json.dumps({"identity": identity, "bytes": num_bytes}))
     return ActivationCache(path, offsets, trunk.hidden_size, dtype)
 
 
 @torch.no_grad()
 def final_states(
-    backbone: Backbone, table: PairTable, *, max_tokens: int, on_tokens: Callable[[int], None] = lambda num_tokens: None
+    backbone: Backbone, table: PairTable, *, max_tokens: int, on_answers: Callable[[int], None] = lambda num_answers: None
 ) -> torch.Tensor:
     """Hidden states (N, 2, D), float32, at the rewarded tokens of every pair, by a frozen backbone."""
     states = torch.zeros(2 * len(table), backbone.hidden_size)
@@ -220,7 +223,7 @@ def final_states(
         hidden_RD = backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reads)].float().cpu()
         reads = (2 * groups[:, None] + np.arange(2)).reshape(-1) if backbone.can_branch else groups
         states[torch.from_numpy(reads)] = hidden_RD
-        on_tokens(int(batch.sizes.sum()))
+        on_answers(len(batch.reads))
     return states.view(len(table), 2, -1)
 
 

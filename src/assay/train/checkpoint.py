@@ -1,6 +1,7 @@
 """Checkpoints as safetensors + JSON, never pickle: what a run needs to go on bit by bit where it was killed.
 
-A checkpoint is a directory step-00001234 that appears by rename when it is complete; state.json holds the digests of its files.
+A checkpoint is a directory step-00001234 that appears by rename when it is complete; state.json holds the digests of its files
+and of itself.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def save_checkpoint(
         save_file(_trained(model), work / "model.safetensors")
         save_file(_optimizer_tensors(model, optimizer), work / "optimizer.safetensors")
         digests = {file.name: _digest(file) for file in sorted(work.glob("*.safetensors"))}
-        (work / "state.json").write_text(json.dumps({"step": step, "digests": digests, **state}, indent=1))
+        content = {"step": step, "digests": digests, **state}
+        (work / "state.json").write_text(json.dumps({**content, "digest": _state_digest(content)}, indent=1))
         for file in work.iterdir():
             _sync(file)
         shutil.rmtree(target, ignore_errors=True)
@@ -74,13 +76,16 @@ def latest_checkpoint(directory: Path) -> Resumed | None:
     problems = []
     for path in found:
         try:
-            state = json.loads((path / "state.json").read_text())
+            state = json.loads((path / "state.json").read_bytes())
+            if state.pop("digest", "") != _state_digest(state):
+                problems.append(f"{path.name}: state.json altered")
+                continue
             damaged = [name for name, digest in state["digests"].items() if _digest(path / name) != digest]
             if damaged:
                 problems.append(f"{path.name}: {', '.join(damaged)} altered or cut short")
                 continue
             return Resumed(int(state["step"]), {**state, "passed_over": problems}, path)
-        except (OSError, KeyError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError) as error:  # gone, no JSON, or no object
             problems.append(f"{path.name}: {error}")
     if found:
         raise CheckpointError(
@@ -127,6 +132,10 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     return {**tensors, "rng": torch.get_rng_state()}
+
+
+def _state_digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(file: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,8 +77,8 @@ def fit(
 
     run_dir: where metrics.jsonl and checkpoints/ go; None keeps everything in memory. identity: digest of base, data and settings;
     a checkpoint of another identity is refused. With `resume` the newest whole checkpoint is taken up, and the result equals the
-    uninterrupted run, bitwise on CPU with the same threads. Raises TrainingError for a loss that is not finite or a full disk; the
-    checkpoints written before are whole.
+    uninterrupted run, bitwise on CPU with the same threads; without it the checkpoints of an earlier run are dropped. Raises
+    TrainingError for a loss that is not finite or a full disk; the checkpoints written before are whole.
     """
     accelerator = Accelerator(cpu=model.head.weight.device.type == "cpu")
     optimizer = _optimizer(model, settings)
@@ -87,6 +88,7 @@ def fit(
     start = log.restore(accelerator.unwrap_model(model), _plain(optimizer))
     num_steps = settings.num_steps(len(train_rows))
     steps_per_epoch = num_steps // settings.epochs
+    heldout_rows = heldout_rows if heldout_rows is not None and len(heldout_rows) else None
     if start == 0 and heldout_rows is not None:
         log.write({"step": 0, "epoch": 0.0, **_heldout(model, source, heldout_rows)})
 
@@ -198,6 +200,7 @@ class MetricsLog:
         file = self.run_dir / "metrics.jsonl"
         resumed = latest_checkpoint(self.checkpoints) if self.resume else None
         if resumed is None:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)  # of an earlier run, which this one must never fall back to
             file.write_text("")
             return 0
         if resumed.state["identity"] != self.identity:

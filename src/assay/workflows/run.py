@@ -20,7 +20,7 @@ def train_all(config: TrainConfig) -> Path:
     try:
         calibrate(CalibrateConfig(model=config.out, device=config.device, dtype=config.dtype))
     except ValueError as error:
-        say("not calibrated", str(error))
+        say("not calibrated", f"{error} (assay calibrate --data, or train with a larger --calibration)")
     report: Report | None = None
     try:
         report = evaluate_model(EvaluateConfig(model=config.out, seed=config.seed, device=config.device, dtype=config.dtype))

@@ -37,9 +37,11 @@ class TrainConfig:
     depth: int | None = None
     """Keep only the first layers of the base; the artifact is a plain, shallower model."""
     epochs: int | None = None
+    """Passes over the training pairs."""
     batch_pairs: int | None = None
     """Pairs an optimiser step."""
     learning_rate: float | None = None
+    """Peak rate of the backbone; the head's follows from it."""
     max_length: int = 1024
     """Most tokens of prompt and answer."""
     overlong: Overlong = "keep_end"
@@ -47,7 +49,7 @@ class TrainConfig:
     centring: float = 0.01
     """Coefficient that keeps each prompt's mean reward near zero."""
     use_margin: bool = True
-    """Let margins of the data enter the loss."""
+    """Whether margins of the data enter the loss."""
     calibration: float = 0.1
     """Share of prompts to calibrate on."""
     test: float = 0.1
@@ -67,7 +69,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         parse_params(self.params)
-        for name in ("epochs", "batch_pairs", "batch_tokens", "limit", "depth"):
+        if not self.data:
+            raise ValueError("--data names no file: give at least one file of preference pairs")
+        for name in ("epochs", "batch_pairs", "batch_tokens", "limit", "depth", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} must be at least 1")
@@ -98,10 +102,8 @@ _BY_MODE = {
     "full": _Defaults(
         1, 64, 1e-5, 10.0, "half of the usual 2e-5 of supervised fine-tuning: pairs are few and a reward overfits fast"
     ),
-    "blocks": _Defaults(
-        2, 32, 1e-4, 10.0, "half of the usual 2e-4 of adapter-style fine-tuning; the second epoch was the last to help"
-    ),
-    "head": _Defaults(30, 64, 1e-3, 1.0, "a linear head over fixed states: a small rate over many cheap epochs"),
+    "blocks": _Defaults(2, 32, 1e-4, 10.0, "half of the usual 2e-4 of adapter-style fine-tuning"),
+    "head": _Defaults(60, 64, 3e-3, 1.0, "a linear head over fixed states: many cheap epochs, held back by weight decay"),
 }
 _BATCH_WHY = "below the usual 128 of supervised fine-tuning: preference sets are small, and each pair is a whole comparison"
 
@@ -140,6 +142,7 @@ def derive(config: TrainConfig, num_pairs: int, device: torch.device) -> Derived
         use_margin=config.use_margin,
         seed=config.seed,
         batch_tokens=config.batch_tokens or token_budget(device),
+        weight_decay=0.1 if mode == "head" else 0.01,
         checkpoint_every=config.checkpoint_every,
         log_every=1 if num_pairs <= 20_000 else 10,
     )

@@ -50,7 +50,8 @@ def figure_table(title: str, rows: Sequence[tuple[str, str, str]]) -> RichTable:
 
 def print_figures(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
     """The table on standard output."""
-    Console(highlight=False).print(figure_table(title, rows))
+    plain_console = Console(highlight=False)
+    Console(highlight=False, width=max(100, plain_console.width)).print(figure_table(title, rows))
 
 
 def percent(metric: Metric) -> str:
@@ -62,8 +63,10 @@ def percent(metric: Metric) -> str:
 
 
 def plain(metric: Metric) -> str:
-    """0.2031 or n/a."""
-    return "n/a" if math.isnan(metric.value) else f"{metric.value:.4f}"
+    """0.2031, 3 for a count, or n/a."""
+    if math.isnan(metric.value):
+        return "n/a"
+    return f"{metric.value:,.0f}" if float(metric.value).is_integer() else f"{metric.value:.4f}"
 
 
 def report_rows(report: Report) -> list[tuple[str, str, str]]:

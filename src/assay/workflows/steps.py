@@ -12,14 +12,16 @@ import numpy as np
 
 from assay.data.pairs import read_completions, read_pairs
 from assay.data.split import refuse_overlap
-from assay.evaluation.evaluate import evaluate
+from assay.evaluation.evaluate import BRIER, ECE, evaluate_margins
+from assay.evaluation.slices import columns_of
+from assay.metrics import brier, ece
 from assay.models.artifact import read_description, write_description
 from assay.models.device import Dtype
 from assay.records import Completion, Metric, PreferencePair, Report, Rewards
 from assay.report.card import render_card
 from assay.report.html import write_html
-from assay.scorers.base import Scorer, margins
-from assay.scorers.calibrate import fit_calibration
+from assay.scorers.base import Scorer, margins, sigmoid
+from assay.scorers.calibrate import Calibrated, fit_calibration
 from assay.scorers.load import artifact_path, load
 from assay.scorers.local import load_local
 from assay.wire import report_from_json, report_to_json, rewards_to_rows
@@ -39,6 +41,7 @@ class CalibrateConfig:
     data: str | None = None
     """Pairs to calibrate on; the run's own calibration split when left out."""
     limit: int | None = None
+    form: str | None = None
     device: str = "auto"
     dtype: Dtype = "auto"
 
@@ -89,7 +92,7 @@ def calibrate(config: CalibrateConfig) -> Metric:
     Raises ValueError for fewer than 20 scored pairs, DataError when they hold prompts that the model was trained on.
     """
     path = artifact_path(config.model)
-    pairs, name = _pairs(config.model, path, config.data, "calibration", config.limit)
+    pairs, name = _pairs(config.model, path, config.data, "calibration", config.limit, form=config.form)
     scorer = load_local(path, dtype=config.dtype, device=config.device)
     calibration = fit_calibration(
         score_margins(scorer, pairs, "calibrating"),
@@ -99,7 +102,8 @@ def calibrate(config: CalibrateConfig) -> Metric:
     )
     write_description(path, {**read_description(path), "calibration": calibration.to_json()})
     spread = 1.96 * calibration.temperature_se
-    say("temperature", f"{calibration.temperature:.3f} +- {spread:.3f}, fitted on {calibration.num_pairs:,} pairs of {name}")
+    error = f" +- {spread:.3f}" if np.isfinite(spread) else ""
+    say("temperature", f"{calibration.temperature:.3f}{error}, fitted on {calibration.num_pairs:,} pairs of {name}")
     if calibration.note:
         say("note", calibration.note)
     low, high = calibration.temperature - spread, calibration.temperature + spread
@@ -111,9 +115,21 @@ def evaluate_model(config: EvaluateConfig) -> Report:
     path = artifact_path(config.model)
     pairs, name = _pairs(config.model, path, config.data, "test", config.limit, form=config.form, strict=config.strict)
     scorer = load(path, dtype=config.dtype, device=config.device)
-    with progress("evaluating", 2 * len(pairs), "answers") as advance:
-        report = evaluate(_Counting(scorer, advance), pairs, title=f"Evaluation on {config.name or name}", seed=config.seed)
-    report = replace(report, facts={**report.facts, "data": name, "model": str(read_description(path)["fingerprint"])})
+    margins_P = score_margins(scorer, pairs, "evaluating")
+    calibration = scorer.calibration if isinstance(scorer, Calibrated) else None
+    raw_P = sigmoid(margins_P)
+    report = evaluate_margins(
+        margins_P,
+        pairs,
+        calibration.probability(margins_P) if calibration else raw_P,
+        title=f"Evaluation on {config.name or name}",
+        seed=config.seed,
+    )
+    if calibration:
+        report = replace(report, metrics=(*report.metrics, *_uncalibrated(raw_P, margins_P, pairs, config.seed)))
+    origin = f"calibrated on {calibration.split}" if calibration else "sigmoid of the margin, not calibrated"
+    found = {"data": name, "model": str(read_description(path)["fingerprint"]), "probabilities": origin}
+    report = replace(report, facts={"scorer": scorer.fingerprint, **report.facts, **found})
     write_report(config.model, slug(config.name or name), report)
     return report
 
@@ -123,22 +139,28 @@ def score_file(config: ScoreConfig) -> tuple[int, int]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if config.output.suffix not in (".jsonl", ".parquet"):
+        raise ValueError(f"--output {config.output}: rewards are written as .jsonl or .parquet")
+    items = read_completions(config.input)  # a missing file is told before the model is loaded
     scorer = load(config.model, dtype=config.dtype, device=config.device, max_tokens=config.batch_tokens)
     config.output.parent.mkdir(parents=True, exist_ok=True)
     work = config.output.with_name(f".{config.output.name}.tmp")
     num_rows = num_failed = 0
     is_parquet = config.output.suffix == ".parquet"
     schema = pa.schema([("row", pa.int64()), ("id", pa.string()), ("value", pa.float32()), ("error", pa.string())])
-    sink: Any = pq.ParquetWriter(work, schema) if is_parquet else work.open("w", encoding="utf-8")
-    with sink:
-        for rows in _score_rows(scorer, config.input):
-            num_rows += len(rows)
-            num_failed += sum("error" in row for row in rows)
-            if is_parquet:
-                sink.write_table(pa.Table.from_pylist([{"error": None, **row} for row in rows], schema=schema))
-            else:
-                sink.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    work.replace(config.output)
+    try:
+        sink: Any = pq.ParquetWriter(work, schema) if is_parquet else work.open("w", encoding="utf-8")
+        with sink:
+            for rows in _score_rows(scorer, items):
+                num_rows += len(rows)
+                num_failed += sum("error" in row for row in rows)
+                if is_parquet:
+                    sink.write_table(pa.Table.from_pylist([{"error": None, **row} for row in rows], schema=schema))
+                else:
+                    sink.write("".join(json.dumps(row) + "\n" for row in rows))
+        work.replace(config.output)
+    finally:
+        work.unlink(missing_ok=True)
     return num_rows, num_failed
 
 
@@ -168,9 +190,9 @@ def write_report(model: Path, name: str, report: Report) -> Path:
 def run_config(run: Path) -> TrainConfig:
     """The configuration that a run directory was trained with. Raises ValueError when there is none."""
     file = run / "config.json"
-    if not file.is_file():
-        raise ValueError(f"{run} holds no config.json, so its splits are not known: give --data")
-    raw = json.loads(file.read_text())["config"]
+    raw = json.loads(file.read_text()).get("config") if file.is_file() else None
+    if raw is None:  # an artifact's config.json is transformers' own
+        raise ValueError(f"{run} is no run directory, so its splits are not known: give --data")
     names = {field.name for field in fields(TrainConfig)}
     values = {name: value for name, value in raw.items() if name in names}
     return TrainConfig(**{**values, "data": tuple(raw["data"]), "out": Path(raw["out"])})
@@ -185,6 +207,15 @@ def score_margins(scorer: Scorer, pairs: list[PreferencePair], label: str) -> np
 def slug(name: str) -> str:
     """A file name for a data set's name."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(name).name.split(".")[0]) or "data"
+
+
+def _uncalibrated(raw_P: np.ndarray, margins_P: np.ndarray, pairs: list[PreferencePair], seed: int) -> tuple[Metric, Metric]:
+    columns = columns_of(margins_P, pairs, raw_P, seed)
+    scored, note = int(np.isfinite(raw_P).sum()), "sigmoid of the raw margin: what the calibration changed"
+    return (
+        Metric(f"{BRIER}, not calibrated", brier(raw_P, columns.preference_P), n_scored=scored, n=len(pairs), note=note),
+        Metric(f"{ECE}, not calibrated", ece(*columns.confidence), n_scored=scored, n=len(pairs), note=note),
+    )
 
 
 class _Counting:
@@ -220,7 +251,7 @@ def _pairs(
     return pairs[:limit], name
 
 
-def _score_rows(scorer: Scorer, source: str) -> Iterator[list[dict[str, Any]]]:
+def _score_rows(scorer: Scorer, items: Iterator[tuple[int, Completion | str]]) -> Iterator[list[dict[str, Any]]]:
     """Rows of rewards, a chunk at a time, in the order of the input."""
     chunk: list[tuple[int, Completion | str]] = []
 
@@ -235,7 +266,7 @@ def _score_rows(scorer: Scorer, source: str) -> Iterator[list[dict[str, Any]]]:
                 rows.append({"row": number, "id": "", "value": None, "error": completion})
         return rows
 
-    for item in read_completions(source):
+    for item in items:
         chunk.append(item)
         if len(chunk) == CHUNK:
             yield scored()

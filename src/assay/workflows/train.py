@@ -10,21 +10,19 @@ import hashlib
 import itertools
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.markup import escape
 from transformers import AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from assay.data.pairs import PairReader, read_pairs
 from assay.data.render import Renderer
-from assay.data.split import prompt_hashes, refuse_overlap, split_of
+from assay.data.split import refuse_overlap, split_of
 from assay.data.table import PairTable, build_table
 from assay.errors import DataError
 from assay.models.artifact import plain_scores, save_artifact
@@ -35,6 +33,7 @@ from assay.models.reward_model import RewardModel, new_head
 from assay.records import Finding, Metric, PreferencePair, Report, Table
 from assay.scorers.load import load
 from assay.train.batches import Source, StateSource, TokenSource, build_cache, final_states
+from assay.train.checkpoint import latest_checkpoint
 from assay.train.loop import fit, reward_pairs
 from assay.workflows.settings import Derived, TrainConfig, derive, parse_params
 from assay.workflows.show import console, progress, say
@@ -50,6 +49,7 @@ class Prepared:
     config: TrainConfig
     compute: Compute
     base: Base
+    base_digest: str
     renderer: Renderer
     table: PairTable
     source: Source
@@ -63,7 +63,7 @@ class Prepared:
     def identity(self) -> str:
         """Digest of data, base and settings: what a checkpoint must share with a run to be resumed by it."""
         loop = asdict(self.derived.loop)
-        parts = [self.table.fingerprint, self.base, self.config.params, self.config.depth, loop, str(self.compute.dtype)]
+        parts = [self.table.fingerprint, self.base_digest, self.config.params, loop, str(self.compute.dtype)]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
 
 
@@ -72,10 +72,24 @@ def train(config: TrainConfig) -> Path:
 
     Raises ValueError for settings or data that cannot be used, TrainingError when the run has to stop.
     """
-    prepared = prepare(config)
+    return fit_and_save(prepare(config)).path
+
+
+class Saved(NamedTuple):
+    """A saved artifact and the largest difference between its scores and plain transformers'."""
+
+    path: Path
+    checked: Metric
+
+
+def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Saved:
+    """The loop over the training split, the artifact, the training report. extra: further entries of reward.json."""
+    config = prepared.config
     train_rows, heldout_rows = prepared.table.rows("train"), prepared.table.rows("calibration")[:MONITORED]
     loop = prepared.derived.loop
     num_steps = loop.num_steps(len(train_rows))
+    if config.resume:
+        say("resume", _resume_note(config.out / "checkpoints"))
     with progress("training", num_steps, "steps") as advance:
         reached = 0
 
@@ -95,14 +109,19 @@ def train(config: TrainConfig) -> Path:
             identity=prepared.identity,
             on_step=on_step,
         )
-    report = training_report(prepared, rows, train_rows)
-    return save_run(prepared, report)
+    return save_run(prepared, training_report(prepared, rows, train_rows), extra)
 
 
-def prepare(config: TrainConfig) -> Prepared:
-    """Everything before the loop, with what was found on the way printed."""
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+def _resume_note(checkpoints: Path) -> str:
+    resumed = latest_checkpoint(checkpoints)
+    if resumed is None:
+        return f"{checkpoints} holds no checkpoint: training from the beginning"
+    passed_over = "".join(f"; passed over {problem}" for problem in resumed.state["passed_over"])
+    return f"from {resumed.path.name}{passed_over}"
+
+
+def prepare(config: TrainConfig, *, split: Callable[[PreferencePair], str] | None = None) -> Prepared:
+    """Everything before the loop, with what was found on the way printed. split: other splits than by hash of the prompt."""
     torch.manual_seed(config.seed)
     compute = pick_compute(config.device, config.dtype)
     say(
@@ -117,7 +136,7 @@ def prepare(config: TrainConfig) -> Prepared:
     for change in renderer.template_changes:
         say("template", change)
     config.out.mkdir(parents=True, exist_ok=True)
-    table, data = read_table(config, renderer)
+    table, data = read_table(config, renderer, split or (lambda pair: split_name(config, pair)))
     num_pairs = len(table.rows("train"))
     derived = derive(config, num_pairs, compute.device)
     for name, reason in derived.reasons.items():
@@ -125,16 +144,17 @@ def prepare(config: TrainConfig) -> Prepared:
     backbone = load_backbone(base.path, depth=config.depth)
     if len(renderer.tokenizer) > backbone.model.get_input_embeddings().num_embeddings:
         backbone.model.resize_token_embeddings(len(renderer.tokenizer))
-    saved_dtype = next(backbone.parameters()).dtype
+    saved_dtype, base_digest = next(backbone.parameters()).dtype, _weights_digest(backbone)
     head = new_head(backbone.hidden_size, seed=config.seed)
     whole = RewardModel(backbone, head, compute_dtype=compute.dtype).to(compute.device)
-    model, source = _trained_part(config, derived, whole, table, base)
+    model, source = _trained_part(config, derived, whole, table, base_digest)
     config_file = {"config": asdict(config), "loop": asdict(derived.loop), "data": data, "base": base._asdict()}
     (config.out / "config.json").write_text(json.dumps(config_file, indent=1, default=str))
     return Prepared(
         config=config,
         compute=compute,
         base=base,
+        base_digest=base_digest,
         renderer=renderer,
         table=table,
         source=source,
@@ -146,19 +166,19 @@ def prepare(config: TrainConfig) -> Prepared:
     )
 
 
-def read_table(config: TrainConfig, renderer: Renderer) -> tuple[PairTable, list[dict[str, Any]]]:
+def read_table(
+    config: TrainConfig, renderer: Renderer, split: Callable[[PreferencePair], str]
+) -> tuple[PairTable, list[dict[str, Any]]]:
     """Read, split and tokenise the data once; what was read, set aside and cut is printed and returned for the record."""
     readers = [
         read_pairs(path, form=config.form, limit=config.limit, strict=config.strict, seed=config.seed) for path in config.data
     ]
     path = config.out / "cache" / "tokens.arrow"
     with console.status("reading and tokenising"):
-        table, count = build_table(
-            itertools.chain.from_iterable(readers), renderer, path, split=lambda pair: split_name(config, pair)
-        )
+        table, count = build_table(itertools.chain.from_iterable(readers), renderer, path, split=split)
     data = []
     for name, reader in zip(config.data, readers, strict=True):
-        say("read", f"{escape(name)}: {reader.summary()}")
+        say("read", f"{name}: {reader.summary()}")
         data.append({"name": Path(name).name, "path": name, "num_pairs": reader.problems.num_pairs, "note": reader.summary()})
     say("rendered", count.summary())
     sizes = {name: len(table.rows(name)) for name in ("train", "calibration", "test")}
@@ -169,7 +189,8 @@ def read_table(config: TrainConfig, renderer: Renderer) -> tuple[PairTable, list
         )
     if config.eval_data is not None:
         hashes = np.unique(table.prompt[table.split == "train"])
-        refuse_overlap(hashes, read_pairs(config.eval_data), train_name=", ".join(config.data), eval_name=config.eval_data)
+        pairs = read_pairs(config.eval_data, form=config.form, strict=config.strict)
+        refuse_overlap(hashes, pairs, train_name=", ".join(config.data), eval_name=config.eval_data)
     return table, data
 
 
@@ -190,28 +211,28 @@ def split_pairs(config: TrainConfig, split: str) -> Iterator[PreferencePair]:
 
 
 def _trained_part(
-    config: TrainConfig, derived: Derived, whole: RewardModel, table: PairTable, base: Base
+    config: TrainConfig, derived: Derived, whole: RewardModel, table: PairTable, base_digest: str
 ) -> tuple[RewardModel, Source]:
     """The part of the model that the loop trains, in float32, and the pairs as that part takes them."""
     mode, num_blocks = parse_params(config.params)
     budget, share = derived.loop.batch_tokens, whole.backbone.can_branch
-    num_tokens = int(table.lengths.sum())
+    num_answers = 2 * len(table)
     if mode == "full":
         whole.float().requires_grad_(True)
         return whole, TokenSource(table=table, max_tokens=budget, share=share)
     whole.backbone.requires_grad_(False)
     if mode == "head":
         frozen = _computing(whole.backbone, whole.compute_dtype)
-        with progress("activations", num_tokens, "tokens") as advance:
-            states = final_states(frozen, table, max_tokens=budget, on_tokens=advance)
+        with progress("activations", num_answers, "answers") as advance:
+            states = final_states(frozen, table, max_tokens=budget, on_answers=advance)
         return whole, StateSource(table=table, states_N2D=states)
     trunk, top = split_backbone(whole.backbone, num_blocks)
     top.float()
     for part in (top.model.layers, top.model.norm):
         part.requires_grad_(True)
     frozen = _computing(trunk, whole.compute_dtype)
-    identity = f"{table.fingerprint}/{base.path}/{config.depth}/{num_blocks}/{whole.compute_dtype}"
-    with progress("activations", num_tokens, "tokens") as advance:
+    identity = f"{table.fingerprint}/{base_digest}/{num_blocks}/{whole.compute_dtype}"
+    with progress("activations", num_answers, "answers") as advance:
         cache = build_cache(
             frozen,
             table,
@@ -221,10 +242,19 @@ def _trained_part(
             dtype=whole.compute_dtype,
             limit_bytes=int(config.cache_limit_gb * 1e9),
             on_start=lambda num_bytes, tokens: say("cache", f"{num_bytes / 1e6:,.0f} MB for {tokens:,} tokens of the frozen trunk"),
-            on_tokens=advance,
+            on_answers=advance,
         )
     model = RewardModel(top, whole.head, compute_dtype=whole.compute_dtype)
     return model, TokenSource(table=table, max_tokens=budget, share=share, cache=cache)
+
+
+def _weights_digest(backbone: Backbone) -> str:
+    """Digest of every weight: a base that was changed in place is another base."""
+    digest = hashlib.sha256()
+    for name, weight in backbone.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
 
 
 def _computing(backbone: Backbone, dtype: torch.dtype) -> Backbone:
@@ -267,7 +297,7 @@ def training_report(prepared: Prepared, rows: list[dict[str, Any]], train_rows: 
     return Report(title="Training", metrics=(train_metric, heldout_metric), tables=tables, findings=findings, facts=facts)
 
 
-def save_run(prepared: Prepared, report: Report, extra: dict[str, Any] | None = None) -> Path:
+def save_run(prepared: Prepared, report: Report, extra: dict[str, Any] | None = None) -> Saved:
     """Write the artifact and the training report, and check that plain transformers gives the same scores."""
     from assay.workflows.steps import write_report
 
@@ -299,7 +329,7 @@ def save_run(prepared: Prepared, report: Report, extra: dict[str, Any] | None = 
         "reload check: largest difference", difference, n_scored=num_checked, n=num_checked, note="plain transformers, float32"
     )
     write_report(config.out, "training", replace(report, metrics=(*report.metrics, checked)))
-    return path
+    return Saved(path, checked)
 
 
 def split_sizes(table: PairTable) -> dict[str, dict[str, Any]]:
@@ -315,7 +345,9 @@ def split_sizes(table: PairTable) -> dict[str, dict[str, Any]]:
 def reload_check(path: Path, prepared: Prepared, num_pairs: int = 8) -> tuple[float, int]:
     """Largest difference between Assay's scores of the saved artifact and plain transformers', in float32, on a few answers."""
     pairs = itertools.islice(split_pairs(prepared.config, "calibration"), num_pairs)
-    completions = [completion for pair in pairs for completion in pair.completions()]
+    answers = [completion for pair in pairs for completion in pair.completions()]
+    whole = [item.error is None and not item.is_cut for item in prepared.renderer.render(answers)]  # each side cuts in its own way
+    completions = list(itertools.compress(answers, whole))
     if not completions:
         return float("nan"), 0
     ours = load(path, dtype="float32", device="cpu").score(completions).value
@@ -327,6 +359,3 @@ def train_prompts(path: Path) -> np.ndarray:
     """Hashes of the prompts that an artifact was trained on; empty when the artifact does not say."""
     file = path / PROMPTS_FILE
     return np.load(file, allow_pickle=False) if file.is_file() else np.empty(0, np.uint64)
-
-
-__all__ = ["Prepared", "prepare", "prompt_hashes", "train", "train_prompts"]

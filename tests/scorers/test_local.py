@@ -1,0 +1,218 @@
+"""The local scorer keeps the protocol's laws whatever is thrown at it at once, and knows what it is (its fingerprint)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import assay
+from assay.errors import ArtifactError
+from assay.models.artifact import read_description, save_artifact, write_description
+from assay.records import Completion
+from assay.scorers.base import check_scorer, margins, prefer, sigmoid
+from assay.scorers.calibrate import Calibrated, fit_calibration
+from assay.scorers.load import artifact_path, load
+from assay.scorers.local import LocalScorer, load_local
+from tiny import tiny_model, tiny_renderer, toy_pairs
+
+KINDS = ("llama", "qwen", "gemma")
+
+
+def scorer_of(kind: str = "llama", *, can_branch: bool = True, max_tokens: int | None = 300, **settings) -> LocalScorer:
+    model = tiny_model(kind)
+    model.backbone.can_branch = can_branch
+    return LocalScorer(model, tiny_renderer(**settings), identity=kind, max_tokens=max_tokens)
+
+
+def mixed_forms() -> list[Completion]:
+    egg = [("user", "How do I boil an egg?")]
+    talk = [("system", "Be kind."), ("user", "What is two and two?"), ("assistant", "It is four."), ("user", "Not five?")]
+    return [
+        Completion(messages=egg, response="Put it in water.", id="a"),
+        Completion(messages=egg, response="Put it in water. " * 3, id="b"),
+        Completion(messages=talk, response="No, four.", id="c"),
+        Completion(text="User: What is two and two? Assistant: four<|im_end|>", id="d"),
+        Completion(token_ids=(1, 50, 60, 70, 2), id="e"),
+        Completion(messages=egg, response="", id="empty"),
+        Completion(messages=egg, response="the quick brown fox " * 30, id="overlong"),
+        Completion(token_ids=(1, 399, 100_000), id="outside"),
+        Completion(messages=egg, response="Put it in water.", id="a again"),
+        Completion(text="", id="no text"),
+    ]
+
+
+def many_completions() -> list[Completion]:
+    """300 answers to 40 prompts: lengths from one word to some hundred tokens, the same answer under several prompts."""
+    words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "please", "tell", "me", "story"]
+    draw = np.random.default_rng(0)
+    return [
+        Completion(messages=f"What is {i % 40}?", response=" ".join(draw.choice(words, int(draw.integers(1, 40)))), id=str(i))
+        for i in range(300)
+    ]
+
+
+@pytest.mark.parametrize("overlong", ["keep_end", "set_aside"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_laws_hold_for_mixed_forms(kind, overlong):
+    scorer = scorer_of(kind, max_length=64, overlong=overlong)
+    check_scorer(scorer, mixed_forms())
+    rewards = scorer.score(mixed_forms())
+    assert rewards.error is not None
+    failed = {item.id: error for item, error in zip(mixed_forms(), rewards.error, strict=True) if error}
+    expected = {"empty", "outside", "no text"} | ({"overlong"} if overlong == "set_aside" else set())
+    assert failed.keys() == expected
+    assert "the response is empty" in failed["empty"]
+    assert "vocabulary is 0.." in failed["outside"]
+    assert overlong == "keep_end" or "more than max_length 64" in failed["overlong"]
+    assert rewards.value[0] == pytest.approx(rewards.value[8], abs=scorer.tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_laws_hold_for_a_backbone_that_cannot_branch(kind):
+    scorer = scorer_of(kind, can_branch=False, max_length=64)
+    check_scorer(scorer, mixed_forms())
+    shared = scorer_of(kind, max_length=64).score(mixed_forms())
+    np.testing.assert_allclose(scorer.score(mixed_forms()).value, shared.value, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_three_hundred_answers_in_any_order_score_as_one_by_one(kind):
+    scorer, completions = scorer_of(kind, max_tokens=700), many_completions()
+    alone = np.concatenate([scorer.score([completion]).value for completion in completions])
+    assert np.isfinite(alone).all()
+    assert alone.std() > 0.1
+    for seed in (0, 1):
+        order = np.random.default_rng(seed).permutation(300)
+        together = scorer.score([completions[i] for i in order]).value
+        np.testing.assert_allclose(together, alone[order], atol=scorer.tolerance)
+
+
+def test_the_token_budget_changes_no_score_even_below_one_answer():
+    completions = many_completions()[:60]
+    wide = scorer_of(max_tokens=100_000).score(completions).value
+    for budget in (1, 40, 333):
+        np.testing.assert_allclose(scorer_of(max_tokens=budget).score(completions).value, wide, atol=1e-4)
+
+
+def test_scores_are_the_head_over_the_last_token_of_the_sequence_alone():
+    scorer = scorer_of()
+    completion = Completion(messages="What is two and two?", response="It is four.")
+    (rendered,) = scorer.renderer.render([completion])
+    with torch.no_grad():
+        hidden = scorer.model.backbone.model(input_ids=torch.from_numpy(rendered.tokens).long()[None]).last_hidden_state
+        expected = scorer.model.head(hidden[0, -1]).item()
+    assert scorer.score([completion]).value[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_reward_that_is_not_finite_is_a_failure_with_a_reason():
+    scorer = scorer_of()
+    with torch.no_grad():
+        scorer.model.head.weight.fill_(math.inf)
+    rewards = scorer.score(mixed_forms()[:2])
+    assert np.isnan(rewards.value).all()
+    assert rewards.error == ("the model gave a reward that is not finite",) * 2
+
+
+def test_a_model_of_several_heads_is_refused():
+    with pytest.raises(ValueError, match="has one head, this model has 3"):
+        LocalScorer(tiny_model(num_members=3), tiny_renderer(), identity="x")
+
+
+# From a directory
+
+
+@pytest.fixture
+def artifact(tmp_path) -> Path:
+    save_artifact(tiny_model("llama"), tiny_renderer(max_length=128), tmp_path / "run" / "artifact", {"title": "tiny"})
+    return tmp_path / "run" / "artifact"
+
+
+def calibrate(path: Path) -> None:
+    scorer = load_local(path, dtype="float32", device="cpu")
+    calibration = fit_calibration(margins(scorer, toy_pairs(60)), split="by hand")
+    write_description(path, {**read_description(path), "calibration": calibration.to_json()})
+
+
+def files(path: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.iterdir()}
+
+
+def test_a_run_directory_and_its_artifact_load_to_the_same_scorer(artifact):
+    before = files(artifact)
+    from_run, from_artifact = (assay.load(path, dtype="float32") for path in (artifact.parent, artifact))
+    assert isinstance(from_run, LocalScorer)
+    assert from_run.fingerprint == from_artifact.fingerprint
+    assert from_run.renderer.max_length == 128
+    completions = many_completions()[:20]
+    np.testing.assert_array_equal(from_run.score(completions).value, from_artifact.score(completions).value)
+    np.testing.assert_allclose(from_run.score(completions).value, scorer_of().score(completions).value, atol=1e-5)
+    assert files(artifact) == before
+    assert artifact_path(str(artifact.parent)) == artifact_path(artifact) == artifact
+
+
+def test_the_fingerprint_changes_with_dtype_and_weights_and_not_with_a_calibration(artifact, tmp_path):
+    plain = load_local(artifact, dtype="float32").fingerprint
+    assert load_local(artifact, dtype="float32", max_tokens=77).fingerprint == plain
+    assert load_local(artifact, dtype="bfloat16").fingerprint != plain
+    calibrate(artifact)
+    assert load_local(artifact, dtype="float32").fingerprint == plain
+    others = {
+        "weights": (tiny_model("llama", seed=1), tiny_renderer(max_length=128)),
+        "length": (tiny_model("llama"), tiny_renderer(max_length=127)),
+        "policy": (tiny_model("llama"), tiny_renderer(max_length=128, overlong="set_aside")),
+        "template": (
+            tiny_model("llama"),
+            tiny_renderer("{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}", max_length=128),
+        ),
+    }
+    prints = {plain}
+    for name, (model, renderer) in others.items():
+        save_artifact(model, renderer, tmp_path / name, {})
+        prints.add(load_local(tmp_path / name, dtype="float32").fingerprint)
+    assert len(prints) == 5
+
+
+def test_calibrated_when_calibrated_with_the_raw_value_unchanged(artifact):
+    completions, pairs = many_completions()[:20], toy_pairs(5, first=500)
+    raw = assay.load(artifact, dtype="float32")
+    before, margins_P = raw.score(completions).value, margins(raw, pairs)
+    np.testing.assert_allclose(prefer(raw, pairs), sigmoid(margins_P))
+    calibrate(artifact)
+    calibrated = assay.load(artifact.parent, dtype="float32")
+    assert isinstance(calibrated, Calibrated)
+    np.testing.assert_array_equal(calibrated.score(completions).value, before)
+    assert calibrated.calibration.temperature != 1.0
+    np.testing.assert_allclose(prefer(calibrated, pairs), sigmoid(margins_P / calibrated.calibration.temperature), atol=1e-6)
+    check_scorer(calibrated, mixed_forms())
+    assert calibrated.fingerprint != raw.fingerprint
+
+
+def test_bfloat16_keeps_the_head_in_float32_and_within_the_stated_tolerance(artifact):
+    scorer = load_local(artifact, dtype="bfloat16")
+    assert scorer.model.head.weight.dtype == torch.float32
+    assert next(scorer.model.backbone.parameters()).dtype == torch.bfloat16
+    check_scorer(scorer, mixed_forms())
+    value = scorer.score(many_completions()[:50]).value
+    assert not np.array_equal(value, torch.from_numpy(value).bfloat16().float().numpy())
+
+
+def test_a_path_that_is_neither_is_a_mistake_of_the_caller(tmp_path):
+    with pytest.raises(ValueError, match=r"neither an artifact .*reward\.json.* nor a run directory"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="neither an artifact"):
+        load(tmp_path / "missing")
+
+
+def test_an_artifact_without_its_head_is_not_given_a_random_one(artifact):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(artifact / "model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, artifact / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match="head"):
+        load(artifact)

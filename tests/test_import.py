@@ -1,0 +1,29 @@
+"""What importing loads, and the public surface."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import assay
+
+
+@pytest.mark.parametrize("module", ["assay", "assay.report.html", "assay.metrics", "assay.wire", "assay.data.pairs"])
+def test_importing_loads_no_torch(module):
+    script = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'sklearn', 'tokenizers'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_the_public_surface_is_sorted_and_every_name_resolves():
+    assert assay.__all__ == sorted(set(assay.__all__))
+    assert all(getattr(assay, name) is not None for name in assay.__all__)
+    assert set(assay.__all__) < set(dir(assay))
+    assert assay.__version__
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'assay' has no attribute 'reward'"):
+        assay.reward  # noqa: B018

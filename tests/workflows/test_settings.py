@@ -1,0 +1,96 @@
+"""What is asked for is taken, what is derived says why, and what makes no sense is refused with the value and the fix."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from assay.models.device import token_budget
+from assay.workflows.settings import TrainConfig, derive, parse_params
+
+CPU = torch.device("cpu")
+
+
+def config(**settings) -> TrainConfig:
+    return TrainConfig(**{"data": ("pairs.jsonl",), "base": "org/name", "out": Path("run"), **settings})
+
+
+@pytest.mark.parametrize(("text", "parsed"), [("full", ("full", 0)), ("head", ("head", 0)), ("blocks:3", ("blocks", 3))])
+def test_params(text, parsed):
+    assert parse_params(text) == parsed
+
+
+@pytest.mark.parametrize(
+    "text", ["", "lora", "blocks", "blocks:", "blocks:0", "blocks:-1", "blocks:2.5", "full:2", "head:1", "Full"]
+)
+def test_bad_params_name_the_three_forms(text):
+    with pytest.raises(ValueError, match=r"--params .* use full, head, or blocks:K with K >= 1") as caught:
+        config(params=text)
+    assert repr(text) in str(caught.value)
+
+
+BAD = [
+    ({"epochs": 0}, "--epochs 0"),
+    ({"batch_pairs": -1}, "--batch-pairs -1"),
+    ({"batch_tokens": 0}, "--batch-tokens 0"),
+    ({"limit": 0}, "--limit 0"),
+    ({"depth": 0}, "--depth 0"),
+    ({"checkpoint_every": 0}, "--checkpoint-every 0"),
+    ({"calibration": 0.0}, "--calibration 0.0"),
+    ({"calibration": 0.5, "test": 0.5}, "--calibration 0.5 and --test 0.5"),
+    ({"test": -0.1}, "--test -0.1"),
+    ({"learning_rate": 0.0}, "--learning-rate 0.0"),
+    ({"learning_rate": math.nan}, "--learning-rate nan"),
+    ({"data": ()}, "--data names no file"),
+]
+
+
+@pytest.mark.parametrize(("settings", "named"), BAD, ids=[named for _, named in BAD])
+def test_a_setting_that_makes_no_sense_is_named(settings, named):
+    with pytest.raises(ValueError, match=named):
+        config(**settings)
+
+
+@pytest.mark.parametrize("params", ["full", "head", "blocks:2"])
+def test_every_derived_value_has_its_reason_and_every_given_one_none(params):
+    derived = derive(config(params=params), 1000, CPU)
+    assert derived.reasons.keys() == {"learning_rate", "batch_pairs", "epochs"}
+    assert all(derived.reasons.values())
+    given = derive(config(params=params, epochs=7, batch_pairs=5, learning_rate=2e-3, batch_tokens=99), 1000, CPU)
+    assert given.reasons == {}
+    loop = given.loop
+    assert (loop.epochs, loop.batch_pairs, loop.learning_rate, loop.batch_tokens) == (7, 5, 2e-3, 99)
+
+
+def test_what_is_asked_for_reaches_the_loop():
+    loop = derive(config(seed=4, centring=0.5, use_margin=False, checkpoint_every=9), 100, CPU).loop
+    assert (loop.seed, loop.centring, loop.use_margin, loop.checkpoint_every) == (4, 0.5, False, 9)
+    assert loop.batch_tokens == token_budget(CPU)
+
+
+def test_the_head_learns_faster_than_the_backbone_and_alone_at_its_own_rate():
+    full, blocks, head = (derive(config(params=params), 1000, CPU).loop for params in ("full", "blocks:4", "head"))
+    assert full.learning_rate < blocks.learning_rate < head.learning_rate
+    for loop in (full, blocks):
+        assert loop.head_learning_rate == pytest.approx(10 * loop.learning_rate)
+    assert head.head_learning_rate == head.learning_rate
+
+
+@pytest.mark.parametrize(("num_pairs", "batch_pairs"), [(10, 8), (80, 10), (256, 32), (1_000_000, 32)])
+def test_few_pairs_make_small_steps(num_pairs, batch_pairs):
+    assert derive(config(), num_pairs, CPU).loop.batch_pairs == batch_pairs
+
+
+def test_a_long_run_is_not_logged_at_every_step():
+    assert derive(config(), 20_000, CPU).loop.log_every == 1
+    assert derive(config(), 20_001, CPU).loop.log_every == 10
+
+
+def test_a_configuration_is_frozen_and_has_few_fields():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config().seed = 3
+    assert len(dataclasses.fields(TrainConfig)) <= 25

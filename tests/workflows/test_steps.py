@@ -1,0 +1,286 @@
+"""Calibrate, evaluate, score a file, report: each on files alone, none on what the model was trained on."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import assay
+from assay.data.pairs import write_pairs
+from assay.data.split import split_of
+from assay.errors import DataError
+from assay.models.artifact import read_description, verify_digest
+from assay.scorers.base import margins, sigmoid
+from assay.scorers.calibrate import Calibrated
+from assay.wire import report_from_json
+from assay.workflows.steps import (
+    CHUNK,
+    CalibrateConfig,
+    EvaluateConfig,
+    ReportConfig,
+    ScoreConfig,
+    calibrate,
+    evaluate_model,
+    report_run,
+    run_config,
+    score_file,
+    slug,
+)
+from tiny import toy_pairs
+
+FLOAT32: dict[str, Any] = {"dtype": "float32", "device": "cpu"}
+
+
+@pytest.fixture
+def run(trained_run, tmp_path) -> Path:
+    """A copy of the finished run that a test may change; its checkpoints and cache are not needed."""
+    return Path(shutil.copytree(trained_run.path, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "cache")))
+
+
+@pytest.fixture
+def fresh(tmp_path) -> Path:
+    """50 pairs of prompts that the model never saw; every fifth label is swapped, so that a temperature can be fitted."""
+    pairs = [
+        replace(pair, chosen=pair.rejected, rejected=pair.chosen) if i % 5 == 0 else pair
+        for i, pair in enumerate(toy_pairs(50, first=500))
+    ]
+    write_pairs(tmp_path / "fresh.jsonl", pairs)
+    return tmp_path / "fresh.jsonl"
+
+
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def read_json_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# calibrate
+
+
+def test_calibrate_on_named_pairs_replaces_the_calibration_and_leaves_the_rewards(run, fresh):
+    before = assay.load(run, **FLOAT32)
+    completions = [completion for pair in toy_pairs(5, first=900) for completion in pair.completions()]
+    raw = before.score(completions).value
+    metric = calibrate(CalibrateConfig(model=run, data=str(fresh), **FLOAT32))
+    after = assay.load(run, **FLOAT32)
+    assert isinstance(after, Calibrated)
+    assert isinstance(before, Calibrated)
+    assert after.calibration.split == str(fresh)
+    assert after.calibration.num_pairs == metric.n_scored == 50
+    assert after.calibration.temperature == metric.value != before.calibration.temperature
+    assert metric.low < metric.value < metric.high
+    np.testing.assert_array_equal(after.score(completions).value, raw)
+    verify_digest(run / "artifact")
+    assert read_description(run / "artifact")["base_model"] == "tiny-base"  # the rest of the record is kept
+
+
+def test_the_fitted_temperature_is_the_best_there_is(run, fresh):
+    metric = calibrate(CalibrateConfig(model=run, data=str(fresh), **FLOAT32))
+    scorer = assay.load(run, **FLOAT32)
+    margins_P = margins(scorer, list(assay.read_pairs(fresh)))
+
+    def loss(temperature: float) -> float:
+        return float(-np.mean(np.log(sigmoid(margins_P / temperature))))
+
+    assert loss(metric.value) < min(loss(0.8 * metric.value), loss(1.25 * metric.value))
+
+
+def test_calibrate_without_data_takes_the_run_s_own_split(run):
+    metric = calibrate(CalibrateConfig(model=run, **FLOAT32))
+    assert metric.n == sum(split_of(pair.prompt, calibration=0.2, test=0.2) == "calibration" for pair in toy_pairs(240))
+
+
+def test_calibrate_says_no_error_bar_that_it_does_not_have(run, capsys):
+    calibrate(CalibrateConfig(model=run, **FLOAT32))  # every pair is ranked right: a prior sets the temperature
+    printed = capsys.readouterr().err
+    assert "temperature" in printed
+    assert "nan" not in printed
+    assert "note" in printed
+
+
+def test_calibrating_on_training_pairs_is_refused(run, trained_run):
+    with pytest.raises(DataError, match=r"prompts of .*toy.jsonl are also in the training set of"):
+        calibrate(CalibrateConfig(model=run, data=str(trained_run.data), **FLOAT32))
+
+
+def test_calibrating_on_a_handful_is_refused(run, fresh):
+    before = read_description(run / "artifact")
+    with pytest.raises(ValueError, match="5 scored pairs"):
+        calibrate(CalibrateConfig(model=run, data=str(fresh), limit=5, **FLOAT32))
+    assert read_description(run / "artifact") == before
+
+
+# evaluate
+
+
+def test_evaluate_named_pairs_is_kept_under_their_name(run, fresh):
+    report = evaluate_model(EvaluateConfig(model=run, data=str(fresh), **FLOAT32))
+    assert report.metric("accuracy").n == 50
+    assert report.metric("accuracy").value == pytest.approx(0.8, abs=0.05)
+    assert report.facts["data"] == str(fresh)
+    assert report.facts["model"] == read_description(run / "artifact")["fingerprint"]
+    assert report.facts["probabilities"] == "calibrated on calibration"
+    kept = report_from_json((run / "eval" / "fresh.json").read_text())
+    assert kept.metric("accuracy").value == report.metric("accuracy").value
+
+
+def test_evaluate_under_another_name_and_on_some_of_the_pairs(run, fresh):
+    report = evaluate_model(EvaluateConfig(model=run, data=str(fresh), name="my exam", limit=20, **FLOAT32))
+    assert report.metric("accuracy").n == 20
+    assert (run / "eval" / "my-exam.json").is_file()
+
+
+def test_evaluating_on_training_pairs_is_refused(run, trained_run):
+    with pytest.raises(DataError, match=r"prompts of .*toy.jsonl are also in the training set of"):
+        evaluate_model(EvaluateConfig(model=run, data=str(trained_run.data), **FLOAT32))
+
+
+def test_an_artifact_alone_remembers_what_it_was_trained_on(run, trained_run, tmp_path, fresh):
+    artifact = shutil.copytree(run / "artifact", tmp_path / "alone")
+    with pytest.raises(DataError, match="also in the training set"):
+        evaluate_model(EvaluateConfig(model=artifact, data=str(trained_run.data), **FLOAT32))
+    with pytest.raises(ValueError, match="is no run directory, so its splits are not known: give --data"):
+        evaluate_model(EvaluateConfig(model=artifact, **FLOAT32))
+    evaluate_model(EvaluateConfig(model=artifact, data=str(fresh), **FLOAT32))
+    assert (artifact / "eval" / "fresh.json").is_file()
+
+
+def test_the_same_evaluation_twice_gives_the_same_report(run, fresh):
+    config = EvaluateConfig(model=run, data=str(fresh), **FLOAT32)
+    evaluate_model(config)
+    first = (run / "eval" / "fresh.json").read_bytes()
+    evaluate_model(config)
+    assert (run / "eval" / "fresh.json").read_bytes() == first
+
+
+# score
+
+
+ROWS: list[Any] = [
+    {"id": "good", "prompt": "Tell me about egg 1", "response": "It is water over the dog."},
+    "this is not json",
+    {"prompt": "Tell me about egg 2", "response": "It is lazy over the dog."},
+    {"prompt": "Tell me about egg 2", "response": ""},
+    {"messages": [{"role": "user", "content": "egg"}, {"role": "assistant", "content": "water"}]},
+    {"prompt": 5, "response": "It is water."},
+    {"text": "User: egg Assistant: water<|im_end|>"},
+    {"token_ids": [1, 60, 70, 2]},
+    {"token_ids": [1, 60, 999_999]},
+]
+BAD_ROWS = {2: "line 2: not JSON", 4: "the response is empty", 6: "line 6: ", 9: "the vocabulary is"}
+
+
+def test_score_jsonl_keeps_the_order_and_says_why_a_row_has_no_reward(run, tmp_path):
+    source, output = write_rows(tmp_path / "in.jsonl", ROWS), tmp_path / "deep" / "out.jsonl"
+    assert score_file(ScoreConfig(model=run, input=str(source), output=output, **FLOAT32)) == (9, 4)
+    rows = read_json_rows(output)
+    assert [row["row"] for row in rows] == list(range(1, 10))
+    assert rows[0]["id"] == "good"
+    for row in rows:
+        if row["row"] in BAD_ROWS:
+            assert row["value"] is None
+            assert BAD_ROWS[row["row"]] in row["error"]
+        else:
+            assert math.isfinite(row["value"])
+            assert "error" not in row
+    completion = assay.Completion(messages="Tell me about egg 1", response="It is water over the dog.")
+    assert rows[0]["value"] == pytest.approx(float(assay.load(run, **FLOAT32).score([completion]).value[0]), abs=1e-4)
+    assert rows[0]["value"] > rows[2]["value"]
+    assert [file.name for file in output.parent.iterdir()] == ["out.jsonl"]
+
+
+def test_score_parquet_in_and_out(run, tmp_path):
+    table = pa.table({"prompt": ["egg 1", "egg 2", None], "response": ["water", None, "lazy"], "id": ["a", "b", "c"]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    output = tmp_path / "out.parquet"
+    assert score_file(ScoreConfig(model=run, input=str(tmp_path / "in.parquet"), output=output, **FLOAT32)) == (3, 2)
+    scored = pq.read_table(output)
+    assert scored.schema.names == ["row", "id", "value", "error"]
+    assert scored.schema.field("value").type == pa.float32()
+    rows = scored.to_pylist()
+    assert [row["row"] for row in rows] == [1, 2, 3]
+    assert math.isfinite(rows[0]["value"])
+    assert rows[0]["error"] is None
+    assert all(row["value"] is None and row["error"] for row in rows[1:])
+
+
+def test_score_streams_in_chunks_that_change_nothing(run, tmp_path):
+    rows = [{"prompt": f"egg {i % 7}", "response": "water " * (1 + i % 5), "id": f"{i}"} for i in range(CHUNK + 30)]
+    rows[CHUNK - 1] = {"prompt": "egg", "response": " "}
+    output = tmp_path / "out.jsonl"
+    config = ScoreConfig(model=run, input=str(write_rows(tmp_path / "in.jsonl", rows)), output=output, **FLOAT32)
+    assert score_file(config) == (CHUNK + 30, 1)
+    scored = read_json_rows(output)
+    assert [row["row"] for row in scored] == list(range(1, CHUNK + 31))
+    by_text: dict[tuple[str, str], list[float]] = {}
+    for row, score in zip(rows, scored, strict=True):
+        if score["value"] is not None:
+            by_text.setdefault((row["prompt"], row["response"]), []).append(score["value"])
+    assert len(by_text) == 35
+    for values in by_text.values():
+        assert max(values) - min(values) < 1e-4
+
+
+def test_score_refuses_what_it_cannot_write_or_read_and_leaves_nothing(run, tmp_path):
+    source = str(write_rows(tmp_path / "in.jsonl", ROWS))
+    with pytest.raises(ValueError, match=r"--output .*out\.csv: rewards are written as \.jsonl or \.parquet"):
+        score_file(ScoreConfig(model=run, input=source, output=tmp_path / "out.csv", **FLOAT32))
+    with pytest.raises(DataError, match="does not exist"):
+        score_file(ScoreConfig(model=run, input="missing.jsonl", output=tmp_path / "out.jsonl", **FLOAT32))
+    unknown = str(write_rows(tmp_path / "unknown.jsonl", [{"question": "a", "reply": "b"}]))
+    with pytest.raises(DataError, match=r"no completion in the columns question, reply\. Accepted: prompt"):
+        score_file(ScoreConfig(model=run, input=unknown, output=tmp_path / "out.jsonl", **FLOAT32))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.jsonl", "run", "unknown.jsonl"]
+
+
+def test_an_earlier_output_survives_a_failed_scoring(run, tmp_path):
+    (tmp_path / "out.jsonl").write_text("kept")
+    unknown = str(write_rows(tmp_path / "unknown.jsonl", [{"question": "a", "reply": "b"}]))
+    with pytest.raises(DataError):
+        score_file(ScoreConfig(model=run, input=unknown, output=tmp_path / "out.jsonl", **FLOAT32))
+    assert (tmp_path / "out.jsonl").read_text() == "kept"
+
+
+# report
+
+
+def test_report_takes_up_what_was_found_since(run, fresh):
+    before = (run / "report.html").read_text()
+    assert "fresh.jsonl" not in before
+    evaluate_model(EvaluateConfig(model=run, data=str(fresh), **FLOAT32))
+    assert report_run(ReportConfig(run=run)) == run / "report.html"
+    assert "fresh.jsonl" in (run / "report.html").read_text()
+    assert "fresh.jsonl" in (run / "artifact" / "README.md").read_text()
+    again = (run / "report.html").read_bytes()
+    report_run(ReportConfig(run=run))
+    assert (run / "report.html").read_bytes() == again
+
+
+def test_report_of_a_directory_without_evaluations_says_what_to_run(tmp_path):
+    with pytest.raises(ValueError, match="holds no eval/ directory: run assay train or assay evaluate first"):
+        report_run(ReportConfig(run=tmp_path))
+
+
+def test_run_config_comes_back_as_it_was(trained_run):
+    config = run_config(trained_run.path)
+    assert (config.calibration, config.test, config.learning_rate, config.dtype) == (0.2, 0.2, 1e-3, "float32")
+    assert config.base == str(trained_run.base)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("a/b/exam.jsonl", "exam"), ("hub:org/name", "name"), ("my exam", "my-exam"), ("..", "data")]
+)
+def test_slug(name, file):
+    assert slug(name) == file
