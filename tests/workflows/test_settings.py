@@ -57,40 +57,48 @@ def test_a_setting_that_makes_no_sense_is_named(settings, named):
 
 @pytest.mark.parametrize("params", ["full", "head", "blocks:2"])
 def test_every_derived_value_has_its_reason_and_every_given_one_none(params):
-    derived = derive(config(params=params), 1000, CPU)
+    derived = derive(config(params=params), 1000, 576, CPU)
     assert derived.reasons.keys() == {"learning_rate", "batch_pairs", "epochs"}
     assert all(derived.reasons.values())
-    given = derive(config(params=params, epochs=7, batch_pairs=5, learning_rate=2e-3, batch_tokens=99), 1000, CPU)
+    given = derive(config(params=params, epochs=7, batch_pairs=5, learning_rate=2e-3, batch_tokens=99), 1000, 576, CPU)
     assert given.reasons == {}
     loop = given.loop
     assert (loop.epochs, loop.batch_pairs, loop.learning_rate, loop.batch_tokens) == (7, 5, 2e-3, 99)
 
 
 def test_what_is_asked_for_reaches_the_loop():
-    loop = derive(config(seed=4, centring=0.5, use_margin=False, checkpoint_every=9), 100, CPU).loop
+    loop = derive(config(seed=4, centring=0.5, use_margin=False, checkpoint_every=9), 100, 576, CPU).loop
     assert (loop.seed, loop.centring, loop.use_margin, loop.checkpoint_every) == (4, 0.5, False, 9)
     assert loop.batch_tokens == token_budget(CPU)
 
 
 def test_the_head_learns_faster_than_the_backbone_and_alone_at_its_own_rate():
-    full, blocks, head = (derive(config(params=params), 1000, CPU).loop for params in ("full", "blocks:4", "head"))
+    full, blocks, head = (derive(config(params=params), 1000, 576, CPU).loop for params in ("full", "blocks:4", "head"))
     assert full.learning_rate < blocks.learning_rate < head.learning_rate
     for loop in (full, blocks):
         assert loop.head_learning_rate == pytest.approx(10 * loop.learning_rate)
     assert head.head_learning_rate == head.learning_rate
 
 
-@pytest.mark.parametrize(("num_pairs", "batch_pairs"), [(10, 8), (80, 10), (256, 32), (1_000_000, 32)])
+@pytest.mark.parametrize(("num_pairs", "batch_pairs"), [(10, 8), (300, 10), (960, 32), (1_000_000, 32)])
 def test_few_pairs_make_small_steps(num_pairs, batch_pairs):
-    assert derive(config(), num_pairs, CPU).loop.batch_pairs == batch_pairs
+    assert derive(config(), num_pairs, 576, CPU).loop.batch_pairs == batch_pairs
 
 
 def test_a_long_run_is_not_logged_at_every_step():
-    assert derive(config(), 20_000, CPU).loop.log_every == 1
-    assert derive(config(), 20_001, CPU).loop.log_every == 10
+    assert derive(config(), 20_000, 576, CPU).loop.log_every == 1
+    assert derive(config(), 20_001, 576, CPU).loop.log_every == 10
 
 
 def test_a_configuration_is_frozen_and_has_few_fields():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config().seed = 3
     assert len(dataclasses.fields(TrainConfig)) <= 25
+
+
+def test_wider_bases_get_smaller_rates_but_the_head_alone_does_not():
+    rates = {width: derive(config(params="blocks:2"), 1000, width, CPU).loop.learning_rate for width in (64, 576, 1152, 4608)}
+    assert rates[64] == rates[576] == pytest.approx(2e-4)
+    assert rates[1152] == pytest.approx(1e-4)
+    assert rates[4608] == pytest.approx(2.5e-5)
+    assert derive(config(params="head"), 1000, 4608, CPU).loop.learning_rate == pytest.approx(3e-3)

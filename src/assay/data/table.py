@@ -27,7 +27,7 @@ _SCHEMA = pa.schema(
         ("margin", pa.float32()),
         ("weight", pa.float32()),
         ("prompt", pa.uint64()),
-        ("split", pa.string()),
+        ("split", pa.int8()),
     ]
 )
 
@@ -61,20 +61,19 @@ class PairTable:
     """N tokenised pairs in a memory-mapped Arrow file.
 
     preference, margin (NaN: none), weight: (N,) float32; prompt: (N,) uint64 prompt hashes; lengths: (N, 2) int32 tokens of chosen
-    and rejected; split: (N,) names of the splits. `table[i]` is a TokenPair read from disk. fingerprint: digest
-    of the content.
+    and rejected. `table[i]` is a TokenPair read from disk. fingerprint: digest of the content.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._batches = _record_batches(path)
-            self.fingerprint = json.loads(path.with_suffix(".json").read_text())["fingerprint"]
-        except (OSError, pa.ArrowInvalid, json.JSONDecodeError) as error:
+            note = json.loads(path.with_suffix(".json").read_text())
+            self.fingerprint, self._splits = note["fingerprint"], note["splits"]
+        except (OSError, pa.ArrowInvalid, json.JSONDecodeError, KeyError) as error:
             raise DataError(f"{path} is not a token table ({error}): delete it, it is made again") from error
         columns = {name: self._column(name) for name in ("preference", "margin", "weight", "prompt", "split")}
-        self.preference, self.margin, self.weight, self.prompt, split = columns.values()
-        self.split = split.astype(str)
+        self.preference, self.margin, self.weight, self.prompt, self._split = columns.values()
         self.lengths = np.stack([self._lengths(side) for side in _SIDES], axis=1)
 
     def __len__(self) -> int:
@@ -88,7 +87,7 @@ class PairTable:
 
     def rows(self, split: str) -> np.ndarray:
         """The rows of one split, ascending."""
-        return np.flatnonzero(self.split == split)
+        return np.flatnonzero(self._split == self._splits.index(split)) if split in self._splits else np.empty(0, np.int64)
 
     def groups(self, row: int, *, share: bool) -> list[Group]:
         """The pair as one group with a shared prompt, or as two lone sequences."""
@@ -117,6 +116,7 @@ def build_table(
     A pair of which either answer cannot be rendered is set aside and counted. Raises DataError when no pair is left.
     """
     count, digest = RenderCount(), hashlib.sha256()
+    splits: list[str] = []
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_suffix(".tmp")
     with pa.OSFile(str(work), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
@@ -124,11 +124,15 @@ def build_table(
             for row in rows:
                 digest.update(np.asarray(row["chosen"]).tobytes() + b"|" + np.asarray(row["rejected"]).tobytes())
                 digest.update(repr((row["preference"], row["margin"], row["weight"], row["split"])).encode())
+                if row["split"] not in splits:
+                    splits.append(row["split"])
+                row["split"] = splits.index(row["split"])
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
     if not count.num_pairs:
         work.unlink()
         raise DataError(f"no pair is left to train on: {count.summary()}")
-    path.with_suffix(".json").write_text(json.dumps({"fingerprint": digest.hexdigest()[:32], "num_pairs": count.num_pairs}))
+    note = {"fingerprint": digest.hexdigest()[:32], "num_pairs": count.num_pairs, "splits": splits}
+    path.with_suffix(".json").write_text(json.dumps(note))
     work.replace(path)
     return PairTable(path), count
 

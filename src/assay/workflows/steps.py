@@ -174,6 +174,9 @@ def report_run(config: ReportConfig) -> Path:
     path = artifact_path(directory)
     description = read_description(path)
     (path / "README.md").write_text(render_card(description, reports), encoding="utf-8")
+    for file, report in zip(files, reports, strict=True):
+        if path != directory:  # the figures travel with the model, the rows of the data do not
+            write_report(path, file.stem, replace(report, examples=()))
     page = directory / "report.html"
     write_html(page, reports, str(description.get("title", directory.name)))
     return page

@@ -27,7 +27,7 @@ from assay.data.table import PairTable, build_table
 from assay.errors import DataError
 from assay.models.artifact import plain_scores, save_artifact
 from assay.models.backbone import Backbone, load_backbone, split_backbone
-from assay.models.bases import Base, resolve_base
+from assay.models.bases import Base, file_digest, resolve_base
 from assay.models.device import Compute, pick_compute
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import Finding, Metric, PreferencePair, Report, Table
@@ -72,6 +72,8 @@ def train(config: TrainConfig) -> Path:
 
     Raises ValueError for settings or data that cannot be used, TrainingError when the run has to stop.
     """
+    if not config.resume and not (config.out / "artifact").exists() and any((config.out / "checkpoints").glob("step-*")):
+        raise ValueError(f"{config.out} holds the checkpoints of an unfinished run: go on with --resume, or give another --out")
     return fit_and_save(prepare(config)).path
 
 
@@ -120,10 +122,17 @@ def _resume_note(checkpoints: Path) -> str:
     return f"from {resumed.path.name}{passed_over}"
 
 
-def prepare(config: TrainConfig, *, split: Callable[[PreferencePair], str] | None = None) -> Prepared:
-    """Everything before the loop, with what was found on the way printed. split: other splits than by hash of the prompt."""
+def prepare(
+    config: TrainConfig, *, split: Callable[[PreferencePair], str] | None = None, compute: Compute | None = None
+) -> Prepared:
+    """Everything before the loop, with what was found on the way printed.
+
+    split: other splits than by hash of the prompt. compute: what `pick_compute` gave, when that was asked before.
+    """
     torch.manual_seed(config.seed)
-    compute = pick_compute(config.device, config.dtype)
+    for stale in () if config.resume else (config.out / "eval").glob("*.json"):
+        stale.unlink()  # figures of an earlier model in the same directory
+    compute = compute or pick_compute(config.device, config.dtype)
     say(
         "computing",
         f"on {compute.device} in {str(compute.dtype).removeprefix('torch.')}: {compute.reason}; {torch.get_num_threads()} threads",
@@ -138,10 +147,10 @@ def prepare(config: TrainConfig, *, split: Callable[[PreferencePair], str] | Non
     config.out.mkdir(parents=True, exist_ok=True)
     table, data = read_table(config, renderer, split or (lambda pair: split_name(config, pair)))
     num_pairs = len(table.rows("train"))
-    derived = derive(config, num_pairs, compute.device)
-    for name, reason in derived.reasons.items():
-        say(name.replace("_", " "), f"{getattr(derived.loop, name)}: {reason}")
     backbone = load_backbone(base.path, depth=config.depth)
+    derived = derive(config, num_pairs, backbone.hidden_size, compute.device)
+    for name, reason in derived.reasons.items():
+        say(name.replace("_", " "), f"{getattr(derived.loop, name):g}: {reason}")
     if len(renderer.tokenizer) > backbone.model.get_input_embeddings().num_embeddings:
         backbone.model.resize_token_embeddings(len(renderer.tokenizer))
     saved_dtype, base_digest = next(backbone.parameters()).dtype, _weights_digest(backbone)
@@ -179,7 +188,8 @@ def read_table(
     data = []
     for name, reader in zip(config.data, readers, strict=True):
         say("read", f"{name}: {reader.summary()}")
-        data.append({"name": Path(name).name, "path": name, "num_pairs": reader.problems.num_pairs, "note": reader.summary()})
+        entry = {"name": Path(name).name, "num_pairs": reader.problems.num_pairs, "note": reader.summary()}
+        data.append(entry | ({"fingerprint": file_digest(Path(name))[:32]} if Path(name).is_file() else {}))
     say("rendered", count.summary())
     sizes = {name: len(table.rows(name)) for name in ("train", "calibration", "test")}
     say("split", ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + " pairs, by hash of the prompt")
@@ -188,7 +198,7 @@ def read_table(
             f"no pair is in the training split of {', '.join(config.data)}: give more prompts, or lower --calibration and --test"
         )
     if config.eval_data is not None:
-        hashes = np.unique(table.prompt[table.split == "train"])
+        hashes = np.unique(table.prompt)  # of the calibration split too
         pairs = read_pairs(config.eval_data, form=config.form, strict=config.strict)
         refuse_overlap(hashes, pairs, train_name=", ".join(config.data), eval_name=config.eval_data)
     return table, data
@@ -322,7 +332,7 @@ def save_run(prepared: Prepared, report: Report, extra: dict[str, Any] | None = 
         **(extra or {}),
     }
     save_artifact(prepared.whole, prepared.renderer, path, description, dtype=prepared.saved_dtype)
-    np.save(path / PROMPTS_FILE, np.unique(prepared.table.prompt[prepared.table.split == "train"]))
+    np.save(path / PROMPTS_FILE, np.unique(prepared.table.prompt[prepared.table.rows("train")]))
     difference, num_checked = reload_check(path, prepared)
     say("reload check", f"plain transformers differs by at most {difference:.1e} on {num_checked} answers, in float32")
     checked = Metric(
@@ -336,7 +346,7 @@ def split_sizes(table: PairTable) -> dict[str, dict[str, Any]]:
     """Number of pairs and fingerprint of the prompts of each split."""
     sizes = {}
     for name in ("train", "calibration", "test"):
-        prompts = np.unique(table.prompt[table.split == name])
+        prompts = np.unique(table.prompt[table.rows(name)])
         digest = hashlib.sha256(prompts.tobytes()).hexdigest()[:32]
         sizes[name] = {"num_pairs": len(table.rows(name)), "num_prompts": len(prompts), "fingerprint": digest}
     return sizes
