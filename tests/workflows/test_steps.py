@@ -22,6 +22,7 @@ from assay.models.artifact import read_description, verify_digest
 from assay.scorers.base import margins, sigmoid
 from assay.scorers.calibrate import Calibrated
 from assay.wire import report_from_json
+from assay.workflows.rundir import run_config
 from assay.workflows.steps import (
     CHUNK,
     CalibrateConfig,
@@ -31,7 +32,6 @@ from assay.workflows.steps import (
     calibrate,
     evaluate_model,
     report_run,
-    run_config,
     score_file,
     slug,
 )

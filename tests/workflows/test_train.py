@@ -23,9 +23,9 @@ from assay.records import PreferencePair
 from assay.scorers.calibrate import Calibrated
 from assay.wire import report_from_json
 from assay.workflows.run import train_all
+from assay.workflows.rundir import run_config, split_pairs, train_prompts
 from assay.workflows.settings import TrainConfig
-from assay.workflows.steps import run_config
-from assay.workflows.train import split_pairs, train, train_prompts
+from assay.workflows.train import train
 from tiny import save_tiny_base, toy_pairs
 
 

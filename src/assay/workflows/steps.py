@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,9 @@ from assay.scorers.base import Scorer, margins, sigmoid
 from assay.scorers.calibrate import Calibrated, fit_calibration
 from assay.scorers.load import artifact_path, load
 from assay.scorers.local import load_local
-from assay.wire import report_from_json, report_to_json, rewards_to_rows
-from assay.workflows.settings import TrainConfig
+from assay.wire import report_from_json, rewards_to_rows
+from assay.workflows.rundir import run_config, split_pairs, train_prompts, write_report
 from assay.workflows.show import progress, say
-from assay.workflows.train import split_pairs, train_prompts
 
 CHUNK = 512
 
@@ -180,25 +179,6 @@ def report_run(config: ReportConfig) -> Path:
     page = directory / "report.html"
     write_html(page, reports, str(description.get("title", directory.name)))
     return page
-
-
-def write_report(model: Path, name: str, report: Report) -> Path:
-    """Keep a report as JSON under eval/ of the run directory (or of the artifact, when that is all there is)."""
-    path = model / "eval" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report_to_json(report), encoding="utf-8")
-    return path
-
-
-def run_config(run: Path) -> TrainConfig:
-    """The configuration that a run directory was trained with. Raises ValueError when there is none."""
-    file = run / "config.json"
-    raw = json.loads(file.read_text()).get("config") if file.is_file() else None
-    if raw is None:  # an artifact's config.json is transformers' own
-        raise ValueError(f"{run} is no run directory, so its splits are not known: give --data")
-    names = {field.name for field in fields(TrainConfig)}
-    values = {name: value for name, value in raw.items() if name in names}
-    return TrainConfig(**{**values, "data": tuple(raw["data"]), "out": Path(raw["out"])})
 
 
 def score_margins(scorer: Scorer, pairs: list[PreferencePair], label: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from assay.data.pairs import PairReader, read_pairs
+from assay.data.pairs import read_pairs
 from assay.data.render import Renderer
-from assay.data.split import refuse_overlap, split_of
+from assay.data.split import refuse_overlap
 from assay.data.table import PairTable, build_table
 from assay.errors import DataError
+from assay.evaluation.evaluate import gap_finding
+from assay.metrics import cluster_bootstrap, is_right
 from assay.models.artifact import plain_scores, save_artifact
 from assay.models.backbone import Backbone, load_backbone, split_backbone
 from assay.models.bases import Base, file_digest, resolve_base
@@ -35,11 +37,11 @@ from assay.scorers.load import load
 from assay.train.batches import Source, StateSource, TokenSource, build_cache, final_states
 from assay.train.checkpoint import latest_checkpoint
 from assay.train.loop import fit, reward_pairs
+from assay.workflows.rundir import PROMPTS_FILE, split_name, split_pairs, write_report
 from assay.workflows.settings import Derived, TrainConfig, derive, parse_params
 from assay.workflows.show import console, progress, say
 
 MONITORED = 1000  # held-out pairs looked at after each epoch
-PROMPTS_FILE = "train_prompts.npy"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -204,22 +206,6 @@ def read_table(
     return table, data
 
 
-def split_name(config: TrainConfig, pair: PreferencePair) -> str:
-    """The split of a pair; with an evaluation set of its own there is no test split."""
-    test = 0.0 if config.eval_data is not None else config.test
-    return split_of(pair.prompt, seed=config.seed, calibration=config.calibration, test=test)
-
-
-def split_pairs(config: TrainConfig, split: str) -> Iterator[PreferencePair]:
-    """The pairs of one split, read again from the data."""
-    if split == "test" and config.eval_data is not None:
-        yield from read_pairs(config.eval_data, form=config.form, strict=config.strict)
-        return
-    for path in config.data:
-        reader: PairReader = read_pairs(path, form=config.form, limit=config.limit, strict=config.strict, seed=config.seed)
-        yield from (pair for pair in reader if split_name(config, pair) == split)
-
-
 def _trained_part(
     config: TrainConfig, derived: Derived, whole: RewardModel, table: PairTable, base_digest: str
 ) -> tuple[RewardModel, Source]:
@@ -276,8 +262,6 @@ def _computing(backbone: Backbone, dtype: torch.dtype) -> Backbone:
 
 def training_report(prepared: Prepared, rows: list[dict[str, Any]], train_rows: np.ndarray) -> Report:
     """The training curve, and accuracy on the training pairs (a sample of 2,000) against the calibration split."""
-    from assay.evaluation.evaluate import gap_finding
-    from assay.metrics import cluster_bootstrap, is_right
 
     def accuracy(name: str, chosen_rows: np.ndarray) -> Metric:
         table, note = prepared.table, "" if len(chosen_rows) else "no pairs"
@@ -309,8 +293,6 @@ def training_report(prepared: Prepared, rows: list[dict[str, Any]], train_rows: 
 
 def save_run(prepared: Prepared, report: Report, extra: dict[str, Any] | None = None) -> Saved:
     """Write the artifact and the training report, and check that plain transformers gives the same scores."""
-    from assay.workflows.steps import write_report
-
     config, loop = prepared.config, prepared.derived.loop
     path = config.out / "artifact"
     settings = {name: {"value": value, "reason": prepared.derived.reasons.get(name, "")} for name, value in asdict(loop).items()}
@@ -363,9 +345,3 @@ def reload_check(path: Path, prepared: Prepared, num_pairs: int = 8) -> tuple[fl
     ours = load(path, dtype="float32", device="cpu").score(completions).value
     theirs = plain_scores(path, completions).numpy()
     return float(np.nanmax(np.abs(ours - theirs))), len(completions)
-
-
-def train_prompts(path: Path) -> np.ndarray:
-    """Hashes of the prompts that an artifact was trained on; empty when the artifact does not say."""
-    file = path / PROMPTS_FILE
-    return np.load(file, allow_pickle=False) if file.is_file() else np.empty(0, np.uint64)
