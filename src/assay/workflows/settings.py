@@ -95,15 +95,16 @@ class _Defaults(NamedTuple):
     batch_pairs: int
     learning_rate: float
     head_factor: float
+    weight_decay: float
     why: str
 
 
 # Rates of the backbone hold at the width they were tried at and shrink as 1 / width for wider bases (Yang et al. 2022, section 3).
 TRIED_WIDTH = 576
 _BY_MODE = {
-    "full": _Defaults(1, 64, 5e-5, 10.0, "a quarter of what the last blocks take, and"),
-    "blocks": _Defaults(2, 32, 2e-4, 10.0, "the best of those tried on the starter set, and"),
-    "head": _Defaults(60, 64, 3e-3, 1.0, "a linear head over fixed states: many cheap epochs, held back by weight decay"),
+    "full": _Defaults(1, 64, 5e-5, 10.0, 0.01, "a quarter of what the last blocks take, and"),
+    "blocks": _Defaults(2, 32, 2e-4, 10.0, 0.01, "the best of those tried on the starter set, and"),
+    "head": _Defaults(30, 64, 3e-3, 1.0, 1.0, "a linear head over fixed states: many cheap epochs, held back by weight decay"),
 }
 _BATCH_WHY = "below the usual 128 of supervised fine-tuning: small preference sets need the steps (at least 30 an epoch)"
 
@@ -151,7 +152,7 @@ def derive(config: TrainConfig, num_pairs: int, hidden_size: int, device: torch.
         use_margin=config.use_margin,
         seed=config.seed,
         batch_tokens=config.batch_tokens or token_budget(device),
-        weight_decay=0.1 if mode == "head" else 0.01,
+        weight_decay=default.weight_decay,
         checkpoint_every=config.checkpoint_every,
         log_every=1 if num_pairs <= 20_000 else 10,
     )
