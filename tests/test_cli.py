@@ -67,7 +67,7 @@ def test_the_help_of_each_subcommand_fits_a_screen(name, capsys, monkeypatch):
 def test_switches_are_given_by_name_alone(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     text = in_process_help(capsys, "train")
-    for flag in ("--resume ", "--strict ", "--no-use-margin "):
+    for flag in ("--resume ", "--strict ", "--use-margin "):
         assert flag in text
     assert "{True,False}" not in text
 

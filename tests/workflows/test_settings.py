@@ -67,8 +67,8 @@ def test_every_derived_value_has_its_reason_and_every_given_one_none(params):
 
 
 def test_what_is_asked_for_reaches_the_loop():
-    loop = derive(config(seed=4, centring=0.5, use_margin=False, checkpoint_every=9), 100, 576, CPU).loop
-    assert (loop.seed, loop.centring, loop.use_margin, loop.checkpoint_every) == (4, 0.5, False, 9)
+    loop = derive(config(seed=4, centring=0.5, use_margin=True, checkpoint_every=9), 100, 576, CPU).loop
+    assert (loop.seed, loop.centring, loop.use_margin, loop.checkpoint_every) == (4, 0.5, True, 9)
     assert loop.batch_tokens == token_budget(CPU)
 
 

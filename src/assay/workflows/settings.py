@@ -48,8 +48,8 @@ class TrainConfig:
     """Longer ones: cut at the front, or set aside."""
     centring: float = 0.01
     """Coefficient that keeps each prompt's mean reward near zero."""
-    use_margin: bool = True
-    """Whether margins of the data enter the loss."""
+    use_margin: bool = False
+    """Margins of the data enter the loss, as logits (score differences on other scales do harm)."""
     calibration: float = 0.1
     """Share of prompts to calibrate on."""
     test: float = 0.1
