@@ -17,6 +17,7 @@ from assay import cli  # first: it sets OpenMP up before torch is loaded
 
 # isort: split
 import numpy as np
+import torch
 import tyro
 
 from assay.data.pairs import read_pairs
@@ -51,7 +52,7 @@ def main() -> int:
     cli.keep_freed_memory()
     config = tyro.cli(HumanConfig)
     base = config.base or packaged_base()
-    result: dict[str, object] = {"data": Path(config.data).parent.name, "base": Path(base).name, "cpu": platform.processor()}
+    result: dict[str, object] = {"data": Path(config.data).parent.name, "base": Path(base).name, "machine": machine()}
     result |= {"params": config.params, "depth": config.depth, "max_length": config.max_length, "seed": config.seed}
     with tempfile.TemporaryDirectory() as directory:
         if config.commands:
@@ -113,13 +114,23 @@ def run_folds(config: HumanConfig, base: str, out: Path) -> dict[str, object]:
     }
 
 
+def machine() -> str:
+    """The processor's name and the number of cores in use."""
+    names = [
+        line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+    ]
+    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+
+
 def figures(report: Report) -> dict[str, object]:
     names = [ACCURACY, *(m.name for m in report.metrics if m.name.startswith("accuracy:")), BRIER, ECE, EXPECTED_ECE]
     return {name: described(report.metric(name)) for name in names}
 
 
 def described(metric: Metric) -> dict[str, object]:
-    numbers = {name: round(getattr(metric, name), 4) for name in ("value", "low", "high") if np.isfinite(getattr(metric, name))}
+    numbers = {
+        name: float(f"{getattr(metric, name):.4g}") for name in ("value", "low", "high") if np.isfinite(getattr(metric, name))
+    }
     return {**numbers, "n_scored": metric.n_scored, "n": metric.n}
 
 
