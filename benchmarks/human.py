@@ -74,7 +74,7 @@ def run_commands(config: HumanConfig, base: str, out: Path) -> dict[str, object]
         ["train", *flags],
         ["calibrate", "--model", str(out)],
         ["evaluate", "--model", str(out)],
-        ["report", "--run", str(out)],
+        ["report", "--model", str(out)],
     ):
         began = time.perf_counter()
         status = cli.main(command)

@@ -129,7 +129,7 @@ def test_blocks_that_the_base_does_not_have_exit_with_2(tmp_path, base, capsys):
 def test_a_model_that_is_none_exits_with_2(tmp_path, capsys):
     assert main(["evaluate", "--model", str(tmp_path)]) == 2
     assert "neither an artifact" in printed(capsys)
-    assert main(["report", "--run", str(tmp_path)]) == 2
+    assert main(["report", "--model", str(tmp_path)]) == 2
     assert "run assay train or assay evaluate first" in printed(capsys)
 
 

@@ -19,7 +19,8 @@ from assay.errors import TrainingError
 from assay.models.backbone import split_backbone
 from assay.models.reward_model import RewardModel
 from assay.records import PreferencePair
-from assay.train.batches import StateSource, TokenSource, build_cache, cache_size, final_states, pair_batches
+from assay.train.batches import StateSource, TokenSource, pair_batches
+from assay.train.cache import build_cache, final_states
 from assay.train.loop import reward_pairs
 from tiny import tiny_model, tiny_renderer, toy_pairs
 
@@ -84,12 +85,14 @@ def test_cached_states_give_the_rewards_of_the_whole_model(table, tmp_path, can_
 
 
 @pytest.mark.parametrize("can_branch", [True, False])
-def test_final_states_give_the_rewards_of_the_whole_model(table, can_branch):
+def test_final_states_give_the_rewards_of_the_whole_model(table, can_branch, tmp_path):
     model = tiny_model("gemma")
     model.backbone.can_branch = can_branch
     seen: list[int] = []
-    states = final_states(model.backbone, table, max_tokens=300, on_answers=seen.append)
-    assert states.dtype == torch.float32
+    settings = {"identity": "a", "max_tokens": 300, "limit_bytes": GIGABYTE, "on_answers": seen.append}
+    states = final_states(model.backbone, table, tmp_path / "s.bin", **settings)
+    assert states.dtype == np.float32
+    assert (tmp_path / "s.bin").stat().st_size == states.nbytes == 2 * len(table) * 32 * 4
     assert sum(seen) == 2 * len(table)
     rows = np.arange(len(table))
     rewards = reward_pairs(model, StateSource(table=table, states_N2D=states), rows)
@@ -105,7 +108,8 @@ def test_a_bfloat16_cache_holds_what_the_trunk_computed_bit_by_bit(table, tmp_pa
     with torch.no_grad():
         direct = trunk(batch.packed)
     assert hidden.dtype == direct.dtype == torch.bfloat16
-    assert (tmp_path / "a.bin").stat().st_size == cache_size(table, 32, torch.bfloat16, share=True)[0]
+    num_tokens = sum(len(table.groups(row, share=True)[0].tokens) for row in range(len(table)))
+    assert (tmp_path / "a.bin").stat().st_size == num_tokens * 32 * 2
     torch.testing.assert_close(hidden, direct, atol=0.05, rtol=0.05)
 
 
@@ -183,7 +187,7 @@ from tiny import tiny_model, tiny_renderer, toy_pairs
 from assay.data.table import build_table
 from assay.errors import TrainingError
 from assay.models.backbone import split_backbone
-from assay.train.batches import build_cache
+from assay.train.cache import build_cache
 from assay.train.checkpoint import latest_checkpoint, save_checkpoint
 
 work = Path(sys.argv[1])

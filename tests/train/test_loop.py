@@ -17,7 +17,8 @@ from assay.errors import CheckpointError, TrainingError
 from assay.models.backbone import split_backbone
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import PreferencePair
-from assay.train.batches import Source, StateSource, TokenSource, build_cache, final_states
+from assay.train.batches import Source, StateSource, TokenSource
+from assay.train.cache import build_cache, final_states
 from assay.train.checkpoint import latest_checkpoint
 from assay.train.loop import LoopSettings, batch_loss, fit, pair_figures, reward_pairs, schedule, step_rows
 from tiny import tiny_model, tiny_renderer, toy_pairs
@@ -124,11 +125,11 @@ def test_a_backbone_that_cannot_branch_trains_with_the_same_losses(table, tmp_pa
     np.testing.assert_allclose(runs[0], runs[1], atol=1e-5, rtol=0)
 
 
-def test_a_head_over_stored_states_trains_as_over_the_frozen_backbone(table):
+def test_a_head_over_stored_states_trains_as_over_the_frozen_backbone(table, tmp_path):
     model = tiny_model("llama")
     model.backbone.requires_grad_(False)
     twin = copy.deepcopy(model)
-    states = final_states(model.backbone, table, max_tokens=300)
+    states = final_states(model.backbone, table, tmp_path / "s.bin", identity="", max_tokens=300, limit_bytes=10**9)
     stored = fit(model, StateSource(table=table, states_N2D=states), TRAIN, SETTINGS)
     direct = fit(twin, tokens(table), TRAIN, SETTINGS)
     np.testing.assert_allclose(losses(stored), losses(direct), atol=1e-5, rtol=0)
@@ -160,7 +161,7 @@ def test_a_step_s_loss_is_the_sum_over_its_pairs_by_their_number(table):
         difference = r_chosen - r_rejected - (pair.margin or 0.0)
         won, lost = math.log1p(math.exp(-difference)), math.log1p(math.exp(difference))
         nll = pair.preference * won + (1 - pair.preference) * lost
-        expected += pair.weight * nll + 0.1 * (r_chosen + r_rejected) ** 2
+        expected += pair.weight * (nll + 0.1 * (r_chosen + r_rejected) ** 2)
     loss, _ = gradient(model, tokens(table), rows, settings)
     assert loss == pytest.approx(expected / 13, abs=1e-5)
 
@@ -199,7 +200,8 @@ def test_frozen_parameters_are_bitwise_unchanged_and_trained_ones_change(table, 
         model, source = top_blocks(whole, table, 2, tmp_path / "a.bin")
     else:
         whole.backbone.requires_grad_(False)
-        model, source = whole, StateSource(table=table, states_N2D=final_states(whole.backbone, table, max_tokens=300))
+        states = final_states(whole.backbone, table, tmp_path / "s.bin", identity="", max_tokens=300, limit_bytes=10**9)
+        model, source = whole, StateSource(table=table, states_N2D=states)
     fit(model, source, TRAIN, SETTINGS)
     changed = {name for name, value in whole.state_dict().items() if not torch.equal(value, before[name])}
     trained = {

@@ -77,13 +77,28 @@ def test_calibrate_on_named_pairs_replaces_the_calibration_and_leaves_the_reward
     after = assay.load(run, **FLOAT32)
     assert isinstance(after, Calibrated)
     assert isinstance(before, Calibrated)
-    assert after.calibration.split == str(fresh)
+    assert after.calibration.split == fresh.name
     assert after.calibration.num_pairs == metric.n_scored == 50
     assert after.calibration.temperature == metric.value != before.calibration.temperature
     assert metric.low < metric.value < metric.high
     np.testing.assert_array_equal(after.score(completions).value, raw)
     verify_digest(run / "artifact")
     assert read_description(run / "artifact")["base_model"] == "tiny-base"  # the rest of the record is kept
+
+
+def test_evaluating_on_what_it_was_calibrated_on_is_said(run, fresh):
+    config = EvaluateConfig(model=run, data=str(fresh), **FLOAT32)
+    assert "prompts that it was calibrated on" not in {finding.name for finding in evaluate_model(config).findings}
+    calibrate(CalibrateConfig(model=run, data=str(fresh), **FLOAT32))
+    (finding,) = [f for f in evaluate_model(config).findings if f.name == "prompts that it was calibrated on"]
+    assert (finding.level, finding.value) == ("warn", 50)
+
+
+def test_figures_of_an_earlier_calibration_are_called_stale(run, fresh):
+    evaluate_model(EvaluateConfig(model=run, data=str(fresh), **FLOAT32))
+    assert "stale figures" not in report_run(ReportConfig(model=run)).read_text()
+    calibrate(CalibrateConfig(model=run, data=str(fresh), **FLOAT32))
+    assert "stale figures" in report_run(ReportConfig(model=run)).read_text()
 
 
 def test_the_fitted_temperature_is_the_best_there_is(run, fresh):
@@ -129,7 +144,7 @@ def test_evaluate_named_pairs_is_kept_under_their_name(run, fresh):
     report = evaluate_model(EvaluateConfig(model=run, data=str(fresh), **FLOAT32))
     assert report.metric("accuracy").n == 50
     assert report.metric("accuracy").value == pytest.approx(0.8, abs=0.05)
-    assert report.facts["data"] == str(fresh)
+    assert report.facts["data"] == fresh.name
     assert report.facts["model"] == read_description(run / "artifact")["fingerprint"]
     assert report.facts["probabilities"] == "calibrated on calibration"
     kept = report_from_json((run / "eval" / "fresh.json").read_text())
@@ -260,17 +275,17 @@ def test_report_takes_up_what_was_found_since(run, fresh):
     before = (run / "report.html").read_text()
     assert "fresh.jsonl" not in before
     evaluate_model(EvaluateConfig(model=run, data=str(fresh), **FLOAT32))
-    assert report_run(ReportConfig(run=run)) == run / "report.html"
+    assert report_run(ReportConfig(model=run)) == run / "report.html"
     assert "fresh.jsonl" in (run / "report.html").read_text()
     assert "fresh.jsonl" in (run / "artifact" / "README.md").read_text()
     again = (run / "report.html").read_bytes()
-    report_run(ReportConfig(run=run))
+    report_run(ReportConfig(model=run))
     assert (run / "report.html").read_bytes() == again
 
 
 def test_report_of_a_directory_without_evaluations_says_what_to_run(tmp_path):
     with pytest.raises(ValueError, match="holds no eval/ directory: run assay train or assay evaluate first"):
-        report_run(ReportConfig(run=tmp_path))
+        report_run(ReportConfig(model=tmp_path))
 
 
 def test_run_config_comes_back_as_it_was(trained_run):
@@ -280,7 +295,16 @@ def test_run_config_comes_back_as_it_was(trained_run):
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), [("a/b/exam.jsonl", "exam"), ("hub:org/name", "name"), ("my exam", "my-exam"), ("..", "data")]
+    ("name", "file"),
+    [
+        ("a/b/exam.jsonl", "exam"),
+        ("a/v1.2-x.jsonl.gz", "v1.2-x"),
+        ("hh/pairs.jsonl.gz", "hh-pairs"),
+        ("test.jsonl", "data-test"),
+        ("hub:org/name", "org-name"),
+        ("my exam", "my-exam"),
+        ("", "data"),
+    ],
 )
 def test_slug(name, file):
     assert slug(name) == file

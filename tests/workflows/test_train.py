@@ -13,19 +13,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 import assay
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.split import prompt_hashes, split_of
 from assay.errors import DataError, TrainingError
-from assay.models.artifact import plain_scores, verify_digest
+from assay.models.artifact import PROMPTS_FILE, plain_scores, verify_digest
 from assay.records import PreferencePair
 from assay.scorers.calibrate import Calibrated
 from assay.wire import report_from_json
 from assay.workflows.run import train_all
-from assay.workflows.rundir import run_config, split_pairs, train_prompts
+from assay.workflows.rundir import prompt_file, run_config, split_pairs
 from assay.workflows.settings import TrainConfig
-from assay.workflows.train import train
+from assay.workflows.train import prepare, train
 from tiny import save_tiny_base, toy_pairs
 
 
@@ -115,7 +116,7 @@ def test_the_record_says_what_the_run_stood_on(trained_run):
     assert record["versions"]["torch"] == torch.__version__
     train_pairs = [pair for pair in toy_pairs(240) if split_of(pair.prompt, calibration=0.2, test=0.2) == "train"]
     assert record["splits"]["train"]["num_pairs"] == len(train_pairs)
-    np.testing.assert_array_equal(train_prompts(trained_run.path / "artifact"), prompt_hashes(train_pairs))
+    np.testing.assert_array_equal(prompt_file(trained_run.path / "artifact", PROMPTS_FILE), prompt_hashes(train_pairs))
 
 
 def test_the_splits_share_no_prompt_and_lose_no_pair(trained_run):
@@ -129,9 +130,30 @@ def test_the_splits_share_no_prompt_and_lose_no_pair(trained_run):
 def test_the_cache_s_size_is_printed_before_and_a_limit_is_enforced(tmp_path, capsys):
     with pytest.raises(TrainingError, match=r"--cache-limit-gb.*--params full"):
         train(config_of(tmp_path, toy_pairs(60), params="blocks:1", cache_limit_gb=1e-6))
-    assert "MB for" in capsys.readouterr().err
+    assert "MB on disk for" in capsys.readouterr().err
     assert not (tmp_path / "run" / "cache" / "activations.bin").exists()
     assert not (tmp_path / "run" / "artifact").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("params", ["full", "head", "blocks:2"])
+def test_a_base_in_bfloat16_trains_in_either_format_and_is_saved_as_it_came(tmp_path, params, dtype):
+    config = config_of(tmp_path, toy_pairs(60), params=params, dtype=dtype)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    base.save_pretrained(tmp_path / "base")
+    artifact = train(config)
+    assert json.loads((artifact / "config.json").read_text())["dtype"] == "bfloat16"
+    report = report_from_json((config.out / "eval" / "training.json").read_text())
+    assert report.metric("reload check: largest difference").value < 1e-4
+
+
+def test_an_unfinished_run_is_not_trampled_on(tmp_path):
+    config = config_of(tmp_path, toy_pairs(60))
+    train(config)
+    train(config)  # a finished one may be made again
+    shutil.rmtree(config.out / "artifact")
+    with pytest.raises(ValueError, match="unfinished run: go on with --resume"):
+        train(config)
 
 
 @pytest.mark.parametrize("params", ["full", "head"])
@@ -149,14 +171,16 @@ def test_a_base_changed_in_place_is_cached_anew(tmp_path):
     def cached() -> str:
         return hashlib.sha256((config.out / "cache" / "activations.bin").read_bytes()).hexdigest()
 
-    train(config)
+    prepare(config)
     first = cached()
-    train(config)
+    prepare(config)
     assert cached() == first
     shutil.rmtree(tmp_path / "base")
     save_tiny_base(tmp_path / "base", seed=1)
-    train(config)
+    prepare(config)
     assert cached() != first
+    train(config)
+    assert not (config.out / "cache" / "activations.bin").exists()  # no step reads it again
     report = report_from_json((config.out / "eval" / "training.json").read_text())
     assert report.metric("reload check: largest difference").value < 1e-4
 
@@ -195,7 +219,7 @@ def test_too_few_pairs_to_calibrate_on_are_said_to_be_and_the_run_still_ends(tmp
     out = train_all(config_of(tmp_path, toy_pairs(40)))
     printed = " ".join(capsys.readouterr().err.split())
     assert "not calibrated" in printed
-    assert "too few to calibrate on" in printed
+    assert "pairs, 20 are needed: raise --calibration" in printed
     assert (out / "report.html").is_file()
     assert not isinstance(assay.load(out, dtype="float32"), Calibrated)
 

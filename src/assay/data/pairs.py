@@ -156,7 +156,7 @@ def read_pairs(
     max_pairs_per_prompt: int = 16,
     seed: int = 0,
 ) -> PairReader:
-    """The preference pairs of a file, of a directory whose files are joined, or of a hub data set ("hub:org/name@config").
+    """The preference pairs of a file, of a directory whose files are joined, or of a hub data set ("hub:org/name@config#split").
 
     form: a name of the forms table (docs/data.md); left out, each row is recognised by its columns.
     split: of a hub data set. limit: at most so many pairs. strict: the first bad row raises DataError.

@@ -107,11 +107,13 @@ def _parquet_rows(path: Path) -> Rows:
 def _hub_rows(name: str, split: str) -> Rows:
     import datasets
 
+    name, _, own_split = name.partition("#")
     name, _, config = name.partition("@")
+    split = own_split or split
     try:
         rows: Iterable[Row] = datasets.load_dataset(name, config or None, split=split, streaming=True)
     except (ValueError, OSError) as error:
-        raise DataError(f"cannot load the data set {name!r}, split {split!r}: {error}") from error
+        raise DataError(f"cannot load the data set {name!r}, split {split!r}: {error}; name a split as hub:{name}#SPLIT") from error
     yield from enumerate(rows, start=1)
 
 

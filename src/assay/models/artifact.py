@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -26,6 +27,7 @@ from assay.models.reward_model import RewardModel
 from assay.records import Completion
 
 REWARD_FILE = "reward.json"
+PROMPTS_FILE = "train_prompts.npy"
 SCHEMA_VERSION = 1
 _DECIDING = ("weights_digest", "template_digest", "max_length", "overlong", "dtype", "calibration")
 
@@ -39,11 +41,18 @@ class Artifact(NamedTuple):
 
 
 def save_artifact(
-    model: RewardModel, renderer: Renderer, path: str | Path, description: Mapping[str, Any], *, dtype: torch.dtype = torch.float32
+    model: RewardModel,
+    renderer: Renderer,
+    path: str | Path,
+    description: Mapping[str, Any],
+    *,
+    dtype: torch.dtype = torch.float32,
+    train_prompts: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Write the artifact directory, all or nothing, and return what reward.json says.
 
-    dtype: of the backbone's saved weights; the head stays float32. Raises ValueError for a base without a
+    dtype: of the backbone's saved weights; the head stays float32. train_prompts: sorted hashes of the prompts trained on, kept
+    beside the weights so that evaluating on them can be refused. Raises ValueError for a base without a
     sequence-classification class, and for K > 1 heads, which plain transformers cannot average.
     """
     path = Path(path)
@@ -56,6 +65,8 @@ def save_artifact(
         work.mkdir()
         plain.save_pretrained(work)
         renderer.tokenizer.save_pretrained(work)
+        if train_prompts is not None:
+            np.save(work / PROMPTS_FILE, train_prompts)
         description = {
             "schema_version": SCHEMA_VERSION,
             "kind": "scalar",
@@ -77,7 +88,8 @@ def save_artifact(
 def load_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Artifact:
     """Load an artifact to run in `dtype` (the head always in float32).
 
-    Raises ArtifactError when a file or a weight is missing: a head is never silently re-initialised.
+    Raises ArtifactError when a file or a weight is missing (a head is never silently re-initialised), and when the weights are not
+    those of the fingerprint.
     """
     path = Path(path)
     description = read_description(path)
@@ -102,6 +114,7 @@ def load_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, devic
     renderer = Renderer(tokenizer, max_length=description["max_length"], overlong=description["overlong"])
     if _text_digest(tokenizer.chat_template) != description["template_digest"]:
         raise ArtifactError(f"{path}: the chat template is not the one that the artifact was saved with; restore it or retrain")
+    verify_digest(path)
     return Artifact(model, renderer, description)
 
 

@@ -38,6 +38,11 @@ class Backbone(nn.Module):
         return self.model.config
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the layers: of the last parameter, since a trained top shares embeddings in the checkpoint's own."""
+        return list(self.model.parameters())[-1].dtype
+
+    @property
     def hidden_size(self) -> int:
         return int(self.config.get_text_config().hidden_size)
 
@@ -64,9 +69,7 @@ class Backbone(nn.Module):
     def _masks(self, batch: PackedBatch, device: torch.device) -> Any:
         """Additive (B, 1, L, L) masks of the one visibility rule; a dictionary by layer type where the model has several."""
         config = self.config.get_text_config()
-        dtype = (
-            torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else next(self.model.parameters()).dtype
-        )
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else self.dtype
         group = torch.from_numpy(batch.group).to(device)
         branch = torch.from_numpy(batch.branch).to(device)
         positions = torch.from_numpy(batch.positions).to(device)
@@ -137,6 +140,7 @@ def cut_depth(backbone: Backbone, depth: int) -> Backbone:
     """The same backbone with only its first `depth` layers (final norm kept): a plain shallower checkpoint."""
     if not 1 <= depth <= backbone.num_layers:
         raise ValueError(f"depth {depth} is not in 1..{backbone.num_layers}, the layers of this base")
+    _refuse_uncuttable(backbone, "--depth cannot be given for it")
     return Backbone(_with_layers(backbone.model, range(depth)))
 
 
@@ -149,13 +153,17 @@ def split_backbone(backbone: Backbone, num_top: int) -> tuple[Backbone, Backbone
     total = backbone.num_layers
     if not 1 <= num_top < total:
         raise ValueError(f"blocks:{num_top} is not in 1..{total - 1}: this base has {total} blocks (use --params full for all)")
-    if not (hasattr(backbone.model, "layers") and hasattr(backbone.model, "norm")):
-        raise ValueError(f"{type(backbone.model).__name__} has no plain .layers and .norm to cut at: use --params full or head")
+    _refuse_uncuttable(backbone, "use --params full or head")
     trunk = Backbone(_with_layers(backbone.model, range(total - num_top)))
     trunk.model._modules["norm"] = nn.Identity()
     top = Backbone(_with_layers(backbone.model, range(total - num_top, total)))
     _check_split(backbone, trunk, top)
     return trunk, top
+
+
+def _refuse_uncuttable(backbone: Backbone, fix: str) -> None:
+    if not (hasattr(backbone.model, "layers") and hasattr(backbone.model, "norm")):
+        raise ValueError(f"{type(backbone.model).__name__} has no plain .layers and .norm to cut at: {fix}")
 
 
 def _with_layers(model: Any, keep: range) -> Any:

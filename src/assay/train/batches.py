@@ -1,17 +1,12 @@
-"""From rows of a token table to what one forward eats: micro-batches under a token budget, and the frozen trunk's cache.
+"""From rows of a token table to what one forward eats: micro-batches under a token budget.
 
-Shapes: P pairs, R reads, D hidden size, G groups, T tokens of all groups.
+Shapes: P pairs, R reads, D hidden size.
 """
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,9 +14,8 @@ import torch
 
 from assay.data.packing import PackedBatch, pack
 from assay.data.table import PairTable
-from assay.errors import TrainingError
-from assay.models.backbone import Backbone
 from assay.models.reward_model import RewardModel
+from assay.train.cache import ActivationCache
 
 
 class PairBatch(NamedTuple):
@@ -110,13 +104,13 @@ class StateSource:
     """Pairs as final hidden states (N, 2, D): what a head alone trains on."""
 
     table: PairTable
-    states_N2D: torch.Tensor
+    states_N2D: np.ndarray
 
     def batches(self, rows: np.ndarray) -> list[StateBatch]:
         return [StateBatch(rows)]
 
     def rewards(self, model: RewardModel, batch: StateBatch) -> torch.Tensor:
-        states = self.states_N2D[torch.from_numpy(batch.rows)].to(model.head.weight.device)
+        states = torch.from_numpy(self.states_N2D[batch.rows]).to(model.head.weight.device)
         return model.read(states.flatten(0, 1))[:, 0].view(-1, 2)
 
 
@@ -127,111 +121,3 @@ class Source(Protocol):
     def table(self) -> PairTable: ...
     def batches(self, rows: np.ndarray) -> Sequence[Any]: ...
     def rewards(self, model: RewardModel, batch: Any) -> torch.Tensor: ...
-
-
-class ActivationCache:
-    """Hidden states (T, D) of a frozen trunk for every group of a table, on disk, memory-mapped.
-
-    `offsets[g]` is the first token of group g. float32 or bfloat16, as the trunk computed them.
-    """
-
-    def __init__(self, path: Path, offsets: np.ndarray, hidden_size: int, dtype: torch.dtype) -> None:
-        self.offsets, self.dtype = offsets, dtype
-        storage = np.int16 if dtype == torch.bfloat16 else np.float32
-        self._tokens = np.memmap(path, dtype=storage, mode="r", shape=(int(offsets[-1]), hidden_size))
-
-    def gather(self, packed: PackedBatch, groups: np.ndarray) -> torch.Tensor:
-        """Hidden states (B, L, D) in the layout of `packed`, whose groups are `groups`; zeros where a row is not filled."""
-        flat = np.zeros((packed.tokens.size, self._tokens.shape[1]), dtype=self._tokens.dtype)
-        for start, size, group in zip(packed.starts, packed.sizes, groups, strict=True):
-            first = int(self.offsets[group])
-            flat[start : start + size] = self._tokens[first : first + size]
-        hidden = torch.from_numpy(flat)
-        hidden = hidden.view(torch.bfloat16) if self.dtype == torch.bfloat16 else hidden
-        return hidden.view(*packed.tokens.shape, -1)
-
-
-def cache_size(table: PairTable, hidden_size: int, dtype: torch.dtype, *, share: bool) -> tuple[int, np.ndarray]:
-    """Bytes that the activation cache will take, and the offsets of its groups."""
-    sizes = [len(group.tokens) for row in range(len(table)) for group in table.groups(row, share=share)]
-    offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    return int(offsets[-1]) * hidden_size * dtype.itemsize, offsets
-
-
-@torch.no_grad()
-def build_cache(
-    trunk: Backbone,
-    table: PairTable,
-    path: Path,
-    *,
-    identity: str,
-    max_tokens: int,
-    dtype: torch.dtype,
-    limit_bytes: int,
-    on_start: Callable[[int, int], None] = lambda num_bytes, num_tokens: None,
-    on_answers: Callable[[int], None] = lambda num_answers: None,
-) -> ActivationCache:
-    """Run the frozen trunk once over every pair and keep the result on disk; a complete cache of the same identity is reused.
-
-    identity: digest of table, trunk and dtype. Raises TrainingError when the cache would exceed `limit_bytes` or the free disk.
-    """
-    share = trunk.can_branch
-    num_bytes, offsets = cache_size(table, trunk.hidden_size, dtype, share=share)
-    on_start(num_bytes, int(offsets[-1]))
-    note = path.with_suffix(".json")
-    content = json.dumps({"identity": identity, "bytes": num_bytes})
-    if note.is_file() and note.read_text() == content and path.is_file() and path.stat().st_size == num_bytes:
-        on_answers(2 * len(table))
-        return ActivationCache(path, offsets, trunk.hidden_size, dtype)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
-    if num_bytes > min(limit_bytes, free):
-        raise TrainingError(
-            f"the trunk's activations would take {num_bytes / 1e9:.1f} GB; the limit is {limit_bytes / 1e9:.1f} GB and "
-            f"{free / 1e9:.1f} GB of disk are free: raise --cache-limit-gb, lower --max-length, or train with --params full"
-        )
-    note.unlink(missing_ok=True)
-    storage = np.int16 if dtype == torch.bfloat16 else np.float32
-    try:
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk is an error now, not a crash while writing
-        tokens = np.memmap(path, dtype=storage, mode="r+", shape=(int(offsets[-1]), trunk.hidden_size))
-        for batch, groups in _trunk_batches(table, max_tokens, share):
-            hidden = trunk(batch).to(dtype).flatten(0, 1).cpu()
-            values = hidden.view(torch.int16).numpy() if dtype == torch.bfloat16 else hidden.numpy()
-            for start, size, group in zip(batch.starts, batch.sizes, groups, strict=True):
-                tokens[offsets[group] : offsets[group] + size] = values[start : start + size]
-            on_answers(len(batch.reads))
-        tokens.flush()
-        note.write_text(content)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        note.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            raise TrainingError(f"the disk is full while caching activations at {path}: free {num_bytes / 1e9:.1f} GB") from error
-        raise
-    return ActivationCache(path, offsets, trunk.hidden_size, dtype)
-
-
-@torch.no_grad()
-def final_states(
-    backbone: Backbone, table: PairTable, *, max_tokens: int, on_answers: Callable[[int], None] = lambda num_answers: None
-) -> torch.Tensor:
-    """Hidden states (N, 2, D), float32, at the rewarded tokens of every pair, by a frozen backbone."""
-    states = torch.zeros(2 * len(table), backbone.hidden_size)
-    for batch, groups in _trunk_batches(table, max_tokens, backbone.can_branch):
-        hidden_RD = backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reads)].float().cpu()
-        reads = (2 * groups[:, None] + np.arange(2)).reshape(-1) if backbone.can_branch else groups
-        states[torch.from_numpy(reads)] = hidden_RD
-        on_answers(len(batch.reads))
-    return states.view(len(table), 2, -1)
-
-
-def _trunk_batches(table: PairTable, max_tokens: int, share: bool) -> Iterator[tuple[PackedBatch, np.ndarray]]:
-    """Every group of the table once, in packed batches with the table-wide group numbers, some hundred pairs at a time."""
-    for start in range(0, len(table), 256):
-        rows: Sequence[int] = range(start, min(start + 256, len(table)))
-        groups = [group for row in rows for group in table.groups(row, share=share)]
-        first = start if share else 2 * start
-        for batch in pack(groups, max_tokens, one_per_row=not share):
-            yield batch, batch.order + first

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,7 +139,7 @@ def batch_loss(
     nll_P = bradley_terry(chosen_P, rejected_P, preference_P, margin_P) * weight_P
     loss = nll_P.sum()
     if settings.centring:
-        loss = loss + settings.centring * centring(chosen_P, rejected_P).sum()
+        loss = loss + settings.centring * (centring(chosen_P, rejected_P) * weight_P).sum()
     difference_P = (chosen_P - rejected_P).detach()
     right = (difference_P * (preference_P - 0.5) > 0).sum()
     sums = torch.stack([nll_P.detach().sum(), right.float(), difference_P.sum(), rewards_P2.detach().abs().mean(1).sum()])
@@ -177,8 +178,13 @@ def step_rows(train_rows: np.ndarray, settings: LoopSettings, step: int) -> np.n
     """Table rows of one optimiser step: a fresh permutation each epoch, a function of seed and step alone."""
     steps_per_epoch = math.ceil(len(train_rows) / settings.batch_pairs)
     epoch, index = divmod(step, steps_per_epoch)
-    order = np.random.default_rng([settings.seed, epoch]).permutation(len(train_rows))
+    order = _epoch_order(settings.seed, epoch, len(train_rows))
     return train_rows[order[index * settings.batch_pairs : (index + 1) * settings.batch_pairs]]
+
+
+@lru_cache(maxsize=1)
+def _epoch_order(seed: int, epoch: int, num_rows: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(num_rows)
 
 
 class MetricsLog:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from assay.models.artifact import read_description
 from assay.records import Report
+from assay.scorers.calibrate import MIN_PAIRS
 from assay.workflows.settings import TrainConfig
 from assay.workflows.show import print_figures, report_rows, say
 from assay.workflows.steps import CalibrateConfig, EvaluateConfig, ReportConfig, calibrate, evaluate_model, report_run
@@ -16,17 +18,18 @@ def train_all(config: TrainConfig) -> Path:
 
     Calibration takes the calibration split, evaluation the test split; one that is too small is said to be, and left out.
     """
-    train(config)
-    try:
+    splits = read_description(train(config))["splits"]
+    if splits["calibration"]["num_pairs"] >= MIN_PAIRS:
         calibrate(CalibrateConfig(model=config.out, device=config.device, dtype=config.dtype))
-    except ValueError as error:
-        say("not calibrated", f"{error} (assay calibrate --data, or train with a larger --calibration)")
+    else:
+        few = f"the calibration split has {splits['calibration']['num_pairs']} pairs, {MIN_PAIRS} are needed"
+        say("not calibrated", f"{few}: raise --calibration, or run assay calibrate with --data")
     report: Report | None = None
-    try:
+    if splits["test"]["num_pairs"] or config.eval_data is not None:
         report = evaluate_model(EvaluateConfig(model=config.out, seed=config.seed, device=config.device, dtype=config.dtype))
-    except ValueError as error:
-        say("not evaluated", str(error))
-    page = report_run(ReportConfig(run=config.out))
+    else:
+        say("not evaluated", "the test split is empty: raise --test, or run assay evaluate with --data")
+    page = report_run(ReportConfig(model=config.out))
     if report is not None:
         print_figures(report.title, report_rows(report))
     say("artifact", str(config.out / "artifact"))

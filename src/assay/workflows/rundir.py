@@ -15,8 +15,6 @@ from assay.records import PreferencePair, Report
 from assay.wire import report_to_json
 from assay.workflows.settings import TrainConfig
 
-PROMPTS_FILE = "train_prompts.npy"
-
 
 def run_config(run: Path) -> TrainConfig:
     """The configuration that a run directory was trained with. Raises ValueError when there is none."""
@@ -24,6 +22,8 @@ def run_config(run: Path) -> TrainConfig:
     raw = json.loads(file.read_text()).get("config") if file.is_file() else None
     if raw is None:  # an artifact's config.json is transformers' own
         raise ValueError(f"{run} is no run directory, so its splits are not known: give --data")
+    if not raw.get("split_by_prompt", True):
+        raise ValueError(f"{run} was split by a rule of its own, which config.json cannot repeat: give --data")
     names = {field.name for field in fields(TrainConfig)}
     values = {name: value for name, value in raw.items() if name in names}
     return TrainConfig(**{**values, "data": tuple(raw["data"]), "out": Path(raw["out"])})
@@ -45,10 +45,9 @@ def split_pairs(config: TrainConfig, split: str) -> Iterator[PreferencePair]:
         yield from (pair for pair in reader if split_name(config, pair) == split)
 
 
-def train_prompts(path: Path) -> np.ndarray:
-    """Hashes of the prompts that an artifact was trained on; empty when the artifact does not say."""
-    file = path / PROMPTS_FILE
-    return np.load(file, allow_pickle=False) if file.is_file() else np.empty(0, np.uint64)
+def prompt_file(path: Path, name: str) -> np.ndarray | None:
+    """Hashes of the prompts that an artifact was trained (PROMPTS_FILE) or calibrated on; None when the artifact does not say."""
+    return np.load(path / name, allow_pickle=False) if (path / name).is_file() else None
 
 
 def write_report(model: Path, name: str, report: Report) -> Path:

@@ -19,7 +19,7 @@ class TrainConfig:
     """Preferences and an instruct model in, a calibrated reward model out."""
 
     data: tuple[str, ...]
-    """Preference pairs: files (jsonl, jsonl.gz, json, parquet), or hub:org/name."""
+    """Preference pairs: files (jsonl, jsonl.gz, json, parquet), or hub:org/name#split."""
     base: str
     """Instruct model to start from: hub id, directory, or .gguf file."""
     out: Path

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,24 +13,28 @@ from typing import Any
 import numpy as np
 
 from assay.data.pairs import read_completions, read_pairs
-from assay.data.split import refuse_overlap
-from assay.evaluation.evaluate import BRIER, ECE, evaluate_margins
+from assay.data.rows import stem
+from assay.data.split import prompt_hashes, refuse_overlap
+from assay.evaluation.evaluate import BAG_OF_WORDS, BRIER, ECE, evaluate_margins
 from assay.evaluation.slices import columns_of
 from assay.metrics import brier, ece
-from assay.models.artifact import read_description, write_description
+from assay.models.artifact import PROMPTS_FILE, read_description, write_description
 from assay.models.device import Dtype
-from assay.records import Completion, Metric, PreferencePair, Report, Rewards
+from assay.records import Completion, Finding, Metric, PreferencePair, Report, Rewards
 from assay.report.card import render_card
 from assay.report.html import write_html
 from assay.scorers.base import Scorer, margins, sigmoid
+from assay.scorers.baselines import fit_bag_of_words
 from assay.scorers.calibrate import Calibrated, fit_calibration
 from assay.scorers.load import artifact_path, load
 from assay.scorers.local import load_local
 from assay.wire import report_from_json, rewards_to_rows
-from assay.workflows.rundir import run_config, split_pairs, train_prompts, write_report
+from assay.workflows.rundir import prompt_file, run_config, split_pairs, write_report
 from assay.workflows.show import progress, say
 
 CHUNK = 512
+CALIBRATION_PROMPTS_FILE = "calibration_prompts.npy"
+COMMON_NAMES = ("data", "pairs", "test", "train", "training", "validation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +88,8 @@ class ScoreConfig:
 class ReportConfig:
     """One page and the model card from everything that was found out about a run."""
 
-    run: Path
+    model: Path
+    """Run directory or artifact."""
 
 
 def calibrate(config: CalibrateConfig) -> Metric:
@@ -97,9 +104,10 @@ def calibrate(config: CalibrateConfig) -> Metric:
         score_margins(scorer, pairs, "calibrating"),
         preference_P=np.array([pair.preference for pair in pairs]),
         clusters_P=np.array([pair.prompt_key for pair in pairs]),
-        split=name,
+        split=Path(name).name,
     )
     write_description(path, {**read_description(path), "calibration": calibration.to_json()})
+    np.save(path / CALIBRATION_PROMPTS_FILE, prompt_hashes(pairs))
     spread = 1.96 * calibration.temperature_se
     error = f" +- {spread:.3f}" if np.isfinite(spread) else ""
     say("temperature", f"{calibration.temperature:.3f}{error}, fitted on {calibration.num_pairs:,} pairs of {name}")
@@ -121,15 +129,17 @@ def evaluate_model(config: EvaluateConfig) -> Report:
         margins_P,
         pairs,
         calibration.probability(margins_P) if calibration else raw_P,
-        title=f"Evaluation on {config.name or name}",
+        title=f"Evaluation on {config.name or Path(name).name}",
         seed=config.seed,
+        baselines=_fitted_words(config.model) if config.data is None else None,
     )
+    report = replace(report, findings=(*report.findings, *_calibrated_on_these(path, pairs)))
     if calibration:
         report = replace(report, metrics=(*report.metrics, *_uncalibrated(raw_P, margins_P, pairs, config.seed)))
     origin = f"calibrated on {calibration.split}" if calibration else "sigmoid of the margin, not calibrated"
-    found = {"data": name, "model": str(read_description(path)["fingerprint"]), "probabilities": origin}
+    found = {"data": Path(name).name, "model": str(read_description(path)["fingerprint"]), "probabilities": origin}
     report = replace(report, facts={"scorer": scorer.fingerprint, **report.facts, **found})
-    write_report(config.model, slug(config.name or name), report)
+    write_report(config.model, "test" if name == "test" and not (config.name or config.data) else slug(config.name or name), report)
     return report
 
 
@@ -165,13 +175,14 @@ def score_file(config: ScoreConfig) -> tuple[int, int]:
 
 def report_run(config: ReportConfig) -> Path:
     """Write report.html from the reports under eval/, and the artifact's model card; returns the page's path."""
-    directory = config.run
+    directory = config.model
     if not (directory / "eval").is_dir():
         raise ValueError(f"{directory} holds no eval/ directory: run assay train or assay evaluate first")
     files = sorted((directory / "eval").glob("*.json"), key=lambda file: (file.stem != "test", file.stem == "training", file.stem))
     reports = [report_from_json(file.read_text(encoding="utf-8")) for file in files]
     path = artifact_path(directory)
     description = read_description(path)
+    reports = [_with_staleness(report, str(description["fingerprint"])) for report in reports]
     (path / "README.md").write_text(render_card(description, reports), encoding="utf-8")
     for file, report in zip(files, reports, strict=True):
         if path != directory:  # the figures travel with the model, the rows of the data do not
@@ -188,8 +199,32 @@ def score_margins(scorer: Scorer, pairs: list[PreferencePair], label: str) -> np
 
 
 def slug(name: str) -> str:
-    """A file name for a data set's name."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(name).name.split(".")[0]) or "data"
+    """A file name for a data set's name; a name that many sets share ("pairs", "test") is led by its folder's."""
+    base = stem(name)
+    if base in COMMON_NAMES:
+        base = f"{Path(name).parent.name or 'data'}-{base}"
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in base) or "data"
+
+
+def _fitted_words(run: Path) -> dict[str, Scorer]:
+    """The bag-of-words baseline fitted on the very pairs that the model was trained on (at most 20,000 of them)."""
+    return {BAG_OF_WORDS: fit_bag_of_words(list(itertools.islice(split_pairs(run_config(run), "train"), 20_000)))}
+
+
+def _calibrated_on_these(path: Path, pairs: list[PreferencePair]) -> tuple[Finding, ...]:
+    known = prompt_file(path, CALIBRATION_PROMPTS_FILE)
+    shared = np.intersect1d(known, prompt_hashes(pairs)) if known is not None else np.empty(0)
+    if not len(shared):
+        return ()
+    why = "the model was calibrated on prompts of this set: its Brier score and ECE here are flattered"
+    return (Finding("warn", "prompts that it was calibrated on", float(len(shared)), 0.0, why),)
+
+
+def _with_staleness(report: Report, fingerprint: str) -> Report:
+    if report.facts.get("model", fingerprint) == fingerprint:
+        return report
+    why = "these figures were made with other weights or another calibration: evaluate again"
+    return replace(report, findings=(Finding("warn", "stale figures", math.nan, math.nan, why), *report.findings))
 
 
 def _uncalibrated(raw_P: np.ndarray, margins_P: np.ndarray, pairs: list[PreferencePair], seed: int) -> tuple[Metric, Metric]:
@@ -230,7 +265,11 @@ def _pairs(
         say("read", f"{data}: {reader.summary()}")
     if not pairs:
         raise ValueError(f"there are no pairs in {name}: give --data")
-    refuse_overlap(train_prompts(path), pairs, train_name=f"the training set of {model}", eval_name=name)
+    trained_on = prompt_file(path, PROMPTS_FILE)
+    if trained_on is None:
+        say("note", f"{path} does not say what it was trained on: an overlap with {name} would not be seen")
+    else:
+        refuse_overlap(trained_on, pairs, train_name=f"the training set of {model}", eval_name=name)
     return pairs[:limit], name
 
 

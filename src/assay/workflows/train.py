@@ -27,17 +27,18 @@ from assay.data.table import PairTable, build_table
 from assay.errors import DataError
 from assay.evaluation.evaluate import gap_finding
 from assay.metrics import cluster_bootstrap, is_right
-from assay.models.artifact import plain_scores, save_artifact
+from assay.models.artifact import REWARD_FILE, plain_scores, save_artifact
 from assay.models.backbone import Backbone, load_backbone, split_backbone
 from assay.models.bases import Base, file_digest, resolve_base
 from assay.models.device import Compute, pick_compute
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import Finding, Metric, PreferencePair, Report, Table
 from assay.scorers.load import load
-from assay.train.batches import Source, StateSource, TokenSource, build_cache, final_states
+from assay.train.batches import Source, StateSource, TokenSource
+from assay.train.cache import build_cache, final_states
 from assay.train.checkpoint import latest_checkpoint
 from assay.train.loop import fit, reward_pairs
-from assay.workflows.rundir import PROMPTS_FILE, split_name, split_pairs, write_report
+from assay.workflows.rundir import split_name, split_pairs, write_report
 from assay.workflows.settings import Derived, TrainConfig, derive, parse_params
 from assay.workflows.show import console, progress, say
 
@@ -60,6 +61,7 @@ class Prepared:
     derived: Derived
     data: list[dict[str, Any]]
     saved_dtype: torch.dtype
+    split_by_prompt: bool
 
     @property
     def identity(self) -> str:
@@ -74,9 +76,16 @@ def train(config: TrainConfig) -> Path:
 
     Raises ValueError for settings or data that cannot be used, TrainingError when the run has to stop.
     """
-    if not config.resume and not (config.out / "artifact").exists() and any((config.out / "checkpoints").glob("step-*")):
+    if not config.resume and is_unfinished(config.out):
         raise ValueError(f"{config.out} holds the checkpoints of an unfinished run: go on with --resume, or give another --out")
     return fit_and_save(prepare(config)).path
+
+
+def is_unfinished(run: Path) -> bool:
+    """Whether a run directory holds checkpoints of a run that has not saved its artifact yet."""
+    saved = run / "artifact" / REWARD_FILE
+    checkpoints = [path.stat().st_mtime for path in (run / "checkpoints").glob("step-*")]
+    return bool(checkpoints) and (not saved.is_file() or max(checkpoints) > saved.stat().st_mtime)
 
 
 class Saved(NamedTuple):
@@ -132,8 +141,6 @@ def prepare(
     split: other splits than by hash of the prompt. compute: what `pick_compute` gave, when that was asked before.
     """
     torch.manual_seed(config.seed)
-    for stale in () if config.resume else (config.out / "eval").glob("*.json"):
-        stale.unlink()  # figures of an earlier model in the same directory
     compute = compute or pick_compute(config.device, config.dtype)
     say(
         "computing",
@@ -159,8 +166,6 @@ def prepare(
     head = new_head(backbone.hidden_size, seed=config.seed)
     whole = RewardModel(backbone, head, compute_dtype=compute.dtype).to(compute.device)
     model, source = _trained_part(config, derived, whole, table, base_digest)
-    config_file = {"config": asdict(config), "loop": asdict(derived.loop), "data": data, "base": base._asdict()}
-    (config.out / "config.json").write_text(json.dumps(config_file, indent=1, default=str))
     return Prepared(
         config=config,
         compute=compute,
@@ -174,6 +179,7 @@ def prepare(
         derived=derived,
         data=data,
         saved_dtype=saved_dtype,
+        split_by_prompt=split is None,
     )
 
 
@@ -212,34 +218,26 @@ def _trained_part(
     """The part of the model that the loop trains, in float32, and the pairs as that part takes them."""
     mode, num_blocks = parse_params(config.params)
     budget, share = derived.loop.batch_tokens, whole.backbone.can_branch
-    num_answers = 2 * len(table)
     if mode == "full":
         whole.float().requires_grad_(True)
         return whole, TokenSource(table=table, max_tokens=budget, share=share)
     whole.backbone.requires_grad_(False)
-    if mode == "head":
-        frozen = _computing(whole.backbone, whole.compute_dtype)
-        with progress("activations", num_answers, "answers") as advance:
-            states = final_states(frozen, table, max_tokens=budget, on_answers=advance)
-        return whole, StateSource(table=table, states_N2D=states)
-    trunk, top = split_backbone(whole.backbone, num_blocks)
-    top.float()
-    for part in (top.model.layers, top.model.norm):
-        part.requires_grad_(True)
-    frozen = _computing(trunk, whole.compute_dtype)
-    identity = f"{table.fingerprint}/{base_digest}/{num_blocks}/{whole.compute_dtype}"
-    with progress("activations", num_answers, "answers") as advance:
-        cache = build_cache(
-            frozen,
-            table,
-            config.out / "cache" / "activations.bin",
-            identity=identity,
-            max_tokens=budget,
-            dtype=whole.compute_dtype,
-            limit_bytes=int(config.cache_limit_gb * 1e9),
-            on_start=lambda num_bytes, tokens: say("cache", f"{num_bytes / 1e6:,.0f} MB for {tokens:,} tokens of the frozen trunk"),
-            on_answers=advance,
-        )
+    path, limit = config.out / "cache" / "activations.bin", int(config.cache_limit_gb * 1e9)
+    identity = f"{table.fingerprint}/{base_digest}/{config.params}/{whole.compute_dtype}"
+
+    def on_start(num_bytes: int, num_states: int) -> None:
+        say("cache", f"{num_bytes / 1e6:,.0f} MB on disk for {num_states:,} states of the frozen layers")
+
+    with progress("activations", 2 * len(table), "answers") as advance:
+        shared: dict[str, Any] = {"identity": identity, "max_tokens": budget, "limit_bytes": limit}
+        shared |= {"on_start": on_start, "on_answers": advance}
+        if mode == "head":
+            frozen = _computing(whole.backbone, whole.compute_dtype)
+            return whole, StateSource(table=table, states_N2D=final_states(frozen, table, path, **shared))
+        trunk, top = split_backbone(whole.backbone, num_blocks)
+        for part in (top.model.layers, top.model.norm):
+            part.float().requires_grad_(True)
+        cache = build_cache(_computing(trunk, whole.compute_dtype), table, path, dtype=whole.compute_dtype, **shared)
     model = RewardModel(top, whole.head, compute_dtype=whole.compute_dtype)
     return model, TokenSource(table=table, max_tokens=budget, share=share, cache=cache)
 
@@ -255,7 +253,7 @@ def _weights_digest(backbone: Backbone) -> str:
 
 def _computing(backbone: Backbone, dtype: torch.dtype) -> Backbone:
     """A frozen copy in the computing number format; the backbone itself where it already has it."""
-    if next(backbone.parameters()).dtype == dtype:
+    if all(parameter.dtype == dtype for parameter in backbone.parameters()):
         return backbone
     return copy.deepcopy(backbone).to(dtype).eval()
 
@@ -313,8 +311,11 @@ def save_run(prepared: Prepared, report: Report, extra: dict[str, Any] | None = 
         | {"python": platform.python_version()},
         **(extra or {}),
     }
-    save_artifact(prepared.whole, prepared.renderer, path, description, dtype=prepared.saved_dtype)
-    np.save(path / PROMPTS_FILE, np.unique(prepared.table.prompt[prepared.table.rows("train")]))
+    prompts = np.unique(prepared.table.prompt[prepared.table.rows("train")])
+    save_artifact(prepared.whole, prepared.renderer, path, description, dtype=prepared.saved_dtype, train_prompts=prompts)
+    write_config(prepared)
+    for stale in (*(config.out / "eval").glob("*.json"), *(config.out / "cache").glob("activations.*")):
+        stale.unlink()  # figures of an earlier model in the same directory; states that no step reads again
     difference, num_checked = reload_check(path, prepared)
     say("reload check", f"plain transformers differs by at most {difference:.1e} on {num_checked} answers, in float32")
     checked = Metric(
@@ -322,6 +323,21 @@ def save_run(prepared: Prepared, report: Report, extra: dict[str, Any] | None = 
     )
     write_report(config.out, "training", replace(report, metrics=(*report.metrics, checked)))
     return Saved(path, checked)
+
+
+def write_config(prepared: Prepared) -> None:
+    """config.json: what was asked for (files by their whole path), what was derived, what was read."""
+    config = asdict(prepared.config)
+    config["data"] = [str(Path(name).resolve()) if Path(name).exists() else name for name in prepared.config.data]
+    if config["eval_data"] is not None and Path(config["eval_data"]).exists():
+        config["eval_data"] = str(Path(config["eval_data"]).resolve())
+    content = {
+        "config": {**config, "split_by_prompt": prepared.split_by_prompt},
+        "loop": asdict(prepared.derived.loop),
+        "data": prepared.data,
+        "base": prepared.base._asdict(),
+    }
+    (prepared.config.out / "config.json").write_text(json.dumps(content, indent=1, default=str))
 
 
 def split_sizes(table: PairTable) -> dict[str, dict[str, Any]]:
