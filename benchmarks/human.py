@@ -1,6 +1,6 @@
 """Real human labels: the four commands on a set of pairs, then grouped 5-fold cross-validation. Last line: one JSON document.
 
-python benchmarks/human.py --data ../shared/data/hh-rlhf-harmless/pairs.jsonl.gz --params head --depth 20
+python benchmarks/human.py --data PATH/hh-rlhf-harmless/pairs.jsonl.gz --params head --depth 20
 """
 
 from __future__ import annotations

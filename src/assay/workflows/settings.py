@@ -102,8 +102,8 @@ class _Defaults(NamedTuple):
 # Rates of the backbone hold at the width they were tried at and shrink as 1 / width for wider bases (Yang et al. 2022, section 3).
 TRIED_WIDTH = 576
 _BY_MODE = {
-    "full": _Defaults(1, 64, 5e-5, 10.0, 0.01, "a quarter of what the last blocks take, and"),
-    "blocks": _Defaults(2, 32, 2e-4, 10.0, 0.01, "the best of those tried on the starter set, and"),
+    "full": _Defaults(1, 64, 5e-5, 10.0, 0.01, "a quarter of what the last blocks alone take"),
+    "blocks": _Defaults(2, 32, 2e-4, 10.0, 0.01, "the best of those tried on the starter set"),
     "head": _Defaults(30, 64, 3e-3, 1.0, 1.0, "a linear head over fixed states: many cheap epochs, held back by weight decay"),
 }
 _BATCH_WHY = "below the usual 128 of supervised fine-tuning: small preference sets need the steps (at least 30 an epoch)"
@@ -129,12 +129,8 @@ def derive(config: TrainConfig, num_pairs: int, hidden_size: int, device: torch.
     shrink = 1.0 if mode == "head" else min(1.0, TRIED_WIDTH / hidden_size)
     reasons = {}
     if config.learning_rate is None:
-        usual = (
-            ""
-            if mode == "head"
-            else f" below the 3e-4 to 1e-3 at which small models are usually fine-tuned; 1/width from {TRIED_WIDTH}"
-        )
-        reasons["learning_rate"] = default.why + usual
+        usual = f"; below the 3e-4 to 1e-3 usual for fine-tuning small models, and less for bases wider than {TRIED_WIDTH}"
+        reasons["learning_rate"] = default.why + ("" if mode == "head" else usual)
     if config.batch_pairs is None:
         reasons["batch_pairs"] = _BATCH_WHY
     if config.epochs is None:

@@ -154,7 +154,7 @@ def prepare(
     for change in renderer.template_changes:
         say("template", change)
     config.out.mkdir(parents=True, exist_ok=True)
-    table, data = read_table(config, renderer, split or (lambda pair: split_name(config, pair)))
+    table, data = read_table(config, renderer, split)
     num_pairs = len(table.rows("train"))
     backbone = load_backbone(base.path, depth=config.depth)
     derived = derive(config, num_pairs, backbone.hidden_size, compute.device)
@@ -184,9 +184,11 @@ def prepare(
 
 
 def read_table(
-    config: TrainConfig, renderer: Renderer, split: Callable[[PreferencePair], str]
+    config: TrainConfig, renderer: Renderer, split: Callable[[PreferencePair], str] | None
 ) -> tuple[PairTable, list[dict[str, Any]]]:
     """Read, split and tokenise the data once; what was read, set aside and cut is printed and returned for the record."""
+    rule = "hash of the prompt" if split is None else "whole groups"
+    split = split or (lambda pair: split_name(config, pair))
     readers = [
         read_pairs(path, form=config.form, limit=config.limit, strict=config.strict, seed=config.seed) for path in config.data
     ]
@@ -200,7 +202,7 @@ def read_table(
         data.append(entry | ({"fingerprint": file_digest(Path(name))[:32]} if Path(name).is_file() else {}))
     say("rendered", count.summary())
     sizes = {name: len(table.rows(name)) for name in ("train", "calibration", "test")}
-    say("split", ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + " pairs, by hash of the prompt")
+    say("split", ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + f" pairs, by {rule}")
     if not sizes["train"]:
         raise DataError(
             f"no pair is in the training split of {', '.join(config.data)}: give more prompts, or lower --calibration and --test"
