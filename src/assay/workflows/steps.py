@@ -121,6 +121,7 @@ def evaluate_model(config: EvaluateConfig) -> Report:
     """Evaluate and keep the report under eval/; the calibration's effect is shown by the uncalibrated figures beside."""
     path = artifact_path(config.model)
     pairs, name = _pairs(config.model, path, config.data, "test", config.limit, form=config.form, strict=config.strict)
+    kept_as = "test" if name == "test" and not (config.name or config.data) else slug(config.name or name)
     scorer = load(path, dtype=config.dtype, device=config.device)
     margins_P = score_margins(scorer, pairs, "evaluating")
     calibration = scorer.calibration if isinstance(scorer, Calibrated) else None
@@ -129,7 +130,7 @@ def evaluate_model(config: EvaluateConfig) -> Report:
         margins_P,
         pairs,
         calibration.probability(margins_P) if calibration else raw_P,
-        title=f"Evaluation on {config.name or Path(name).name}",
+        title=f"Evaluation on {config.name or kept_as}",
         seed=config.seed,
         baselines=_fitted_words(config.model) if config.data is None else None,
     )
@@ -139,7 +140,7 @@ def evaluate_model(config: EvaluateConfig) -> Report:
     origin = f"calibrated on {calibration.split}" if calibration else "sigmoid of the margin, not calibrated"
     found = {"data": Path(name).name, "model": str(read_description(path)["fingerprint"]), "probabilities": origin}
     report = replace(report, facts={"scorer": scorer.fingerprint, **report.facts, **found})
-    write_report(config.model, "test" if name == "test" and not (config.name or config.data) else slug(config.name or name), report)
+    write_report(config.model, kept_as, report)
     return report
 
 
