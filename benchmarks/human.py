@@ -29,9 +29,9 @@ from assay.scorers.calibrate import cross_fitted_probabilities
 from assay.wire import report_from_json
 from assay.workflows.crossval import cross_validate
 from assay.workflows.demo import packaged_base
+from assay.workflows.prepare import prepare
 from assay.workflows.settings import TrainConfig
 from assay.workflows.show import progress
-from assay.workflows.train import prepare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class HumanConfig:
     data: str
     base: str | None = None
     params: str = "blocks:4"
-    depth: int | None = 20
+    depth: str = "20"
     epochs: int | None = None
     learning_rate: float | None = None
     max_length: int = 512

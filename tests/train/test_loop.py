@@ -21,6 +21,7 @@ from assay.train.batches import Source, StateSource, TokenSource
 from assay.train.cache import build_cache, final_states
 from assay.train.checkpoint import latest_checkpoint
 from assay.train.loop import LoopSettings, batch_loss, fit, pair_figures, reward_pairs, schedule, step_rows
+from assay.train.objective import Objective
 from tiny import tiny_model, tiny_renderer, toy_pairs
 
 SETTINGS = LoopSettings(epochs=2, batch_pairs=8, learning_rate=1e-3, head_learning_rate=1e-3, batch_tokens=300)
@@ -78,7 +79,7 @@ def gradient(model: RewardModel, source: Source, rows: np.ndarray, settings: Loo
     model.zero_grad()
     total = 0.0
     for batch in source.batches(rows):
-        loss, _ = batch_loss(source.rewards(model, batch), source.table, batch.rows, settings)
+        loss, _ = batch_loss(source.rewards(model, batch), source.table, batch.rows, settings.objective)
         (loss / len(rows)).backward()
         total += loss.item() / len(rows)
     return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -153,7 +154,7 @@ def test_a_step_s_loss_is_the_sum_over_its_pairs_by_their_number(table):
     """By hand, from the rewards alone: weights, margins, soft labels and the centring penalty as the objective says."""
     model = tiny_model("llama")
     rows = np.arange(20, 33)
-    settings = replace(SETTINGS, centring=0.1)
+    settings = replace(SETTINGS, objective=Objective(use_margin=True, centring=0.1))
     chosen, rejected = reward_pairs(model, tokens(table), rows).astype(np.float64).T
     pairs = labelled_pairs(80)[20:33]
     expected = 0.0
@@ -169,8 +170,8 @@ def test_a_step_s_loss_is_the_sum_over_its_pairs_by_their_number(table):
 def test_margins_enter_the_loss_only_when_they_are_asked_for(table):
     rewards = torch.tensor([[1.0, 0.0]])
     row = np.array([1])  # margin 0.5, weight 0.25, a plain label
-    with_margin, _ = batch_loss(rewards, table, row, replace(SETTINGS, centring=0.0))
-    without, _ = batch_loss(rewards, table, row, replace(SETTINGS, centring=0.0, use_margin=False))
+    with_margin, _ = batch_loss(rewards, table, row, Objective(use_margin=True, centring=0.0))
+    without, _ = batch_loss(rewards, table, row, Objective(centring=0.0))
     assert with_margin.item() == pytest.approx(0.25 * math.log1p(math.exp(-0.5)))
     assert without.item() == pytest.approx(0.25 * math.log1p(math.exp(-1.0)))
 
@@ -180,7 +181,7 @@ def test_a_tie_pulls_the_two_rewards_together(table):
     row = np.array([6])  # preference 0.5, no margin
     assert table.preference[6] == 0.5
     assert np.isnan(table.margin[6])
-    loss, sums = batch_loss(rewards, table, row, replace(SETTINGS, centring=0.0))
+    loss, sums = batch_loss(rewards, table, row, Objective(centring=0.0))
     loss.backward()
     assert rewards.grad is not None
     assert rewards.grad[0, 0] > 0 > rewards.grad[0, 1]
@@ -233,7 +234,7 @@ def test_head_and_loss_are_float32_when_the_backbone_computes_in_bfloat16(table,
     source = tokens(table)
     (batch, *_) = source.batches(np.arange(8))
     rewards = source.rewards(model, batch)
-    loss, sums = batch_loss(rewards, table, batch.rows, SETTINGS)
+    loss, sums = batch_loss(rewards, table, batch.rows, SETTINGS.objective)
     assert inside == [torch.bfloat16]
     assert seen
     assert rewards.dtype == loss.dtype == sums.dtype == model.head.weight.dtype == torch.float32

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from assay.models.device import token_budget
-from assay.workflows.settings import TrainConfig, derive, parse_params
+from assay.train.objective import Objective
+from assay.workflows.settings import Machine, Restraint, TrainConfig, derive, parse_depth, parse_params
 
 CPU = torch.device("cpu")
 
@@ -19,16 +20,18 @@ def config(**settings) -> TrainConfig:
     return TrainConfig(**{"data": ("pairs.jsonl",), "base": "org/name", "out": Path("run"), **settings})
 
 
-@pytest.mark.parametrize(("text", "parsed"), [("full", ("full", 0)), ("head", ("head", 0)), ("blocks:3", ("blocks", 3))])
+@pytest.mark.parametrize(
+    ("text", "parsed"), [("full", ("full", 0)), ("head", ("head", 0)), ("blocks:3", ("blocks", 3)), ("lora:8", ("lora", 8))]
+)
 def test_params(text, parsed):
     assert parse_params(text) == parsed
 
 
 @pytest.mark.parametrize(
-    "text", ["", "lora", "blocks", "blocks:", "blocks:0", "blocks:-1", "blocks:2.5", "full:2", "head:1", "Full"]
+    "text", ["", "lora", "blocks", "blocks:", "blocks:0", "blocks:-1", "blocks:2.5", "full:2", "head:1", "Full", "lora:", "lora:0"]
 )
-def test_bad_params_name_the_three_forms(text):
-    with pytest.raises(ValueError, match=r"--params .* use full, head, or blocks:K with K >= 1") as caught:
+def test_bad_params_name_the_four_forms(text):
+    with pytest.raises(ValueError, match=r"--params .* use full, head, blocks:K with K >= 1, or lora:R with R >= 1") as caught:
         config(params=text)
     assert repr(text) in str(caught.value)
 
@@ -36,9 +39,13 @@ def test_bad_params_name_the_three_forms(text):
 BAD = [
     ({"epochs": 0}, "--epochs 0"),
     ({"batch_pairs": -1}, "--batch-pairs -1"),
-    ({"batch_tokens": 0}, "--batch-tokens 0"),
     ({"limit": 0}, "--limit 0"),
-    ({"depth": 0}, "--depth 0"),
+    ({"depth": "0"}, "--depth '0'"),
+    ({"depth": "deep"}, "--depth 'deep'"),
+    ({"base": None}, "give --base"),
+    ({"init_from": Path("run")}, "give --base"),
+    ({"base": None, "init_from": Path("run"), "depth": "3"}, "--depth 3 cannot be joined with --init-from"),
+    ({"replay": 0.5}, "--replay 0.5"),
     ({"checkpoint_every": 0}, "--checkpoint-every 0"),
     ({"calibration": 0.0}, "--calibration 0.0"),
     ({"calibration": 0.5, "test": 0.5}, "--calibration 0.5 and --test 0.5"),
@@ -60,16 +67,45 @@ def test_every_derived_value_has_its_reason_and_every_given_one_none(params):
     derived = derive(config(params=params), 1000, 576, CPU)
     assert derived.reasons.keys() == {"learning_rate", "batch_pairs", "epochs"}
     assert all(derived.reasons.values())
-    given = derive(config(params=params, epochs=7, batch_pairs=5, learning_rate=2e-3, batch_tokens=99), 1000, 576, CPU)
+    asked = config(params=params, epochs=7, batch_pairs=5, learning_rate=2e-3, machine=Machine(batch_tokens=99))
+    given = derive(asked, 1000, 576, CPU)
     assert given.reasons == {}
     loop = given.loop
     assert (loop.epochs, loop.batch_pairs, loop.learning_rate, loop.batch_tokens) == (7, 5, 2e-3, 99)
 
 
 def test_what_is_asked_for_reaches_the_loop():
-    loop = derive(config(seed=4, centring=0.5, use_margin=True, checkpoint_every=9), 100, 576, CPU).loop
-    assert (loop.seed, loop.centring, loop.use_margin, loop.checkpoint_every) == (4, 0.5, True, 9)
+    objective = Objective(loss="flips", flip_rate=0.2, centring=0.5, use_margin=True)
+    restraint = Restraint(weight_decay=0.3, dropout=0.1, early_stopping=3)
+    loop = derive(config(seed=4, checkpoint_every=9, objective=objective, restraint=restraint), 100, 576, CPU).loop
+    assert (loop.seed, loop.objective, loop.checkpoint_every) == (4, objective, 9)
+    assert (loop.weight_decay, loop.dropout, loop.early_stopping, loop.looks) == (0.3, 0.1, 3, 4)
     assert loop.batch_tokens == token_budget(CPU)
+
+
+REFUSED = [
+    (Machine, {"batch_tokens": 0}, "--batch-tokens 0"),
+    (Restraint, {"dropout": 1.0}, "--dropout 1.0"),
+    (Restraint, {"weight_decay": -0.1}, "--weight-decay -0.1"),
+    (Restraint, {"early_stopping": -1}, "--early-stopping -1"),
+    (Objective, {"label_smoothing": 0.5}, "--label-smoothing 0.5"),
+    (Objective, {"loss": "flips", "flip_rate": -0.1}, "--flip-rate -0.1"),
+    (Objective, {"flip_rate": 0.1}, "--loss bradley-terry: use --loss flips or rdpo"),
+    (Objective, {"tie_share": 0.0}, "--tie-share 0.0"),
+    (Objective, {"centring": math.nan}, "--centring nan"),
+    (Objective, {"loss": "davidson", "use_margin": True}, "--use-margin cannot be joined with --loss davidson"),
+]
+
+
+@pytest.mark.parametrize(("group", "settings", "named"), REFUSED, ids=[named for *_, named in REFUSED])
+def test_a_setting_of_a_group_that_makes_no_sense_is_named(group, settings, named):
+    with pytest.raises(ValueError, match=named):
+        group(**settings)
+
+
+@pytest.mark.parametrize(("text", "layers"), [("full", None), ("auto", None), ("20", 20)])
+def test_depth(text, layers):
+    assert parse_depth(text) == layers
 
 
 def test_the_head_learns_faster_than_the_backbone_and_alone_at_its_own_rate():

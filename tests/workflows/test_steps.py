@@ -290,7 +290,7 @@ def test_report_of_a_directory_without_evaluations_says_what_to_run(tmp_path):
 
 def test_run_config_comes_back_as_it_was(trained_run):
     config = run_config(trained_run.path)
-    assert (config.calibration, config.test, config.learning_rate, config.dtype) == (0.2, 0.2, 1e-3, "float32")
+    assert (config.calibration, config.test, config.learning_rate, config.machine.dtype) == (0.2, 0.2, 1e-3, "float32")
     assert config.base == str(trained_run.base)
 
 

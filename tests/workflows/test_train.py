@@ -23,11 +23,14 @@ from assay.models.artifact import PROMPTS_FILE, plain_scores, verify_digest
 from assay.records import PreferencePair
 from assay.scorers.calibrate import Calibrated
 from assay.wire import report_from_json
+from assay.workflows.prepare import prepare
 from assay.workflows.run import train_all
 from assay.workflows.rundir import prompt_file, run_config, split_pairs
-from assay.workflows.settings import TrainConfig
-from assay.workflows.train import prepare, train
+from assay.workflows.settings import Machine, TrainConfig
+from assay.workflows.train import train
 from tiny import save_tiny_base, toy_pairs
+
+MACHINE = Machine(dtype="float32", device="cpu")
 
 
 def config_of(folder: Path, pairs: list[PreferencePair], **settings) -> TrainConfig:
@@ -36,7 +39,7 @@ def config_of(folder: Path, pairs: list[PreferencePair], **settings) -> TrainCon
     base = folder / "base"
     if not base.exists():
         save_tiny_base(base)
-    defaults = {"params": "head", "epochs": 1, "calibration": 0.2, "test": 0.2, "dtype": "float32", "device": "cpu"}
+    defaults = {"params": "head", "epochs": 1, "calibration": 0.2, "test": 0.2, "machine": MACHINE}
     return TrainConfig(**{"data": (str(data),), "base": str(base), "out": folder / "run", **defaults, **settings})
 
 
@@ -129,7 +132,7 @@ def test_the_splits_share_no_prompt_and_lose_no_pair(trained_run):
 
 def test_the_cache_s_size_is_printed_before_and_a_limit_is_enforced(tmp_path, capsys):
     with pytest.raises(TrainingError, match=r"--cache-limit-gb.*--params full"):
-        train(config_of(tmp_path, toy_pairs(60), params="blocks:1", cache_limit_gb=1e-6))
+        train(config_of(tmp_path, toy_pairs(60), params="blocks:1", machine=replace(MACHINE, cache_limit_gb=1e-6)))
     assert "MB on disk for" in capsys.readouterr().err
     assert not (tmp_path / "run" / "cache" / "activations.bin").exists()
     assert not (tmp_path / "run" / "artifact").exists()
@@ -138,7 +141,7 @@ def test_the_cache_s_size_is_printed_before_and_a_limit_is_enforced(tmp_path, ca
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("params", ["full", "head", "blocks:2"])
 def test_a_base_in_bfloat16_trains_in_either_format_and_is_saved_as_it_came(tmp_path, params, dtype):
-    config = config_of(tmp_path, toy_pairs(60), params=params, dtype=dtype)
+    config = config_of(tmp_path, toy_pairs(60), params=params, machine=replace(MACHINE, dtype=dtype))
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
     base.save_pretrained(tmp_path / "base")
     artifact = train(config)
@@ -186,7 +189,7 @@ def test_a_base_changed_in_place_is_cached_anew(tmp_path):
 
 
 def test_depth_keeps_the_first_layers_and_saves_a_plain_shallower_model(tmp_path):
-    artifact = train(config_of(tmp_path, toy_pairs(60), depth=2))
+    artifact = train(config_of(tmp_path, toy_pairs(60), depth="2"))
     assert json.loads((artifact / "config.json").read_text())["num_hidden_layers"] == 2
     completions = list(toy_pairs(1)[0].completions())
     ours = assay.load(artifact, dtype="float32").score(completions).value

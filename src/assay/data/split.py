@@ -70,6 +70,11 @@ def refuse_overlap(train_hashes: np.ndarray, pairs: Iterable[PreferencePair], *,
         )
 
 
+def is_among(train_hashes: np.ndarray, pair: PreferencePair) -> bool:
+    """Whether the prompt of a pair is one of `prompt_hashes`."""
+    return _contains(train_hashes, _prompt_hash(pair))
+
+
 def _prompt_hash(pair: PreferencePair) -> int:
     return int(pair.prompt_key[:16], 16)
 

@@ -139,15 +139,16 @@ def gap_finding(train_metric: Metric, heldout_metric: Metric) -> Finding:
     The lower end of the gap's interval (Newcombe) is held against 5 points (warn) and 10 points (fail).
     """
     gap = train_metric.value - heldout_metric.value
-    low = _difference(train_metric, heldout_metric).low
+    low, high = _difference(train_metric, heldout_metric)
     seen = f"training {train_metric.value:.3f}, held-out {heldout_metric.value:.3f}"
     if math.isnan(low):
         return Finding("warn", "train / held-out gap", gap, GAP_WARN, f"the gap has no interval ({seen}): score both sets")
+    seen += f", gap {100 * gap:.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
     if low > GAP_WARN:
         level: Literal["warn", "fail"] = "fail" if low > GAP_FAIL else "warn"
-        why = f"{seen}: the model has learnt its training pairs by heart; train for less, or on more prompts"
+        why = f"{seen}: the model has learnt its training pairs by heart; --early-stopping, fewer blocks, or more prompts"
         return Finding(level, "train / held-out gap", gap, GAP_FAIL if level == "fail" else GAP_WARN, why)
-    return Finding("ok", "train / held-out gap", gap, GAP_WARN, f"{seen}: the interval of the gap starts at {low:+.3f}")
+    return Finding("ok", "train / held-out gap", gap, GAP_WARN, f"{seen}: its lower end is below {100 * GAP_WARN:.0f}")
 
 
 class _Rival(NamedTuple):

@@ -161,6 +161,20 @@ def split_backbone(backbone: Backbone, num_top: int) -> tuple[Backbone, Backbone
     return trunk, top
 
 
+def add_dropout(model: Any, rate: float) -> None:
+    """Drop, in training, a share of what the attention and the feed-forward part of each layer add (where it has such parts)."""
+
+    def drop(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (nn.functional.dropout(output[0], rate, module.training), *output[1:])
+        return nn.functional.dropout(output, rate, module.training)
+
+    parts = [getattr(layer, name, None) for layer in getattr(model, "layers", ()) for name in ("self_attn", "mlp")]
+    for part in parts:
+        if rate and part is not None:
+            part.register_forward_hook(drop)
+
+
 def _refuse_uncuttable(backbone: Backbone, fix: str) -> None:
     if not (hasattr(backbone.model, "layers") and hasattr(backbone.model, "norm")):
         raise ValueError(f"{type(backbone.model).__name__} has no plain .layers and .norm to cut at: {fix}")

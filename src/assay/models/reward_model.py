@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn.functional import dropout
 
 from assay.data.packing import PackedBatch
 from assay.models.backbone import Backbone
@@ -16,11 +17,14 @@ class RewardModel(nn.Module):
 
     The head is a bias-free linear map in float32, outside of autocast, whatever the backbone computes in: a head in bfloat16
     would round rewards to steps of 0.004-0.03 and make ties. compute_dtype: bfloat16 runs the backbone under autocast.
+    dropout: share of the head's inputs that is dropped in training.
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Linear, *, compute_dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, backbone: Backbone, head: nn.Linear, *, compute_dtype: torch.dtype = torch.float32, dropout: float = 0.0
+    ) -> None:
         super().__init__()
-        self.backbone, self.head, self.compute_dtype = backbone, head.float(), compute_dtype
+        self.backbone, self.head, self.compute_dtype, self.dropout = backbone, head.float(), compute_dtype, dropout
 
     def forward(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
         device = self.head.weight.device
@@ -33,7 +37,7 @@ class RewardModel(nn.Module):
     def read(self, states_RD: torch.Tensor) -> torch.Tensor:
         """Rewards (R, K) of the hidden states at the rewarded tokens."""
         with torch.autocast(states_RD.device.type, enabled=False):
-            return self.head(states_RD.float())
+            return self.head(dropout(states_RD.float(), self.dropout, self.training))
 
 
 def new_head(hidden_size: int, num_members: int = 1, *, seed: int) -> nn.Linear:

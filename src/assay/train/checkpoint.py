@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from assay.errors import CheckpointError, TrainingError
+from assay.train import distributed
 
 KEEP = 2
 _OPTIMIZER_KEYS = ("step", "exp_avg", "exp_avg_sq")
@@ -38,13 +39,16 @@ def save_checkpoint(
     directory: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> Path:
     """Write checkpoint `step` and drop all but the last two. Raises TrainingError when the disk is full; older ones are kept."""
-    directory.mkdir(parents=True, exist_ok=True)
     target, work = directory / f"step-{step:08d}", directory / f".step-{step:08d}"
+    trained, moments = _trained(model), _optimizer_tensors(model, optimizer)  # every process helps to gather sharded ones
+    if distributed.rank() != 0:
+        return target
+    directory.mkdir(parents=True, exist_ok=True)
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        save_file(_trained(model), work / "model.safetensors")
-        save_file(_optimizer_tensors(model, optimizer), work / "optimizer.safetensors")
+        save_file(trained, work / "model.safetensors")
+        save_file(moments, work / "optimizer.safetensors")
         digests = {file.name: _digest(file) for file in sorted(work.glob("*.safetensors"))}
         content = {"step": step, "digests": digests, **state}
         (work / "state.json").write_text(json.dumps({**content, "digest": _state_digest(content)}, indent=1))
@@ -97,7 +101,7 @@ def latest_checkpoint(directory: Path) -> Resumed | None:
 def restore_checkpoint(resumed: Resumed, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Load a checkpoint into model and optimizer. Raises CheckpointError when it is of another model."""
     trained = load_file(resumed.path / "model.safetensors")
-    if trained.keys() != _trained(model).keys():
+    if trained.keys() != {name for name, parameter in model.named_parameters() if parameter.requires_grad}:
         raise CheckpointError(
             f"{resumed.path} holds other parameters than this run trains: it was made with another --params or base"
         )
@@ -105,9 +109,9 @@ def restore_checkpoint(resumed: Resumed, model: nn.Module, optimizer: torch.opti
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in trained:
-                parameter.copy_(trained[name])
+                parameter.copy_(distributed.like(trained[name], parameter))
                 keys = [key for key in _OPTIMIZER_KEYS if f"{name}/{key}" in tensors]
-                optimizer.state[parameter] = {key: tensors[f"{name}/{key}"].to(_place(key, parameter)) for key in keys}
+                optimizer.state[parameter] = {key: _placed(key, tensors[f"{name}/{key}"], parameter) for key in keys}
     torch.set_rng_state(tensors["rng"])
 
 
@@ -117,17 +121,18 @@ def is_disk_full(error: BaseException) -> bool:
     return (isinstance(error, OSError) and error.errno in codes) or any(f"os error {code}" in str(error) for code in codes)
 
 
-def _place(key: str, parameter: torch.Tensor) -> torch.device:
-    return torch.device("cpu") if key == "step" else parameter.device
+def _placed(key: str, value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    return value if key == "step" else distributed.like(value, parameter)
 
 
 def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return {name: distributed.whole(parameter.detach()).cpu().contiguous() for name, parameter in trained}
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     tensors = {
-        f"{name}/{key}": torch.as_tensor(value).detach().cpu().contiguous()
+        f"{name}/{key}": distributed.whole(torch.as_tensor(value)).detach().cpu().contiguous()
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }

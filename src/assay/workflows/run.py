@@ -20,13 +20,15 @@ def train_all(config: TrainConfig) -> Path:
     """
     splits = read_description(train(config))["splits"]
     if splits["calibration"]["num_pairs"] >= MIN_PAIRS:
-        calibrate(CalibrateConfig(model=config.out, device=config.device, dtype=config.dtype))
+        calibrate(CalibrateConfig(model=config.out, device=config.machine.device, dtype=config.machine.dtype))
     else:
         few = f"the calibration split has {splits['calibration']['num_pairs']} pairs, {MIN_PAIRS} are needed"
         say("not calibrated", f"{few}: raise --calibration, or run assay calibrate with --data")
     report: Report | None = None
     if splits["test"]["num_pairs"] or config.eval_data is not None:
-        report = evaluate_model(EvaluateConfig(model=config.out, seed=config.seed, device=config.device, dtype=config.dtype))
+        report = evaluate_model(
+            EvaluateConfig(model=config.out, seed=config.seed, device=config.machine.device, dtype=config.machine.dtype)
+        )
     else:
         say("not evaluated", "the test split is empty: raise --test, or run assay evaluate with --data")
     page = report_run(ReportConfig(model=config.out))

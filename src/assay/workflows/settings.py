@@ -3,15 +3,60 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from assay.data.render import Overlong
 from assay.models.device import Dtype, token_budget
 from assay.train.loop import LoopSettings
+from assay.train.objective import Objective
+
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+LOOKS = 4  # held-out looks an epoch under early stopping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restraint:
+    """What holds a model back from learning its training pairs by heart."""
+
+    weight_decay: float | None = None
+    """Of all matrices and the head."""
+    dropout: float = 0.0
+    """Share of the head's inputs, and of what each trained block adds, dropped in training."""
+    early_stopping: int = 0
+    """Stop after so many held-out looks (4 an epoch) without a lower loss, and keep the best; 0: train to the end."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout {self.dropout} must be at least 0 and below 1")
+        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"--weight-decay {self.weight_decay} must be 0 or more")
+        if self.early_stopping < 0:
+            raise ValueError(f"--early-stopping {self.early_stopping} must be 0 (off) or a number of looks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Where and how the run is computed; what is learnt does not depend on it, but for rounding."""
+
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    """Number format of the backbone; auto probes the machine."""
+    batch_tokens: int | None = None
+    """Token budget of one forward."""
+    cache_limit_gb: float = 20.0
+    """Most disk for the frozen trunk's activations."""
+    gradient_checkpointing: bool = False
+    """Compute activations again on the way back: less memory, a third more time."""
+    shard: bool = False
+    """Under torchrun: parameters and optimiser spread over the processes (FSDP2), in place of a copy in each."""
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise ValueError(f"--batch-tokens {self.batch_tokens} must be at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +65,12 @@ class TrainConfig:
 
     data: tuple[str, ...]
     """Preference pairs: files (jsonl, jsonl.gz, json, parquet), or hub:org/name#split."""
-    base: str
+    base: str | None = None
     """Instruct model to start from: hub id, directory, or .gguf file."""
+    init_from: Path | None = None
+    """Reward model (run directory or artifact) to start from, head included, in place of --base."""
+    replay: float = 0.0
+    """Share of the training pairs that is drawn from those of the --init-from run, against forgetting."""
     out: Path
     """Run directory."""
     eval_data: str | None = None
@@ -33,9 +82,9 @@ class TrainConfig:
     limit: int | None = None
     """Read at most so many pairs of each file."""
     params: str = "blocks:4"
-    """What is trained: full, head, or blocks:K (the last K blocks and the head)."""
-    depth: int | None = None
-    """Keep only the first layers of the base; the artifact is a plain, shallower model."""
+    """What is trained: full, head, blocks:K (the last K blocks and the head), or lora:R (adapters of rank R and the head)."""
+    depth: str = "full"
+    """Layers of the base that are kept: full, a number, or auto (a probe of every layer finds where the reward reads best)."""
     epochs: int | None = None
     """Passes over the training pairs."""
     batch_pairs: int | None = None
@@ -46,35 +95,36 @@ class TrainConfig:
     """Most tokens of prompt and answer."""
     overlong: Overlong = "keep_end"
     """Longer ones: cut at the front, or set aside."""
-    centring: float = 0.01
-    """Coefficient that keeps each prompt's mean reward near zero."""
-    use_margin: bool = False
-    """Margins of the data enter the loss, as logits (score differences on other scales do harm)."""
     calibration: float = 0.1
     """Share of prompts to calibrate on."""
     test: float = 0.1
     """Share of prompts to test on."""
-    batch_tokens: int | None = None
-    """Token budget of one forward."""
-    cache_limit_gb: float = 20.0
-    """Most disk for the frozen trunk's activations."""
     checkpoint_every: int = 200
     """Steps between checkpoints (one more at each epoch's end)."""
     resume: bool = False
     """Go on from the newest checkpoint in --out."""
     seed: int = 0
-    device: str = "auto"
-    dtype: Dtype = "auto"
-    """Number format of the backbone; auto probes the machine."""
+    track: tuple[Tracker, ...] = ()
+    """Also log to these trackers."""
+    objective: Objective = field(default_factory=Objective)
+    restraint: Restraint = field(default_factory=Restraint)
+    machine: Machine = field(default_factory=Machine)
 
     def __post_init__(self) -> None:
         parse_params(self.params)
+        parse_depth(self.depth)
         if not self.data:
             raise ValueError("--data names no file: give at least one file of preference pairs")
-        for name in ("epochs", "batch_pairs", "batch_tokens", "limit", "depth", "checkpoint_every"):
+        for name in ("epochs", "batch_pairs", "limit", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} must be at least 1")
+        if (self.base is None) == (self.init_from is None):
+            raise ValueError("give --base (an instruct model) or --init-from (a reward model), one of the two")
+        if self.init_from is not None and self.depth != "full":
+            raise ValueError(f"--depth {self.depth} cannot be joined with --init-from: a reward model is not cut again")
+        if not 0 <= self.replay < 1 or (self.replay and self.init_from is None):
+            raise ValueError(f"--replay {self.replay} must be a share below 1 of the pairs of --init-from")
         if not (0 < self.calibration < 1 and 0 <= self.test < 1 and self.calibration + self.test < 1):
             raise ValueError(
                 f"--calibration {self.calibration} and --test {self.test} must be shares that leave some pairs to train on"
@@ -104,19 +154,29 @@ TRIED_WIDTH = 576
 _BY_MODE = {
     "full": _Defaults(1, 64, 5e-5, 10.0, 0.01, "a quarter of what the last blocks alone take"),
     "blocks": _Defaults(2, 32, 2e-4, 10.0, 0.01, "the best of those tried on the starter set"),
+    "lora": _Defaults(2, 32, 5e-4, 4.0, 0.0, "about ten times the rate of full fine-tuning, which adapters bear"),
     "head": _Defaults(30, 64, 3e-3, 1.0, 1.0, "a linear head over fixed states: many cheap epochs, held back by weight decay"),
 }
 _BATCH_WHY = "below the usual 128 of supervised fine-tuning: small preference sets need the steps (at least 30 an epoch)"
 
 
 def parse_params(params: str) -> tuple[str, int]:
-    """("full", 0), ("head", 0) or ("blocks", K). Raises ValueError naming the three forms."""
+    """("full", 0), ("head", 0), ("blocks", K) or ("lora", R). Raises ValueError naming the four forms."""
     mode, _, count = params.partition(":")
     if mode in ("full", "head") and not count:
         return mode, 0
-    if mode == "blocks" and count.isdigit() and int(count) >= 1:
+    if mode in ("blocks", "lora") and count.isdigit() and int(count) >= 1:
         return mode, int(count)
-    raise ValueError(f"--params {params!r}: use full, head, or blocks:K with K >= 1")
+    raise ValueError(f"--params {params!r}: use full, head, blocks:K with K >= 1, or lora:R with R >= 1")
+
+
+def parse_depth(depth: str) -> int | None:
+    """The number of layers to keep; None for full and auto. Raises ValueError naming the three forms."""
+    if depth in ("full", "auto"):
+        return None
+    if depth.isdigit() and int(depth) >= 1:
+        return int(depth)
+    raise ValueError(f"--depth {depth!r}: use full, auto, or a number of layers of at least 1")
 
 
 def derive(config: TrainConfig, num_pairs: int, hidden_size: int, device: torch.device) -> Derived:
@@ -144,11 +204,13 @@ def derive(config: TrainConfig, num_pairs: int, hidden_size: int, device: torch.
         batch_pairs=batch_pairs,
         learning_rate=rate,
         head_learning_rate=rate * default.head_factor,
-        centring=config.centring,
-        use_margin=config.use_margin,
+        objective=config.objective,
+        dropout=config.restraint.dropout,
+        early_stopping=config.restraint.early_stopping,
+        looks=LOOKS if config.restraint.early_stopping else 1,
         seed=config.seed,
-        batch_tokens=config.batch_tokens or token_budget(device),
-        weight_decay=default.weight_decay,
+        batch_tokens=config.machine.batch_tokens or token_budget(device),
+        weight_decay=default.weight_decay if config.restraint.weight_decay is None else config.restraint.weight_decay,
         checkpoint_every=config.checkpoint_every,
         log_every=1 if num_pairs <= 20_000 else 10,
     )

@@ -1,0 +1,180 @@
+"""Where in the backbone a reward is read best: one forward over a sample, a linear Bradley-Terry probe after every layer.
+
+The last layer of a language model is shaped to name the next token, not to judge the text before it; a model cut earlier is often
+the better reward model, and always the cheaper one (measured in benchmarks/results). Shapes: L layers, P pairs, D hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+
+from assay.data.table import PairTable
+from assay.metrics import cluster_folds
+from assay.models.backbone import Backbone
+from assay.records import Table
+from assay.train.batches import PairBatch, pair_batches
+
+NUM_FOLDS = 5
+PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3)  # on features of root mean square 1, beside a mean loss
+READS = ("last", "mean")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthProbe:
+    """losses_LR, accuracies_LR: held-out log loss and accuracy after each layer, read at the last token and as the mean.
+
+    depth: the chosen number of layers; reason: why, in a sentence. num_pairs: in the sample.
+    """
+
+    losses_LR: np.ndarray
+    accuracies_LR: np.ndarray
+    depth: int
+    reason: str
+    num_pairs: int
+
+    def table(self) -> Table:
+        """For the report: accuracy of the frozen model's probe by depth."""
+        rows = tuple((layer, *map(float, self.accuracies_LR[layer - 1])) for layer in range(1, len(self.accuracies_LR) + 1))
+        error = math.sqrt(0.25 / max(1, self.num_pairs))
+        note = (
+            f"linear probe on {self.num_pairs:,} pairs, {NUM_FOLDS}-fold by prompt; standard error about {error:.3f}; {self.reason}"
+        )
+        return Table(title="where the reward is read best", columns=("after layer", *READS), rows=rows, chart="line", note=note)
+
+
+def probe_depth(
+    backbone: Backbone,
+    table: PairTable,
+    rows: np.ndarray,
+    *,
+    max_tokens: int,
+    seed: int = 0,
+    on_answers: Callable[[int], None] = lambda num_answers: None,
+) -> DepthProbe:
+    """Probe every layer on the pairs at `rows` and choose a depth by the log loss at the last token, which is where plain
+    sequence-classification models read.
+
+    Its states are those of `layer_differences`, the choice is that of `probe_differences`.
+    """
+    differences_LRPD = layer_differences(backbone, table, rows, max_tokens=max_tokens, on_answers=on_answers)
+    return probe_differences(differences_LRPD, table.preference[rows], table.prompt[rows], seed=seed)
+
+
+def probe_differences(differences_LRPD: np.ndarray, preference_P: np.ndarray, prompt_P: np.ndarray, *, seed: int = 0) -> DepthProbe:
+    """Held-out linear Bradley-Terry models after every layer, and the depth of the least loss at the last token.
+
+    Each layer's loss is taken as the mean of its own and its neighbours': single layers are noisy, the curve is not.
+    """
+    folds_P = cluster_folds(prompt_P, NUM_FOLDS, seed=seed)
+    preference_P = preference_P.astype(np.float64)
+    margins = np.stack([[held_out_margins(layer[r], preference_P, folds_P) for r in range(2)] for layer in differences_LRPD])
+    losses_LRP = preference_P * np.logaddexp(0, -margins) + (1 - preference_P) * np.logaddexp(0, margins)
+    told_P = preference_P != 0.5
+    right = margins[..., told_P] * (preference_P[told_P] - 0.5) > 0
+    losses_LR = losses_LRP.mean(-1)
+    depth, reason = choose_depth(losses_LR[:, 0])
+    return DepthProbe(losses_LR=losses_LR, accuracies_LR=right.mean(-1), depth=depth, reason=reason, num_pairs=len(prompt_P))
+
+
+def choose_depth(losses_L: np.ndarray) -> tuple[int, str]:
+    """(depth, reason) from mean held-out losses by layer: see `probe_depth`."""
+    smooth_L = np.array([losses_L[max(0, i - 1) : i + 2].mean() for i in range(len(losses_L))])
+    depth = int(smooth_L.argmin()) + 1
+    reason = f"a frozen probe reads best after layer {depth} of {len(losses_L)}: log loss {losses_L[depth - 1]:.3f}"
+    return depth, f"{reason}, against {losses_L[-1]:.3f} after the last"
+
+
+@torch.no_grad()
+def layer_differences(
+    backbone: Backbone,
+    table: PairTable,
+    rows: np.ndarray,
+    *,
+    max_tokens: int,
+    on_answers: Callable[[int], None] = lambda num_answers: None,
+) -> np.ndarray:
+    """State of chosen minus state of rejected after each layer and the final norm: (L, 2, P, D) float32, last token then mean."""
+    place = {int(row): i for i, row in enumerate(rows)}
+    out = np.zeros((backbone.num_layers, 2, len(rows), backbone.hidden_size), np.float32)
+    states: list[torch.Tensor] = []
+    hooks = [
+        layer.register_forward_hook(
+            lambda module, inputs, output: states.append(output[0] if isinstance(output, tuple) else output)
+        )
+        for layer in backbone.model.layers
+    ]
+    try:
+        for start in range(0, len(rows), 256):
+            for batch in pair_batches(table, rows[start : start + 256], max_tokens, share=backbone.can_branch):
+                states.clear()
+                backbone(batch.packed)
+                where = [place[int(row)] for row in batch.rows]
+                for number, state in enumerate(states):
+                    normed = backbone.model.norm(state).flatten(0, 1).float()
+                    out[number, 0, where], out[number, 1, where] = _differences(normed, batch)
+                on_answers(2 * len(batch.rows))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return out
+
+
+def _differences(states_TD: torch.Tensor, batch: PairBatch) -> tuple[np.ndarray, np.ndarray]:
+    """(P, D) differences at the last token and of the means, of the pairs of a batch."""
+    packed, num_pairs = batch.packed, len(batch.rows)
+    place = torch.empty(len(batch.slots), dtype=torch.long)
+    place[torch.from_numpy(batch.slots)] = torch.from_numpy(packed.reads)
+    last = states_TD[place.to(states_TD.device)].view(num_pairs, 2, -1)
+    sums = torch.zeros(2 * num_pairs, states_TD.shape[1], device=states_TD.device)
+    counts = torch.zeros(2 * num_pairs, 1, device=states_TD.device)
+    group, branch = (torch.from_numpy(part).flatten().long() for part in (packed.group, packed.branch))
+    per_group = len(batch.slots) // len(packed.order)  # 2 answers where prompts are shared, else 1
+    slots = torch.from_numpy(batch.slots).view(-1, per_group)
+    for side in range(per_group):  # the shared tokens (branch 0) count for each side
+        mine = (group >= 0) & ((branch == 0) | (branch == side + 1))
+        index = slots[group[mine], side].to(states_TD.device)
+        sums.index_add_(0, index, states_TD[mine.to(states_TD.device)])
+        counts.index_add_(0, index, torch.ones(len(index), 1, device=states_TD.device))
+    mean = (sums / counts).view(num_pairs, 2, -1)
+    return tuple((part[:, 0] - part[:, 1]).cpu().numpy() for part in (last, mean))  # type: ignore[return-value]
+
+
+def held_out_margins(difference_PD: np.ndarray, preference_P: np.ndarray, folds_P: np.ndarray) -> np.ndarray:
+    """(P,) margins of linear Bradley-Terry models, each pair's by the model of the other folds.
+
+    The penalty is the one with the least held-out loss; features are scaled to a root mean square of 1 by the other folds.
+    """
+    by_penalty = []
+    margins = np.zeros((len(PENALTIES), len(preference_P)))
+    for fold in np.unique(folds_P):
+        inside, outside = folds_P == fold, folds_P != fold
+        scale_D = np.sqrt((difference_PD[outside] ** 2).mean(0)) + 1e-6
+        train, test = (difference_PD[outside] / scale_D).astype(np.float32), difference_PD[inside] / scale_D
+        weights_D = np.zeros(train.shape[1])
+        for number, penalty in reversed(list(enumerate(PENALTIES))):  # the strongest first: each start is near its end
+            weights_D = fit_linear(train, preference_P[outside], penalty, start=weights_D)
+            margins[number, inside] = test @ weights_D
+    for row in margins:
+        by_penalty.append(float((preference_P * np.logaddexp(0, -row) + (1 - preference_P) * np.logaddexp(0, row)).mean()))
+    return margins[int(np.argmin(by_penalty))]
+
+
+def fit_linear(difference_PD: np.ndarray, preference_P: np.ndarray, penalty: float, *, start: np.ndarray) -> np.ndarray:
+    """Weights (D,) of least mean Bradley-Terry loss plus penalty / 2 times their squared length, by L-BFGS."""
+    target_P = preference_P.astype(np.float32)
+
+    def loss(weights_D: np.ndarray) -> tuple[float, np.ndarray]:
+        margins_P = difference_PD @ weights_D.astype(np.float32)
+        value = (target_P * np.logaddexp(0, -margins_P) + (1 - target_P) * np.logaddexp(0, margins_P)).mean()
+        slope_P = (0.5 * (1 + np.tanh(margins_P / 2)) - target_P) / len(target_P)
+        return float(value + penalty / 2 * weights_D @ weights_D), (slope_P @ difference_PD).astype(
+            np.float64
+        ) + penalty * weights_D
+
+    return minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-6}).x

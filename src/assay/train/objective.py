@@ -1,0 +1,70 @@
+"""Which objective a run follows, and the loss of its pairs. The formulas are in models/objectives.py.
+
+Shapes: P pairs of a micro-batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from assay.models.objectives import bradley_terry, davidson, flipped_bradley_terry, rao_kupper, smooth_labels, unflip_labels
+
+Loss = Literal["bradley-terry", "rdpo", "flips", "rao-kupper", "davidson"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What is minimised over the pairs."""
+
+    loss: Loss = "bradley-terry"
+    """rdpo and flips: labels of which --flip-rate are wrong; rao-kupper and davidson: labels with ties."""
+    label_smoothing: float = 0.0
+    """Share of each label that goes to the other answer."""
+    flip_rate: float = 0.0
+    """Known share of wrong labels, for rdpo (unbiased) and flips (likelihood)."""
+    tie_share: float = 0.5
+    """How often two equal answers are called a tie, for rao-kupper and davidson."""
+    use_margin: bool = False
+    """Margins of the data enter the loss, as logits (score differences on other scales do harm)."""
+    centring: float = 0.01
+    """Coefficient that keeps each prompt's mean reward near zero."""
+
+    def __post_init__(self) -> None:
+        for name in ("label_smoothing", "flip_rate"):
+            if not 0 <= getattr(self, name) < 0.5:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 0 and below 0.5")
+        if not 0 < self.tie_share < 1:
+            raise ValueError(f"--tie-share {self.tie_share} must lie between 0 and 1")
+        if not 0 <= self.centring < math.inf:
+            raise ValueError(f"--centring {self.centring} must be 0 or more")
+        if self.flip_rate and self.loss not in ("rdpo", "flips"):
+            raise ValueError(f"--flip-rate {self.flip_rate} says nothing to --loss {self.loss}: use --loss flips or rdpo")
+        if self.use_margin and self.loss in ("rao-kupper", "davidson"):
+            raise ValueError(f"--use-margin cannot be joined with --loss {self.loss}: its ties stand for small margins")
+
+
+def pair_losses(
+    chosen_P: torch.Tensor,
+    rejected_P: torch.Tensor,
+    preference_P: torch.Tensor,
+    margin_P: torch.Tensor | None,
+    objective: Objective,
+) -> torch.Tensor:
+    """Loss of each pair, (P,), before weights and centring."""
+    if objective.loss in ("rao-kupper", "davidson"):
+        # Between equals the probability of a tie is tanh(width / 2) and w / (2 + w).
+        share = objective.tie_share
+        if objective.loss == "rao-kupper":
+            return rao_kupper(chosen_P, rejected_P, preference_P, 2 * math.atanh(share))
+        return davidson(chosen_P, rejected_P, preference_P, math.log(2 * share / (1 - share)))
+    if objective.label_smoothing:
+        preference_P = smooth_labels(preference_P, objective.label_smoothing)
+    if objective.loss == "flips":
+        return flipped_bradley_terry(chosen_P, rejected_P, preference_P, objective.flip_rate, margin_P)
+    if objective.loss == "rdpo":
+        preference_P = unflip_labels(preference_P, objective.flip_rate)
+    return bradley_terry(chosen_P, rejected_P, preference_P, margin_P)

@@ -1,0 +1,254 @@
+"""Everything before the loop: read, split, render, choose the depth, cache the frozen trunk.
+
+The demo's cross-validation, the learning curve and a plain run stand on the same ground.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from assay.data.pairs import read_pairs
+from assay.data.render import Renderer
+from assay.data.split import refuse_overlap
+from assay.data.table import PairTable, build_table
+from assay.errors import DataError
+from assay.models.artifact import load_artifact, read_description
+from assay.models.backbone import Backbone, add_dropout, cut_depth, load_backbone, split_backbone
+from assay.models.bases import Base, file_digest, resolve_base
+from assay.models.device import Compute, pick_compute, token_budget
+from assay.models.lora import add_lora
+from assay.models.reward_model import RewardModel, new_head
+from assay.records import PreferencePair
+from assay.scorers.load import artifact_path
+from assay.train.batches import Source, StateSource, TokenSource
+from assay.train.cache import build_cache, final_states
+from assay.train.depth import DepthProbe, probe_depth
+from assay.workflows.rundir import known_prompts, run_config, split_name, split_pairs
+from assay.workflows.settings import Derived, TrainConfig, derive, parse_depth, parse_params
+from assay.workflows.show import console, progress, say
+
+PROBED = 1000  # training pairs of the depth probe
+REPLAY = "assay.replay"  # tag of a pair of an earlier run
+
+
+@dataclass(slots=True, kw_only=True)
+class Prepared:
+    """A run that is ready to be fitted. model: what the loop trains; whole: the same parameters as one model to save.
+
+    probe: with --depth auto, what it found; adapted: with --params lora:R, what `merge_lora` takes.
+    """
+
+    config: TrainConfig
+    compute: Compute
+    base: Base
+    base_digest: str
+    renderer: Renderer
+    table: PairTable
+    source: Source
+    model: RewardModel
+    whole: RewardModel
+    derived: Derived
+    data: list[dict[str, Any]]
+    saved_dtype: torch.dtype
+    split_by_prompt: bool
+    probe: DepthProbe | None = None
+    adapted: Any = None
+
+    @property
+    def identity(self) -> str:
+        """Digest of data, base and settings: what a checkpoint must share with a run to be resumed by it."""
+        loop = asdict(self.derived.loop)
+        parts = [self.table.fingerprint, self.base_digest, self.config.params, loop, str(self.compute.dtype)]
+        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
+
+
+def prepare(
+    config: TrainConfig, *, split: Callable[[PreferencePair], str] | None = None, compute: Compute | None = None
+) -> Prepared:
+    """Everything before the loop, with what was found on the way printed.
+
+    split: other splits than by hash of the prompt. compute: what `pick_compute` gave, when that was asked before.
+    """
+    torch.manual_seed(config.seed)
+    compute = compute or pick_compute(config.machine.device, config.machine.dtype)
+    say(
+        "computing",
+        f"on {compute.device} in {str(compute.dtype).removeprefix('torch.')}: {compute.reason}; {torch.get_num_threads()} threads",
+    )
+    base, tokenizer, start = _starting_point(config)
+    say("base", f"{base.name}{f' ({base.note})' if base.note else ''}")
+    renderer = Renderer(tokenizer, max_length=config.max_length, overlong=config.overlong)
+    for change in renderer.template_changes:
+        say("template", change)
+    config.out.mkdir(parents=True, exist_ok=True)
+    table, data = read_table(config, renderer, split)
+    num_pairs = len(table.rows("train"))
+    backbone = start.backbone if start is not None else load_backbone(base.path, depth=parse_depth(config.depth))
+    derived = derive(config, num_pairs, backbone.hidden_size, compute.device)
+    for name, reason in derived.reasons.items():
+        say(name.replace("_", " "), f"{getattr(derived.loop, name):g}: {reason}")
+    if len(renderer.tokenizer) > backbone.model.get_input_embeddings().num_embeddings:
+        backbone.model.resize_token_embeddings(len(renderer.tokenizer))
+    probe = None
+    if config.depth == "auto":
+        probe = _probe(backbone, table, compute, config.seed)
+        say("depth", probe.reason)
+        backbone = cut_depth(backbone, probe.depth)
+    saved_dtype, base_digest = next(backbone.parameters()).dtype, _weights_digest(backbone)
+    head = start.head if start is not None else new_head(backbone.hidden_size, seed=config.seed)
+    whole = RewardModel(backbone, head, compute_dtype=compute.dtype).to(compute.device)
+    adapted = None
+    if parse_params(config.params)[0] == "lora":
+        adapted = add_lora(whole.backbone, parse_params(config.params)[1], dropout=config.restraint.dropout)
+    model, source = _trained_part(config, derived, whole, table, base_digest)
+    model.dropout = config.restraint.dropout
+    return Prepared(
+        config=config,
+        compute=compute,
+        base=base,
+        base_digest=base_digest,
+        renderer=renderer,
+        table=table,
+        source=source,
+        model=model,
+        whole=whole,
+        derived=derived,
+        data=data,
+        saved_dtype=saved_dtype,
+        split_by_prompt=split is None,
+        probe=probe,
+        adapted=adapted,
+    )
+
+
+def _starting_point(config: TrainConfig) -> tuple[Base, Any, RewardModel | None]:
+    """The base, its tokenizer, and with --init-from the reward model to go on from."""
+    if config.init_from is None:
+        base = resolve_base(str(config.base))
+        return base, AutoTokenizer.from_pretrained(base.path, trust_remote_code=False), None
+    path = artifact_path(config.init_from)
+    loaded = load_artifact(path, dtype=getattr(torch, read_description(path)["dtype"]))
+    name, note = loaded.description.get("base_model", path.name), f"from the reward model {config.init_from.name}"
+    base = Base(str(path), str(name), note, str(loaded.description.get("base_license") or ""))
+    return base, loaded.renderer.tokenizer, loaded.model
+
+
+def _probe(backbone: Backbone, table: PairTable, compute: Compute, seed: int) -> DepthProbe:
+    """The depth probe on up to `PROBED` training pairs."""
+    rows = np.sort(np.random.default_rng(seed).permutation(table.rows("train"))[:PROBED])
+    frozen = _computing(backbone, compute.dtype).to(compute.device)
+    with progress("depth probe", 2 * len(rows), "answers") as advance:
+        return probe_depth(frozen, table, rows, max_tokens=token_budget(compute.device), seed=seed, on_answers=advance)
+
+
+def read_table(
+    config: TrainConfig, renderer: Renderer, split: Callable[[PreferencePair], str] | None
+) -> tuple[PairTable, list[dict[str, Any]]]:
+    """Read, split and tokenise the data once; what was read, set aside and cut is printed and returned for the record."""
+    rule = "hash of the prompt" if split is None else "whole groups"
+    split_of_pair = split or (lambda pair: "train" if REPLAY in pair.tags else split_name(config, pair))
+    readers = [
+        read_pairs(path, form=config.form, limit=config.limit, strict=config.strict, seed=config.seed) for path in config.data
+    ]
+    path = config.out / "cache" / "tokens.arrow"
+    with console.status("reading and tokenising"):
+        pairs = with_replay(itertools.chain.from_iterable(readers), config)
+        table, count = build_table(pairs, renderer, path, split=split_of_pair)
+    data = []
+    for name, reader in zip(config.data, readers, strict=True):
+        say("read", f"{name}: {reader.summary()}")
+        entry = {"name": Path(name).name, "num_pairs": reader.problems.num_pairs, "note": reader.summary()}
+        data.append(entry | ({"fingerprint": file_digest(Path(name))[:32]} if Path(name).is_file() else {}))
+    say("rendered", count.summary())
+    sizes = {name: len(table.rows(name)) for name in ("train", "calibration", "test")}
+    say("split", ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + f" pairs, by {rule}")
+    if not sizes["train"]:
+        raise DataError(
+            f"no pair is in the training split of {', '.join(config.data)}: give more prompts, or lower --calibration and --test"
+        )
+    if config.eval_data is not None:
+        hashes = np.union1d(table.prompt, known_prompts(config))  # of the calibration split too
+        tested = read_pairs(config.eval_data, form=config.form, strict=config.strict)
+        refuse_overlap(hashes, tested, train_name=", ".join(config.data), eval_name=config.eval_data)
+    return table, data
+
+
+def with_replay(pairs: Iterable[PreferencePair], config: TrainConfig) -> Iterator[PreferencePair]:
+    """The pairs, then a random draw of the training pairs of --init-from, so many that they are the share --replay of all."""
+    num_new = 0
+    for pair in pairs:
+        num_new += config.replay > 0 and split_name(config, pair) == "train"
+        yield pair
+    if not config.replay or config.init_from is None:
+        return
+    rng, drawn = np.random.default_rng(config.seed), []
+    wanted = round(num_new * config.replay / (1 - config.replay))
+    for number, pair in enumerate(split_pairs(run_config(config.init_from), "train")):  # reservoir sampling: Vitter (1985), R
+        if number < wanted:
+            drawn.append(pair)
+        elif (place := int(rng.integers(number + 1))) < wanted:
+            drawn[place] = pair
+    say("replay", f"{len(drawn):,} of the training pairs of {config.init_from} beside {num_new:,} new ones")
+    yield from (replace(pair, tags={**pair.tags, REPLAY: "yes"}) for pair in drawn)
+
+
+def _trained_part(
+    config: TrainConfig, derived: Derived, whole: RewardModel, table: PairTable, base_digest: str
+) -> tuple[RewardModel, Source]:
+    """The part of the model that the loop trains, in float32, and the pairs as that part takes them."""
+    mode, num_blocks = parse_params(config.params)
+    budget, share = derived.loop.batch_tokens, whole.backbone.can_branch
+    if config.machine.gradient_checkpointing:
+        whole.backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if mode in ("full", "lora"):
+        if mode == "full":
+            whole.float().requires_grad_(True)
+            add_dropout(whole.backbone.model, config.restraint.dropout)
+        return whole, TokenSource(table=table, max_tokens=budget, share=share)
+    whole.backbone.requires_grad_(False)
+    path, limit = config.out / "cache" / "activations.bin", int(config.machine.cache_limit_gb * 1e9)
+    identity = f"{table.fingerprint}/{base_digest}/{config.params}/{whole.compute_dtype}"
+
+    def on_start(num_bytes: int, num_states: int) -> None:
+        say("cache", f"{num_bytes / 1e6:,.0f} MB on disk for {num_states:,} states of the frozen layers")
+
+    with progress("activations", 2 * len(table), "answers") as advance:
+        shared: dict[str, Any] = {"identity": identity, "max_tokens": budget, "limit_bytes": limit}
+        shared |= {"on_start": on_start, "on_answers": advance}
+        if mode == "head":
+            frozen = _computing(whole.backbone, whole.compute_dtype)
+            return whole, StateSource(table=table, states_N2D=final_states(frozen, table, path, **shared))
+        trunk, top = split_backbone(whole.backbone, num_blocks)
+        for part in (top.model.layers, top.model.norm):
+            part.float().requires_grad_(True)
+        add_dropout(top.model, config.restraint.dropout)
+        cache = build_cache(_computing(trunk, whole.compute_dtype), table, path, dtype=whole.compute_dtype, **shared)
+    model = RewardModel(top, whole.head, compute_dtype=whole.compute_dtype)
+    return model, TokenSource(table=table, max_tokens=budget, share=share, cache=cache)
+
+
+def _weights_digest(backbone: Backbone) -> str:
+    """Digest of every weight: a base that was changed in place is another base."""
+    digest = hashlib.sha256()
+    for name, weight in backbone.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
+def _computing(backbone: Backbone, dtype: torch.dtype) -> Backbone:
+    """A frozen copy in the computing number format; the backbone itself where it already has it."""
+    if all(parameter.dtype == dtype for parameter in backbone.parameters()):
+        return backbone
+    return copy.deepcopy(backbone).to(dtype).eval()

@@ -1,0 +1,82 @@
+"""The depth probe: what it reads from each layer, what it fits, and the depth it chooses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from assay.data.table import PairTable, build_table
+from assay.metrics import cluster_folds
+from assay.models.backbone import cut_depth
+from assay.train.depth import choose_depth, fit_linear, held_out_margins, layer_differences, probe_depth
+from tiny import tiny_model, tiny_renderer, toy_pairs
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> PairTable:
+    path = tmp_path_factory.mktemp("depth") / "tokens.arrow"
+    return build_table(toy_pairs(60), tiny_renderer(), path)[0]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma"])
+def test_each_layer_is_read_as_a_model_cut_there_would_read_it(table, kind):
+    """Last token: the states of a cut model, one answer at a time. Mean: over all tokens of prompt and answer."""
+    backbone = tiny_model(kind).backbone.eval()
+    rows = np.array([3, 11, 40])
+    found = layer_differences(backbone, table, rows, max_tokens=120)
+    assert found.shape == (4, 2, 3, backbone.hidden_size)
+    for depth in (1, 3, 4):
+        cut = cut_depth(backbone, depth)
+        for place, row in enumerate(rows):
+            pair = table[row]
+            states = [
+                cut.model(input_ids=torch.from_numpy(tokens.copy()).long()[None], use_cache=False).last_hidden_state[0].detach()
+                for tokens in (pair.chosen, pair.rejected)
+            ]
+            last = states[0][pair.reads[0]] - states[1][pair.reads[1]]
+            mean = states[0].mean(0) - states[1].mean(0)
+            np.testing.assert_allclose(found[depth - 1, 0, place], last.numpy(), atol=2e-5)
+            np.testing.assert_allclose(found[depth - 1, 1, place], mean.numpy(), atol=2e-5)
+
+
+def test_lone_sequences_give_the_same_states_as_shared_prompts(table):
+    backbone = tiny_model("llama").backbone.eval()
+    shared = layer_differences(backbone, table, np.arange(20), max_tokens=300)
+    backbone.can_branch = False
+    np.testing.assert_allclose(layer_differences(backbone, table, np.arange(20), max_tokens=300), shared, atol=2e-5)
+
+
+def test_the_linear_fit_is_at_a_stationary_point():
+    """One feature x = 1 for all, 3 of 4 labels for chosen: sigmoid(w) - 3/4 + penalty * w = 0."""
+    weight = float(fit_linear(np.ones((4, 1), np.float32), np.array([1.0, 1.0, 1.0, 0.0]), 0.1, start=np.zeros(1))[0])
+    assert 1 / (1 + np.exp(-weight)) - 0.75 + 0.1 * weight == pytest.approx(0, abs=1e-4)
+
+
+def test_held_out_margins_find_a_direction_and_do_not_look_at_their_own_label():
+    rng = np.random.default_rng(0)
+    difference = rng.normal(size=(200, 10)).astype(np.float32)
+    told = (difference[:, 0] > 0).astype(float)
+    folds = cluster_folds(np.arange(200), 5, seed=0)
+    assert ((held_out_margins(difference, told, folds) > 0) == (told > 0)).mean() > 0.9
+    noise = rng.integers(0, 2, 200).astype(float)
+    assert abs(((held_out_margins(difference, noise, folds) > 0) == (noise > 0)).mean() - 0.5) < 0.12
+
+
+def test_the_depth_of_the_least_loss_among_its_neighbours_is_chosen():
+    """A lone dip among high losses (layer 2 of the second) is noise."""
+    depth, reason = choose_depth(np.array([0.7, 0.5, 0.5, 0.5, 0.3, 0.47, 0.54, 0.43]))
+    assert depth == 5
+    assert "after layer 5 of 8: log loss 0.300, against 0.430" in reason
+    assert choose_depth(np.array([0.70, 0.30, 0.70, 0.45, 0.44, 0.45, 0.7]))[0] == 5
+    assert choose_depth(np.linspace(0.7, 0.6, 6))[0] == 6
+
+
+def test_a_probe_of_a_real_forward_comes_with_its_table(table):
+    probe = probe_depth(tiny_model("llama").backbone.eval(), table, np.arange(60), max_tokens=300)
+    assert 1 <= probe.depth <= 4
+    assert probe.losses_LR.shape == probe.accuracies_LR.shape == (4, 2)
+    shown = probe.table()
+    assert [row[0] for row in shown.rows] == [1, 2, 3, 4]
+    assert shown.rows[2][1] == pytest.approx(probe.accuracies_LR[2, 0])
+    assert "60 pairs" in shown.note
