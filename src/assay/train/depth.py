@@ -67,27 +67,33 @@ def probe_depth(
 
 
 def probe_differences(differences_LRPD: np.ndarray, preference_P: np.ndarray, prompt_P: np.ndarray, *, seed: int = 0) -> DepthProbe:
-    """Held-out linear Bradley-Terry models after every layer, and the depth of the least loss at the last token.
-
-    Each layer's loss is taken as the mean of its own and its neighbours': single layers are noisy, the curve is not.
-    """
+    """Held-out linear Bradley-Terry models after every layer; `choose_depth` chooses by their losses at the last token."""
     folds_P = cluster_folds(prompt_P, NUM_FOLDS, seed=seed)
     preference_P = preference_P.astype(np.float64)
     margins = np.stack([[held_out_margins(layer[r], preference_P, folds_P) for r in range(2)] for layer in differences_LRPD])
     losses_LRP = preference_P * np.logaddexp(0, -margins) + (1 - preference_P) * np.logaddexp(0, margins)
     told_P = preference_P != 0.5
     right = margins[..., told_P] * (preference_P[told_P] - 0.5) > 0
-    losses_LR = losses_LRP.mean(-1)
-    depth, reason = choose_depth(losses_LR[:, 0])
-    return DepthProbe(losses_LR=losses_LR, accuracies_LR=right.mean(-1), depth=depth, reason=reason, num_pairs=len(prompt_P))
+    depth, reason = choose_depth(losses_LRP[:, 0])
+    return DepthProbe(
+        losses_LR=losses_LRP.mean(-1), accuracies_LR=right.mean(-1), depth=depth, reason=reason, num_pairs=len(prompt_P)
+    )
 
 
-def choose_depth(losses_L: np.ndarray) -> tuple[int, str]:
-    """(depth, reason) from mean held-out losses by layer: see `probe_depth`."""
-    smooth_L = np.array([losses_L[max(0, i - 1) : i + 2].mean() for i in range(len(losses_L))])
-    depth = int(smooth_L.argmin()) + 1
-    reason = f"a frozen probe reads best after layer {depth} of {len(losses_L)}: log loss {losses_L[depth - 1]:.3f}"
-    return depth, f"{reason}, against {losses_L[-1]:.3f} after the last"
+def choose_depth(losses_LP: np.ndarray) -> tuple[int, str]:
+    """(depth, reason) from held-out losses by layer and pair: the middle of the layers that are as good as the best.
+
+    As good: a layer's mean loss, taken with its neighbours', lies within one standard error of the least, that of the paired
+    difference (Breiman et al. 1984). The least itself jumps between distant layers from sample to sample; the middle does not.
+    """
+    smooth_LP = np.stack([losses_LP[max(0, i - 1) : i + 2].mean(0) for i in range(len(losses_LP))])
+    means_L = smooth_LP.mean(1)
+    best = int(means_L.argmin())
+    error_L = (smooth_LP - smooth_LP[best]).std(1, ddof=1) / math.sqrt(losses_LP.shape[1])
+    good = np.flatnonzero(means_L - means_L[best] <= error_L + 1e-9)
+    depth = int(good[(len(good) - 1) // 2]) + 1
+    seen = f"held-out log loss {means_L[depth - 1]:.3f} after layer {depth} of {len(means_L)}, {means_L[-1]:.3f} after the last"
+    return depth, f"{seen}; it is the middle of the {len(good)} as good as the best (from {good[0] + 1} to {good[-1] + 1})"
 
 
 @torch.no_grad()
