@@ -21,6 +21,7 @@ from assay.errors import AssayError
 from assay.records import Report
 from assay.workflows import steps
 from assay.workflows.align import AlignConfig, align_scale
+from assay.workflows.curve import CurveConfig, learning_curve
 from assay.workflows.demo import DemoConfig, demo
 from assay.workflows.run import train_all
 from assay.workflows.settings import TrainConfig
@@ -32,6 +33,7 @@ Command = (
     | Annotated[steps.CalibrateConfig, tyro.conf.subcommand("calibrate")]
     | Annotated[steps.ScoreConfig, tyro.conf.subcommand("score")]
     | Annotated[steps.ReportConfig, tyro.conf.subcommand("report")]
+    | Annotated[CurveConfig, tyro.conf.subcommand("curve")]
     | Annotated[AlignConfig, tyro.conf.subcommand("align-scale")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
@@ -68,6 +70,8 @@ def run(config: object) -> int:
             return 1 if num_failed else 0
         case steps.ReportConfig():
             console.print(escape(str(steps.report_run(config))), soft_wrap=True)
+        case CurveConfig():
+            show(learning_curve(config))
         case AlignConfig():
             show(align_scale(config))
         case DemoConfig():

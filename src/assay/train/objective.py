@@ -25,9 +25,9 @@ class Objective:
     label_smoothing: float = 0.0
     """Share of each label that goes to the other answer."""
     flip_rate: float = 0.0
-    """Known share of wrong labels, for rdpo (unbiased) and flips (likelihood)."""
+    """Known share of wrong labels, for rdpo and flips."""
     tie_share: float = 0.5
-    """How often two equal answers are called a tie, for rao-kupper and davidson."""
+    """How often two equal answers tie, for rao-kupper and davidson."""
     use_margin: bool = False
     """Margins of the data enter the loss, as logits (score differences on other scales do harm)."""
     centring: float = 0.01

@@ -64,13 +64,13 @@ class TrainConfig:
     """Preferences and an instruct model in, a calibrated reward model out."""
 
     data: tuple[str, ...]
-    """Preference pairs: files (jsonl, jsonl.gz, json, parquet), or hub:org/name#split."""
+    """Pairs: jsonl, jsonl.gz, json, parquet, or hub:org/name#split."""
     base: str | None = None
-    """Instruct model to start from: hub id, directory, or .gguf file."""
+    """Instruct model to start from: hub id, directory or .gguf."""
     init_from: Path | None = None
     """Reward model (run directory or artifact) to start from, head included, in place of --base."""
     replay: float = 0.0
-    """Share of the training pairs that is drawn from those of the --init-from run, against forgetting."""
+    """Share of the training pairs drawn from those of --init-from."""
     out: Path
     """Run directory."""
     eval_data: str | None = None
