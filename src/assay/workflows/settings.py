@@ -76,7 +76,7 @@ class TrainConfig:
     eval_data: str | None = None
     """Pairs to test on, in place of a test split of --data."""
     form: str | None = None
-    """Form of the rows (docs/data.md); found from the columns when left out."""
+    """Form of the rows (docs/data.md); found when left out."""
     strict: bool = False
     """Stop at the first bad row."""
     limit: int | None = None
