@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from assay.errors import AssayError
 from assay.records import Report
+from assay.train import distributed
 from assay.workflows import steps
 from assay.workflows.align import AlignConfig, align_scale
 from assay.workflows.curve import CurveConfig, learning_curve
@@ -46,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     config = tyro.cli(Command, prog="assay", description="Reward models you can trust.", args=arguments, config=_FLAGS)  # type: ignore[call-overload]
     try:
+        if distributed.is_launched() and not isinstance(config, TrainConfig):
+            raise ValueError("torchrun is for assay train: run this command in one process")
         return run(config)
     except ValueError as error:
         console.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)

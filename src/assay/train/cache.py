@@ -1,5 +1,7 @@
 """What a frozen trunk computes, kept on disk so that every epoch, the first included, trains from there.
 
+Several processes each fill their share of the one file.
+
 Shapes: N pairs, T tokens of all groups, D hidden size, B rows, L columns, R reads.
 """
 
@@ -19,6 +21,7 @@ from assay.data.packing import PackedBatch, pack
 from assay.data.table import PairTable
 from assay.errors import TrainingError
 from assay.models.backbone import Backbone
+from assay.train import distributed
 from assay.train.checkpoint import is_disk_full
 
 
@@ -118,9 +121,29 @@ def _cached(
     num_bytes = int(np.prod(shape, dtype=np.int64)) * storage.itemsize
     note = path.with_suffix(".json")
     content = json.dumps({"identity": identity, "bytes": num_bytes})
-    if note.is_file() and note.read_text() == content and path.is_file() and path.stat().st_size == num_bytes:
+    is_there = note.is_file() and note.read_text() == content and path.is_file() and path.stat().st_size == num_bytes
+    distributed.barrier()  # all have looked before one writes
+    if is_there:
         on_reuse()
         return np.memmap(path, dtype=storage, mode="r", shape=shape)
+    if distributed.rank() == 0:
+        _make_room(path, note, num_bytes, limit_bytes)
+    distributed.barrier()
+    try:
+        values = np.memmap(path, dtype=storage, mode="r+", shape=shape)
+        fill(values)
+        values.flush()
+        distributed.barrier()
+        if distributed.rank() == 0:
+            note.write_text(content)
+    except OSError as error:
+        _explain_full(error, path, note, num_bytes)
+        raise
+    return np.memmap(path, dtype=storage, mode="r", shape=shape)
+
+
+def _make_room(path: Path, note: Path, num_bytes: int, limit_bytes: int) -> None:
+    """An empty file of the whole size, in place of one of another identity."""
     path.parent.mkdir(parents=True, exist_ok=True)
     note.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
@@ -132,17 +155,17 @@ def _cached(
         )
     try:
         _reserve(path, num_bytes)
-        values = np.memmap(path, dtype=storage, mode="r+", shape=shape)
-        fill(values)
-        values.flush()
-        note.write_text(content)
     except OSError as error:
-        path.unlink(missing_ok=True)
-        note.unlink(missing_ok=True)
-        if is_disk_full(error):
-            raise TrainingError(f"the disk is full while caching activations at {path}: free {num_bytes / 1e9:.1f} GB") from error
+        _explain_full(error, path, note, num_bytes)
         raise
-    return np.memmap(path, dtype=storage, mode="r", shape=shape)
+
+
+def _explain_full(error: OSError, path: Path, note: Path, num_bytes: int) -> None:
+    """Drop what cannot be completed; raises TrainingError when the disk is full."""
+    path.unlink(missing_ok=True)
+    note.unlink(missing_ok=True)
+    if is_disk_full(error):
+        raise TrainingError(f"the disk is full while caching activations at {path}: free {num_bytes / 1e9:.1f} GB") from error
 
 
 def _reserve(path: Path, num_bytes: int) -> None:
@@ -160,8 +183,9 @@ def _reserve(path: Path, num_bytes: int) -> None:
 
 
 def _trunk_batches(table: PairTable, max_tokens: int, share: bool) -> Iterator[tuple[PackedBatch, np.ndarray]]:
-    """Every group of the table once, in packed batches with the table-wide group numbers, some hundred pairs at a time."""
-    for start in range(0, len(table), 256):
+    """Every group of the table once, in packed batches with the table-wide group numbers, some hundred pairs at a time; of them
+    this process's share."""
+    for start in range(256 * distributed.rank(), len(table), 256 * distributed.world_size()):
         rows = range(start, min(start + 256, len(table)))
         groups = [group for row in rows for group in table.groups(row, share=share)]
         first = start if share else 2 * start

@@ -18,6 +18,7 @@ from assay.data.table import PairTable
 from assay.metrics import cluster_folds
 from assay.models.backbone import Backbone
 from assay.records import Table
+from assay.train import distributed
 from assay.train.batches import PairBatch, pair_batches
 
 NUM_FOLDS = 5
@@ -105,7 +106,10 @@ def layer_differences(
     max_tokens: int,
     on_answers: Callable[[int], None] = lambda num_answers: None,
 ) -> np.ndarray:
-    """State of chosen minus state of rejected after each layer and the final norm: (L, 2, P, D) float32, last token then mean."""
+    """State of chosen minus state of rejected after each layer and the final norm: (L, 2, P, D) float32, last token then mean.
+
+    Several processes each run their share of the pairs, and all get the whole.
+    """
     place = {int(row): i for i, row in enumerate(rows)}
     out = np.zeros((backbone.num_layers, 2, len(rows), backbone.hidden_size), np.float32)
     states: list[torch.Tensor] = []
@@ -116,7 +120,7 @@ def layer_differences(
         for layer in backbone.model.layers
     ]
     try:
-        for start in range(0, len(rows), 256):
+        for start in range(256 * distributed.rank(), len(rows), 256 * distributed.world_size()):
             for batch in pair_batches(table, rows[start : start + 256], max_tokens, share=backbone.can_branch):
                 states.clear()
                 backbone(batch.packed)
@@ -128,6 +132,7 @@ def layer_differences(
     finally:
         for hook in hooks:
             hook.remove()
+    distributed.sum_tensor(torch.from_numpy(out))
     return out
 
 

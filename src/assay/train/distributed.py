@@ -1,18 +1,58 @@
 """Several processes on one run: each takes its share of every batch, and what they computed is summed.
 
 Started by torchrun; alone, every function here does nothing. The loss of a step is divided by its global number of pairs before
-the sum, so that any number of processes, with any shares, takes the same step.
+the sum, so that any number of processes, with any shares, takes the same step. The processes share the run directory; the first
+one writes.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from assay.errors import TrainingError
+from assay.models.reward_model import RewardModel
+
+PATIENCE = timedelta(hours=2)  # the others wait while the first reads and tokenises; one that dies is noticed at once
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """The body runs as one of the processes that torchrun started; without torchrun nothing happens.
+
+    Raises TrainingError when another process of the run is lost.
+    """
+    if not is_launched() or dist.is_initialized():
+        yield
+        return
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() > 1 and ("Connection" in str(error) or isinstance(error, dist.DistError)):
+            raise TrainingError(f"process {rank()} lost another process of this run, whose own message says why") from error
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def is_launched() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def rank() -> int:
@@ -40,7 +80,48 @@ def largest(value: int, device: torch.device) -> int:
     return int(number)
 
 
-def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def of_first(value: int) -> int:
+    """The first process's number, for all: what was measured or searched may differ between machines, a run must not."""
+    if world_size() == 1:
+        return value
+    number = torch.tensor(value)
+    dist.broadcast(number, 0)
+    return int(number)
+
+
+@contextmanager
+def first_goes_first() -> Iterator[None]:
+    """The first process runs the body alone, then the others: what it leaves on disk is there for them."""
+    if rank() != 0:
+        barrier()
+    yield
+    if rank() == 0:
+        barrier()
+
+
+def shard(model: RewardModel) -> None:
+    """Spread parameters, gradients and optimiser over the processes, layer by layer (FSDP2; Zhao et al. 2023).
+
+    Frozen embeddings, which may have the checkpoint's own number format, stay whole.
+    """
+    decoder = model.backbone.model
+    for layer in decoder.layers:
+        fully_shard(layer)
+    kept = {p for p in decoder.get_input_embeddings().parameters() if not p.requires_grad}
+    fully_shard(model, reshard_after_forward=True, ignored_params=kept)  # else checkpoints after a look miss the root's moments
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)  # a sum: the loss is divided by the step's pairs already
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its sum over all processes, in one message; a process without one adds zero.
 
     Sharded parameters are left out: theirs are summed on the way back."""
@@ -55,7 +136,7 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         parameter.grad = part.view_as(parameter)
 
 
-def batches(model: torch.nn.Module, source: Any, rows: np.ndarray) -> Iterator[tuple[Any, float]]:
+def batches(model: nn.Module, source: Any, rows: np.ndarray) -> Iterator[tuple[Any, float]]:
     """This process's share of `rows` as micro-batches, each with 1.0, or 0.0 for one that is run for company only.
 
     Layers that are sharded over the processes run in step: a process with fewer micro-batches repeats one, and drops the result.
@@ -69,7 +150,7 @@ def batches(model: torch.nn.Module, source: Any, rows: np.ndarray) -> Iterator[t
         yield from ((batch, 0.0) for batch in spare * missing)
 
 
-def is_sharded(model: torch.nn.Module) -> bool:
+def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 

@@ -31,6 +31,7 @@ from assay.models.lora import add_lora
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import PreferencePair
 from assay.scorers.load import artifact_path
+from assay.train import distributed
 from assay.train.batches import Source, StateSource, TokenSource
 from assay.train.cache import build_cache, final_states
 from assay.train.depth import DepthProbe, probe_depth
@@ -46,7 +47,8 @@ REPLAY = "assay.replay"  # tag of a pair of an earlier run
 class Prepared:
     """A run that is ready to be fitted. model: what the loop trains; whole: the same parameters as one model to save.
 
-    probe: with --depth auto, what it found; adapted: with --params lora:R, what `merge_lora` takes.
+    probe: with --depth auto, what it found; adapted: with --params lora:R, what `merge_lora` takes. unsharded: with --shard, whole
+    and adapted without their weights, for `gathered`.
     """
 
     config: TrainConfig
@@ -64,6 +66,7 @@ class Prepared:
     split_by_prompt: bool
     probe: DepthProbe | None = None
     adapted: Any = None
+    unsharded: tuple[RewardModel, Any] | None = None
 
     @property
     def identity(self) -> str:
@@ -81,12 +84,17 @@ def prepare(
     split: other splits than by hash of the prompt. compute: what `pick_compute` gave, when that was asked before.
     """
     torch.manual_seed(config.seed)
+    if config.machine.shard and not distributed.is_launched():
+        raise ValueError("--shard spreads the model over processes: start them with torchrun -m assay.cli train ...")
     compute = compute or pick_compute(config.machine.device, config.machine.dtype)
+    formats = (torch.float32, torch.bfloat16)
+    compute = compute._replace(dtype=formats[distributed.of_first(formats.index(compute.dtype))])
     say(
         "computing",
         f"on {compute.device} in {str(compute.dtype).removeprefix('torch.')}: {compute.reason}; {torch.get_num_threads()} threads",
     )
-    base, tokenizer, start = _starting_point(config)
+    with distributed.first_goes_first():  # a base may have to be fetched or converted
+        base, tokenizer, start = _starting_point(config)
     say("base", f"{base.name}{f' ({base.note})' if base.note else ''}")
     renderer = Renderer(tokenizer, max_length=config.max_length, overlong=config.overlong)
     for change in renderer.template_changes:
@@ -103,6 +111,9 @@ def prepare(
     probe = None
     if config.depth == "auto":
         probe = _probe(backbone, table, compute, config.seed)
+        mode, num_blocks = parse_params(config.params)
+        least = min(num_blocks + 1, backbone.num_layers) if mode == "blocks" else 1  # trained blocks stand on a frozen one
+        probe = replace(probe, depth=max(least, distributed.of_first(probe.depth)))
         say("depth", probe.reason)
         backbone = cut_depth(backbone, probe.depth)
     saved_dtype, base_digest = next(backbone.parameters()).dtype, _weights_digest(backbone)
@@ -113,6 +124,11 @@ def prepare(
         adapted = add_lora(whole.backbone, parse_params(config.params)[1], dropout=config.restraint.dropout)
     model, source = _trained_part(config, derived, whole, table, base_digest)
     model.dropout = config.restraint.dropout
+    unsharded = None
+    if config.machine.shard:
+        unsharded = _without_weights(whole, adapted)
+        distributed.shard(model)
+    torch.manual_seed(config.seed + 1000 * distributed.rank())  # dropout is drawn anew in each process
     return Prepared(
         config=config,
         compute=compute,
@@ -129,7 +145,26 @@ def prepare(
         split_by_prompt=split is None,
         probe=probe,
         adapted=adapted,
+        unsharded=unsharded,
     )
+
+
+def gathered(prepared: Prepared) -> Prepared:
+    """The run with whole parameters again, in the first process, where they were sharded; every process has to ask."""
+    if prepared.unsharded is None:
+        return prepared
+    weights = {name: distributed.whole(value.detach()).cpu() for name, value in prepared.whole.named_parameters()}
+    whole, adapted = prepared.unsharded
+    whole.load_state_dict(weights, strict=False, assign=True)
+    return replace(prepared, whole=whole, adapted=adapted)
+
+
+def _without_weights(whole: RewardModel, adapted: Any) -> tuple[RewardModel, Any]:
+    memo: dict[int, Any] = {
+        id(weight): torch.nn.Parameter(torch.empty_like(weight, device="meta"), weight.requires_grad)
+        for weight in whole.parameters()
+    }
+    return copy.deepcopy((whole, adapted), memo)
 
 
 def _starting_point(config: TrainConfig) -> tuple[Base, Any, RewardModel | None]:
@@ -162,9 +197,12 @@ def read_table(
         read_pairs(path, form=config.form, limit=config.limit, strict=config.strict, seed=config.seed) for path in config.data
     ]
     path = config.out / "cache" / "tokens.arrow"
-    with console.status("reading and tokenising"):
-        pairs = with_replay(itertools.chain.from_iterable(readers), config)
-        table, count = build_table(pairs, renderer, path, split=split_of_pair)
+    with distributed.first_goes_first():
+        if distributed.rank() != 0:
+            return PairTable(path), []
+        with console.status("reading and tokenising"):
+            pairs = with_replay(itertools.chain.from_iterable(readers), config)
+            table, count = build_table(pairs, renderer, path, split=split_of_pair)
     data = []
     for name, reader in zip(config.data, readers, strict=True):
         say("read", f"{name}: {reader.summary()}")
@@ -225,7 +263,7 @@ def _trained_part(
 
     with progress("activations", 2 * len(table), "answers") as advance:
         shared: dict[str, Any] = {"identity": identity, "max_tokens": budget, "limit_bytes": limit}
-        shared |= {"on_start": on_start, "on_answers": advance}
+        shared |= {"on_start": on_start, "on_answers": lambda answers: advance(answers * distributed.world_size())}
         if mode == "head":
             frozen = _computing(whole.backbone, whole.compute_dtype)
             return whole, StateSource(table=table, states_N2D=final_states(frozen, table, path, **shared))

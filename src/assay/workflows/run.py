@@ -7,6 +7,7 @@ from pathlib import Path
 from assay.models.artifact import read_description
 from assay.records import Report
 from assay.scorers.calibrate import MIN_PAIRS
+from assay.train import distributed
 from assay.workflows.settings import TrainConfig
 from assay.workflows.show import print_figures, report_rows, say
 from assay.workflows.steps import CalibrateConfig, EvaluateConfig, ReportConfig, calibrate, evaluate_model, report_run
@@ -17,8 +18,13 @@ def train_all(config: TrainConfig) -> Path:
     """Preferences and a base in; a trained, calibrated, evaluated and explained reward model out. Returns the run directory.
 
     Calibration takes the calibration split, evaluation the test split; one that is too small is said to be, and left out.
+    Of several processes (torchrun) all train, the first one does the rest.
     """
-    splits = read_description(train(config))["splits"]
+    with distributed.joined(config.machine.device):
+        artifact, is_first = train(config), distributed.rank() == 0
+    if not is_first:
+        return config.out
+    splits = read_description(artifact)["splits"]
     if splits["calibration"]["num_pairs"] >= MIN_PAIRS:
         calibrate(CalibrateConfig(model=config.out, device=config.machine.device, dtype=config.machine.dtype))
     else:

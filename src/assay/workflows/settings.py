@@ -113,6 +113,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         parse_params(self.params)
         parse_depth(self.depth)
+        if self.machine.shard and self.params == "head":
+            raise ValueError("--shard spreads trained layers over the processes, --params head trains none: leave it out")
         if not self.data:
             raise ValueError("--data names no file: give at least one file of preference pairs")
         for name in ("epochs", "batch_pairs", "limit", "checkpoint_every"):

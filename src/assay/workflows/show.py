@@ -12,13 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 
 from assay.records import Metric, Report
+from assay.train.distributed import rank
 
 console = Console(stderr=True, highlight=False)
 
 
 def say(label: str, text: str) -> None:
-    """One line of a run: what, then the finding."""
-    console.print(f"[bold]{escape(label):<14}[/] {escape(text)}", soft_wrap=True)
+    """One line of a run: what, then the finding. Of several processes the first one speaks."""
+    if rank() == 0:
+        console.print(f"[bold]{escape(label):<14}[/] {escape(text)}", soft_wrap=True)
 
 
 @contextmanager
@@ -32,7 +34,7 @@ def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, disable=rank() != 0) as bar:
         task = bar.add_task(label, total=total)
         yield lambda amount: bar.advance(task, amount)
 

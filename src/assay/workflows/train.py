@@ -24,14 +24,16 @@ from assay.models.artifact import REWARD_FILE, plain_scores, save_artifact
 from assay.models.lora import merge_lora
 from assay.records import Finding, Metric, Report, Table
 from assay.scorers.load import load
+from assay.train import distributed
 from assay.train.checkpoint import latest_checkpoint
 from assay.train.loop import LoopSettings, best_loss, fit, reward_pairs
-from assay.workflows.prepare import Prepared, prepare
+from assay.workflows.prepare import Prepared, gathered, prepare
 from assay.workflows.rundir import known_prompts, split_pairs, write_report
 from assay.workflows.settings import TrainConfig
 from assay.workflows.show import progress, say
 
 MONITORED = 1000  # held-out pairs looked at after each epoch
+RELOAD = "reload check: largest difference"
 
 
 def train(config: TrainConfig) -> Path:
@@ -87,6 +89,9 @@ def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Sav
             on_step=on_step,
         )
     report = training_report(prepared, rows, train_rows)
+    prepared = gathered(prepared)
+    if distributed.rank() != 0:
+        return Saved(config.out / "artifact", Metric(RELOAD, float("nan"), note="made by the first process"))
     if loop.early_stopping:
         say("early stopping", f"after {rows[-1]['epoch']:.2f} epochs; held-out loss {best_loss(rows):.4f} at best, which is kept")
     if prepared.adapted is not None:
@@ -117,7 +122,8 @@ def tracking(config: TrainConfig, loop: LoopSettings) -> Iterator[Callable[[dict
     try:
         yield lambda row: accelerator.log({name: value for name, value in row.items() if name != "step"}, step=row["step"])
     finally:
-        accelerator.end_training()
+        for tracker in accelerator.trackers:  # end_training would end the process group, which the report still needs
+            tracker.finish()
 
 
 def flat(settings: LoopSettings) -> dict[str, Any]:
@@ -196,9 +202,7 @@ def save_run(prepared: Prepared, report: Report, extra: dict[str, Any] | None = 
         stale.unlink()  # figures of an earlier model in the same directory; states that no step reads again
     difference, num_checked = reload_check(path, prepared)
     say("reload check", f"plain transformers differs by at most {difference:.1e} on {num_checked} answers, in float32")
-    checked = Metric(
-        "reload check: largest difference", difference, n_scored=num_checked, n=num_checked, note="plain transformers, float32"
-    )
+    checked = Metric(RELOAD, difference, n_scored=num_checked, n=num_checked, note="plain transformers, float32")
     write_report(config.out, "training", replace(report, metrics=(*report.metrics, checked)))
     return Saved(path, checked)
 
