@@ -5,10 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, FalconConfig, Gemma2Config, GPT2Config, GPTNeoConfig, MambaConfig, Qwen3_5TextConfig
+from transformers import (
+    AutoModel,
+    FalconConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoConfig,
+    MambaConfig,
+    MistralConfig,
+    Qwen3_5TextConfig,
+)
 
 from assay.data.packing import make_group, pack
-from assay.models.backbone import Backbone, attention_for, cut_depth, load_backbone, split_backbone
+from assay.models.backbone import Backbone, add_dropout, attention_for, cut_depth, load_backbone, split_backbone
 from assay.models.reward_model import RewardModel, new_head
 from tiny import save_tiny_base, tiny_backbone, tiny_model
 
@@ -180,3 +189,59 @@ def test_a_fresh_head_is_seeded_and_of_the_stated_size():
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
     assert abs(float(heads[0].detach().std()) * 1025**0.5 - 1) < 0.06  # 5 standard errors of 4,096 draws
+
+
+# The last layer at the reads alone
+
+
+def test_the_last_layer_is_run_at_the_reads_alone_where_its_form_is_known():
+    """Same states and same gradients as the whole layer, rows of several groups, several reads a branch, a window."""
+    mistral = MistralConfig(**SHARED, num_key_value_heads=2, sliding_window=5)
+    for backbone in (tiny_backbone("llama"), tiny_backbone("qwen"), built(mistral)):
+        assert backbone.stops_early()
+        groups = []
+        for seed in range(5):
+            rows = sequences(seed)
+            groups.append(make_group(rows, [np.array([len(row) - 2, len(row) - 1], np.int32) for row in rows]))
+        for batch in (*pack(groups, 120), batch_of(sequences(), share=False)):
+            found = []
+            for states in (backbone.read(batch), backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reads)]):
+                backbone.zero_grad()
+                states.square().sum().backward()
+                found.append((states.detach(), {n: p.grad.clone() for n, p in backbone.named_parameters() if p.grad is not None}))
+            torch.testing.assert_close(found[0][0], found[1][0], atol=2e-5, rtol=1e-4)
+            assert found[0][1].keys() == found[1][1].keys()
+            for name, gradient in found[1][1].items():
+                torch.testing.assert_close(found[0][1][name], gradient, atol=2e-3, rtol=1e-3, msg=name)
+
+
+def test_other_forms_run_the_whole_layer():
+    """Gemma has more norms, Gemma 2 caps its logits, Falcon fuses its maps; a hook on what would be passed over, too."""
+    assert not tiny_backbone("gemma").stops_early()
+    for config in CANNOT.values():
+        assert not built(config).stops_early()
+    backbone = tiny_backbone("llama")
+    add_dropout(backbone.model, 0.1)
+    assert not backbone.stops_early()
+
+
+def test_a_layer_that_only_looks_like_a_llama_layer_is_found_out():
+    backbone = tiny_backbone("llama")
+    plain = type(backbone.model.layers[-1]).forward
+    odd = backbone.model.layers[-1]
+    odd.forward = lambda hidden, **named: plain(odd, hidden, **named) + hidden.sin()
+    assert not backbone.stops_early()
+
+
+def test_reading_early_follows_a_replaced_part_and_adds_no_parameter():
+    backbone = tiny_backbone("llama")
+    batch = batch_of(sequences(), share=True)
+    names = set(backbone.state_dict())
+    before = backbone.read(batch).detach()
+    assert set(backbone.state_dict()) == names
+    backbone.model.resize_token_embeddings(410)
+    with torch.no_grad():
+        backbone.model.get_input_embeddings().weight.mul_(2)
+    after = backbone.read(batch).detach()
+    torch.testing.assert_close(after, states(backbone, batch), atol=2e-5, rtol=1e-4)
+    assert (after - before).abs().max() > 0.01

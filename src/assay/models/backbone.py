@@ -1,6 +1,6 @@
 """How a transformers decoder is loaded, run on a packed batch, and cut into a frozen trunk and a trained top.
 
-Nothing else in Assay knows about attention masks. Shapes: B rows, L columns, D hidden size.
+Nothing else in Assay knows about attention masks. Shapes: B rows, L columns, D hidden size, R reads, Q reads a row at most.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 
 from assay.data.packing import PackedBatch, make_group, pack
+from assay.models.last_layer import has_known_form, last_layer_at
 
 _BRANCHING_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -32,6 +34,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.model = model
         self.can_branch = _can_branch(model)
+        self._stem: tuple[Any, ...] = ()  # the model without its last layer, kept by `_without_last`; in a tuple: no submodule
+        self._stops_early: bool | None = None  # not looked at yet
 
     @property
     def config(self) -> Any:
@@ -66,24 +70,102 @@ class Backbone(nn.Module):
             inputs["attention_mask"] = self._masks(batch, device)
         return self.model(**inputs).last_hidden_state
 
+    def read(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
+        """Last hidden states at the reads alone, (R, D): `forward` and a choice of rows, at less cost where the last layer can be
+        run at the reads only."""
+        if not self.stops_early():
+            states_BLD = self(batch, hidden_BLD)
+            return states_BLD.flatten(0, 1).index_select(0, torch.from_numpy(batch.reads).to(states_BLD.device))
+        return self._read_early(batch, hidden_BLD)
+
+    def stops_early(self) -> bool:
+        """Whether the last layer is run at the reads only; tried once on a few tokens, against the whole layer."""
+        if not (self.can_branch and has_known_form(self.model)):
+            return False
+        if self._stops_early is None:
+            self._stops_early = _gives_the_same(self)
+        return self._stops_early
+
+    def _read_early(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None) -> torch.Tensor:
+        stem = self._without_last()
+        hidden_BLD = stem(batch, hidden_BLD)
+        device = hidden_BLD.device
+        columns_BQ, places_R = (part.to(device) for part in _columns(batch))
+        seen_BQL = self._seen(batch, columns_BQ, self._window(-1))
+        cosines = self.model.rotary_emb(hidden_BLD, torch.from_numpy(batch.positions).to(device, torch.long))
+        states_BQD = last_layer_at(self.model.layers[-1], hidden_BLD, cosines, columns_BQ, seen_BQL)
+        return self.model.norm(states_BQD.flatten(0, 1).index_select(0, places_R))
+
+    def _without_last(self) -> Backbone:
+        """The layers but the last, without the final norm; made anew when a part of the model was replaced."""
+        parts = tuple(self.model._modules.values())
+        if not self._stem or any(old is not new for old, new in zip(self._stem[1], parts, strict=True)):
+            stem = Backbone(_with_layers(self.model, range(self.num_layers - 1)))
+            stem.model._modules["norm"] = nn.Identity()
+            self._stem = (stem, parts)
+        return self._stem[0]
+
     def _masks(self, batch: PackedBatch, device: torch.device) -> Any:
         """Additive (B, 1, L, L) masks of the one visibility rule; a dictionary by layer type where the model has several."""
         config = self.config.get_text_config()
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else self.dtype
-        group = torch.from_numpy(batch.group).to(device)
-        branch = torch.from_numpy(batch.branch).to(device)
-        positions = torch.from_numpy(batch.positions).to(device)
-        width = group.shape[1]
-        seen_BLL = (group[:, :, None] == group[:, None, :]) & torch.ones(width, width, dtype=torch.bool, device=device).tril()
-        seen_BLL &= (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
-        full = _additive(seen_BLL, dtype)
+        every_BL = torch.arange(batch.tokens.shape[1], device=device).expand(batch.tokens.shape)
         layer_types = set(getattr(config, "layer_types", None) or ())
         window = getattr(config, "sliding_window", None)
         if not window or (layer_types and "sliding_attention" not in layer_types):
-            return full
-        near_BLL = seen_BLL & (positions[:, :, None] - positions[:, None, :] < window)
-        sliding = _additive(near_BLL, dtype)
-        return {"full_attention": full, "sliding_attention": sliding} if layer_types else sliding
+            return _additive(self._seen(batch, every_BL), dtype)
+        sliding = _additive(self._seen(batch, every_BL, window), dtype)
+        if not layer_types:
+            return sliding
+        return {"full_attention": _additive(self._seen(batch, every_BL), dtype), "sliding_attention": sliding}
+
+    def _seen(self, batch: PackedBatch, columns_BQ: torch.Tensor, window: int | None = None) -> torch.Tensor:
+        """(B, Q, L) bool: the one visibility rule, for the tokens at `columns_BQ`. A window counts positions."""
+        group_BL, branch_BL, positions_BL = (
+            torch.from_numpy(part).to(columns_BQ.device) for part in (batch.group, batch.branch, batch.positions)
+        )
+        index_L = torch.arange(group_BL.shape[1], device=columns_BQ.device)
+        seen_BQL = (group_BL.gather(1, columns_BQ)[:, :, None] == group_BL[:, None]) & (index_L <= columns_BQ[:, :, None])
+        seen_BQL &= (branch_BL[:, None] == 0) | (branch_BL[:, None] == branch_BL.gather(1, columns_BQ)[:, :, None])
+        if window is not None:
+            seen_BQL &= positions_BL.gather(1, columns_BQ)[:, :, None] - positions_BL[:, None] < window
+        return seen_BQL
+
+    def _window(self, layer: int) -> int | None:
+        """How many positions back a layer sees; None for all."""
+        config = self.config.get_text_config()
+        layer_types = getattr(config, "layer_types", None)
+        if layer_types and layer_types[layer] != "sliding_attention":
+            return None
+        return getattr(config, "sliding_window", None)
+
+
+def _columns(batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, Q) columns that each row is read at, filled up with column 0, and (R,) where each read stands in them, flat."""
+    num_rows, width = batch.tokens.shape
+    row_R, column_R = np.divmod(batch.reads, width)
+    order_R = np.argsort(row_R, kind="stable")
+    counts_B = np.bincount(row_R, minlength=num_rows)
+    place_R = np.empty_like(row_R)
+    place_R[order_R] = np.arange(len(row_R)) - np.repeat(np.cumsum(counts_B) - counts_B, counts_B)
+    columns_BQ = np.zeros((num_rows, counts_B.max()), np.int64)
+    columns_BQ[row_R, place_R] = column_R
+    return torch.from_numpy(columns_BQ), torch.from_numpy(row_R * columns_BQ.shape[1] + place_R)
+
+
+@torch.no_grad()
+def _gives_the_same(backbone: Backbone) -> bool:
+    """Whether `_read_early` gives what the whole last layer gives, on two branches of a few tokens."""
+    rows = [torch.tensor(tokens, dtype=torch.int32).numpy() for tokens in ((1, 2, 3, 4, 5), (1, 2, 3, 2, 1, 4))]
+    batch = pack([make_group(rows, [np.array([3, 4]), np.array([5])])], 64)[0]
+    was_training = backbone.model.training
+    backbone.model.eval()
+    try:
+        whole = backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reads)].float()
+        early = backbone._read_early(batch, None).float()
+    finally:
+        backbone.model.train(was_training)
+    return bool((early - whole).norm() <= 0.02 * whole.norm())
 
 
 def _additive(seen_BLL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

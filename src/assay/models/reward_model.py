@@ -29,9 +29,7 @@ class RewardModel(nn.Module):
     def forward(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
         device = self.head.weight.device
         with torch.autocast(device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != self.backbone.dtype):
-            states_BLD = self.backbone(batch, hidden_BLD)
-        reads_R = torch.from_numpy(batch.reads).to(device)
-        states_RD = states_BLD.flatten(0, 1).index_select(0, reads_R)
+            states_RD = self.backbone.read(batch, hidden_BLD)
         return self.read(states_RD)
 
     def read(self, states_RD: torch.Tensor) -> torch.Tensor:

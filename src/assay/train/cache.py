@@ -101,7 +101,7 @@ def final_states(
         flat = states.reshape(2 * len(table), -1)
         for batch, groups in _trunk_batches(table, max_tokens, backbone.can_branch):
             reads = (2 * groups[:, None] + np.arange(2)).reshape(-1) if backbone.can_branch else groups
-            flat[reads] = backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reads)].float().cpu().numpy()
+            flat[reads] = backbone.read(batch).float().cpu().numpy()
             on_answers(len(batch.reads))
 
     shape = (len(table), 2, backbone.hidden_size)
