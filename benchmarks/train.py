@@ -37,7 +37,7 @@ from assay.data.render import Renderer
 from assay.data.table import PairTable, build_table
 from assay.models.backbone import load_backbone, split_backbone
 from assay.models.bases import resolve_base
-from assay.models.device import token_budget
+from assay.models.device import Dtype, pick_compute, token_budget
 from assay.models.reward_model import RewardModel, new_head
 from assay.train.batches import TokenSource
 from assay.train.cache import build_cache
@@ -59,6 +59,8 @@ class TrainBenchConfig:
     """Timed steps, after one to warm up."""
     repeats: int = 3
     blocks: int = 4
+    dtype: Dtype = "auto"
+    """Of both sides' forward and backward; auto takes what pays on this machine."""
     micro_batches: tuple[int, ...] = (1, 2, 4, 8)
     measure: str | None = None
     """One measure in this process (used by the benchmark itself)."""
@@ -72,6 +74,7 @@ def main() -> int:
         print(json.dumps(measure(config)))
         return 0
     began = time.perf_counter()
+    config = replace(config, dtype=str(pick_compute("cpu", config.dtype).dtype).removeprefix("torch."))  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as directory:
         config = replace(config, work=Path(directory))
         table = make_table(config)
@@ -97,9 +100,10 @@ def main() -> int:
             "first_losses_float32": {**losses, "largest_difference": largest(losses)},
             "matmul": rate,
             "share_of_matmul_rate": {
-                name: round(float(np.median([row["flops_per_second"] for row in rows])) / rate["bf16_flops_per_second"], 3)
+                name: round(float(np.median([row["flops_per_second"] for row in rows])) / rate["flops_per_second"], 3)
                 for name, rows in found.items()
             },
+            "dtype": config.dtype,
             "machine": {
                 "cpus": os.cpu_count(),
                 "threads": torch.get_num_threads(),
@@ -130,7 +134,7 @@ def make_table(config: TrainBenchConfig) -> PairTable:
 
 def in_own_process(config: TrainBenchConfig, name: str) -> dict[str, Any]:
     flags = ["--measure", name, "--work", str(config.work), "--batch-pairs", str(config.batch_pairs), "--steps", str(config.steps)]
-    flags += ["--blocks", str(config.blocks), *(["--base", config.base] if config.base else [])]
+    flags += ["--dtype", config.dtype, "--blocks", str(config.blocks), *(["--base", config.base] if config.base else [])]
     ran = subprocess.run([sys.executable, __file__, *flags], capture_output=True, text=True, check=False)
     if ran.returncode:
         raise RuntimeError(f"{name} failed:\n{ran.stderr[-3000:]}")
@@ -149,7 +153,7 @@ def measure(config: TrainBenchConfig) -> dict[str, Any]:
         "assay-blocks": lambda: assay_blocks(config),
         "trl-losses": lambda: trl_losses(config),
         "assay-losses": lambda: assay_losses(config),
-        "matmul": matmul_rate,
+        "matmul": lambda: matmul_rate(compute_dtype(config)),
     }
     row = measures[name]()
     return {**row, "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
@@ -159,6 +163,10 @@ def settings(config: TrainBenchConfig, **changes: Any) -> LoopSettings:
     rates = {"learning_rate": 5e-5, "head_learning_rate": 5e-5, "weight_decay": 0.0}
     asked = {"epochs": 1, "batch_pairs": config.batch_pairs, "batch_tokens": token_budget(torch.device("cpu")), **rates, **changes}
     return LoopSettings(objective=Objective(centring=0.0), **asked)
+
+
+def compute_dtype(config: TrainBenchConfig) -> torch.dtype:
+    return getattr(torch, config.dtype)
 
 
 def table_of(config: TrainBenchConfig) -> PairTable:
@@ -228,7 +236,7 @@ def trl_speed(config: TrainBenchConfig, blocks: int | None, micro: int) -> dict[
             part.requires_grad_(True)
     table = table_of(config)
     rows = in_steps(config, len(table))
-    trainer = trl_trainer(config, model, rows, micro, bf16=True)
+    trainer = trl_trainer(config, model, rows, micro, bf16=config.dtype == "bfloat16")
     ends: list[float] = []
 
     class Clock(TrainerCallback):
@@ -259,7 +267,7 @@ def assay_model(config: TrainBenchConfig, dtype: torch.dtype) -> RewardModel:
 
 
 def assay_full(config: TrainBenchConfig) -> dict[str, Any]:
-    model, table = assay_model(config, torch.bfloat16), table_of(config)
+    model, table = assay_model(config, compute_dtype(config)), table_of(config)
     source = TokenSource(table=table, max_tokens=token_budget(torch.device("cpu")), share=True)
     rows = fit(model, source, np.arange(len(table)), settings(config))
     timed = in_steps(config, len(table))[WARM_STEPS * config.batch_pairs :]
@@ -271,19 +279,19 @@ def assay_full(config: TrainBenchConfig) -> dict[str, Any]:
 def assay_blocks(config: TrainBenchConfig) -> dict[str, Any]:
     """The frozen trunk over all pairs, then two epochs over its states; pairs a second of the first epoch, and of a cached one."""
     assert config.work is not None
-    model, table = assay_model(config, torch.bfloat16), table_of(config)
+    model, table = assay_model(config, compute_dtype(config)), table_of(config)
     budget, total = token_budget(torch.device("cpu")), model.backbone.num_layers
     model.backbone.requires_grad_(False)
     trunk, top = split_backbone(model.backbone, config.blocks)
-    frozen = copy.deepcopy(trunk).to(torch.bfloat16).eval()
+    frozen = copy.deepcopy(trunk).to(compute_dtype(config)).eval()
     for part in (top.model.layers, top.model.norm):
         part.requires_grad_(True)
     path = config.work / f"activations-{os.getpid()}.bin"
     began = time.perf_counter()
-    cache = build_cache(frozen, table, path, identity="", max_tokens=budget, dtype=torch.bfloat16, limit_bytes=10**11)
+    cache = build_cache(frozen, table, path, identity="", max_tokens=budget, dtype=compute_dtype(config), limit_bytes=10**11)
     caching = time.perf_counter() - began
     source = TokenSource(table=table, max_tokens=budget, share=True, cache=cache)
-    whole = RewardModel(top, model.head, compute_dtype=torch.bfloat16)
+    whole = RewardModel(top, model.head, compute_dtype=compute_dtype(config))
     rows = fit(whole, source, np.arange(len(table)), settings(config, epochs=3))
     path.unlink()
     steps = len(rows) // 3
@@ -339,11 +347,11 @@ def assay_losses(config: TrainBenchConfig) -> dict[str, Any]:
     return {"losses": [row["loss"] for row in logged]}
 
 
-def matmul_rate() -> dict[str, Any]:
-    """bfloat16 matrix products of the shapes of the model's feed-forward part and of a large square, best of 20."""
+def matmul_rate(dtype: torch.dtype) -> dict[str, Any]:
+    """Matrix products of the shapes of the model's feed-forward part and of a large square, best of 20."""
 
     def rate(m: int, k: int, n: int) -> float:
-        a, b = torch.randn(m, k, dtype=torch.bfloat16), torch.randn(k, n, dtype=torch.bfloat16)
+        a, b = torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype)
         seconds = []
         for _ in range(20):
             began = time.perf_counter()
@@ -351,7 +359,7 @@ def matmul_rate() -> dict[str, Any]:
             seconds.append(time.perf_counter() - began)
         return 2.0 * m * k * n / min(seconds)
 
-    return {"bf16_flops_per_second": rate(1024, 576, 1536), "bf16_square_flops_per_second": rate(2048, 2048, 2048)}
+    return {"flops_per_second": rate(1024, 576, 1536), "square_flops_per_second": rate(2048, 2048, 2048)}
 
 
 def spread(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -63,20 +63,21 @@ def test_held_out_margins_find_a_direction_and_do_not_look_at_their_own_label():
     assert abs(((held_out_margins(difference, noise, folds) > 0) == (noise > 0)).mean() - 0.5) < 0.12
 
 
-def test_the_middle_of_the_layers_that_are_as_good_as_the_best_is_chosen():
+def test_of_the_layers_as_good_as_the_best_the_one_nearest_to_two_thirds_of_the_depth_is_chosen():
     shared = np.random.default_rng(0).normal(0, 0.1, 400)  # what is hard is hard after every layer
 
     def losses(*means: float) -> np.ndarray:
         return np.array(means)[:, None] + shared
 
     depth, reason = choose_depth(losses(0.7, 0.6, 0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.5, 0.6))
-    assert depth == 6  # 5, 6 and 7 have neighbours as good as themselves
-    assert "after layer 6 of 10" in reason
+    assert depth == 7  # 5, 6 and 7 have neighbours as good as themselves
+    assert "after layer 7 of 10" in reason
+    assert choose_depth(losses(0.9, 0.8, 0.7, 0.6, 0.4, 0.4, 0.4, 0.4, 0.4))[0] == 6  # 6, 7 and 8 are as good, 6 of 9 is two thirds
     assert choose_depth(losses(0.7, 0.3, 0.7, 0.45, 0.44, 0.45, 0.7))[0] == 5  # a lone dip is noise
     assert choose_depth(losses(0.9, 0.8, 0.7, 0.6, 0.5))[0] == 5
-    assert choose_depth(np.full((7, 50), 0.69))[0] == 4  # nothing to choose
+    assert choose_depth(np.full((9, 50), 0.69))[0] == 6  # nothing to choose
     noisy = losses(0.7, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.7) + np.random.default_rng(1).normal(0, 0.2, (9, 400))
-    assert choose_depth(noisy)[0] in (4, 5, 6)
+    assert choose_depth(noisy)[0] in (5, 6, 7)
 
 
 def test_a_probe_of_a_real_forward_comes_with_its_table(table):
