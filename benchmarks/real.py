@@ -28,8 +28,8 @@ from transformers import AutoTokenizer
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.render import Renderer
 from assay.data.split import split_of
-from assay.data.table import build_table
-from assay.metrics import brier, cluster_bootstrap, is_right
+from assay.data.table import PairTable, build_table
+from assay.metrics import brier, cluster_bootstrap, cluster_folds, is_right
 from assay.models.artifact import plain_scores
 from assay.models.backbone import load_backbone
 from assay.models.bases import resolve_base
@@ -38,7 +38,7 @@ from assay.models.reward_model import new_head
 from assay.records import PreferencePair
 from assay.scorers.base import margins, sigmoid
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words
-from assay.train.depth import DepthProbe, layer_differences, probe_differences
+from assay.train.depth import PENALTIES, DepthProbe, fit_linear, layer_differences, probe_differences
 from assay.train.loop import fit, pair_figures, reward_pairs
 from assay.workflows.demo import packaged_base
 from assay.workflows.prepare import PROBED, Prepared, prepare
@@ -63,6 +63,8 @@ class RealConfig:
     depths: tuple[str, ...] = ("auto", "full")
     """auto, full or a number of layers; each is a model of its own."""
     params: str = "blocks:4"
+    """As in assay train; or linear: a linear Bradley-Terry model of frozen states (L2 by cross-validation), all depths and seeds
+    from one forward."""
     epochs: int | None = None
     learning_rate: float | None = None
     batch_pairs: int | None = None
@@ -109,11 +111,28 @@ def main() -> int:
             name: summary([rival[name] for rival in rivals], pairs, splits) for name in ("length", "bag of words")
         }
         say("baselines", json.dumps({name: row["accuracy"] for name, row in result["baselines"].items()}))
-        chosen = {}
-        if "auto" in config.depths:
-            chosen = probes(config, base, work, splits)
+        chosen: list[DepthProbe] = []
+        if config.params == "linear":
+            table, differences = states_of(config, base, work, np.arange(len(pairs)))
+            chosen = [probe_on(table, differences, probe_sample(split, seed), seed) for seed, split in enumerate(splits)]
+            for depth in config.depths:
+                runs = [
+                    linear_run(table, differences, split, chosen[seed].depth if depth == "auto" else depth)
+                    for seed, split in enumerate(splits)
+                ]
+                row = summary([run[0] for run in runs], pairs, splits, [rival["bag of words"] for rival in rivals])
+                result[f"depth {depth}"] = {**row, "runs": [run[1] for run in runs]}
+                say(f"depth {depth}", json.dumps(row))
+        elif "auto" in config.depths:
+            rows = [probe_sample(split, seed) for seed, split in enumerate(splits)]
+            union = np.unique(np.concatenate(rows))
+            table, differences = states_of(config, base, work, union)
+            chosen = [probe_on(table, differences, mine, seed) for seed, mine in enumerate(rows)]
+        if chosen:
             result["probe"] = probe_rows(chosen)
         for depth in config.depths:
+            if config.params == "linear":
+                continue
             depths = [str(chosen[seed].depth) if depth == "auto" else depth for seed in range(config.seeds)]
             scored: list[np.ndarray] = []
             facts: list[dict[str, Any]] = []
@@ -187,25 +206,54 @@ def baselines(pairs: list[PreferencePair], split: np.ndarray) -> dict[str, np.nd
     return {"length": margins(LengthScorer(), pairs), "bag of words": margins(words, pairs)}
 
 
-def probes(config: RealConfig, base: str, work: Path, splits: list[np.ndarray]) -> list[DepthProbe]:
-    """For each seed what `--depth auto` would find on its training pairs; one forward for all."""
+def probe_sample(split: np.ndarray, seed: int) -> np.ndarray:
+    """The training pairs that `--depth auto` would look at."""
+    return np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(split == "train"))[:PROBED])
+
+
+def states_of(config: RealConfig, base: str, work: Path, rows: np.ndarray) -> tuple[PairTable, np.ndarray]:
+    """The token table, and (L, 2, N, D) float16 differences of the frozen states after every layer; zeros but at `rows`."""
     resolved = resolve_base(base)
     renderer = Renderer(AutoTokenizer.from_pretrained(resolved.path), max_length=config.max_length)
     table, _ = build_table(read_pairs(work / f"{config.set}.jsonl"), renderer, work / f"{config.set}-probe.arrow")
     compute = pick_compute()
     backbone = load_backbone(resolved.path, dtype=compute.dtype).to(compute.device).eval()
-    rows = [
-        np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(split == "train"))[:PROBED])
-        for seed, split in enumerate(splits)
-    ]
-    union = np.unique(np.concatenate(rows))
-    differences = layer_differences(backbone, table, union, max_tokens=token_budget(compute.device)).astype(np.float16)
-    found = []
-    for seed, mine in enumerate(rows):
-        part = differences[:, :, np.searchsorted(union, mine)].astype(np.float32)
-        found.append(probe_differences(part, table.preference[mine], table.prompt[mine], seed=seed))
-        say("probe", f"seed {seed}: {found[-1].reason}")
+    found = layer_differences(backbone, table, rows, max_tokens=token_budget(compute.device))
+    differences = np.zeros((*found.shape[:2], len(table), found.shape[-1]), np.float16)
+    differences[:, :, rows] = found
+    return table, differences
+
+
+def probe_on(table: PairTable, differences: np.ndarray, rows: np.ndarray, seed: int) -> DepthProbe:
+    """What `--depth auto` would find."""
+    part = differences[:, :, rows].astype(np.float32)
+    found = probe_differences(part, table.preference[rows], table.prompt[rows], seed=seed)
+    say("probe", f"seed {seed}: {found.reason}")
     return found
+
+
+def linear_run(table: PairTable, differences: np.ndarray, split: np.ndarray, depth: int | str) -> tuple[np.ndarray, dict[str, Any]]:
+    """(P,) margins of a linear model of the last token's states after a layer, fitted on the training pairs."""
+    layer = len(differences) if depth == "full" else int(depth)
+    states = differences[layer - 1, 0].astype(np.float32)
+    train = np.flatnonzero(split == "train")
+    scale = np.sqrt((states[train] ** 2).mean(0)) + 1e-6
+    states, preference = states / scale, table.preference.astype(np.float64)
+    folds = cluster_folds(table.prompt[train], 5, seed=0)
+    losses = []
+    for penalty in PENALTIES:
+        margins_P = np.zeros(len(train))
+        for fold in range(5):
+            inside, outside = train[folds == fold], train[folds != fold]
+            weights = fit_linear(states[outside], preference[outside], penalty, start=np.zeros(states.shape[1]))
+            margins_P[folds == fold] = states[inside] @ weights
+        signed = preference[train] * np.logaddexp(0, -margins_P) + (1 - preference[train]) * np.logaddexp(0, margins_P)
+        losses.append(signed.mean())
+    penalty = PENALTIES[int(np.argmin(losses))]
+    weights = fit_linear(states[train], preference[train], penalty, start=np.zeros(states.shape[1]))
+    found = (states @ weights).astype(np.float64)
+    told = is_right(found[train], preference[train])
+    return found, {"depth": layer, "penalty": penalty, "train_accuracy": round(float(np.nanmean(told)), 4)}
 
 
 def probe_rows(found: list[DepthProbe]) -> dict[str, Any]:

@@ -135,7 +135,14 @@ def make_table(config: TrainBenchConfig) -> PairTable:
 def in_own_process(config: TrainBenchConfig, name: str) -> dict[str, Any]:
     flags = ["--measure", name, "--work", str(config.work), "--batch-pairs", str(config.batch_pairs), "--steps", str(config.steps)]
     flags += ["--dtype", config.dtype, "--blocks", str(config.blocks), *(["--base", config.base] if config.base else [])]
-    ran = subprocess.run([sys.executable, __file__, *flags], capture_output=True, text=True, check=False)
+    every = set(range(os.cpu_count() or 1))  # OpenMP has bound this process to one core, and a child inherits that
+    ran = subprocess.run(
+        [sys.executable, __file__, *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: os.sched_setaffinity(0, every) if hasattr(os, "sched_setaffinity") else None,
+    )
     if ran.returncode:
         raise RuntimeError(f"{name} failed:\n{ran.stderr[-3000:]}")
     row = json.loads(ran.stdout.splitlines()[-1])
@@ -332,7 +339,7 @@ def trl_losses(config: TrainBenchConfig) -> dict[str, Any]:
     """The loss of each of the first five steps, float32."""
     small = replace(config, batch_pairs=4)
     rows = in_steps(small, len(table_of(config)))[:20]
-    trainer = trl_trainer(small, plain_model(config), rows, 4)
+    trainer = trl_trainer(small, plain_model(config), rows, 4, bf16=False)  # which is not its default
     trainer.train()
     return {"losses": [row["loss"] for row in trainer.state.log_history if "loss" in row]}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from assay.errors import ArtifactError, AssayError, CheckpointError, DataError, TrainingError
+from assay.errors import ArtifactError, AssayError, CacheError, CheckpointError, DataError, TrainingError
 from assay.records import Completion, Finding, Message, Metric, PreferencePair, Report, Rewards, Table
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from assay.evaluation.evaluate import evaluate
     from assay.scorers.base import Scorer, check_scorer, prefer
     from assay.scorers.baselines import BagOfWordsScorer, LengthScorer, fit_bag_of_words
+    from assay.scorers.cache import Cached
     from assay.scorers.calibrate import Calibrated, Calibration, fit_calibration
     from assay.scorers.load import load
 
@@ -30,6 +31,7 @@ _LAZY = {
     "assay.evaluation.evaluate": ("evaluate",),
     "assay.scorers.base": ("Scorer", "check_scorer", "prefer"),
     "assay.scorers.baselines": ("BagOfWordsScorer", "LengthScorer", "fit_bag_of_words"),
+    "assay.scorers.cache": ("Cached",),
     "assay.scorers.calibrate": ("Calibrated", "Calibration", "fit_calibration"),
     "assay.scorers.load": ("load",),
 }
@@ -39,6 +41,8 @@ __all__ = [
     "ArtifactError",
     "AssayError",
     "BagOfWordsScorer",
+    "CacheError",
+    "Cached",
     "Calibrated",
     "Calibration",
     "CheckpointError",

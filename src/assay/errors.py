@@ -5,6 +5,7 @@
     │   └── DataError        a file of pairs or completions that cannot be used as it is
     └── AssayError           the world failed: the last good state is kept
         ├── ArtifactError    an artifact that is missing, altered or not loadable
+        ├── CacheError       a cache of rewards that is damaged or of another version
         ├── CheckpointError  a checkpoint that is broken or of another run
         └── TrainingError    a loss that is not finite, a disk that is full
 
@@ -24,6 +25,10 @@ class AssayError(Exception):
 
 class ArtifactError(AssayError):
     """An artifact directory that is missing something, was altered, or cannot be loaded."""
+
+
+class CacheError(AssayError):
+    """A cache file that cannot be read: delete it, it is filled again."""
 
 
 class CheckpointError(AssayError):
