@@ -27,6 +27,8 @@ class MemoryConfig:
     sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     steps: int = 50
     """Optimiser steps of 32 pairs."""
+    blocks: int | None = None
+    """Train so many blocks over a cached trunk, one epoch over all pairs, in place of `steps` steps of the whole model."""
     one: int | None = None
     """Run this size in this process."""
 
@@ -34,11 +36,12 @@ class MemoryConfig:
 def main() -> int:
     config = tyro.cli(MemoryConfig)
     if config.one is not None:
-        print(json.dumps(run(config.one, config.steps)))
+        print(json.dumps(run(config.one, config.steps, config.blocks)))
         return 0
     rows = []
     for size in config.sizes:
         command = [sys.executable, __file__, "--one", str(size), "--steps", str(config.steps)]
+        command += ["--blocks", str(config.blocks)] if config.blocks else []
         rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
         print(rows[-1], flush=True)
     growth = rows[-1]["anonymous_mb"] - rows[0]["anonymous_mb"]
@@ -50,13 +53,16 @@ def main() -> int:
     return 0
 
 
-def run(num_pairs: int, steps: int) -> dict[str, float]:
-    """Peak memory in MB and seconds of the three stages for one size."""
+def run(num_pairs: int, steps: int, blocks: int | None) -> dict[str, float]:
+    """Peak memory in MB and seconds of the stages for one size."""
     import torch
 
     from assay.data.pairs import read_pairs
     from assay.data.table import build_table
+    from assay.models.backbone import split_backbone
+    from assay.models.reward_model import RewardModel
     from assay.train.batches import TokenSource
+    from assay.train.cache import build_cache
     from assay.train.loop import LoopSettings, fit
     from tiny import tiny_model, tiny_renderer
 
@@ -71,9 +77,21 @@ def run(num_pairs: int, steps: int) -> dict[str, float]:
         table, _ = build_table(read_pairs(path), tiny_renderer(), Path(directory) / "tokens.arrow")
         tokenised = time.perf_counter()
         settings = LoopSettings(epochs=1, batch_pairs=32, learning_rate=1e-3, head_learning_rate=1e-3, seed=0, log_every=10)
-        train_rows = table.rows("train")
-        drawn = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(0))[: 32 * steps].numpy()
-        fit(tiny_model(), TokenSource(table=table, max_tokens=1024, share=True), train_rows[drawn], settings)
+        train_rows, model, cache = table.rows("train"), tiny_model(), None
+        cached = tokenised
+        if blocks:
+            model.backbone.requires_grad_(False)
+            trunk, top = split_backbone(model.backbone, blocks)
+            for part in (top.model.layers, top.model.norm):
+                part.requires_grad_(True)
+            model = RewardModel(top, model.head)
+            where = Path(directory) / "activations.bin"
+            cache = build_cache(trunk, table, where, identity="", max_tokens=1024, dtype=torch.float32, limit_bytes=10**11)
+            cached = time.perf_counter()
+        else:
+            drawn = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(0))[: 32 * steps].numpy()
+            train_rows = train_rows[drawn]
+        fit(model, TokenSource(table=table, max_tokens=1024, share=True, cache=cache), train_rows, settings)
         ended = time.perf_counter()
         size_mb = (Path(directory) / "tokens.arrow").stat().st_size / 1e6
     return {
@@ -82,7 +100,8 @@ def run(num_pairs: int, steps: int) -> dict[str, float]:
         "resident_mb": round(watch.peak["VmRSS"] / 1e3, 1),
         "table_mb": round(size_mb, 1),
         "tokenise_seconds": round(tokenised - began, 1),
-        "train_seconds": round(ended - tokenised, 1),
+        "cache_seconds": round(cached - tokenised, 1),
+        "train_seconds": round(ended - cached, 1),
     }
 
 
