@@ -91,7 +91,7 @@ def run(num_pairs: int, steps: int, blocks: int | None) -> dict[str, float]:
         else:
             drawn = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(0))[: 32 * steps].numpy()
             train_rows = train_rows[drawn]
-        fit(model, TokenSource(table=table, max_tokens=1024, share=True, cache=cache), train_rows, settings)
+        fit(model, TokenSource(table=table, max_tokens=1024, layout=model.backbone.layout, cache=cache), train_rows, settings)
         ended = time.perf_counter()
         size_mb = (Path(directory) / "tokens.arrow").stat().st_size / 1e6
     return {

@@ -275,7 +275,7 @@ def assay_model(config: TrainBenchConfig, dtype: torch.dtype) -> RewardModel:
 
 def assay_full(config: TrainBenchConfig) -> dict[str, Any]:
     model, table = assay_model(config, compute_dtype(config)), table_of(config)
-    source = TokenSource(table=table, max_tokens=token_budget(torch.device("cpu")), share=True)
+    source = TokenSource(table=table, max_tokens=token_budget(torch.device("cpu")), layout=model.backbone.layout)
     rows = fit(model, source, np.arange(len(table)), settings(config))
     timed = in_steps(config, len(table))[WARM_STEPS * config.batch_pairs :]
     seconds = sum(row["seconds"] for row in rows[WARM_STEPS:])
@@ -297,7 +297,7 @@ def assay_blocks(config: TrainBenchConfig) -> dict[str, Any]:
     began = time.perf_counter()
     cache = build_cache(frozen, table, path, identity="", max_tokens=budget, dtype=compute_dtype(config), limit_bytes=10**11)
     caching = time.perf_counter() - began
-    source = TokenSource(table=table, max_tokens=budget, share=True, cache=cache)
+    source = TokenSource(table=table, max_tokens=budget, layout=model.backbone.layout, cache=cache)
     whole = RewardModel(top, model.head, compute_dtype=compute_dtype(config))
     rows = fit(whole, source, np.arange(len(table)), settings(config, epochs=3))
     path.unlink()
@@ -349,7 +349,7 @@ def assay_losses(config: TrainBenchConfig) -> dict[str, Any]:
     small = replace(config, batch_pairs=4)
     model, table = assay_model(config, torch.float32), table_of(config)
     rows, asked = in_steps(small, len(table))[:20], settings(small)
-    source = TokenSource(table=table, max_tokens=token_budget(torch.device("cpu")), share=True)
+    source = TokenSource(table=table, max_tokens=token_budget(torch.device("cpu")), layout=model.backbone.layout)
     logged = fit(model, source, rows[np.argsort(in_steps(small, len(rows)))], asked)
     return {"losses": [row["loss"] for row in logged]}
 

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from assay.data.render import Renderer
+from assay.models.attention import ATTENTION
 from assay.models.backbone import Backbone
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import PreferencePair
@@ -85,13 +86,13 @@ def tiny_config(kind: str):
     raise ValueError(kind)
 
 
-def tiny_backbone(kind: str = "llama", *, seed: int = 0) -> Backbone:
+def tiny_backbone(kind: str = "llama", *, seed: int = 0, attention: str = ATTENTION) -> Backbone:
     torch.manual_seed(seed)
-    return Backbone(AutoModel.from_config(tiny_config(kind), attn_implementation="sdpa").eval())
+    return Backbone(AutoModel.from_config(tiny_config(kind), attn_implementation=attention).eval())
 
 
-def tiny_model(kind: str = "llama", *, seed: int = 0, num_members: int = 1) -> RewardModel:
-    backbone = tiny_backbone(kind, seed=seed)
+def tiny_model(kind: str = "llama", *, seed: int = 0, num_members: int = 1, attention: str = ATTENTION) -> RewardModel:
+    backbone = tiny_backbone(kind, seed=seed, attention=attention)
     return RewardModel(backbone, new_head(backbone.hidden_size, num_members, seed=seed))
 
 

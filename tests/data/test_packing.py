@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.data.packing import Group, PackedBatch, make_group, pack, shared_prefix, split_group
+from assay.data.packing import Group, PackedBatch, RowLayout, make_group, pack, shared_prefix, split_group
 
 PAD = 7
 
@@ -76,10 +78,10 @@ def test_a_batch_laid_out_by_hand():
 
 def test_lone_sequences_one_to_a_row_are_plain():
     groups = [group_of(tokens(1, 2)), group_of(tokens(3, 4, 5, 6))]
-    (batch,) = pack(groups, 8, pad_id=PAD, one_per_row=True)
+    (batch,) = pack(groups, 8, pad_id=PAD, layout="plain")
     assert batch.is_plain
     assert batch.tokens.tolist() == [[3, 4, 5, 6], [1, 2, PAD, PAD]]
-    assert not pack([group_of(tokens(1, 2), tokens(1, 3))], 8, one_per_row=True)[0].is_plain
+    assert not pack([group_of(tokens(1, 2), tokens(1, 3))], 8, layout="plain")[0].is_plain
 
 
 def test_a_budget_must_be_positive():
@@ -111,14 +113,22 @@ def check_rows(batch: PackedBatch, groups: list[Group], sequences: list[list[np.
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(answers_to_one_prompt(), min_size=1, max_size=10), st.integers(1, 120), st.booleans(), st.booleans())
-def test_whatever_is_packed(sequences, max_tokens, share, one_per_row):
+@given(
+    st.lists(answers_to_one_prompt(), min_size=1, max_size=10),
+    st.integers(1, 120),
+    st.booleans(),
+    st.sampled_from(get_args(RowLayout)),
+)
+def test_whatever_is_packed(sequences, max_tokens, share, layout):
     groups = [group_of(*group, share=share) for group in sequences]
-    batches = pack(groups, max_tokens, pad_id=PAD, one_per_row=one_per_row)
+    batches = pack(groups, max_tokens, pad_id=PAD, layout=layout)
     assert sorted(np.concatenate([batch.order for batch in batches])) == list(range(len(groups)))
     for batch in batches:
         assert batch.tokens.size <= max_tokens or len(batch.order) == 1
-        assert batch.tokens.shape[1] == batch.sizes.max(), "no row is longer than the longest group"
+        if layout == "one row":
+            assert batch.tokens.shape == (1, batch.sizes.sum()), "a row without padding"
+        else:
+            assert batch.tokens.shape[1] == batch.sizes.max(), "no row is longer than the longest group"
         check_rows(batch, groups, sequences)
 
 

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from assay.data.packing import make_group, pack
+from assay.models.attention import ATTENTION
 from assay.models.backbone import Backbone, add_dropout, attention_for, cut_depth, load_backbone, split_backbone
 from assay.models.reward_model import RewardModel, new_head
 from tiny import save_tiny_base, tiny_backbone, tiny_model
@@ -35,7 +36,7 @@ def batch_of(rows: list[np.ndarray], *, share: bool):
     ends = [np.array([len(row) - 1], np.int32) for row in rows]
     if share:
         return pack([make_group(rows, ends)], 10_000)[0]
-    (batch,) = pack([make_group([row], [end]) for row, end in zip(rows, ends, strict=True)], 10_000, one_per_row=True)
+    (batch,) = pack([make_group([row], [end]) for row, end in zip(rows, ends, strict=True)], 10_000, layout="plain")
     return batch
 
 
@@ -84,7 +85,7 @@ def test_what_cannot_branch_says_so_and_works_one_sequence_to_a_row(name):
 def test_an_architecture_without_sdpa_runs_and_branches():
     config = Gemma2Config(**SHARED, num_key_value_heads=2, head_dim=8, sliding_window=6, query_pre_attn_scalar=8, pad_token_id=0)
     assert attention_for(config) == "eager"
-    assert attention_for(tiny_backbone().config) == "sdpa"
+    assert attention_for(tiny_backbone().config) == ATTENTION
     backbone = built(config)
     assert backbone.can_branch
     packed, rows = (states(backbone, batch_of(sequences(), share=share)) for share in (True, False))

@@ -54,13 +54,13 @@ def packed_rewards(model: RewardModel, groups: list[list[Rendered]], max_tokens:
             parts.append(make_group([tokens[i] for i in part], [reads[i] for i in part]))
             places.append([first + i for i in part])
         first += len(items)
-    return gathered(model, parts, places, pack(parts, max_tokens))
+    return gathered(model, parts, places, pack(parts, max_tokens, layout=model.backbone.layout))
 
 
 def row_rewards(model: RewardModel, groups: list[list[Rendered]], max_tokens: int) -> torch.Tensor:
     """Rewards of the same answers as padded rows; with max_tokens 1 one by one."""
     lone = [make_group([item.tokens], [item.reads]) for items in groups for item in items]
-    return gathered(model, lone, [[i] for i in range(len(lone))], pack(lone, max_tokens, one_per_row=True))
+    return gathered(model, lone, [[i] for i in range(len(lone))], pack(lone, max_tokens, layout="plain"))
 
 
 def gathered(model, parts, places, batches) -> torch.Tensor:
@@ -81,15 +81,20 @@ def gradients(model: RewardModel, rewards_N: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_equals_padded_equals_one_by_one(kind, family):
-    model, groups = tiny_model(kind), rendered(family)
+    model, groups = tiny_model(kind, attention="sdpa"), rendered(family)
     alone = row_rewards(model, groups, 1)
     alone_gradient = gradients(model, alone)
     assert alone_gradient.norm() > 1e-3
-    layouts = {f"packed {budget}": packed_rewards(model, groups, budget) for budget in (60, 256, 4096)}
+    parts = tiny_model(kind)
+    assert (model.backbone.layout, parts.backbone.layout) == ("rows", "one row")
+    layouts = {}
+    for budget in (60, 256, 4096):
+        layouts[f"dense mask, {budget}"] = packed_rewards(model, groups, budget)
+        layouts[f"part by part, {budget}"] = packed_rewards(parts, groups, budget)
     layouts["padded"] = row_rewards(model, groups, 4096)
     for name, rewards in layouts.items():
         torch.testing.assert_close(rewards, alone, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
-        difference = (gradients(model, rewards) - alone_gradient).norm() / alone_gradient.norm()
+        difference = (gradients(parts if "part by" in name else model, rewards) - alone_gradient).norm() / alone_gradient.norm()
         assert difference < 1e-4, f"{name}: gradients differ by {difference:.1e}"
 
 

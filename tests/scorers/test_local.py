@@ -13,9 +13,13 @@ import torch
 import assay
 from assay.errors import ArtifactError
 from assay.models.artifact import read_description, save_artifact, write_description
+from assay.models.backbone import split_backbone
+from assay.models.members import SharedTrunk
+from assay.models.reward_model import RewardModel
 from assay.records import Completion
 from assay.scorers.base import check_scorer, margins, prefer, sigmoid
 from assay.scorers.calibrate import Calibrated, fit_calibration
+from assay.scorers.ensemble import Combination
 from assay.scorers.load import artifact_path, load
 from assay.scorers.local import LocalScorer, load_local
 from tiny import tiny_model, tiny_renderer, toy_pairs
@@ -118,9 +122,50 @@ def test_a_reward_that_is_not_finite_is_a_failure_with_a_reason():
     assert rewards.error == ("the model gave a reward that is not finite",) * 2
 
 
-def test_a_model_of_several_heads_is_refused():
-    with pytest.raises(ValueError, match="has one head, this model has 3"):
-        LocalScorer(tiny_model(num_members=3), tiny_renderer(), identity="x")
+def test_several_heads_are_members_whose_disagreement_is_the_std():
+    model = tiny_model(num_members=3)
+    scorer = LocalScorer(model, tiny_renderer(max_length=64), identity="x", combination=Combination(penalty=0.5))
+    check_scorer(scorer, mixed_forms())
+    rewards, members_KN = scorer.score(mixed_forms()), scorer.score_members(mixed_forms())
+    assert members_KN.shape == (3, len(mixed_forms()))
+    for head, member_N in zip(model.head.weight, members_KN, strict=True):
+        alone = RewardModel(model.backbone, torch.nn.Linear(32, 1, bias=False))
+        alone.head.weight.data.copy_(head[None])
+        value = LocalScorer(alone, tiny_renderer(max_length=64), identity="y").score(mixed_forms()).value
+        np.testing.assert_allclose(member_N, value, atol=1e-5)
+    std_N = members_KN.std(axis=0, ddof=1)
+    np.testing.assert_allclose(rewards.std, std_N, atol=1e-6)
+    np.testing.assert_allclose(rewards.value, members_KN.mean(axis=0) - 0.5 * std_N, atol=1e-6)
+    assert scorer.fingerprint != LocalScorer(model, tiny_renderer(), identity="x").fingerprint, "another penalty, another scorer"
+
+
+@pytest.mark.parametrize("num_top", [1, 2])
+def test_members_over_one_trunk_score_as_each_alone(num_top):
+    wholes = [tiny_model(seed=seed) for seed in range(3)]
+    trunk, _ = split_backbone(wholes[0].backbone, num_top)
+    tops = [RewardModel(split_backbone(whole.backbone, num_top)[1], whole.head) for whole in wholes]
+    for whole in wholes[1:]:  # the same trunk under each
+        whole.backbone.model.embed_tokens = trunk.model.embed_tokens
+        whole.backbone.model.layers = torch.nn.ModuleList([*trunk.model.layers, *whole.backbone.model.layers[4 - num_top :]])
+    scorer = LocalScorer(SharedTrunk(trunk, tops), tiny_renderer(max_length=64), identity="x")
+    check_scorer(scorer, mixed_forms())
+    members_KN = scorer.score_members(mixed_forms())
+    for whole, member_N in zip(wholes, members_KN, strict=True):
+        alone = LocalScorer(whole, tiny_renderer(max_length=64), identity="y").score(mixed_forms()).value
+        np.testing.assert_allclose(member_N, alone, atol=1e-5)
+
+
+def test_the_plan_is_kept_and_says_what_it_takes():
+    model = tiny_model()
+    scorer = LocalScorer(model, tiny_renderer(max_length=64), identity="x", max_tokens=100)
+    assert (scorer.plan.max_tokens, scorer.plan.group_tokens) == (100, 400), "part by part, a group may exceed the budget"
+    # 400 tokens of 3 x 64 feed-forward and 3 x 32 stream numbers, and 32 more, of 4 bytes each
+    assert scorer.plan.forward_bytes == 400 * (3 * 64 + 3 * 32 + 32) * 4
+    assert scorer.plan.predicted_bytes > scorer.plan.forward_bytes
+    assert "100 tokens a forward" in scorer.plan.summary()
+    dense = LocalScorer(tiny_model(attention="sdpa"), tiny_renderer(max_length=64), identity="x", max_tokens=100)
+    assert (dense.plan.max_tokens, dense.plan.group_tokens) == (100, 100)
+    assert dense.plan.forward_bytes == 100 * (3 * 64 + 3 * 32 + 32) * 4 + 100 * 100 * 7
 
 
 # From a directory

@@ -55,7 +55,7 @@ def plain_rewards(model: RewardModel, table: PairTable, rows: np.ndarray) -> np.
 @pytest.mark.parametrize("max_tokens", [1, 150, 700, 100_000])
 def test_every_pair_is_in_one_batch_and_each_slot_is_used_once(table, share, max_tokens):
     rows = np.random.default_rng(0).permutation(len(table))[:23]
-    batches = pair_batches(table, rows, max_tokens, share=share)
+    batches = pair_batches(table, rows, max_tokens, layout="rows" if share else "plain")
     assert sorted(np.concatenate([batch.rows for batch in batches])) == sorted(rows)
     for batch in batches:
         assert sorted(batch.slots) == list(range(2 * len(batch.rows)))
@@ -68,7 +68,7 @@ def test_every_pair_is_in_one_batch_and_each_slot_is_used_once(table, share, max
 def test_rewards_come_back_in_the_order_of_the_rows_asked_for(table, share, max_tokens):
     model = tiny_model("llama")
     rows = np.random.default_rng(1).permutation(len(table))[:19]
-    source = TokenSource(table=table, max_tokens=max_tokens, share=share)
+    source = TokenSource(table=table, max_tokens=max_tokens, layout="rows" if share else "plain")
     np.testing.assert_allclose(reward_pairs(model, source, rows), plain_rewards(model, table, rows), atol=2e-5)
 
 
@@ -78,7 +78,7 @@ def test_cached_states_give_the_rewards_of_the_whole_model(table, tmp_path, can_
     trunk, top = split_backbone(model.backbone, 2)
     model.backbone.can_branch = trunk.can_branch = top.can_branch = can_branch
     cache = build_cache(trunk, table, tmp_path / "a.bin", identity="a", max_tokens=300, dtype=torch.float32, limit_bytes=GIGABYTE)
-    source = TokenSource(table=table, max_tokens=200, share=can_branch, cache=cache)
+    source = TokenSource(table=table, max_tokens=200, layout="rows" if can_branch else "plain", cache=cache)
     rows = np.arange(len(table))[::-1].copy()
     cached = reward_pairs(RewardModel(top, model.head), source, rows)
     np.testing.assert_allclose(cached, plain_rewards(model, table, rows), atol=2e-5)
@@ -103,7 +103,7 @@ def test_a_bfloat16_cache_holds_what_the_trunk_computed_bit_by_bit(table, tmp_pa
     trunk, _ = split_backbone(tiny_model("llama").backbone, 1)
     trunk.to(torch.bfloat16)
     cache = build_cache(trunk, table, tmp_path / "a.bin", identity="a", max_tokens=300, dtype=torch.bfloat16, limit_bytes=GIGABYTE)
-    (batch,) = pair_batches(table, np.array([3]), 10_000, share=True)
+    (batch,) = pair_batches(table, np.array([3]), 10_000, layout="rows")
     hidden = cache.gather(batch.packed, batch.rows)
     with torch.no_grad():
         direct = trunk(batch.packed)

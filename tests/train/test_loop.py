@@ -53,7 +53,7 @@ def toy_table(tmp_path_factory) -> PairTable:
 
 
 def tokens(table: PairTable, *, max_tokens: int = 300, share: bool = True) -> TokenSource:
-    return TokenSource(table=table, max_tokens=max_tokens, share=share)
+    return TokenSource(table=table, max_tokens=max_tokens, layout="rows" if share else "plain")
 
 
 def top_blocks(model: RewardModel, table: PairTable, num_blocks: int, cache: Path | None) -> tuple[RewardModel, TokenSource]:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+RowLayout = Literal["rows", "one row", "plain"]
 
 
 class Group(NamedTuple):
@@ -92,21 +94,25 @@ def split_group(sequences: Sequence[np.ndarray], reads: Sequence[np.ndarray], ma
     return parts
 
 
-def pack(groups: Sequence[Group], max_tokens: int, *, pad_id: int = 0, one_per_row: bool = False) -> list[PackedBatch]:
+def pack(groups: Sequence[Group], max_tokens: int, *, pad_id: int = 0, layout: RowLayout = "rows") -> list[PackedBatch]:
     """Lay whole groups into batches of at most `max_tokens` (B * L) tokens, longest first; one larger group is a batch alone.
 
-    `one_per_row` with lone sequences gives plain padded rows: for backbones that cannot branch, and as the reference for the rest.
-    Every group is in exactly one batch. Within a batch rows are as long as its longest group, so that neither attention
-    nor padding pays for a length that no group has. Raises ValueError for a budget that is not positive.
+    layout: "rows", as long as a batch's longest group, so that neither a dense mask nor padding pays for a length that no group
+    has; "one row" a batch, without any padding, for attention that costs what is seen; "plain", a group a row: with lone
+    sequences padded rows, for backbones that cannot branch, and as the reference for the rest.
+    Every group is in exactly one batch. Raises ValueError for a budget that is not positive.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens {max_tokens} must be at least 1")
     sizes = np.array([len(group.tokens) for group in groups], dtype=np.int64)
+    order = np.argsort(-sizes, kind="stable")
+    if layout == "one row":
+        return [_lay(groups, [row], int(sizes[row].sum()), pad_id) for row in _bins(order, sizes, max_tokens)]
     batches: list[PackedBatch] = []
     rows: list[list[int]] = []
     room: list[int] = []
     width = 0
-    for index in np.argsort(-sizes, kind="stable"):
+    for index in order:
         size = int(sizes[index])
         row = next((r for r, free in enumerate(room) if free >= size), None)
         if row is None:
@@ -117,12 +123,27 @@ def pack(groups: Sequence[Group], max_tokens: int, *, pad_id: int = 0, one_per_r
                 width = size
             row = len(rows)
             rows.append([])
-            room.append(0 if one_per_row else width)
+            room.append(0 if layout == "plain" else width)
         rows[row].append(int(index))
         room[row] -= size
     if rows:
         batches.append(_lay(groups, rows, width, pad_id))
     return batches
+
+
+def _bins(order: np.ndarray, sizes: np.ndarray, max_tokens: int) -> list[list[int]]:
+    """Indices in bins of at most `max_tokens`, each put where it first fits; a larger one is a bin alone."""
+    bins: list[list[int]] = []
+    room = np.zeros(len(order), np.int64)
+    for index in order:
+        fits = np.flatnonzero(room[: len(bins)] >= sizes[index])
+        if len(fits) == 0:
+            room[len(bins)] = max_tokens
+            bins.append([])
+        place = fits[0] if len(fits) else len(bins) - 1
+        bins[place].append(int(index))
+        room[place] -= sizes[index]
+    return bins
 
 
 def _lay(groups: Sequence[Group], rows: list[list[int]], width: int, pad_id: int) -> PackedBatch:

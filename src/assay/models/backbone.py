@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 
-from assay.data.packing import PackedBatch, make_group, pack
+from assay.data.packing import PackedBatch, RowLayout, make_group, pack
+from assay.models.attention import ATTENTION, mask_with_layout
 from assay.models.last_layer import has_known_form, last_layer_at
 
 _BRANCHING_LAYERS = {"full_attention", "sliding_attention"}
@@ -36,6 +38,7 @@ class Backbone(nn.Module):
         self.can_branch = _can_branch(model)
         self._stem: tuple[Any, ...] = ()  # the model without its last layer, kept by `_without_last`; in a tuple: no submodule
         self._stops_early: bool | None = None  # not looked at yet
+        self._attends_apart: bool | None = None
 
     @property
     def config(self) -> Any:
@@ -53,6 +56,13 @@ class Backbone(nn.Module):
     @property
     def num_layers(self) -> int:
         return int(self.config.get_text_config().num_hidden_layers)
+
+    @property
+    def layout(self) -> RowLayout:
+        """How `pack` should lay groups for it: in one row where attention runs part by part, and costs what is seen."""
+        if not self.can_branch:
+            return "plain"
+        return "one row" if self.attends_apart() else "rows"
 
     def forward(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
         """hidden_BLD: states to go on from, in place of the token embeddings (a top over a cached trunk)."""
@@ -78,12 +88,33 @@ class Backbone(nn.Module):
             return states_BLD.flatten(0, 1).index_select(0, torch.from_numpy(batch.reads).to(states_BLD.device))
         return self._read_early(batch, hidden_BLD)
 
+    def activation_bytes(self, dtype: torch.dtype) -> tuple[int, int]:
+        """Without gradients, at the peak: bytes a token (of the feed-forward part: its three widths, the stream, what is normed and
+        one copy in float32), and bytes a pair of columns of a row (of a dense mask, where attention needs one)."""
+        config = self.config.get_text_config()
+        inner = getattr(config, "intermediate_size", None) or 4 * self.hidden_size
+        per_token = (3 * int(inner) + 3 * self.hidden_size) * dtype.itemsize + 4 * self.hidden_size
+        return per_token, 0 if self.layout != "rows" else 3 + dtype.itemsize
+
+    def attends_apart(self) -> bool:
+        """Whether attention runs part by part, without a dense mask; tried once on a few tokens, against the mask. On a CPU only:
+        elsewhere many small kernels cost more than they save."""
+        if self.config._attn_implementation != ATTENTION or next(self.model.parameters()).device.type != "cpu":
+            return False
+        if self._attends_apart is None:
+            self._attends_apart = False  # the mask, for comparison
+            whole = _states_of_a_few(self)
+            self._attends_apart = True
+            self._attends_apart = _is_close(_states_of_a_few(self), whole)
+        return self._attends_apart
+
     def stops_early(self) -> bool:
         """Whether the last layer is run at the reads only; tried once on a few tokens, against the whole layer."""
         if not (self.can_branch and has_known_form(self.model)):
             return False
         if self._stops_early is None:
-            self._stops_early = _gives_the_same(self)
+            early = _states_of_a_few(self, self._read_early)
+            self._stops_early = _is_close(early, _states_of_a_few(self))
         return self._stops_early
 
     def _read_early(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None) -> torch.Tensor:
@@ -106,18 +137,23 @@ class Backbone(nn.Module):
         return self._stem[0]
 
     def _masks(self, batch: PackedBatch, device: torch.device) -> Any:
-        """Additive (B, 1, L, L) masks of the one visibility rule; a dictionary by layer type where the model has several."""
+        """(B, 1, L, L) masks of the one visibility rule; a dictionary by layer type where the model has several."""
         config = self.config.get_text_config()
-        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else self.dtype
-        every_BL = torch.arange(batch.tokens.shape[1], device=device).expand(batch.tokens.shape)
         layer_types = set(getattr(config, "layer_types", None) or ())
         window = getattr(config, "sliding_window", None)
         if not window or (layer_types and "sliding_attention" not in layer_types):
-            return _additive(self._seen(batch, every_BL), dtype)
-        sliding = _additive(self._seen(batch, every_BL, window), dtype)
+            return self._mask(batch, device, None)
+        sliding = self._mask(batch, device, window)
         if not layer_types:
             return sliding
-        return {"full_attention": _additive(self._seen(batch, every_BL), dtype), "sliding_attention": sliding}
+        return {"full_attention": self._mask(batch, device, None), "sliding_attention": sliding}
+
+    def _mask(self, batch: PackedBatch, device: torch.device, window: int | None) -> torch.Tensor:
+        if self.attends_apart():
+            return mask_with_layout(batch, window)
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else self.dtype
+        every_BL = torch.arange(batch.tokens.shape[1], device=device).expand(batch.tokens.shape)
+        return _additive(self._seen(batch, every_BL, window), dtype)
 
     def _seen(self, batch: PackedBatch, columns_BQ: torch.Tensor, window: int | None = None) -> torch.Tensor:
         """(B, Q, L) bool: the one visibility rule, for the tokens at `columns_BQ`. A window counts positions."""
@@ -154,18 +190,20 @@ def _columns(batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def _gives_the_same(backbone: Backbone) -> bool:
-    """Whether `_read_early` gives what the whole last layer gives, on two branches of a few tokens."""
-    rows = [torch.tensor(tokens, dtype=torch.int32).numpy() for tokens in ((1, 2, 3, 4, 5), (1, 2, 3, 2, 1, 4))]
+def _states_of_a_few(backbone: Backbone, read: Callable[[PackedBatch, None], torch.Tensor] | None = None) -> torch.Tensor:
+    """States (3, D) at the reads of two answers of a few tokens, by `read` or else by the whole forward."""
+    rows = [np.array(tokens, np.int32) for tokens in ((1, 2, 3, 4, 5), (1, 2, 3, 2, 1, 4))]
     batch = pack([make_group(rows, [np.array([3, 4]), np.array([5])])], 64)[0]
     was_training = backbone.model.training
     backbone.model.eval()
     try:
-        whole = backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reads)].float()
-        early = backbone._read_early(batch, None).float()
+        return (read(batch, None) if read else backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reads)]).float()
     finally:
         backbone.model.train(was_training)
-    return bool((early - whole).norm() <= 0.02 * whole.norm())
+
+
+def _is_close(states: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool((states - expected).norm() <= 0.02 * expected.norm())
 
 
 def _additive(seen_BLL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -188,8 +226,12 @@ def _can_branch(model: Any) -> bool:
 
 
 def attention_for(config: Any) -> str:
-    """transformers' name of the attention to run: SDPA, or the eager one of architectures without it (Gemma 2, gpt-oss, Mamba)."""
-    return "sdpa" if getattr(MODEL_MAPPING.get(type(config), None), "_supports_sdpa", True) else "eager"
+    """transformers' name of the attention to run: ours, over SDPA; SDPA alone where an architecture takes no other's functions
+    (Falcon), the eager one where it does not run SDPA either (Gemma 2, gpt-oss, Mamba)."""
+    model = MODEL_MAPPING.get(type(config), None)
+    if not getattr(model, "_supports_sdpa", True):
+        return "eager"
+    return ATTENTION if getattr(model, "_supports_attention_backend", False) else "sdpa"
 
 
 def load_backbone(

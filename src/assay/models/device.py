@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -40,6 +42,64 @@ def pick_compute(device: str = "auto", dtype: Dtype = "auto") -> Compute:
     plain, half = _products_per_second(torch.float32), _products_per_second(torch.bfloat16)
     chosen = torch.bfloat16 if half > 1.3 * plain else torch.float32
     return Compute(place, chosen, f"a probe of this CPU gave {plain:.0f} GFLOP/s in float32, {half:.0f} in bfloat16")
+
+
+class ScoringPlan(NamedTuple):
+    """How much one forward holds when scoring. max_tokens: of a batch. group_tokens: answers to one prompt are cut into parts of
+    at most so many. forward_bytes: of its activations at most; predicted_bytes: of the process (CPU) or on the device (GPU) then.
+    free_bytes: what was free when the plan was made."""
+
+    max_tokens: int
+    group_tokens: int
+    forward_bytes: int
+    predicted_bytes: int
+    free_bytes: int
+
+    def summary(self) -> str:
+        return (
+            f"{self.max_tokens:,} tokens a forward, {self.predicted_bytes / 1e9:.2f} GB at most, of them activations "
+            f"{self.forward_bytes / 1e9:.2f}; {self.free_bytes / 1e9:.1f} GB are free"
+        )
+
+
+GROUP_FACTOR = 4  # a prompt computed twice costs more than a forward over the budget that is fastest
+_SHARE_OF_FREE = 0.5
+
+
+def plan_scoring(
+    bytes_per_token: int, square_bytes: int, device: torch.device, *, max_tokens: int | None, longest: int, cuts_groups: bool
+) -> ScoringPlan:
+    """The token budget of one forward: the fastest that takes at most half of the free memory, or `max_tokens` where that is given.
+
+    bytes_per_token: activations of one token at the peak; square_bytes: of a dense mask and what goes with it, for each pair of
+    columns of a row, 0 without one. longest: the longest sequence there can be. cuts_groups: whether a group over the budget is
+    cut at the budget, or only at `GROUP_FACTOR` times it.
+    """
+    free, used = _free_and_used(device)
+    budget = max_tokens or token_budget(device)
+
+    def need(tokens: int) -> int:
+        return tokens * bytes_per_token + tokens * tokens * square_bytes
+
+    while max_tokens is None and budget > 128 and need(budget) > _SHARE_OF_FREE * free:
+        budget //= 2
+    group = budget if cuts_groups else GROUP_FACTOR * budget
+    while group > budget and need(group) > _SHARE_OF_FREE * free:
+        group //= 2
+    peak = need(max(group, longest))
+    return ScoringPlan(budget, max(group, budget), peak, used + peak, free)
+
+
+def _free_and_used(device: torch.device) -> tuple[int, int]:
+    """Bytes free on the device, and bytes that this process (CPU) or this process's tensors (GPU) take."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device)
+    try:
+        available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(available.split()[1]) * 1024, resident
+    except (OSError, StopIteration):  # not Linux: half of what there is, and no word on what is used
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2, 0
 
 
 def token_budget(device: torch.device) -> int:

@@ -26,6 +26,11 @@ class RewardModel(nn.Module):
         super().__init__()
         self.backbone, self.head, self.compute_dtype, self.dropout = backbone, head.float(), compute_dtype, dropout
 
+    @property
+    def head_weights(self) -> torch.Tensor:
+        """(K, D), float32."""
+        return self.head.weight
+
     def forward(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
         device = self.head.weight.device
         with torch.autocast(device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != self.backbone.dtype):

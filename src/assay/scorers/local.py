@@ -12,10 +12,12 @@ import torch
 from assay.data.packing import Group, make_group, pack, split_group
 from assay.data.render import Rendered, Renderer
 from assay.models.artifact import fingerprint, load_artifact
-from assay.models.device import Dtype, pick_compute, token_budget
+from assay.models.device import Dtype, ScoringPlan, pick_compute, plan_scoring
+from assay.models.members import SharedTrunk
 from assay.models.reward_model import RewardModel
 from assay.records import Completion, Rewards
 from assay.scorers.base import Scope
+from assay.scorers.ensemble import Combination
 
 # Largest change of a reward between two layouts of the same text, as a share of the head's norm (rewards grow with it): what was
 # measured on SmolLM2-135M, with room to spare.
@@ -23,38 +25,68 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.15, torch.float16: 0.03}
 
 
 class LocalScorer:
-    """Scores with a `RewardModel`.
+    """Scores with a `RewardModel`, or with K members at once.
 
-    max_tokens: token budget of one forward, None for the device's own. tolerance: see `Scorer`; from dtype and head norm.
+    max_tokens: token budget of one forward, None for what the machine takes best. combination: of K members, whose std is a
+    column then; for one member there is none. plan: the budget, and the memory that scoring takes at most. tolerance: see `Scorer`;
+    from dtype and head norm.
     """
 
     scope: Scope = "global"
 
-    def __init__(self, model: RewardModel, renderer: Renderer, *, identity: str, max_tokens: int | None = None) -> None:
-        if model.head.out_features != 1:
-            raise ValueError(f"a LocalScorer has one head, this model has {model.head.out_features}")
+    def __init__(
+        self,
+        model: RewardModel | SharedTrunk,
+        renderer: Renderer,
+        *,
+        identity: str,
+        max_tokens: int | None = None,
+        combination: Combination | None = None,
+    ) -> None:
         self.model, self.renderer = model.eval(), renderer
-        self.max_tokens = max_tokens or token_budget(model.head.weight.device)
-        dtype = model.compute_dtype
-        self.fingerprint = hashlib.sha256(f"{identity}/{dtype}".encode()).hexdigest()[:32]
-        self.tolerance = _TOLERANCE.get(dtype, 0.15) * max(1.0, float(model.head.weight.detach().norm()))
+        heads_KD, dtype = model.head_weights.detach(), model.compute_dtype
+        self.num_members = len(heads_KD)
+        self.combination = combination or Combination()
+        parts = f"{identity}/{dtype}" + (f"/{self.combination}" if self.num_members > 1 else "")
+        self.fingerprint = hashlib.sha256(parts.encode()).hexdigest()[:32]
+        tolerance = _TOLERANCE.get(dtype, 0.15) * max(1.0, float(heads_KD.norm(dim=1).max()))
+        self.tolerance = self.combination.tolerance(tolerance) if self.num_members > 1 else tolerance
+        layout = model.backbone.layout
+        self.plan: ScoringPlan = plan_scoring(
+            *model.backbone.activation_bytes(dtype),
+            heads_KD.device,
+            max_tokens=max_tokens,
+            longest=renderer.max_length,
+            cuts_groups=layout != "one row",
+        )
+
+    @property
+    def max_tokens(self) -> int:
+        return self.plan.max_tokens
 
     def score(self, completions: Sequence[Completion]) -> Rewards:
-        """N completions -> N rewards, the raw output of the head. Unrenderable items are NaN with the reason."""
+        """N completions -> N rewards, the raw output of the head; of K members their combination, with its std. Unrenderable
+        items are NaN with the reason."""
+        members_KN, errors = self._rewards(completions)
+        value, std = (members_KN[0], None) if self.num_members == 1 else self.combination(members_KN)
+        return Rewards(value=value, std=std, error=errors)
+
+    def score_members(self, completions: Sequence[Completion]) -> np.ndarray:
+        """N completions -> (K, N), what each member says."""
+        return self._rewards(completions)[0]
+
+    def _rewards(self, completions: Sequence[Completion]) -> tuple[np.ndarray, tuple[str | None, ...]]:
         rendered = self.renderer.render(completions)
-        value = np.full(len(completions), np.nan, dtype=np.float32)
-        groups, members = self._groups(completions, rendered)
-        branches = self.model.backbone.can_branch
+        members_NK = np.full((len(completions), self.num_members), np.nan, dtype=np.float32)
+        groups, places = self._groups(completions, rendered)
         with torch.inference_mode():
-            for batch in pack(groups, self.max_tokens, pad_id=self.renderer.pad_id, one_per_row=not branches):
-                rewards_R = self.model(batch)[:, 0].float().cpu().numpy()
-                value[np.concatenate([members[index] for index in batch.order])] = rewards_R
-        errors = [item.error for item in rendered]
+            for batch in pack(groups, self.max_tokens, pad_id=self.renderer.pad_id, layout=self.model.backbone.layout):
+                members_NK[np.concatenate([places[index] for index in batch.order])] = self.model(batch).float().cpu().numpy()
+        is_finite = np.isfinite(members_NK).all(axis=1)
+        members_NK[~is_finite] = np.nan
         not_finite = "the model gave a reward that is not finite"
-        return Rewards(
-            value=value,
-            error=tuple(error or (None if np.isfinite(v) else not_finite) for error, v in zip(errors, value, strict=True)),
-        )
+        errors = (item.error or (None if ok else not_finite) for item, ok in zip(rendered, is_finite, strict=True))
+        return members_NK.T, tuple(errors)
 
     def _groups(self, completions: Sequence[Completion], rendered: Sequence[Rendered]) -> tuple[list[Group], list[list[int]]]:
         """Answers to one prompt as one group (in parts when over the budget), and which completions each group holds."""
@@ -63,18 +95,26 @@ class LocalScorer:
             if item.error is None:
                 share = self.model.backbone.can_branch and completion.response is not None
                 by_prompt.setdefault(completion.messages if share else i, []).append(i)
-        groups, members = [], []
+        groups, places = [], []
         for indices in by_prompt.values():
             tokens, reads = [rendered[i].tokens for i in indices], [rendered[i].reads[-1:] for i in indices]
-            for part in split_group(tokens, reads, self.max_tokens):
+            for part in split_group(tokens, reads, self.plan.group_tokens):
                 groups.append(make_group([tokens[i] for i in part], [reads[i] for i in part]))
-                members.append([indices[i] for i in part])
-        return groups, members
+                places.append([indices[i] for i in part])
+        return groups, places
 
 
-def load_local(path: str | Path, *, dtype: Dtype = "auto", device: str = "auto", max_tokens: int | None = None) -> LocalScorer:
-    """The scorer of an artifact directory, uncalibrated. "auto" computes in bfloat16 where the machine gains by it."""
+def load_local(
+    path: str | Path,
+    *,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    max_tokens: int | None = None,
+    combination: Combination | None = None,
+) -> LocalScorer:
+    """The scorer of an artifact directory with one backbone, uncalibrated; K members on it, if it has them, as `combination` says
+    (as saved when left out). "auto" computes in bfloat16 where the machine gains by it."""
     compute = pick_compute(device, dtype)
     artifact = load_artifact(path, dtype=compute.dtype, device=compute.device)
     identity = fingerprint({**artifact.description, "calibration": None})  # a calibration leaves the rewards as they are
-    return LocalScorer(artifact.model, artifact.renderer, identity=identity, max_tokens=max_tokens)
+    return LocalScorer(artifact.model, artifact.renderer, identity=identity, max_tokens=max_tokens, combination=combination)

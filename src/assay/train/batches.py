@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from assay.data.packing import PackedBatch, pack
+from assay.data.packing import PackedBatch, RowLayout, pack
 from assay.data.table import PairTable
 from assay.models.reward_model import RewardModel
 from assay.train.cache import ActivationCache
@@ -26,8 +26,12 @@ class PairBatch(NamedTuple):
     rows: np.ndarray
 
 
-def pair_batches(table: PairTable, rows: np.ndarray, max_tokens: int, *, share: bool, pad_id: int = 0) -> list[PairBatch]:
-    """Lay the pairs at `rows` into micro-batches of at most `max_tokens` tokens; a pair is never split over two."""
+def pair_batches(table: PairTable, rows: np.ndarray, max_tokens: int, *, layout: RowLayout, pad_id: int = 0) -> list[PairBatch]:
+    """Lay the pairs at `rows` into micro-batches of at most `max_tokens` tokens; a pair is never split over two.
+
+    layout: that of the backbone; in "plain" rows the two answers do not share their prompt.
+    """
+    share = layout != "plain"
     sizes = table.lengths[rows].sum(axis=1)
     batches = []
     chunks = [rows] if share else _chunks_by_width(table, rows[np.argsort(-sizes, kind="stable")], max_tokens)
@@ -35,7 +39,7 @@ def pair_batches(table: PairTable, rows: np.ndarray, max_tokens: int, *, share: 
         groups = [group for row in chunk for group in table.groups(int(row), share=share)]
         num_per_pair = 1 if share else 2
         budget = max_tokens if share else 2**62
-        for packed in pack(groups, budget, pad_id=pad_id, one_per_row=not share):
+        for packed in pack(groups, budget, pad_id=pad_id, layout=layout):
             pairs, inverse = np.unique(packed.order // num_per_pair, return_inverse=True)
             if share:
                 slots = (2 * inverse[:, None] + np.arange(2)).reshape(-1)
@@ -70,17 +74,17 @@ class TokenSource:
 
     table: PairTable
     max_tokens: int
-    share: bool
+    layout: RowLayout
     pad_id: int = 0
     cache: ActivationCache | None = None
 
     def batches(self, rows: np.ndarray) -> list[PairBatch]:
-        return pair_batches(self.table, rows, self.max_tokens, share=self.share, pad_id=self.pad_id)
+        return pair_batches(self.table, rows, self.max_tokens, layout=self.layout, pad_id=self.pad_id)
 
     def rewards(self, model: RewardModel, batch: PairBatch) -> torch.Tensor:
         hidden_BLD = None
         if self.cache is not None:
-            num_per_pair = 1 if self.share else 2
+            num_per_pair = 2 if self.layout == "plain" else 1
             chunk_groups = _group_ids(batch, num_per_pair)
             hidden_BLD = self.cache.gather(batch.packed, chunk_groups).to(model.head.weight.device)
         return rewards_of_pairs(model(batch.packed, hidden_BLD), batch)

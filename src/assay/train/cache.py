@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from assay.data.packing import PackedBatch, pack
+from assay.data.packing import PackedBatch, RowLayout, pack
 from assay.data.table import PairTable
 from assay.errors import TrainingError
 from assay.models.backbone import Backbone
@@ -69,7 +69,7 @@ def build_cache(
     on_start(int(offsets[-1]) * trunk.hidden_size * dtype.itemsize, int(offsets[-1]))
 
     def fill(tokens: np.ndarray) -> None:
-        for batch, groups in _trunk_batches(table, max_tokens, share):
+        for batch, groups in _trunk_batches(table, max_tokens, trunk.layout):
             hidden = trunk(batch).to(dtype).flatten(0, 1).cpu()
             values = hidden.view(torch.int16).numpy() if dtype == torch.bfloat16 else hidden.numpy()
             for start, size, group in zip(batch.starts, batch.sizes, groups, strict=True):
@@ -99,7 +99,7 @@ def final_states(
 
     def fill(states: np.ndarray) -> None:
         flat = states.reshape(2 * len(table), -1)
-        for batch, groups in _trunk_batches(table, max_tokens, backbone.can_branch):
+        for batch, groups in _trunk_batches(table, max_tokens, backbone.layout):
             reads = (2 * groups[:, None] + np.arange(2)).reshape(-1) if backbone.can_branch else groups
             flat[reads] = backbone.read(batch).float().cpu().numpy()
             on_answers(len(batch.reads))
@@ -182,12 +182,13 @@ def _reserve(path: Path, num_bytes: int) -> None:
             file.write(bytes(min(1 << 24, num_bytes - start)))
 
 
-def _trunk_batches(table: PairTable, max_tokens: int, share: bool) -> Iterator[tuple[PackedBatch, np.ndarray]]:
+def _trunk_batches(table: PairTable, max_tokens: int, layout: RowLayout) -> Iterator[tuple[PackedBatch, np.ndarray]]:
     """Every group of the table once, in packed batches with the table-wide group numbers, some hundred pairs at a time; of them
     this process's share."""
+    share = layout != "plain"
     for start in range(256 * distributed.rank(), len(table), 256 * distributed.world_size()):
         rows = range(start, min(start + 256, len(table)))
         groups = [group for row in rows for group in table.groups(row, share=share)]
         first = start if share else 2 * start
-        for batch in pack(groups, max_tokens, one_per_row=not share):
+        for batch in pack(groups, max_tokens, layout=layout):
             yield batch, batch.order + first

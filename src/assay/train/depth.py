@@ -124,7 +124,7 @@ def layer_differences(
     ]
     try:
         for start in range(256 * distributed.rank(), len(rows), 256 * distributed.world_size()):
-            for batch in pair_batches(table, rows[start : start + 256], max_tokens, share=backbone.can_branch):
+            for batch in pair_batches(table, rows[start : start + 256], max_tokens, layout=backbone.layout):
                 states.clear()
                 backbone(batch.packed)
                 where = [place[int(row)] for row in batch.rows]

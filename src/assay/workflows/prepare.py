@@ -246,14 +246,14 @@ def _trained_part(
 ) -> tuple[RewardModel, Source]:
     """The part of the model that the loop trains, in float32, and the pairs as that part takes them."""
     mode, num_blocks = parse_params(config.params)
-    budget, share = derived.loop.batch_tokens, whole.backbone.can_branch
+    budget, layout = derived.loop.batch_tokens, whole.backbone.layout
     if config.machine.gradient_checkpointing:
         whole.backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if mode in ("full", "lora"):
         if mode == "full":
             whole.float().requires_grad_(True)
             add_dropout(whole.backbone.model, config.restraint.dropout)
-        return whole, TokenSource(table=table, max_tokens=budget, share=share)
+        return whole, TokenSource(table=table, max_tokens=budget, layout=layout)
     whole.backbone.requires_grad_(False)
     path, limit = config.out / "cache" / "activations.bin", int(config.machine.cache_limit_gb * 1e9)
     identity = f"{table.fingerprint}/{base_digest}/{config.params}/{whole.compute_dtype}"
@@ -273,7 +273,7 @@ def _trained_part(
         add_dropout(top.model, config.restraint.dropout)
         cache = build_cache(_computing(trunk, whole.compute_dtype), table, path, dtype=whole.compute_dtype, **shared)
     model = RewardModel(top, whole.head, compute_dtype=whole.compute_dtype)
-    return model, TokenSource(table=table, max_tokens=budget, share=share, cache=cache)
+    return model, TokenSource(table=table, max_tokens=budget, layout=layout, cache=cache)
 
 
 def _weights_digest(backbone: Backbone) -> str:

@@ -1,0 +1,170 @@
+"""Attention over packed groups, part by part, on a CPU: a dense mask over a row costs the row's length squared, seen or not.
+
+A prompt attends to itself, causally; the answers of a group, side by side, to the prompt and to themselves. What is computed is what
+is seen, so that whole groups lie in one row without padding. transformers runs it under the name `ATTENTION`; without a
+`Layout` on the mask it is transformers' own SDPA.
+
+Shapes: B rows, L columns, H heads, E their size, P columns of a prompt, S answers of a group, A columns of the longest of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from assay.data.packing import PackedBatch
+
+ATTENTION = "assay_parts"
+
+
+class Part(NamedTuple):
+    """One group: its row, its prompt's columns, and those of its answers.
+
+    columns_SA: the answers side by side, the short ones filled up with their first column. kept: which of the S * A are
+    real, None when all are. seen_AC: (A, P + A) bool, what an answer's token sees of the prompt and of its own answer.
+    """
+
+    row: int
+    start: int
+    num_prompt: int
+    columns_SA: torch.Tensor
+    kept: torch.Tensor | None
+    seen_AC: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The groups of a packed batch in the order of rows and columns. window: how many positions back a token sees, None for all."""
+
+    parts: tuple[Part, ...]
+    window: int | None
+
+
+def mask_with_layout(batch: PackedBatch, window: int | None) -> torch.Tensor:
+    """A (B, 1, L, L) mask that takes no memory and carries the layout; read by `attend` alone."""
+    num_rows, width = batch.tokens.shape
+    mask = torch.ones((), dtype=torch.bool).expand(num_rows, 1, width, width)
+    mask.assay_layout = Layout(tuple(_parts(batch, window)), window)  # type: ignore[attr-defined]
+    return mask
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention function: (B, H, L, E) queries, keys and values (of fewer heads) -> (B, L, H, E)."""
+    layout: Layout | None = getattr(attention_mask, "assay_layout", None)
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    rows: list[list[torch.Tensor]] = [[] for _ in range(len(query))]
+    for part in layout.parts:
+        rows[part.row] += _attend_part(query[part.row], key[part.row], value[part.row], part, layout.window, dropout, scaling)
+    width = query.shape[2]
+    return torch.stack([_filled(pieces, width) for pieces in rows]), None
+
+
+def _attend_part(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    part: Part,
+    window: int | None,
+    dropout: float,
+    scaling: float | None,
+) -> list[torch.Tensor]:
+    """What the tokens of one group gather, (columns, H, E) for the prompt and for the answers one after another."""
+    pieces = []
+    prompt = slice(part.start, part.start + part.num_prompt)
+    if part.num_prompt:
+        seen = _causal(part.num_prompt, window) if window is not None and window < part.num_prompt else None
+        mixed = scaled_dot_product_attention(
+            query[None, :, prompt],
+            key[None, :, prompt],
+            value[None, :, prompt],
+            attn_mask=seen,
+            dropout_p=dropout,
+            is_causal=seen is None,
+            scale=scaling,
+            enable_gqa=True,
+        )
+        pieces.append(mixed[0].transpose(0, 1))
+    if part.columns_SA.numel():
+        mixed = scaled_dot_product_attention(
+            _side_by_side(query, part.columns_SA),
+            *(
+                torch.cat(
+                    [whole[None, :, prompt].expand(len(part.columns_SA), -1, -1, -1), _side_by_side(whole, part.columns_SA)], 2
+                )
+                for whole in (key, value)
+            ),
+            attn_mask=part.seen_AC,
+            dropout_p=dropout,
+            scale=scaling,
+            enable_gqa=True,
+        )
+        flat = mixed.transpose(1, 2).flatten(0, 1)
+        pieces.append(flat if part.kept is None else flat.index_select(0, part.kept))
+    return pieces
+
+
+def _side_by_side(heads_HLE: torch.Tensor, columns_SA: torch.Tensor) -> torch.Tensor:
+    """(S, H, A, E): the columns of each answer."""
+    num_answers, width = columns_SA.shape
+    first = int(columns_SA[0, 0])
+    if int(columns_SA[-1, -1]) - first + 1 == num_answers * width:  # all of one length: no copy
+        chosen = heads_HLE[:, first : first + num_answers * width]
+    else:
+        chosen = heads_HLE.index_select(1, columns_SA.flatten())
+    return chosen.unflatten(1, (num_answers, width)).transpose(0, 1)
+
+
+def _filled(pieces: list[torch.Tensor], width: int) -> torch.Tensor:
+    """The pieces one after another, zeros behind them up to the row's width."""
+    used = sum(len(piece) for piece in pieces)
+    if used < width:
+        pieces = [*pieces, pieces[0].new_zeros(width - used, *pieces[0].shape[1:])]
+    return torch.cat(pieces)
+
+
+def _parts(batch: PackedBatch, window: int | None) -> list[Part]:
+    width = batch.tokens.shape[1]
+    branch = batch.branch.reshape(-1)
+    parts = []
+    for start, size in sorted(zip(batch.starts.tolist(), batch.sizes.tolist(), strict=True)):
+        branches = branch[start : start + size]
+        num_prompt = int(np.searchsorted(branches, 1))
+        sizes = np.bincount(branches)[1:]
+        row, column = divmod(start, width)
+        longest = int(sizes.max(initial=0))
+        if len(sizes) == 1:  # one sequence: nothing branches off
+            num_prompt, sizes, longest = size, sizes[:0], 0
+        firsts = column + num_prompt + np.cumsum(sizes) - sizes
+        inside_SA = np.arange(longest) < sizes[:, None]
+        columns_SA = np.where(inside_SA, firsts[:, None] + np.arange(longest), firsts[:, None])
+        kept = None if inside_SA.all() else torch.from_numpy(np.flatnonzero(inside_SA))
+        seen_AC = _causal(num_prompt + longest, window)[num_prompt:]
+        parts.append(Part(row, column, num_prompt, torch.from_numpy(columns_SA.astype(np.int64)), kept, seen_AC))
+    return parts
+
+
+def _causal(size: int, window: int | None) -> torch.Tensor:
+    """(size, size) bool: each position sees itself and the earlier ones, within the window."""
+    seen = torch.ones(size, size, dtype=torch.bool).tril()
+    return seen if window is None else seen.triu(1 - window)
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -1,0 +1,43 @@
+"""K members over one trunk: the frozen layers run once, each member's own last layers and head go on from there.
+
+Shapes: R reads, K members, B rows, L columns, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from assay.data.packing import PackedBatch
+from assay.models.backbone import Backbone
+from assay.models.reward_model import RewardModel
+
+
+class SharedTrunk(nn.Module):
+    """`forward(batch) -> rewards_RK` as `RewardModel` has it, of members that differ in their last layers only.
+
+    trunk: the layers below, without the final norm. tops: a member's last layers with the norm, and its head of one output.
+    """
+
+    def __init__(self, trunk: Backbone, tops: Sequence[RewardModel]) -> None:
+        super().__init__()
+        self.backbone, self.tops = trunk, nn.ModuleList(tops)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return self._members()[0].compute_dtype
+
+    @property
+    def head_weights(self) -> torch.Tensor:
+        """(K, D), float32."""
+        return torch.cat([top.head.weight for top in self._members()])
+
+    def forward(self, batch: PackedBatch) -> torch.Tensor:
+        with torch.autocast(self.head_weights.device.type, self.compute_dtype, self.compute_dtype != self.backbone.dtype):
+            hidden_BLD = self.backbone(batch)
+        return torch.cat([top(batch, hidden_BLD) for top in self._members()], dim=1)
+
+    def _members(self) -> list[RewardModel]:
+        return list(self.tops)  # type: ignore[arg-type]

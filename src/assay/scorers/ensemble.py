@@ -1,0 +1,97 @@
+"""Several reward models as one: their mean as the reward, their disagreement as its uncertainty, and the uncertain penalised.
+
+Shapes: K members, N completions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from assay.records import Completion, Rewards
+from assay.scorers.base import Scope, Scorer
+
+How = Literal["mean", "min"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination:
+    """How K rewards become one.
+
+    mean: mean - penalty x std (Coste et al. 2024, "Reward Model Ensembles Help Mitigate Overoptimization", with the standard
+    deviation in place of the variance, so that penalty has no unit); min: the worst of them, their WCO. std is the sample standard
+    deviation (K - 1), whichever way.
+    """
+
+    how: How = "mean"
+    penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.how not in ("mean", "min"):
+            raise ValueError(f"members are combined by mean or min, not {self.how!r}")
+        if not 0 <= self.penalty < math.inf:
+            raise ValueError(f"penalty {self.penalty} must be 0 or more")
+
+    def __call__(self, members_KN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(value (N,), std (N,)), float32; NaN where any member is NaN. Raises ValueError for fewer than two members."""
+        if len(members_KN) < 2:
+            raise ValueError(f"an ensemble has at least two members, this one has {len(members_KN)}")
+        members_KN = np.asarray(members_KN, np.float64)
+        std_N = members_KN.std(axis=0, ddof=1)
+        value_N = members_KN.min(axis=0) if self.how == "min" else members_KN.mean(axis=0) - self.penalty * std_N
+        return value_N.astype(np.float32), std_N.astype(np.float32)
+
+    def tolerance(self, of_member: float) -> float:
+        """How far the value may move when each member moves by at most `of_member`: a std of K >= 2 by at most 1.5 times that."""
+        return of_member * (1 + 1.5 * self.penalty) if self.how == "mean" else of_member
+
+
+@runtime_checkable
+class HasMembers(Protocol):
+    """A scorer made of members, that tells what each of them says."""
+
+    def score_members(self, completions: Sequence[Completion]) -> np.ndarray:
+        """N completions -> (K, N) float32; NaN where a member could not score."""
+        ...
+
+
+class Ensemble:
+    """Any scorers as one: `value` by the combination, `std` always. One member that cannot score makes the value NaN.
+
+    Raises ValueError for fewer than two members, for the same one twice (it would feign certainty), for a prompt-scoped one.
+    """
+
+    scope: Scope = "global"
+
+    def __init__(self, scorers: Sequence[Scorer], combination: Combination | None = None) -> None:
+        self.scorers, self.combination = tuple(scorers), combination or Combination()
+        if len(self.scorers) < 2:
+            raise ValueError(f"an ensemble has at least two members, got {len(self.scorers)}")
+        prints = [scorer.fingerprint for scorer in self.scorers]
+        if len(set(prints)) < len(prints):
+            raise ValueError("two members of the ensemble are the same model: their agreement would say nothing")
+        if any(scorer.scope != "global" for scorer in self.scorers):
+            raise ValueError("a prompt-scoped scorer cannot be a member: its values depend on the prompt's other answers")
+        self.tolerance = self.combination.tolerance(max(scorer.tolerance for scorer in self.scorers))
+
+    @property
+    def fingerprint(self) -> str:
+        parts = (*(scorer.fingerprint for scorer in self.scorers), self.combination.how, self.combination.penalty)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    def score(self, completions: Sequence[Completion]) -> Rewards:
+        rewards = [scorer.score(completions) for scorer in self.scorers]
+        errors = [
+            next((f"member {k}: {part.error[i]}" for k, part in enumerate(rewards) if part.error and part.error[i]), None)
+            for i in range(len(completions))
+        ]
+        value, std = self.combination(np.stack([part.value for part in rewards]))
+        return Rewards(value=value, std=std, error=tuple(errors))
+
+    def score_members(self, completions: Sequence[Completion]) -> np.ndarray:
+        return np.stack([scorer.score(completions).value for scorer in self.scorers])
