@@ -42,7 +42,7 @@ class Texts:
 
     def lone(self, num_tokens: int, rng: np.random.Generator) -> Completion:
         """One sequence of the wanted length, a third of it the prompt, where the template leaves room for that."""
-        prompt = max(self.prompt_extra + 1, num_tokens // 3)
+        prompt = max(self.prompt_extra + 4, num_tokens // 3)  # 4: else short prompts coincide, and would be shared
         return self.group(prompt, [max(self.answer_extra + 1, num_tokens - prompt)], rng)[0]
 
 
