@@ -160,26 +160,26 @@ def vllm(bench: Bench) -> Child:
 def compare(bench: Bench, workload: str) -> dict[str, Any]:
     """Every way on one workload, in turn."""
     config, part = bench.config, f"{workload}-part"
-    settings: dict[str, int | None] = {"assay": None}
-    sweeps: dict[str, dict[str, float]] = {}
-    left_out: dict[str, str] = {}
+    choices = {"padded": config.budgets, "pipeline": config.batch_sizes}
+    sweeps = {name: sweep(bench, name, part, settings) for name, settings in choices.items()}
+    best = {name: int(max(found, key=found.__getitem__)) for name, found in sweeps.items()}
+    settings: dict[str, int | None] = {"assay": None, **best, "vllm": None}
+    about: dict[str, dict[str, Any]] = {}
+    left_out = {} if config.vllm_python else {"vllm": "no --vllm-python was given"}
     with ExitStack() as stack:
-        children = {name: stack.enter_context(way(bench.work, bench.dtype, name)) for name in ("assay", "padded", "pipeline")}
-        children["assay"].ask("score", workload=part)  # to warm up
-        for name, choices in (("padded", config.budgets), ("pipeline", config.batch_sizes)):
-            sweeps[name] = sweep(children[name], part, choices, bench.workloads[part]["sequences"])
-            settings[name] = int(max(sweeps[name], key=sweeps[name].__getitem__))
-        about = {name: child.ask("about") for name, child in children.items()}
-        if config.vllm_python is None:
-            left_out["vllm"] = "no --vllm-python was given"
-        else:
+        children: dict[str, Child] = {}
+        for name in (name for name in settings if name not in left_out):
             try:
-                child = stack.enter_context(vllm(bench))
-                child.ask("score", workload=part)
-                children["vllm"], settings["vllm"] = child, None
-                about["vllm"] = {**child.ask("about"), "flops_a_token": about["padded"]["flops_a_token"]}
+                child = stack.enter_context(vllm(bench) if name == "vllm" else way(bench.work, bench.dtype, name))
+                warm = child.ask("score", workload=part, setting=settings[name])
+                about[name] = {"loaded_bytes": warm["before_bytes"], **child.ask("about")}
+                children[name] = child
             except (ChildError, OSError) as error:
-                left_out["vllm"] = str(error)
+                if name != "vllm":
+                    raise
+                left_out[name] = str(error)
+        if "vllm" in children:
+            about["vllm"]["flops_a_token"] = about["padded"]["flops_a_token"]
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in children}
         for number in range(config.rounds):
             for name, child in children.items():
@@ -188,25 +188,26 @@ def compare(bench: Bench, workload: str) -> dict[str, Any]:
     return {
         "sizes": bench.workloads[workload],
         "sweeps_sequences_per_s": sweeps,
-        "settings": settings,
+        "best_settings": best,
         "ways": {
             **{name: figures(bench, workload, rows[name], about[name]) for name in rows},
             **dict.fromkeys(left_out),
         },
         "left_out": left_out,
-        "about": {"vllm": without(about["vllm"], "flops_a_token")} if "vllm" in about else {},
+        "vllm": {"version": about["vllm"]["vllm"], "threads": about["vllm"]["threads"]} if "vllm" in children else None,
         "assay_over": {name: ratio(rows[name], rows["assay"], "seconds") for name in rows if name != "assay"},
         "sharing": sharing(bench.workloads[workload], rows),
         "largest_difference_to_assay": {name: difference(rows["assay"], rows[name]) for name in rows if name != "assay"},
     }
 
 
-def sweep(child: Child, workload: str, choices: Sequence[int], sequences: float) -> dict[str, float]:
-    """Sequences a second at each setting, after one pass to warm up."""
-    child.ask("score", workload=workload, setting=choices[0])
-    seconds = {str(choice): child.ask("score", workload=workload, setting=choice)["seconds"] for choice in choices}
-    found = {choice: round(sequences / value, 3) for choice, value in seconds.items()}
-    log(f"sweep of {workload}", found)
+def sweep(bench: Bench, name: str, workload: str, choices: Sequence[int]) -> dict[str, float]:
+    """Sequences a second at each setting, after one pass to warm up; in a process of its own, whose memory counts for nothing."""
+    with way(bench.work, bench.dtype, name) as child:
+        child.ask("score", workload=workload, setting=choices[0])
+        seconds = {str(choice): child.ask("score", workload=workload, setting=choice)["seconds"] for choice in choices}
+    found = {choice: round(bench.workloads[workload]["sequences"] / value, 3) for choice, value in seconds.items()}
+    log(f"sweep of {workload} {name}", found)
     return found
 
 
@@ -228,7 +229,7 @@ def figures(bench: Bench, workload: str, rows: list[dict[str, Any]], about: dict
         "share_of_matmul_rate": spread([value / bench.rate for value in flops]),
         "attention_flops_per_s": attention,
         "memory": {
-            "before_bytes": rows[0]["before_bytes"],
+            "loaded_bytes": about["loaded_bytes"],
             "peak_bytes": peak,
             "predicted_bytes": rows[0].get("predicted_bytes"),
         },
