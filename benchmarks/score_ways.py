@@ -109,7 +109,7 @@ def ours(work: Path, dtype: torch.dtype) -> Handlers:
     def score(workload: str, setting: int | None = None) -> dict[str, Any]:
         completions = completions_of(work, workload)
         figures = counter.watched(lambda: scorer.score(completions).value.tolist())
-        predicted = getattr(getattr(scorer, "memory", None), "predicted_bytes", None)
+        predicted = getattr(getattr(scorer, "plan", None), "predicted_bytes", None)
         return {**figures, "predicted_bytes": None if predicted is None else int(predicted)}
 
     return {

@@ -1,7 +1,7 @@
 """Attention over packed groups, part by part, on a CPU: a dense mask over a row costs the row's length squared, seen or not.
 
-A prompt attends to itself, causally; the answers of a group, side by side, to the prompt and to themselves. What is computed is what
-is seen, so that whole groups lie in one row without padding. transformers runs it under the name `ATTENTION`; without a
+A prompt attends to itself, causally; the answers of a group, side by side, to the prompt and to themselves. What is computed is
+what is seen, so that whole groups lie in one row without padding. transformers runs it under the name `ATTENTION`; without a
 `Layout` on the mask it is transformers' own SDPA.
 
 Shapes: B rows, L columns, H heads, E their size, P columns of a prompt, S answers of a group, A columns of the longest of them.
@@ -102,14 +102,11 @@ def _attend_part(
         )
         pieces.append(mixed[0].transpose(0, 1))
     if part.columns_SA.numel():
+        keys, values = (_with_prompt(whole, prompt, part.columns_SA) for whole in (key, value))
         mixed = scaled_dot_product_attention(
             _side_by_side(query, part.columns_SA),
-            *(
-                torch.cat(
-                    [whole[None, :, prompt].expand(len(part.columns_SA), -1, -1, -1), _side_by_side(whole, part.columns_SA)], 2
-                )
-                for whole in (key, value)
-            ),
+            keys,
+            values,
             attn_mask=part.seen_AC,
             dropout_p=dropout,
             scale=scaling,
@@ -118,6 +115,12 @@ def _attend_part(
         flat = mixed.transpose(1, 2).flatten(0, 1)
         pieces.append(flat if part.kept is None else flat.index_select(0, part.kept))
     return pieces
+
+
+def _with_prompt(heads_HLE: torch.Tensor, prompt: slice, columns_SA: torch.Tensor) -> torch.Tensor:
+    """(S, H, P + A, E): the prompt's columns before those of each answer."""
+    shared = heads_HLE[None, :, prompt].expand(len(columns_SA), -1, -1, -1)
+    return torch.cat([shared, _side_by_side(heads_HLE, columns_SA)], dim=2)
 
 
 def _side_by_side(heads_HLE: torch.Tensor, columns_SA: torch.Tensor) -> torch.Tensor:

@@ -82,7 +82,7 @@ class LocalScorer:
         with torch.inference_mode():
             for batch in pack(groups, self.max_tokens, pad_id=self.renderer.pad_id, layout=self.model.backbone.layout):
                 members_NK[np.concatenate([places[index] for index in batch.order])] = self.model(batch).float().cpu().numpy()
-        is_finite = np.isfinite(members_NK).all(axis=1)
+        is_finite = np.atleast_1d(np.isfinite(members_NK).all(axis=1))
         members_NK[~is_finite] = np.nan
         not_finite = "the model gave a reward that is not finite"
         errors = (item.error or (None if ok else not_finite) for item, ok in zip(rendered, is_finite, strict=True))
