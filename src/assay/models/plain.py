@@ -34,11 +34,12 @@ class PlainReader:
         """The id that the model looks for to find the end of a padded row."""
         return self.model.config.get_text_config().pad_token_id
 
-    def text(self, completion: Completion, **template_variables: Any) -> str:
-        """A completion in messages form by the chat template of the files."""
+    def text(self, completion: Completion, *, today: str | None = None) -> str:
+        """A completion in messages form by the chat template of the files; `today` stands in for any date that it asks for."""
         messages = [{"role": role, "content": content} for role, content in completion.messages]
         messages.append({"role": "assistant", "content": str(completion.response)})
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, **template_variables)
+        clock = "" if today is None else f"{{%- macro strftime_now(format) -%}}{today}{{%- endmacro %}}"
+        return self.tokenizer.apply_chat_template(messages, chat_template=clock + self.tokenizer.chat_template, tokenize=False)
 
     def token_ids(self, text: str, *, add_special_tokens: bool = False, truncation: bool = False) -> list[int]:
         """Ids of a rendered text; with truncation cut as the tokenizer's files say."""

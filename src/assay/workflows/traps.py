@@ -7,7 +7,6 @@ Suffix: N texts.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from assay.scorers.local import LocalScorer
 
 SIGMOID, BF16_HEAD, PAD_IS_EOS = "a sigmoid over the rewards", "rewards rounded to bfloat16", "padding with the eos token"
 DOUBLED, UNCLOSED, RIGHT_CUT = "special tokens added twice", "no end token", "long texts cut at the end"
-_DAYS = (datetime.date(2001, 1, 31), datetime.date(2044, 12, 5))
+_DAYS = ("31 Jan 2001", "5 Dec 2044")
 
 
 class Subject(NamedTuple):
@@ -191,11 +190,8 @@ def truncation_side(subject: Subject) -> Trapped:
 
 def dated_template(subject: Subject) -> Trapped:
     """The files' template on two days far apart."""
-
-    def on(day: datetime.date) -> list[str]:
-        return [subject.plain.text(completion, strftime_now=day.strftime) for completion in subject.completions]
-
-    changed = sum(one != other for one, other in zip(*map(on, _DAYS), strict=True))
+    days = [[subject.plain.text(completion, today=day) for completion in subject.completions] for day in _DAYS]
+    changed = sum(one != other for one, other in zip(*days, strict=True))
     why = "the saved template gives the same text on any day"
     if changed:
         why = f"the saved template writes the date into {changed} of {len(subject.completions)} texts: rewards change with the day"
