@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -87,19 +87,24 @@ def _rank_findings(num_flips: int, num_clear: int, num_ties: int, tolerance: flo
 def _diagnosis(
     ours_N: np.ndarray, theirs_N: np.ndarray, wrong: Mapping[str, np.ndarray], *, tolerance: float, exact: float
 ) -> list[Finding]:
-    """Names the known mistake that comes clearly nearer to the engine's rewards than ours do."""
-    difference = largest(theirs_N - ours_N)
-    if not difference > exact:
+    """Names the known mistake that comes clearly nearer to the engine's rewards than ours do, on the texts it was tried on."""
+    error_N = theirs_N - ours_N
+    if not largest(error_N) > exact:
         return []
-    offset = float(np.mean(theirs_N - ours_N))
-    distances = {f"a constant of {offset:+.3g} on every reward": largest(theirs_N - ours_N - offset)}
-    for name, wrong_N in wrong.items():  # a mistake that spares some texts leaves them as they are
-        distances[name] = largest(theirs_N - np.where(np.isnan(wrong_N), ours_N, wrong_N))
-    nearest = min(distances, key=lambda name: distances[name])
-    if not distances[nearest] * _CLEARLY < difference:
+    offset = float(np.mean(error_N))
+    candidates = {f"a constant of {offset:+.3g} on every reward": ours_N + np.float32(offset), **wrong}
+    nearness: dict[str, tuple[float, float]] = {}
+    for name, wrong_N in candidates.items():
+        tried = np.isfinite(wrong_N)
+        distance, error = largest((theirs_N - wrong_N)[tried]), largest(error_N[tried])
+        if tried.any() and distance * _CLEARLY < error:
+            nearness[name] = (distance, error)
+    if not nearness:
         return []
-    why = f"its rewards are those of {nearest}, to within {distances[nearest]:.2g}"
-    return [Finding("fail" if difference > tolerance else "warn", DIAGNOSIS, distances[nearest], difference, why)]
+    name = min(nearness, key=lambda name: nearness[name][0])
+    distance, error = nearness[name]
+    level: Literal["warn", "fail"] = "fail" if largest(error_N) > tolerance else "warn"
+    return [Finding(level, DIAGNOSIS, distance, error, f"its rewards are those of {name}, to within {distance:.2g}")]
 
 
 def _is_flip(ours_N: np.ndarray, theirs_N: np.ndarray, i: int, j: int) -> bool:

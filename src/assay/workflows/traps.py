@@ -42,7 +42,7 @@ class Subject(NamedTuple):
 
 
 class Trapped(NamedTuple):
-    """A verdict, and the rewards (N,) that an engine which does it wrong would give, NaN where it gives none."""
+    """A verdict, and the rewards (N,) that an engine which does it wrong would give, NaN where that was not tried."""
 
     finding: Finding
     wrong: dict[str, np.ndarray]
@@ -95,16 +95,17 @@ def padding_side(subject: Subject) -> Trapped:
 
 def order(subject: Subject) -> Trapped:
     """Reversed, through Assay and in a batch through transformers: the larger difference counts."""
-    backwards_N = subject.scorer.score(subject.completions[::-1]).value[::-1]
-    plain_N = _padded(subject, "right", backwards=True)
-    worst_N = np.maximum(np.abs(backwards_N - subject.ours), np.abs(plain_N - subject.ours))
-    return _held("order", subject, worst_N, "the texts in reverse order, in both readers")
+    short = [completion for completion, _ in _whole(subject)]
+    ours = subject.scorer.score(short[::-1]).value[::-1] - subject.ours[~subject.is_cut]
+    theirs = (_padded(subject, "right", backwards=True) - subject.ours)[~subject.is_cut]
+    return _held("order", subject, np.concatenate([ours, theirs]), "the texts in reverse order, in both readers")
 
 
 def packing(subject: Subject) -> Trapped:
     """Prompts shared among their answers, as `ours` was scored, against each text alone."""
-    alone_N = np.concatenate([subject.scorer.score([completion]).value for completion in subject.completions])
-    return _held("packing", subject, alone_N - subject.ours, "answers packed behind their shared prompt, and each alone")
+    alone = [subject.scorer.score([completion]).value for completion, _ in _whole(subject)]
+    difference = np.concatenate([*alone, np.empty(0)]) - subject.ours[~subject.is_cut]
+    return _held("packing", subject, difference, "answers packed behind their shared prompt, and each alone")
 
 
 def pad_is_eos(subject: Subject) -> Trapped:
@@ -134,7 +135,7 @@ def double_bos(subject: Subject) -> Trapped:
     is_exposed = any(more != plain.token_ids(text) for more, text in zip(added, texts, strict=True))
     if not is_exposed:
         added = [[bos, *ids] for _, ids in _whole(subject)] if bos is not None else []
-    wrong_N = _spread(subject, plain.rewards(added, one_by_one=True), ~subject.is_cut) if added else _none(subject)
+    wrong_N = _spread(subject, plain.rewards(added, one_by_one=True)) if added else _none(subject)
     moved = _moved(subject, wrong_N)
     if twice:
         why = f"{twice} texts begin with two BOS tokens: mend the chat template, then save the artifact again"
@@ -156,8 +157,8 @@ def end_token(subject: Subject) -> Trapped:
     specials = {*subject.plain.tokenizer.all_special_ids, *subject.plain.tokenizer.get_added_vocab().values()}
     last = [max((i for i, token in enumerate(ids) if token in specials), default=0) for ids in subject.token_ids]
     tails = {ids[i:] for i, ids in zip(last, subject.token_ids, strict=True)}
-    opened = [ids[: max(i, 1)] for i, ids in zip(last, subject.token_ids, strict=True)]
-    wrong_N = subject.plain.rewards(opened, one_by_one=True)
+    opened = [ids[: max(i, 1)] for i, ids, is_cut in zip(last, subject.token_ids, subject.is_cut, strict=True) if not is_cut]
+    wrong_N = _spread(subject, subject.plain.rewards(opened, one_by_one=True))
     why = "every rendered text ends in its closing tokens; read without them rewards move by as much as this"
     if len(tails) > 1:
         why = f"the texts end in {len(tails)} different ways: the chat template does not close an answer"
@@ -172,7 +173,8 @@ def truncation_side(subject: Subject) -> Trapped:
     if not len(places):
         return Trapped(Finding("ok", name, np.nan, np.nan, "no text is cut under this artifact's length policy"), {})
     texts = [plain.text(subject.completions[i]) for i in places]
-    wrong_N = _spread(subject, plain.rewards([plain.token_ids(text)[:limit] for text in texts], one_by_one=True), subject.is_cut)
+    wrong_N = subject.ours.copy()  # shorter texts are spared
+    wrong_N[places] = plain.rewards([plain.token_ids(text)[:limit] for text in texts], one_by_one=True)
     as_cut = [plain.token_ids(text, truncation=True) for text in texts]
     moved = _moved(subject, wrong_N)
     if [tuple(ids) for ids in as_cut] == [subject.token_ids[i] for i in places]:
@@ -181,7 +183,7 @@ def truncation_side(subject: Subject) -> Trapped:
     if plain.tokenizer.truncation_side != "left":
         why = 'the tokenizer cuts off the end of a long text: set "truncation_side": "left" in tokenizer_config.json'
         return Trapped(Finding("warn", name, moved, np.nan, f"{why}. Rewards move by as much as this"), {RIGHT_CUT: wrong_N})
-    by_files = _moved(subject, _spread(subject, plain.rewards(as_cut, one_by_one=True), subject.is_cut))
+    by_files = largest(plain.rewards(as_cut, one_by_one=True) - subject.ours[places])
     why = f"the tokenizer's own cut of a long text is not Assay's, which keeps the BOS: {by_files:.2g}. Send token ids."
     return Trapped(
         Finding("warn", name, moved, np.nan, f"{why} Cut at the end, rewards move by as much as this"), {RIGHT_CUT: wrong_N}
@@ -230,7 +232,7 @@ def largest(differences: np.ndarray) -> float:
 def _held(name: str, subject: Subject, difference_N: np.ndarray, what: str) -> Trapped:
     """A check: rewards that must be `ours` differ from them by no more than the tolerance."""
     difference = largest(difference_N)
-    is_held = difference <= subject.tolerance
+    is_held = difference <= subject.tolerance or not len(difference_N)
     why = (
         f"{what}: the rewards are the same"
         if is_held
@@ -256,10 +258,10 @@ def _whole(subject: Subject) -> list[tuple[Completion, tuple[int, ...]]]:
     return [(completion, ids) for completion, ids, is_cut in rows if not is_cut]
 
 
-def _spread(subject: Subject, rewards: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
-    """(N,) with `rewards` at the texts of `where` (those that are not cut), NaN elsewhere."""
+def _spread(subject: Subject, rewards: np.ndarray) -> np.ndarray:
+    """(N,) with `rewards` at the texts that are not cut, NaN elsewhere."""
     full_N = _none(subject)
-    full_N[~subject.is_cut if where is None else where] = rewards
+    full_N[~subject.is_cut] = rewards
     return full_N
 
 
