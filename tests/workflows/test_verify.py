@@ -15,11 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
+from transformers import AutoModel, GPT2Config, GPTNeoConfig
 
 from assay.cli import main
 from assay.models.artifact import REWARD_FILE, read_description, save_artifact
+from assay.models.backbone import Backbone
 from assay.models.golden import GOLDEN_FILE, read_golden
 from assay.models.plain import PlainReader
+from assay.models.reward_model import RewardModel, new_head
 from assay.records import Completion, Finding, Report
 from assay.scorers.base import sigmoid
 from assay.wire import report_from_json
@@ -298,6 +301,24 @@ def test_an_older_artifact_is_warned_of_the_sigmoid_and_of_the_side_that_is_cut(
     assert finding(report, "activation").level == finding(report, "truncation side").level == "warn"
     assert "use_activation is false" in finding(report, "activation").why
     assert "cuts off the end" in finding(report, "truncation side").why
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neo"])
+def test_learned_positions_are_warned_of_where_padding_goes_left(name, tmp_path):
+    shape = {"vocab_size": 400, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2}
+    if name == "gpt2":
+        config: Any = GPT2Config(**shape, n_embd=32, n_layer=2, n_head=4, n_positions=300)
+    else:  # its local attention cannot branch: rows alone
+        layers: Any = {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "num_heads": 4, "window_size": 8}
+        config = GPTNeoConfig(**shape, hidden_size=32, max_position_embeddings=300, **layers)
+    torch.manual_seed(0)
+    backbone = Backbone(AutoModel.from_config(config).eval())
+    assert backbone.can_branch == (name == "gpt2")
+    save_artifact(RewardModel(backbone, new_head(32, seed=0)), tiny_renderer(max_length=256), tmp_path / "a", {})
+    report = verify(VerifyConfig(model=tmp_path / "a"))
+    assert is_sound(report)
+    assert finding(report, "padding left").level == "warn"
+    assert finding(report, "padding left").value > 0.01
 
 
 # A remote engine

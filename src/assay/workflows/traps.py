@@ -90,7 +90,12 @@ def batch_size(subject: Subject) -> Trapped:
 
 
 def padding_side(subject: Subject) -> Trapped:
-    return _held("padding left", subject, _padded(subject, "left") - subject.ours, "the same batch, padded on the left")
+    """Learned absolute positions count the padding on the left: no artifact can mend that, so there it is a warning."""
+    trapped = _held("padding left", subject, _padded(subject, "left") - subject.ours, "the same batch, padded on the left")
+    if trapped.finding.level == "fail" and batch_size(subject).finding.level == "ok":
+        why = "this architecture counts padding on the left as positions, which moves rewards by as much as this: pad on the right"
+        return Trapped(trapped.finding._replace(level="warn", why=why), {})
+    return trapped
 
 
 def order(subject: Subject) -> Trapped:
