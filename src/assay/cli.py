@@ -27,6 +27,7 @@ from assay.workflows.demo import DemoConfig, demo
 from assay.workflows.run import train_all
 from assay.workflows.settings import TrainConfig
 from assay.workflows.show import console, print_figures, report_rows
+from assay.workflows.verify import VerifyConfig, certificate_rows, is_sound, verify
 
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
@@ -36,12 +37,16 @@ Command = (
     | Annotated[steps.ReportConfig, tyro.conf.subcommand("report")]
     | Annotated[CurveConfig, tyro.conf.subcommand("curve")]
     | Annotated[AlignConfig, tyro.conf.subcommand("align-scale")]
+    | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand; 0 when it did what was asked, 1 when some rows have no reward, 2 for a mistake, 3 for a failure."""
+    """Run one subcommand; 0 when it did what was asked, 1 when some rows have no reward, 2 for a mistake, 3 for a failure.
+
+    `verify` gives 4 when the artifact or the engine does not keep a check of the certificate, 3 when the files are damaged.
+    """
     keep_freed_memory()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -77,6 +82,10 @@ def run(config: object) -> int:
             show(learning_curve(config))
         case AlignConfig():
             show(align_scale(config))
+        case VerifyConfig():
+            report = verify(config)
+            print_figures(report.title, certificate_rows(report))
+            return 0 if is_sound(report) else 4
         case DemoConfig():
             demo(config)
     return 0

@@ -7,6 +7,7 @@
         ├── ArtifactError    an artifact that is missing, altered or not loadable
         ├── CacheError       a cache of rewards that is damaged or of another version
         ├── CheckpointError  a checkpoint that is broken or of another run
+        ├── EngineError      a remote engine that cannot be reached or answers with something else than rewards
         └── TrainingError    a loss that is not finite, a disk that is full
 
 A completion that cannot be scored is no exception: its row is NaN with a reason (`Rewards.error`).
@@ -33,6 +34,10 @@ class CacheError(AssayError):
 
 class CheckpointError(AssayError):
     """A checkpoint that is incomplete, damaged, or was made by a different run."""
+
+
+class EngineError(AssayError):
+    """A remote engine that cannot be reached, refuses, or does not give one reward for each text; names the URL and the fix."""
 
 
 class TrainingError(AssayError):

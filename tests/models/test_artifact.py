@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, MambaConfig, MambaModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, MambaConfig, MambaModel, pipeline
 
 from assay.data.packing import make_group, pack
 from assay.errors import ArtifactError
@@ -81,6 +81,19 @@ def test_the_base_tokenizer_had_pad_equal_to_eos_and_the_artifact_has_not(saved)
     tokenizer = AutoTokenizer.from_pretrained(saved)
     config = json.loads((saved / "config.json").read_text())
     assert config["pad_token_id"] == tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_the_pipeline_of_transformers_gives_the_reward_without_a_sigmoid(saved):
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    conversation = [{"role": "user", "content": "How do I boil 0 egg?"}, {"role": "assistant", "content": ANSWERS[0]}]
+    told = pipeline("text-classification", str(saved), device="cpu")(tokenizer.apply_chat_template(conversation, tokenize=False))
+    assert told[0]["score"] == pytest.approx(our_scores(saved)[0], abs=1e-5)
+    assert not 0.01 < told[0]["score"] < 0.99, "a sigmoid would be seen"
+
+
+def test_the_tokenizer_of_the_artifact_cuts_long_texts_at_the_front(saved):
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    assert (tokenizer.truncation_side, tokenizer.model_max_length) == ("left", 1024)
 
 
 def test_what_is_saved_comes_back(saved):

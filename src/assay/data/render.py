@@ -68,7 +68,7 @@ class Renderer:
         self._tail = _probe_tail(tokenizer)
         self.pad_id = _settle_padding(tokenizer, self._last_token())
         tokenizer.padding_side = "right"
-        tokenizer.truncation_side = "left"
+        tokenizer.truncation_side = tokenizer.init_kwargs["truncation_side"] = "left"  # only what is in init_kwargs gets saved
         tokenizer.model_max_length = max_length
 
     def render(self, completions: Sequence[Completion]) -> list[Rendered]:

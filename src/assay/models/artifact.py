@@ -23,6 +23,7 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, 
 from assay.data.render import Renderer
 from assay.errors import ArtifactError
 from assay.models.backbone import Backbone, attention_for
+from assay.models.golden import write_golden
 from assay.models.reward_model import RewardModel
 from assay.records import Completion
 
@@ -79,6 +80,7 @@ def save_artifact(
             "calibration": description.get("calibration"),
         }
         written = write_description(work, description)
+        write_golden(work, *load_artifact(work)[:2])
         if path.exists():
             path.rename(Path(outer) / "old")
         work.rename(path)
@@ -206,6 +208,7 @@ def _plain_model(model: RewardModel, renderer: Renderer, dtype: torch.dtype) -> 
     if renderer.pad_id >= num_rows:
         raise ValueError(f"pad token {renderer.pad_id} has none of the {num_rows} embeddings: model.resize_token_embeddings first")
     config.num_labels, config.id2label, config.label2id = 1, {0: "reward"}, {"reward": 0}
+    config.problem_type = "regression"  # else transformers' pipeline, and vLLM unless told not to, put a sigmoid over the reward
     config.get_text_config().pad_token_id = config.pad_token_id = renderer.pad_id
     config.dtype = dtype
     with torch.device("meta"):

@@ -1,0 +1,155 @@
+"""Golden vectors: a dozen short texts with the tokens and float32 rewards that the saved artifact gives, kept beside its weights.
+
+Whoever loads the artifact later, on another machine or in another engine, can replay them. The rewards are those of the files as
+they lie on disk: they are computed from the artifact loaded back, not from the model in memory, which may be in another number
+format. Shapes: N texts, R reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from assay.data.packing import make_group, pack
+from assay.data.render import Rendered, Renderer
+from assay.errors import ArtifactError
+from assay.models.reward_model import RewardModel
+from assay.records import Completion, Message
+
+GOLDEN_FILE = "golden.json"
+GOLDEN_SCHEMA = 1
+LONGEST = 2048  # a golden text that exceeds a larger max_length would cost more than all the others together
+_BUDGET = 1024  # the long text alone, and the others together
+
+
+class Golden(NamedTuple):
+    """The content of golden.json.
+
+    rewards: (N,) float32, NaN where the text has no reward; errors: why it has none. token_ids: N, empty where not rendered.
+    num_special_tokens: how many tokens the tokenizer adds of itself to a text when it is not told not to.
+    left_out: texts that were not tried, with the reason.
+    """
+
+    completions: tuple[Completion, ...]
+    token_ids: tuple[tuple[int, ...], ...]
+    rewards: np.ndarray
+    errors: tuple[str | None, ...]
+    num_special_tokens: int
+    left_out: Mapping[str, str]
+
+
+_SPOON = "Which is heavier, a silver spoon or a wooden spoon of the same size?"
+_TEXTS: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
+    ("one turn", (("user", "How long must an egg boil until it is hard?"),), "About ten minutes, then a minute in cold water."),
+    (
+        "several turns",
+        (
+            ("user", "I have flour, milk and two eggs. What can I make?"),
+            ("assistant", "Pancakes: you have all that the batter needs."),
+            ("user", "And without the milk?"),
+        ),
+        "Water will do in its place; the pancakes come out a little thinner.",
+    ),
+    (
+        "system prompt",
+        (("system", "Answer in one short sentence."), ("user", "Why do boats float?")),
+        "They push aside water that weighs as much as they do.",
+    ),
+    ("empty answer", (("user", "Say nothing at all."),), ""),
+    (
+        "unicode",
+        (("user", "Thank you, in four languages? 🙏"),),
+        "Japanese ありがとう, Chinese 谢谢, Hindi धन्यवाद, French «merci» 🙂",
+    ),
+    (
+        "code",
+        (("user", "Write a Python function that adds up the squares of a list."),),
+        "```python\ndef sum_of_squares(numbers):\n    return sum(n * n for n in numbers)\n```",
+    ),
+    ("white space", (("user", "  Is the ferry running on Sundays?\n"),), "  \n  Yes, at ten and at four.\n\n  "),
+    ("first of four", (("user", _SPOON),), "The silver spoon."),
+    ("second of four", (("user", _SPOON),), "The silver spoon"),
+    ("third of four", (("user", _SPOON),), "The silver spoon: silver is about fifteen times as dense as wood."),
+    ("fourth of four", (("user", _SPOON),), "The wooden spoon, since wood soaks up water."),
+)
+_LONG = "longer than max_length"
+
+
+def golden_completions(max_length: int) -> tuple[list[Completion], dict[str, str]]:
+    """The texts for a length policy, and those that are left out, with the reason."""
+    completions = [
+        Completion(id=name, messages=tuple(Message(*turn) for turn in turns), response=response) for name, turns, response in _TEXTS
+    ]
+    if max_length > LONGEST:
+        return completions, {_LONG: f"a text of more than {max_length} tokens costs more than all the others together"}
+    steps = " ".join(f"Step {n}: walk on to the next lamp and count it." for n in range(1, max_length // 10 + 2))
+    completions.append(Completion(id=_LONG, messages=(Message("user", "Count the lamps along the pier."),), response=steps))
+    return completions, {}
+
+
+def write_golden(path: str | Path, model: RewardModel, renderer: Renderer) -> None:
+    """Write golden.json into the artifact directory `path`; model, renderer: as loaded from it, in float32."""
+    completions, left_out = golden_completions(renderer.max_length)
+    rendered = renderer.render(completions)
+    rewards_N = _rewards(model, rendered, renderer.pad_id)
+    items = [
+        {
+            "id": completion.id,
+            "messages": [message._asdict() for message in completion.messages],
+            "response": completion.response,
+            "token_ids": item.tokens.tolist(),
+            "is_cut": item.is_cut,
+            "reward": float(reward) if np.isfinite(reward) else None,
+            "error": item.error or (None if np.isfinite(reward) else "the model gave a reward that is not finite"),
+        }
+        for completion, item, reward in zip(completions, rendered, rewards_N, strict=True)
+    ]
+    head = {
+        "schema_version": GOLDEN_SCHEMA,
+        "computed_in": str(model.compute_dtype).removeprefix("torch."),
+        "num_special_tokens": renderer.tokenizer.num_special_tokens_to_add(),
+        "left_out": left_out,
+    }
+    lines = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in items)
+    text = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}") + f',\n "items": [\n  {lines}\n ]\n}}\n'
+    (Path(path) / GOLDEN_FILE).write_text(text, encoding="utf-8")
+
+
+def read_golden(path: str | Path) -> Golden | None:
+    """The golden vectors of an artifact, None when it has none. Raises ArtifactError when they cannot be read."""
+    file = Path(path) / GOLDEN_FILE
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["schema_version"] > GOLDEN_SCHEMA:
+            raise ArtifactError(
+                f"{file} has schema {content['schema_version']}, this Assay reads {GOLDEN_SCHEMA}: upgrade assay-rm"
+            )
+        items: list[dict[str, Any]] = content["items"]
+        return Golden(
+            tuple(Completion(id=item["id"], messages=item["messages"], response=item["response"]) for item in items),
+            tuple(tuple(map(int, item["token_ids"])) for item in items),
+            np.array([np.nan if item["reward"] is None else item["reward"] for item in items], dtype=np.float32),
+            tuple(item["error"] for item in items),
+            int(content["num_special_tokens"]),
+            dict(content["left_out"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{file} cannot be read ({error!r}): the artifact is damaged") from error
+
+
+@torch.no_grad()
+def _rewards(model: RewardModel, rendered: Sequence[Rendered], pad_id: int) -> np.ndarray:
+    """(N,) float32, of every text alone; of several heads the mean, which is what plain transformers reads."""
+    told = [i for i, item in enumerate(rendered) if item.error is None]
+    groups = [make_group([rendered[i].tokens], [rendered[i].reads[-1:]]) for i in told]
+    rewards_N = np.full(len(rendered), np.nan, dtype=np.float32)
+    for batch in pack(groups, _BUDGET, pad_id=pad_id, one_per_row=not model.backbone.can_branch):
+        rewards_N[[told[index] for index in batch.order]] = model(batch).float().mean(dim=1).cpu().numpy()
+    return rewards_N

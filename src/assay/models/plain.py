@@ -1,0 +1,76 @@
+"""The artifact as plain transformers reads it, without Assay's renderer, packing or head: the other side of every comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from assay.errors import ArtifactError
+from assay.records import Completion
+
+
+class PlainReader:
+    """AutoTokenizer and AutoModelForSequenceClassification of an artifact directory, in float32, as the files say."""
+
+    def __init__(self, path: str | Path, device: str | torch.device = "cpu") -> None:
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+            self.model: Any = AutoModelForSequenceClassification.from_pretrained(
+                str(path), dtype=torch.float32, trust_remote_code=False
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ArtifactError(f"plain transformers cannot load {path}: {error}") from error
+        if not isinstance(self.tokenizer.chat_template, str):
+            raise ArtifactError(f"{path} has lost its chat template: restore chat_template.jinja")
+        self.model.to(device).eval()
+
+    @property
+    def pad_id(self) -> int | None:
+        """The id that the model looks for to find the end of a padded row."""
+        return self.model.config.get_text_config().pad_token_id
+
+    def text(self, completion: Completion, *, today: str | None = None) -> str:
+        """A completion in messages form by the chat template of the files; `today` stands in for any date that it asks for."""
+        messages = [{"role": role, "content": content} for role, content in completion.messages]
+        messages.append({"role": "assistant", "content": str(completion.response)})
+        clock = "" if today is None else f"{{%- macro strftime_now(format) -%}}{today}{{%- endmacro %}}"
+        return self.tokenizer.apply_chat_template(messages, chat_template=clock + self.tokenizer.chat_template, tokenize=False)
+
+    def token_ids(self, text: str, *, add_special_tokens: bool = False, truncation: bool = False) -> list[int]:
+        """Ids of a rendered text; with truncation cut as the tokenizer's files say."""
+        encoded = self.tokenizer(text, add_special_tokens=add_special_tokens, truncation=truncation, verbose=False)
+        return [int(token) for token in encoded["input_ids"]]
+
+    @torch.inference_mode()
+    def rewards(
+        self, rows: Sequence[Sequence[int]], *, one_by_one: bool = False, side: str = "right", pad_id: int | None = None
+    ) -> np.ndarray:
+        """Logits (N,) float32 of N token sequences: in one padded batch, or alone; NaN where a batch cannot be read.
+
+        side: where padding goes. pad_id: pad with this id and let the model look for it; left out, the tokenizer's and the
+        model's own are used, which agree in a sound artifact.
+        """
+        if not rows:
+            return np.empty(0, np.float32)
+        if one_by_one:
+            return np.concatenate([self.rewards([row], side=side, pad_id=pad_id) for row in rows])
+        config = self.model.config.get_text_config()
+        own, filler = config.pad_token_id, self.tokenizer.pad_token_id if pad_id is None else pad_id
+        width = max(map(len, rows))
+        if any(len(row) < width for row in rows) and (filler is None or (own is None and pad_id is None)):
+            return np.full(len(rows), np.nan, dtype=np.float32)
+        gaps = [[filler] * (width - len(row)) for row in rows]
+        filled = [[*gap, *row] if side == "left" else [*row, *gap] for gap, row in zip(gaps, rows, strict=True)]
+        is_text = [[0] * len(gap) + [1] * len(row) for gap, row in zip(gaps, rows, strict=True)]
+        mask = torch.tensor([row if side == "left" else row[::-1] for row in is_text], device=self.model.device)
+        config.pad_token_id = own if pad_id is None else pad_id
+        try:
+            logits = self.model(input_ids=torch.tensor(filled, device=self.model.device), attention_mask=mask).logits
+        finally:
+            config.pad_token_id = own
+        return logits[:, 0].float().cpu().numpy()
