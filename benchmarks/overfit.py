@@ -179,7 +179,9 @@ def one_run(
         with torch.no_grad():
             prepared.model.head.weight.copy_(new_head(width, seed=fit_seed).weight)
         rows = fit(prepared.model, prepared.source, fitted, loop, heldout_rows=held)
-        rewards = reward_pairs(prepared.model, prepared.source, np.arange(len(split)))
+        looked_at = np.union1d(train, np.flatnonzero(split == "test"))
+        rewards = np.full((len(split), 2), np.nan, np.float32)
+        rewards[looked_at] = reward_pairs(prepared.model, prepared.source, looked_at)
     finally:
         table.preference = true
         with torch.no_grad():

@@ -24,6 +24,7 @@ from assay.workflows import steps
 from assay.workflows.align import AlignConfig, align_scale
 from assay.workflows.curve import CurveConfig, learning_curve
 from assay.workflows.demo import DemoConfig, demo
+from assay.workflows.members import AverageConfig, EnsembleConfig, ExportConfig, average, export, join
 from assay.workflows.run import train_all
 from assay.workflows.settings import TrainConfig
 from assay.workflows.show import console, print_figures, report_rows
@@ -36,6 +37,9 @@ Command = (
     | Annotated[steps.ScoreConfig, tyro.conf.subcommand("score")]
     | Annotated[steps.ReportConfig, tyro.conf.subcommand("report")]
     | Annotated[CurveConfig, tyro.conf.subcommand("curve")]
+    | Annotated[EnsembleConfig, tyro.conf.subcommand("ensemble")]
+    | Annotated[AverageConfig, tyro.conf.subcommand("average")]
+    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[AlignConfig, tyro.conf.subcommand("align-scale")]
     | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
@@ -86,6 +90,12 @@ def run(config: object) -> int:
             report = verify(config)
             print_figures(report.title, certificate_rows(report))
             return 0 if is_sound(report) else 4
+        case EnsembleConfig():
+            join(config)
+        case AverageConfig():
+            average(config)
+        case ExportConfig():
+            export(config)
         case DemoConfig():
             demo(config)
     return 0

@@ -11,7 +11,7 @@ import torch
 
 from assay.models.device import token_budget
 from assay.train.objective import Objective
-from assay.workflows.settings import Machine, Restraint, TrainConfig, derive, parse_depth, parse_params
+from assay.workflows.settings import Machine, Members, Restraint, TrainConfig, derive, parse_depth, parse_params
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,8 @@ BAD = [
     ({"init_from": Path("run")}, "give --base"),
     ({"base": None, "init_from": Path("run"), "depth": "3"}, "--depth 3 cannot be joined with --init-from"),
     ({"replay": 0.5}, "--replay 0.5"),
-    ({"checkpoint_every": 0}, "--checkpoint-every 0"),
+    ({"members": Members(ensemble=3), "params": "lora:4"}, "--ensemble 3 cannot be joined with --params lora:4"),
+    ({"members": Members(ensemble=3), "machine": Machine(shard=True)}, "--ensemble 3 cannot be joined with --shard"),
     ({"calibration": 0.0}, "--calibration 0.0"),
     ({"calibration": 0.5, "test": 0.5}, "--calibration 0.5 and --test 0.5"),
     ({"test": -0.1}, "--test -0.1"),
@@ -77,7 +78,7 @@ def test_every_derived_value_has_its_reason_and_every_given_one_none(params):
 def test_what_is_asked_for_reaches_the_loop():
     objective = Objective(loss="flips", flip_rate=0.2, centring=0.5, use_margin=True)
     restraint = Restraint(weight_decay=0.3, dropout=0.1, early_stopping=3)
-    loop = derive(config(seed=4, checkpoint_every=9, objective=objective, restraint=restraint), 100, 576, CPU).loop
+    loop = derive(config(seed=4, machine=Machine(checkpoint_every=9), objective=objective, restraint=restraint), 100, 576, CPU).loop
     assert (loop.seed, loop.objective, loop.checkpoint_every) == (4, objective, 9)
     assert (loop.weight_decay, loop.dropout, loop.early_stopping, loop.looks) == (0.3, 0.1, 3, 4)
     assert loop.batch_tokens == token_budget(CPU)
@@ -85,6 +86,10 @@ def test_what_is_asked_for_reaches_the_loop():
 
 REFUSED = [
     (Machine, {"batch_tokens": 0}, "--batch-tokens 0"),
+    (Machine, {"checkpoint_every": 0}, "--checkpoint-every 0"),
+    (Members, {"ensemble": 0}, "--ensemble 0"),
+    (Members, {"penalty": -1.0}, "penalty -1.0"),
+    (Members, {"combine": "median"}, "not 'median'"),
     (Restraint, {"dropout": 1.0}, "--dropout 1.0"),
     (Restraint, {"weight_decay": -0.1}, "--weight-decay -0.1"),
     (Restraint, {"early_stopping": -1}, "--early-stopping -1"),

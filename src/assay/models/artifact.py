@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -30,6 +31,7 @@ from assay.records import Completion
 REWARD_FILE = "reward.json"
 PROMPTS_FILE = "train_prompts.npy"
 SCHEMA_VERSION = 1
+HEADS_FILE = "members/heads.safetensors"  # not beside the weights: engines load every safetensors file that lies there
 _DECIDING = ("weights_digest", "template_digest", "max_length", "overlong", "dtype", "calibration")
 
 
@@ -53,12 +55,10 @@ def save_artifact(
     """Write the artifact directory, all or nothing, and return what reward.json says.
 
     dtype: of the backbone's saved weights; the head stays float32. train_prompts: sorted hashes of the prompts trained on, kept
-    beside the weights so that evaluating on them can be refused. Raises ValueError for a base without a
-    sequence-classification class, and for K > 1 heads, which plain transformers cannot average.
+    beside the weights so that evaluating on them can be refused. Of K heads the mean is the plain model's `score`, and their
+    offsets from it are members/heads.safetensors. Raises ValueError for a base without a sequence-classification class.
     """
     path = Path(path)
-    if model.head.out_features != 1:
-        raise ValueError(f"a plain artifact has one head, this model has {model.head.out_features}")
     plain = _plain_model(model, renderer, dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as outer:
@@ -66,12 +66,16 @@ def save_artifact(
         work.mkdir()
         plain.save_pretrained(work)
         renderer.tokenizer.save_pretrained(work)
+        if model.head.out_features > 1:
+            (work / HEADS_FILE).parent.mkdir()
+            heads_KD = model.head.weight.detach().float().cpu()
+            save_file({"offsets": heads_KD - heads_KD.mean(dim=0)}, work / HEADS_FILE)
         if train_prompts is not None:
             np.save(work / PROMPTS_FILE, train_prompts)
         description = {
             "schema_version": SCHEMA_VERSION,
             "kind": "scalar",
-            "head": {"name": "score", "members": 1, "dtype": "float32"},
+            "head": {"name": "score", "members": model.head.out_features, "dtype": "float32"},
             **description,
             **renderer.settings(),
             "dtype": str(dtype).removeprefix("torch."),
@@ -109,9 +113,12 @@ def load_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, devic
             raise ArtifactError(
                 f"{path}: the weights do not fit the model ({key.replace('_', ' ')}: {some}); the head would be random"
             )
-    head = nn.Linear(plain.score.in_features, plain.score.out_features, bias=False, dtype=torch.float32)
+    weight_KD = _read_tensor(path, "score.weight").float()
+    if (path / HEADS_FILE).is_file():
+        weight_KD = weight_KD + load_file(path / HEADS_FILE)["offsets"]
+    head = nn.Linear(plain.score.in_features, len(weight_KD), bias=False, dtype=torch.float32)
     with torch.no_grad():
-        head.weight.copy_(_read_tensor(path, "score.weight").float())
+        head.weight.copy_(weight_KD)
     model = RewardModel(Backbone(getattr(plain, plain.base_model_prefix)), head, compute_dtype=dtype).to(device).eval()
     renderer = Renderer(tokenizer, max_length=description["max_length"], overlong=description["overlong"])
     if _text_digest(tokenizer.chat_template) != description["template_digest"]:
@@ -152,8 +159,11 @@ def write_description(path: str | Path, description: Mapping[str, Any]) -> dict[
 
 
 def fingerprint(description: Mapping[str, Any]) -> str:
-    """Digest of what decides a score: weights, template, length policy, saved dtype, calibration."""
-    return _text_digest(json.dumps([description.get(part) for part in _DECIDING], sort_keys=True))
+    """Digest of what decides a score: weights, template, length policy, saved dtype, calibration, and how members are combined."""
+    parts = [description.get(part) for part in _DECIDING]
+    if description.get("ensemble"):
+        parts.append(description["ensemble"])
+    return _text_digest(json.dumps(parts, sort_keys=True))
 
 
 def verify_digest(path: str | Path) -> None:
@@ -170,9 +180,9 @@ def verify_digest(path: str | Path) -> None:
 
 
 def weights_digest(path: str | Path) -> str:
-    """sha256 over the safetensors files in name order (16 hex digits a file would collide nowhere; 32 are kept)."""
+    """sha256 over the safetensors files in name order, those of members below included (32 hex digits are kept)."""
     digest = hashlib.sha256()
-    files = sorted(Path(path).glob("*.safetensors"))
+    files = sorted(Path(path).rglob("*.safetensors"))
     if not files:
         raise ArtifactError(f"{path} holds no safetensors file")
     for file in files:
@@ -214,7 +224,7 @@ def _plain_model(model: RewardModel, renderer: Renderer, dtype: torch.dtype) -> 
     with torch.device("meta"):
         plain = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)](config)
     state = {f"{plain.base_model_prefix}.{name}": value.detach().to(dtype) for name, value in base.state_dict().items()}
-    state["score.weight"] = model.head.weight.detach().float()
+    state["score.weight"] = model.head.weight.detach().float().mean(dim=0, keepdim=True)
     missing, unexpected = plain.load_state_dict(state, strict=False, assign=True)
     if missing or unexpected:
         raise ArtifactError(

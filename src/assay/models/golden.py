@@ -150,6 +150,6 @@ def _rewards(model: RewardModel, rendered: Sequence[Rendered], pad_id: int) -> n
     told = [i for i, item in enumerate(rendered) if item.error is None]
     groups = [make_group([rendered[i].tokens], [rendered[i].reads[-1:]]) for i in told]
     rewards_N = np.full(len(rendered), np.nan, dtype=np.float32)
-    for batch in pack(groups, _BUDGET, pad_id=pad_id, one_per_row=not model.backbone.can_branch):
+    for batch in pack(groups, _BUDGET, pad_id=pad_id, layout="plain"):
         rewards_N[[told[index] for index in batch.order]] = model(batch).float().mean(dim=1).cpu().numpy()
     return rewards_N

@@ -51,10 +51,16 @@ class Combination:
         return of_member * (1 + 1.5 * self.penalty) if self.how == "mean" else of_member
 
 
+PLAIN = Combination(penalty=0.0)
+"""The mean and nothing else: what plain transformers reads of K heads on one backbone."""
+
+
 @runtime_checkable
 class HasMembers(Protocol):
     """A scorer made of members, that tells what each of them says."""
 
+    @property
+    def combination(self) -> Combination: ...
     def score_members(self, completions: Sequence[Completion]) -> np.ndarray:
         """N completions -> (K, N) float32; NaN where a member could not score."""
         ...

@@ -4,24 +4,59 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from assay.models.artifact import REWARD_FILE, read_description
-from assay.models.device import Dtype
+from assay.models.artifact import REWARD_FILE, fingerprint, read_description, verify_digest
+from assay.models.device import Dtype, pick_compute
+from assay.models.member_files import ENSEMBLE, load_blocks, member_paths
 from assay.scorers.base import Scorer
 from assay.scorers.calibrate import Calibrated, Calibration
-from assay.scorers.local import load_local
+from assay.scorers.ensemble import Combination, Ensemble
+from assay.scorers.local import LocalScorer, load_local, saved_combination
 
 
-def load(spec: str | Path, *, dtype: Dtype = "auto", device: str = "auto", max_tokens: int | None = None) -> Scorer:
+def load(
+    spec: str | Path,
+    *,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    max_tokens: int | None = None,
+    combination: Combination | None = None,
+) -> Scorer:
     """The scorer that `spec` names: an artifact directory, or a run directory that holds one.
 
     `score` gives the raw rewards whether or not the artifact is calibrated; with a calibration, `prefer` uses it.
-    dtype, device: "auto" looks at the machine. max_tokens: token budget of one forward.
+    dtype, device: "auto" looks at the machine. max_tokens: token budget of one forward. combination: how an ensemble's members
+    become one reward, in place of what was saved; the calibration is of the saved way, and is left out then.
     Raises ValueError for a path that is neither, ArtifactError for an artifact that is damaged.
     """
     path = artifact_path(spec)
-    scorer = load_local(path, dtype=dtype, device=device, max_tokens=max_tokens)
+    scorer = load_raw(path, dtype=dtype, device=device, max_tokens=max_tokens, combination=combination)
     calibration = read_description(path).get("calibration")
-    return Calibrated(scorer=scorer, calibration=Calibration.from_json(calibration)) if calibration else scorer
+    if calibration is None or combination is not None:
+        return scorer
+    return Calibrated(scorer=scorer, calibration=Calibration.from_json(calibration))
+
+
+def load_raw(
+    path: Path,
+    *,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    max_tokens: int | None = None,
+    combination: Combination | None = None,
+) -> LocalScorer | Ensemble:
+    """The scorer of an artifact directory without its calibration: one model, K heads, or an ensemble."""
+    description = read_description(path)
+    if description.get("kind") != ENSEMBLE:
+        return load_local(path, dtype=dtype, device=device, max_tokens=max_tokens, combination=combination)
+    combination = combination or saved_combination(description)
+    if description[ENSEMBLE]["form"] == "models":
+        verify_digest(path)
+        members = (load_local(member, dtype=dtype, device=device, max_tokens=max_tokens) for member in member_paths(path))
+        return Ensemble(tuple(members), combination)
+    compute = pick_compute(device, dtype)
+    loaded = load_blocks(path, dtype=compute.dtype, device=compute.device)
+    identity = fingerprint({**description, "calibration": None})
+    return LocalScorer(loaded.model, loaded.renderer, identity=identity, max_tokens=max_tokens, combination=combination)
 
 
 def artifact_path(spec: str | Path) -> Path:

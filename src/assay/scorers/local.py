@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +29,8 @@ class LocalScorer:
     """Scores with a `RewardModel`, or with K members at once.
 
     max_tokens: token budget of one forward, None for what the machine takes best. combination: of K members, whose std is a
-    column then; for one member there is none. plan: the budget, and the memory that scoring takes at most. tolerance: see `Scorer`;
-    from dtype and head norm.
+    column then; for one member there is none. plan: the budget, and the memory that scoring takes at most. head_norm: largest norm
+    of a head, which rewards grow with. tolerance: see `Scorer`; from dtype and head norm.
     """
 
     scope: Scope = "global"
@@ -49,7 +50,8 @@ class LocalScorer:
         self.combination = combination or Combination()
         parts = f"{identity}/{dtype}" + (f"/{self.combination}" if self.num_members > 1 else "")
         self.fingerprint = hashlib.sha256(parts.encode()).hexdigest()[:32]
-        tolerance = _TOLERANCE.get(dtype, 0.15) * max(1.0, float(heads_KD.norm(dim=1).max()))
+        self.head_norm = float(heads_KD.norm(dim=1).max())
+        tolerance = _TOLERANCE.get(dtype, 0.15) * max(1.0, self.head_norm)
         self.tolerance = self.combination.tolerance(tolerance) if self.num_members > 1 else tolerance
         layout = model.backbone.layout
         self.plan: ScoringPlan = plan_scoring(
@@ -104,6 +106,12 @@ class LocalScorer:
         return groups, places
 
 
+def saved_combination(description: Mapping[str, Any]) -> Combination | None:
+    """How the members of an artifact are combined, as it was saved; None for a single model."""
+    ensemble = description.get("ensemble")
+    return Combination(how=ensemble["combine"], penalty=ensemble["penalty"]) if ensemble else None
+
+
 def load_local(
     path: str | Path,
     *,
@@ -116,5 +124,6 @@ def load_local(
     (as saved when left out). "auto" computes in bfloat16 where the machine gains by it."""
     compute = pick_compute(device, dtype)
     artifact = load_artifact(path, dtype=compute.dtype, device=compute.device)
+    combination = combination or saved_combination(artifact.description)
     identity = fingerprint({**artifact.description, "calibration": None})  # a calibration leaves the rewards as they are
     return LocalScorer(artifact.model, artifact.renderer, identity=identity, max_tokens=max_tokens, combination=combination)

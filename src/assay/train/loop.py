@@ -176,7 +176,8 @@ def batch_loss(
 
 @torch.no_grad()
 def reward_pairs(model: RewardModel, source: Source, rows: np.ndarray) -> np.ndarray:
-    """Rewards (P, 2), float32, of the pairs at `rows`, in their order."""
+    """Rewards (P, 2), float32, of the pairs at `rows`, in their order; each row once."""
+    assert len(np.unique(rows)) == len(rows), "a row that is asked for twice would be answered once"
     model.eval()
     place = torch.zeros(len(source.table), dtype=torch.long)
     place[torch.from_numpy(rows)] = torch.arange(len(rows))

@@ -18,7 +18,7 @@ from assay.records import PreferencePair, Report
 from assay.scorers.load import artifact_path
 from assay.train.objective import Objective
 from assay.wire import report_to_json
-from assay.workflows.settings import Machine, Restraint, TrainConfig
+from assay.workflows.settings import Machine, Members, Restraint, TrainConfig
 
 
 def run_config(run: Path) -> TrainConfig:
@@ -30,7 +30,7 @@ def run_config(run: Path) -> TrainConfig:
     if not raw.get("split_by_prompt", True):
         raise ValueError(f"{run} was split by a rule of its own, which config.json cannot repeat: give --data")
     values = _known(TrainConfig, raw) | {"depth": str(raw.get("depth") or "full")}
-    groups = {"objective": Objective, "restraint": Restraint, "machine": Machine}
+    groups = {"objective": Objective, "restraint": Restraint, "machine": Machine, "members": Members}
     values |= {name: group(**_known(group, raw.get(name, {}))) for name, group in groups.items()}
     for name in ("out", "init_from"):
         values[name] = Path(raw[name]) if raw.get(name) is not None else None

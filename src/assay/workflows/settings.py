@@ -11,6 +11,7 @@ import torch
 
 from assay.data.render import Overlong
 from assay.models.device import Dtype, token_budget
+from assay.scorers.ensemble import Combination, How
 from assay.train.loop import LoopSettings
 from assay.train.objective import Objective
 
@@ -39,6 +40,24 @@ class Restraint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """Several models in place of one, whose disagreement is the uncertainty of their reward."""
+
+    ensemble: int = 1
+    """Members, 3 to 5 as a rule. With --params head: heads on one backbone, each fitted to its own bootstrap of the pairs. With
+    blocks:K: members with their own last K blocks, over one frozen trunk. With full: models of their own. The last two differ in
+    head and order of the pairs."""
+    combine: How = "mean"
+    """mean: of the members, less --penalty x their standard deviation; min: the lowest of them."""
+    penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.ensemble < 1:
+            raise ValueError(f"--ensemble {self.ensemble} must be 1 (a single model) or more members")
+        Combination(how=self.combine, penalty=self.penalty)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """Where and how the run is computed; what is learnt does not depend on it, but for rounding."""
 
@@ -53,10 +72,14 @@ class Machine:
     """Compute activations again on the way back: less memory, a third more time."""
     shard: bool = False
     """Under torchrun: parameters and optimiser spread over the processes (FSDP2), in place of a copy in each."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints (one more at each epoch's end)."""
 
     def __post_init__(self) -> None:
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ValueError(f"--batch-tokens {self.batch_tokens} must be at least 1")
+        if self.checkpoint_every < 1:
+            raise ValueError(f"--checkpoint-every {self.checkpoint_every} must be at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +122,6 @@ class TrainConfig:
     """Share of prompts to calibrate on."""
     test: float = 0.1
     """Share of prompts to test on."""
-    checkpoint_every: int = 200
-    """Steps between checkpoints (one more at each epoch's end)."""
     resume: bool = False
     """Go on from the newest checkpoint in --out."""
     seed: int = 0
@@ -108,6 +129,7 @@ class TrainConfig:
     """Also log to these trackers."""
     objective: Objective = field(default_factory=Objective)
     restraint: Restraint = field(default_factory=Restraint)
+    members: Members = field(default_factory=Members)
     machine: Machine = field(default_factory=Machine)
 
     def __post_init__(self) -> None:
@@ -115,9 +137,13 @@ class TrainConfig:
         parse_depth(self.depth)
         if self.machine.shard and self.params == "head":
             raise ValueError("--shard spreads trained layers over the processes, --params head trains none: leave it out")
+        if self.members.ensemble > 1 and (self.machine.shard or parse_params(self.params)[0] == "lora"):
+            other = "--shard" if self.machine.shard else f"--params {self.params}"
+            fix = "train each member by itself (--seed 0, 1, ...) and join them with assay ensemble"
+            raise ValueError(f"--ensemble {self.members.ensemble} cannot be joined with {other}: {fix}")
         if not self.data:
             raise ValueError("--data names no file: give at least one file of preference pairs")
-        for name in ("epochs", "batch_pairs", "limit", "checkpoint_every"):
+        for name in ("epochs", "batch_pairs", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} must be at least 1")
@@ -213,7 +239,7 @@ def derive(config: TrainConfig, num_pairs: int, hidden_size: int, device: torch.
         seed=config.seed,
         batch_tokens=config.machine.batch_tokens or token_budget(device),
         weight_decay=default.weight_decay if config.restraint.weight_decay is None else config.restraint.weight_decay,
-        checkpoint_every=config.checkpoint_every,
+        checkpoint_every=config.machine.checkpoint_every,
         log_every=1 if num_pairs <= 20_000 else 10,
     )
     if not math.isfinite(loop.head_learning_rate):

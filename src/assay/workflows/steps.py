@@ -17,6 +17,7 @@ from assay.data.rows import stem
 from assay.data.split import prompt_hashes, refuse_overlap
 from assay.evaluation.evaluate import BAG_OF_WORDS, BRIER, ECE, evaluate_margins
 from assay.evaluation.slices import columns_of
+from assay.evaluation.uncertainty import diversity, member_rewards, members_of
 from assay.metrics import brier, ece
 from assay.models.artifact import PROMPTS_FILE, read_description, write_description
 from assay.models.device import Dtype
@@ -26,8 +27,7 @@ from assay.report.html import write_html
 from assay.scorers.base import Scorer, margins, sigmoid
 from assay.scorers.baselines import fit_bag_of_words
 from assay.scorers.calibrate import Calibrated, fit_calibration
-from assay.scorers.load import artifact_path, load
-from assay.scorers.local import load_local
+from assay.scorers.load import artifact_path, load, load_raw
 from assay.wire import report_from_json, rewards_to_rows
 from assay.workflows.rundir import prompt_file, run_config, split_pairs, write_report
 from assay.workflows.show import progress, say
@@ -99,7 +99,7 @@ def calibrate(config: CalibrateConfig) -> Metric:
     """
     path = artifact_path(config.model)
     pairs, name = _pairs(config.model, path, config.data, "calibration", config.limit, form=config.form)
-    scorer = load_local(path, dtype=config.dtype, device=config.device)
+    scorer = load_raw(path, dtype=config.dtype, device=config.device)
     calibration = fit_calibration(
         score_margins(scorer, pairs, "calibrating"),
         preference_P=np.array([pair.preference for pair in pairs]),
@@ -123,7 +123,7 @@ def evaluate_model(config: EvaluateConfig) -> Report:
     pairs, name = _pairs(config.model, path, config.data, "test", config.limit, form=config.form, strict=config.strict)
     kept_as = "test" if name == "test" and not (config.name or config.data) else slug(config.name or name)
     scorer = load(path, dtype=config.dtype, device=config.device)
-    margins_P = score_margins(scorer, pairs, "evaluating")
+    margins_P, members_KP2 = score_pairs(scorer, pairs, "evaluating")
     calibration = scorer.calibration if isinstance(scorer, Calibrated) else None
     raw_P = sigmoid(margins_P)
     report = evaluate_margins(
@@ -135,6 +135,16 @@ def evaluate_model(config: EvaluateConfig) -> Report:
         baselines=_fitted_words(config.model) if config.data is None else None,
     )
     report = replace(report, findings=(*report.findings, *_calibrated_on_these(path, pairs)))
+    members = members_of(scorer)
+    if members is not None and members_KP2 is not None:
+        preference_P, clusters_P = np.array([pair.preference for pair in pairs]), np.array([pair.prompt_key for pair in pairs])
+        parts = diversity(members_KP2, preference_P, clusters_P, members.combination, seed=config.seed)
+        report = replace(
+            report,
+            metrics=(*report.metrics, *parts.metrics),
+            tables=(*report.tables, *parts.tables),
+            findings=(*report.findings, *parts.findings),
+        )
     if calibration:
         report = replace(report, metrics=(*report.metrics, *_uncalibrated(raw_P, margins_P, pairs, config.seed)))
     origin = f"calibrated on {calibration.split}" if calibration else "sigmoid of the margin, not calibrated"
@@ -197,6 +207,21 @@ def score_margins(scorer: Scorer, pairs: list[PreferencePair], label: str) -> np
     """Margins (P,) of many pairs, with a progress bar."""
     with progress(label, 2 * len(pairs), "answers") as advance:
         return margins(_Counting(scorer, advance), pairs)
+
+
+def score_pairs(scorer: Scorer, pairs: list[PreferencePair], label: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Margins (P,), and of an ensemble the rewards of its members (K, P, 2) too, from one pass."""
+    members = members_of(scorer)
+    if members is None:
+        return score_margins(scorer, pairs, label), None
+    parts = []
+    with progress(label, 2 * len(pairs), "answers") as advance:
+        for start in range(0, len(pairs), CHUNK // 2):
+            parts.append(member_rewards(members, pairs[start : start + CHUNK // 2]))
+            advance(2 * parts[-1].shape[1])
+    members_KP2 = np.concatenate(parts, axis=1)
+    value_P2 = members.combination(members_KP2.reshape(len(members_KP2), -1))[0].reshape(-1, 2).astype(np.float64)
+    return value_P2[:, 0] - value_P2[:, 1], members_KP2
 
 
 def slug(name: str) -> str:

@@ -20,16 +20,27 @@ from accelerate import Accelerator
 from assay.data.table import PairTable
 from assay.evaluation.evaluate import gap_finding
 from assay.metrics import cluster_bootstrap, is_right
-from assay.models.artifact import REWARD_FILE, plain_scores, save_artifact
+from assay.models.artifact import REWARD_FILE, plain_scores, read_description, save_artifact
 from assay.models.lora import merge_lora
+from assay.models.member_files import ENSEMBLE, MEMBERS
 from assay.records import Finding, Metric, Report, Table
-from assay.scorers.load import load
+from assay.scorers.ensemble import PLAIN
+from assay.scorers.load import load_raw
 from assay.train import distributed
 from assay.train.checkpoint import latest_checkpoint
 from assay.train.loop import LoopSettings, best_loss, fit, reward_pairs
+from assay.workflows.ensemble import (
+    MEMBER_RUNS,
+    combination_of,
+    fit_members,
+    gather_heads,
+    member_curves,
+    save_members,
+    with_diversity,
+)
 from assay.workflows.prepare import Prepared, gathered, prepare
 from assay.workflows.rundir import known_prompts, split_pairs, write_report
-from assay.workflows.settings import TrainConfig
+from assay.workflows.settings import TrainConfig, parse_params
 from assay.workflows.show import progress, say
 
 MONITORED = 1000  # held-out pairs looked at after each epoch
@@ -49,7 +60,8 @@ def train(config: TrainConfig) -> Path:
 def is_unfinished(run: Path) -> bool:
     """Whether a run directory holds checkpoints of a run that has not saved its artifact yet."""
     saved = run / "artifact" / REWARD_FILE
-    checkpoints = [path.stat().st_mtime for path in (run / "checkpoints").glob("step-*")]
+    patterns = ("checkpoints/step-*", f"{MEMBER_RUNS}/*/checkpoints/step-*")
+    checkpoints = [path.stat().st_mtime for pattern in patterns for path in run.glob(pattern)]
     return bool(checkpoints) and (not saved.is_file() or max(checkpoints) > saved.stat().st_mtime)
 
 
@@ -63,6 +75,8 @@ class Saved(NamedTuple):
 def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Saved:
     """The loop over the training split, the artifact, the training report. extra: further entries of reward.json."""
     config = prepared.config
+    if config.members.ensemble > 1:
+        return fit_and_save_members(prepared, extra)
     train_rows, heldout_rows = prepared.table.rows("train"), prepared.table.rows("calibration")[:MONITORED]
     loop = prepared.derived.loop
     num_steps = loop.num_steps(len(train_rows))
@@ -88,7 +102,9 @@ def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Sav
             identity=prepared.identity,
             on_step=on_step,
         )
-    report = training_report(prepared, rows, train_rows)
+    sample, calibration_rows = training_sample(train_rows, config.seed), prepared.table.rows("calibration")
+    rewards = (reward_pairs(prepared.model, prepared.source, asked) for asked in (sample, calibration_rows))
+    report = training_report(prepared, rows, next(rewards), sample, next(rewards))
     prepared = gathered(prepared)
     if distributed.rank() != 0:
         return Saved(config.out / "artifact", Metric(RELOAD, float("nan"), note="made by the first process"))
@@ -96,7 +112,35 @@ def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Sav
         say("early stopping", f"after {rows[-1]['epoch']:.2f} epochs; held-out loss {best_loss(rows):.4f} at best, which is kept")
     if prepared.adapted is not None:
         merge_lora(prepared.adapted)
-    return save_run(prepared, report, extra)
+    prompts = trained_prompts(prepared)
+    description, path = describe(prepared, extra), config.out / "artifact"
+    save_artifact(prepared.whole, prepared.renderer, path, description, dtype=prepared.saved_dtype, train_prompts=prompts)
+    return finish_run(prepared, report)
+
+
+def fit_and_save_members(prepared: Prepared, extra: dict[str, Any] | None = None) -> Saved:
+    """As `fit_and_save`, for an ensemble: members one after another, one artifact, a report on what their disagreement is worth."""
+    config, table = prepared.config, prepared.table
+    if distributed.is_launched():
+        raise ValueError(f"--ensemble {config.members.ensemble} runs in one process: leave torchrun out")
+    train_rows, calibration_rows = table.rows("train"), table.rows("calibration")
+    sample = training_sample(train_rows, config.seed)
+    fitted = fit_members(prepared, train_rows, calibration_rows[:MONITORED], np.concatenate([sample, calibration_rows]))
+    description, path, prompts = describe(prepared, extra), config.out / "artifact", trained_prompts(prepared)
+    if parse_params(config.params)[0] == "head":
+        model, members = gather_heads(prepared, fitted)
+        asked = config.members
+        entry = {"form": "heads", "members": asked.ensemble, "combine": asked.combine, "penalty": asked.penalty}
+        description = {**description, ENSEMBLE: entry}
+        save_artifact(model, prepared.renderer, path, description, dtype=prepared.saved_dtype, train_prompts=prompts)
+    else:
+        members = save_members(prepared, path, description, fitted, prompts)
+    members_KP2 = np.stack([member.rewards_P2 for member in members])
+    value_P2 = combination_of(config.members)(members_KP2.reshape(len(members), -1))[0].reshape(-1, 2)
+    report = training_report(prepared, [], value_P2[: len(sample)], sample, value_P2[len(sample) :])
+    report = replace(report, tables=(member_curves(members), *report.tables))
+    report = with_diversity(report, members_KP2[:, len(sample) :], calibration_rows, table, config.members)
+    return finish_run(prepared, report)
 
 
 @contextmanager
@@ -140,12 +184,22 @@ def _resume_note(checkpoints: Path) -> str:
     return f"from {resumed.path.name}{passed_over}"
 
 
-def training_report(prepared: Prepared, rows: list[dict[str, Any]], train_rows: np.ndarray) -> Report:
-    """The training curve, and accuracy on the training pairs (a sample of 2,000) against the calibration split."""
+def training_sample(train_rows: np.ndarray, seed: int) -> np.ndarray:
+    """At most 2,000 of the training pairs, whose accuracy is set against the held-out one."""
+    return np.sort(np.random.default_rng(seed).permutation(train_rows)[:2000])
 
-    def accuracy(name: str, chosen_rows: np.ndarray) -> Metric:
+
+def training_report(
+    prepared: Prepared,
+    rows: list[dict[str, Any]],
+    train_rewards_P2: np.ndarray,
+    sample: np.ndarray,
+    heldout_rewards_P2: np.ndarray,
+) -> Report:
+    """The training curve, and accuracy on a sample of the training pairs against the calibration split."""
+
+    def accuracy(name: str, rewards: np.ndarray, chosen_rows: np.ndarray) -> Metric:
         table, note = prepared.table, "" if len(chosen_rows) else "no pairs"
-        rewards = reward_pairs(prepared.model, prepared.source, chosen_rows)
         right = is_right(rewards[:, 0] - rewards[:, 1], table.preference[chosen_rows])
         told = ~np.isnan(right)
         if not told.any():
@@ -153,9 +207,8 @@ def training_report(prepared: Prepared, rows: list[dict[str, Any]], train_rows: 
         low, high = cluster_bootstrap(right[told], table.prompt[chosen_rows][told], seed=prepared.config.seed)
         return Metric(name, float(right[told].mean()), low, high, int(told.sum()), len(chosen_rows))
 
-    sample = np.random.default_rng(prepared.config.seed).permutation(train_rows)[:2000]
-    train_metric = accuracy("accuracy on training pairs", np.sort(sample))
-    heldout_metric = accuracy("accuracy on calibration pairs", prepared.table.rows("calibration"))
+    train_metric = accuracy("accuracy on training pairs", train_rewards_P2, sample)
+    heldout_metric = accuracy("accuracy on calibration pairs", heldout_rewards_P2, prepared.table.rows("calibration"))
     names = ("loss", "heldout_loss", "accuracy", "heldout_accuracy")
     curve = [tuple(row.get(name, float("nan")) for name in ("epoch", *names)) for row in rows]
     tables: tuple[Table, ...] = (
@@ -164,21 +217,28 @@ def training_report(prepared: Prepared, rows: list[dict[str, Any]], train_rows: 
             title="accuracy", columns=("epoch", "training", "held out"), rows=tuple((r[0], r[3], r[4]) for r in curve), chart="line"
         ),
     )
+    if not rows:  # of members, whose curves are their own
+        tables = ()
     findings: tuple[Finding, ...] = ()
     if not (np.isnan(train_metric.value) or np.isnan(heldout_metric.value)):
         findings = (gap_finding(train_metric, heldout_metric),)
     if prepared.probe is not None:
         tables = (*tables, prepared.probe.table())
-    facts = {"params": prepared.config.params, "base": prepared.base.name, "training pairs": f"{len(train_rows):,}"}
+    num_pairs = f"{len(prepared.table.rows('train')):,}"
+    facts = {"params": prepared.config.params, "base": prepared.base.name, "training pairs": num_pairs}
     return Report(title="Training", metrics=(train_metric, heldout_metric), tables=tables, findings=findings, facts=facts)
 
 
-def save_run(prepared: Prepared, report: Report, extra: dict[str, Any] | None = None) -> Saved:
-    """Write the artifact and the training report, and check that plain transformers gives the same scores."""
+def trained_prompts(prepared: Prepared) -> np.ndarray:
+    """Sorted hashes of the prompts that the model has seen."""
+    return np.union1d(prepared.table.prompt[prepared.table.rows("train")], known_prompts(prepared.config))
+
+
+def describe(prepared: Prepared, extra: dict[str, Any] | None) -> dict[str, Any]:
+    """What reward.json says of a run. extra: further entries."""
     config, loop = prepared.config, prepared.derived.loop
-    path = config.out / "artifact"
     settings = {name: {"value": value, "reason": prepared.derived.reasons.get(name, "")} for name, value in flat(loop).items()}
-    description = {
+    return {
         "title": f"{prepared.base.name} reward model",
         "base_model": prepared.base.name,
         "base_note": prepared.base.note,
@@ -195,8 +255,11 @@ def save_run(prepared: Prepared, report: Report, extra: dict[str, Any] | None = 
         | {"python": platform.python_version()},
         **(extra or {}),
     }
-    prompts = np.union1d(prepared.table.prompt[prepared.table.rows("train")], known_prompts(config))
-    save_artifact(prepared.whole, prepared.renderer, path, description, dtype=prepared.saved_dtype, train_prompts=prompts)
+
+
+def finish_run(prepared: Prepared, report: Report) -> Saved:
+    """Write configuration and training report, and check that plain transformers gives the same scores as the saved artifact."""
+    config, path = prepared.config, prepared.config.out / "artifact"
     write_config(prepared)
     for stale in (*(config.out / "eval").glob("*.json"), *(config.out / "cache").glob("activations.*")):
         stale.unlink()  # figures of an earlier model in the same directory; states that no step reads again
@@ -242,6 +305,10 @@ def reload_check(path: Path, prepared: Prepared, num_pairs: int = 8) -> tuple[fl
     completions = list(itertools.compress(answers, whole))
     if not completions:
         return float("nan"), 0
-    ours = load(path, dtype="float32", device="cpu").score(completions).value
-    theirs = plain_scores(path, completions).numpy()
+    scorer = load_raw(path, dtype="float32", device="cpu", combination=PLAIN)
+    if read_description(path).get("kind") == ENSEMBLE:
+        ours, plain = scorer.score_members(completions)[0], path / MEMBERS / "0"
+    else:
+        ours, plain = scorer.score(completions).value, path  # of several heads their mean, which is the plain head
+    theirs = plain_scores(plain, completions).numpy()
     return float(np.nanmax(np.abs(ours - theirs))), len(completions)

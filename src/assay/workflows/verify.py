@@ -16,6 +16,7 @@ from assay.models.golden import Golden, golden_completions, read_golden
 from assay.models.plain import PlainReader
 from assay.records import Completion, Finding, Metric, Report, Rewards, Table
 from assay.scorers.engines import TAKES_IDS, Engine, ask_engine, endpoint
+from assay.scorers.ensemble import PLAIN
 from assay.scorers.load import artifact_path
 from assay.scorers.local import LocalScorer, load_local
 from assay.workflows.against import Comparison, compare_rewards
@@ -59,7 +60,9 @@ def verify(config: VerifyConfig) -> Report:
         endpoint(config.against, config.engine)
     path = artifact_path(config.model)
     description = read_description(path)
-    scorer = load_local(path, dtype="float32", device=config.device)  # hashes weights, template and settings again
+    scorer = load_local(
+        path, dtype="float32", device=config.device, combination=PLAIN
+    )  # hashes weights, template and settings again
     findings = [Finding("ok", FINGERPRINT, 0, 0, "weights, template and settings give the digests of reward.json")]
     golden = read_golden(path)
     completions = golden.completions if golden else tuple(golden_completions(scorer.renderer.max_length)[0])
@@ -171,7 +174,7 @@ def _try(
     )
     if config.against is None:
         return Comparison((metric,), tuple(findings))
-    tolerance = config.tolerance or _ALLOWED.get(saved_dtype, 0.15) * max(1.0, float(scorer.model.head.weight.detach().norm()))
+    tolerance = config.tolerance or _ALLOWED.get(saved_dtype, 0.15) * max(1.0, scorer.head_norm)
     remote = _ask(config, config.against, subject, wrong, tolerance)
     return Comparison((metric, *remote.metrics), (*findings, *remote.findings))
 

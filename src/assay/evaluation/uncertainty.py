@@ -1,0 +1,181 @@
+"""What the members of an ensemble add: are they different, is their disagreement where they are wrong, does the mean gain by it.
+
+Accuracies are of pairs; a disagreement about a pair is the standard deviation of the members' margins. Intervals are 95%,
+resampled by prompt. A figure that cannot be computed is NaN with a note.
+
+Suffixes: K members, P pairs, 2 chosen and rejected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from assay.metrics import UNIT, Interval, cluster_bootstrap, is_right
+from assay.records import Finding, Metric, PreferencePair, Table
+from assay.scorers.base import Scorer
+from assay.scorers.calibrate import Calibrated
+from assay.scorers.ensemble import Combination, HasMembers
+
+MEMBER, MEAN, VALUE = "accuracy: a member, on average", "accuracy: mean of the members", "accuracy: combined value"
+GAIN = "accuracy: mean of the members minus a member"
+CORRELATION = "error correlation of the members"
+WITHIN, BETWEEN = "disagreement within prompts", "disagreement between prompts"
+AUROC = "AUROC of the disagreement for wrong pairs"
+COVERED, COVERED_ALONE = "accuracy at 80% coverage", "accuracy at 80% coverage: a member by its own margin"
+CHANGE = Interval(-1.0, 1.0)
+
+
+class Diversity(NamedTuple):
+    """Parts of a report on an ensemble."""
+
+    metrics: tuple[Metric, ...]
+    tables: tuple[Table, ...]
+    findings: tuple[Finding, ...]
+
+
+def members_of(scorer: Scorer) -> HasMembers | None:
+    """The scorer that tells its members' rewards, whatever is wrapped around it; None for a single model."""
+    inner = scorer.scorer if isinstance(scorer, Calibrated) else scorer
+    return inner if isinstance(inner, HasMembers) and getattr(inner, "num_members", 2) > 1 else None
+
+
+def member_rewards(scorer: HasMembers, pairs: Sequence[PreferencePair]) -> np.ndarray:
+    """(K, P, 2) rewards of chosen and rejected by each member; NaN where either could not be scored."""
+    members_KN = scorer.score_members([completion for pair in pairs for completion in pair.completions()])
+    return members_KN.reshape(len(members_KN), -1, 2).astype(np.float64)
+
+
+def diversity(
+    members_KP2: np.ndarray, preference_P: np.ndarray, clusters_P: np.ndarray, combination: Combination, *, seed: int = 0
+) -> Diversity:
+    """Accuracy of members, mean and value; how alike their errors are; whether the disagreement tells where they are wrong.
+
+    Pairs without a label or a reward are left out. Raises ValueError for fewer than two members.
+    """
+    members_KP2 = np.asarray(members_KP2, np.float64)
+    value_P2 = combination(members_KP2.reshape(len(members_KP2), -1))[0].reshape(-1, 2)
+    told = (preference_P != 0.5) & ~np.isnan(members_KP2).any(axis=(0, 2))
+    rewards_KP2, labels_P, clusters = members_KP2[:, told], preference_P[told], np.asarray(clusters_P)[told]
+    n, total = int(told.sum()), len(told)
+    margins_KP = rewards_KP2[:, :, 0] - rewards_KP2[:, :, 1]
+    right_KP = np.stack([is_right(margins_P, labels_P) for margins_P in margins_KP])
+    mean_P, std_P = margins_KP.mean(axis=0), margins_KP.std(axis=0, ddof=1)
+    right_P = is_right(mean_P, labels_P)
+    value_right_P = is_right(value_P2[told, 0] - value_P2[told, 1], labels_P)
+
+    def share(name: str, values_P: np.ndarray, note: str = "", support: Interval = UNIT) -> Metric:
+        if not n:
+            return Metric(name, math.nan, n=total, note="no pair has a label and a reward")
+        low, high = cluster_bootstrap(values_P, clusters, seed=seed, support=support)
+        return Metric(name, float(values_P.mean()), low, high, n, total, note)
+
+    level_KP = rewards_KP2.mean(axis=2)
+    within = np.sqrt((rewards_KP2 - level_KP[:, :, None]).var(axis=0, ddof=1).mean()) if n else math.nan
+    between = np.sqrt(level_KP.var(axis=0, ddof=1).mean()) if n else math.nan
+    spread = float(np.abs(mean_P).mean()) if n else math.nan
+    scale = f"in units of reward; the mean margin is {spread:.3g} in size"
+    auroc, (low, high) = _auroc_with_interval(std_P, 1 - right_P, clusters, seed)
+    covered = _at_coverage(right_P, np.abs(mean_P) / np.maximum(std_P, 1e-12), 0.8)
+    alone = [_at_coverage(right, np.abs(margins), 0.8) for right, margins in zip(right_KP, margins_KP, strict=True)]
+    metrics = (
+        share(MEMBER, right_KP.mean(axis=0)),
+        share(MEAN, right_P),
+        share(VALUE, value_right_P, f"{combination.how}, penalty {combination.penalty:g}"),
+        share(GAIN, right_P - right_KP.mean(axis=0), "paired", CHANGE),
+        Metric(CORRELATION, error_correlation(right_KP), n_scored=n, n=total, note="1: the members are wrong on the same pairs"),
+        Metric(WITHIN, float(within), n_scored=n, n=total, note=scale),
+        Metric(BETWEEN, float(between), n_scored=n, n=total, note="of a prompt's level, which the data do not fix"),
+        Metric(AUROC, auroc, low, high, n, total, "0.5: it says nothing; 1: every wrong pair is more disputed than any right one"),
+        Metric(COVERED, covered, n_scored=n, n=total, note="by |mean| / std of the margin"),
+        Metric(COVERED_ALONE, float(np.mean(alone)) if n else math.nan, n_scored=n, n=total, note="mean over the members"),
+    )
+    return Diversity(metrics, _tables(margins_KP, right_KP, right_P, mean_P, std_P), (_verdict(auroc, low, n),))
+
+
+def error_correlation(right_KP: np.ndarray) -> float:
+    """Mean correlation of being wrong over all couples of members; NaN when a member is never, or always, wrong."""
+    if right_KP.shape[1] < 2 or (right_KP.std(axis=1) == 0).any():
+        return math.nan
+    correlation_KK = np.corrcoef(right_KP)
+    return float(correlation_KK[np.triu_indices(len(right_KP), 1)].mean())
+
+
+def auroc(score_P: np.ndarray, positive_P: np.ndarray) -> float:
+    """P(a positive scores above a negative), ties as half (Mann & Whitney 1947); NaN without both kinds."""
+    positive_P = np.asarray(positive_P) > 0.5
+    num_positive, num_negative = int(positive_P.sum()), int((~positive_P).sum())
+    if not num_positive or not num_negative:
+        return math.nan
+    _, inverse_P, counts = np.unique(score_P, return_inverse=True, return_counts=True)
+    mid_rank = np.cumsum(counts) - (counts - 1) / 2
+    ranks = mid_rank[inverse_P][positive_P].sum() - num_positive * (num_positive + 1) / 2
+    return float(ranks / (num_positive * num_negative))
+
+
+def risk_coverage(right_P: np.ndarray, sureness_P: np.ndarray, coverages: Sequence[float]) -> list[float]:
+    """Accuracy on the surest share of the pairs, for each share (Geifman & El-Yaniv 2017)."""
+    return [_at_coverage(right_P, sureness_P, coverage) for coverage in coverages]
+
+
+def _at_coverage(right_P: np.ndarray, sureness_P: np.ndarray, coverage: float) -> float:
+    kept = np.argsort(-sureness_P, kind="stable")[: max(1, round(coverage * len(right_P)))]
+    return float(right_P[kept].mean()) if len(right_P) else math.nan
+
+
+def _tables(
+    margins_KP: np.ndarray, right_KP: np.ndarray, right_P: np.ndarray, mean_P: np.ndarray, std_P: np.ndarray
+) -> tuple[Table, ...]:
+    if not len(right_P):
+        return ()
+    rows = tuple((f"member {k}", float(right_P.mean())) for k, right_P in enumerate(right_KP))
+    coverages = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5]
+    by_ratio = risk_coverage(right_P, np.abs(mean_P) / np.maximum(std_P, 1e-12), coverages)
+    by_margin = risk_coverage(right_P, np.abs(mean_P), coverages)
+    alone = np.mean([risk_coverage(r, np.abs(m), coverages) for r, m in zip(right_KP, margins_KP, strict=True)], axis=0)
+    curve = tuple(zip(coverages, by_ratio, by_margin, alone.tolist(), strict=True))
+    return (
+        Table(title="accuracy of each member", columns=("member", "accuracy"), rows=rows, chart="bars"),
+        Table(
+            title="risk and coverage",
+            columns=("coverage", "ensemble by |mean| / std", "ensemble by |mean|", "a member by its margin"),
+            rows=curve,
+            chart="line",
+            note="accuracy on the surest share of the pairs",
+        ),
+    )
+
+
+def _verdict(auroc: float, low: float, n: int) -> Finding:
+    name, none = "the disagreement tells wrong pairs", 0.5
+    if math.isnan(low):
+        return Finding("warn", name, auroc, none, f"not known: {n} pairs with a label and a reward are too few, or none is wrong")
+    if low > none:
+        return Finding("ok", name, auroc, none, f"its interval begins at {low:.3f}, above chance")
+    return Finding("warn", name, auroc, none, f"its interval begins at {low:.3f}: a penalty on the std has no ground here")
+
+
+def _auroc_with_interval(
+    score_P: np.ndarray, positive_P: np.ndarray, clusters_P: np.ndarray, seed: int, num_samples: int = 500
+) -> tuple[float, Interval]:
+    """The figure and its percentile interval over clusters drawn anew."""
+    if len(score_P) < 2:
+        return math.nan, Interval(math.nan, math.nan)
+    return auroc(score_P, positive_P), _resampled(lambda i: auroc(score_P[i], positive_P[i]), clusters_P, seed, num_samples)
+
+
+def _resampled(figure: Callable[[np.ndarray], float], clusters_P: np.ndarray, seed: int, num_samples: int) -> Interval:
+    order = np.argsort(clusters_P, kind="stable")
+    _, starts = np.unique(clusters_P[order], return_index=True)
+    members = np.split(order, starts[1:])
+    rng = np.random.default_rng(seed)
+    drawn = [
+        figure(np.concatenate([members[c] for c in rng.integers(len(members), size=len(members))])) for _ in range(num_samples)
+    ]
+    if np.isnan(drawn).all():
+        return Interval(math.nan, math.nan)
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return Interval(float(low), float(high))

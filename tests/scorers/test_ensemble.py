@@ -1,0 +1,87 @@
+"""Ensembles: the combination by hand, the laws, one failing member."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from assay.records import Completion, Rewards
+from assay.scorers.base import check_scorer
+from assay.scorers.ensemble import Combination, Ensemble, HasMembers
+
+
+class Fixed:
+    """Rewards by the response's length, times a factor; a response that says `bad` cannot be scored."""
+
+    scope, tolerance = "global", 0.0
+
+    def __init__(self, factor: float, bad: str = "") -> None:
+        self.factor, self.bad, self.fingerprint = factor, bad, f"fixed {factor} {bad}"
+
+    def score(self, completions):
+        value = [math.nan if self.bad and self.bad in c.response else self.factor * len(c.response) for c in completions]
+        error = [f"says {self.bad}" if math.isnan(v) else None for v in value]
+        return Rewards(value=np.array(value), error=tuple(error))
+
+
+ANSWERS = [Completion(messages="egg?", response=text) for text in ("ab", "abcd", "four", "a bad one")]
+
+
+def test_mean_minus_penalty_times_the_sample_deviation_by_hand():
+    members_KN = np.array([[1.0, 0.0], [2.0, 0.0], [6.0, math.nan]])
+    value, std = Combination(penalty=0.5)(members_KN)
+    # mean 3; deviations -2, -1, 3: sum of squares 14, over K - 1 = 2: 7
+    assert value[0] == pytest.approx(3 - 0.5 * math.sqrt(7))
+    assert std[0] == pytest.approx(math.sqrt(7))
+    assert np.isnan(value[1])
+    assert np.isnan(std[1])
+    assert Combination(how="min")(members_KN)[0][0] == 1.0
+    assert Combination(penalty=0.0)(members_KN)[0][0] == 3.0
+
+
+def test_the_tolerance_bounds_what_small_changes_of_members_do():
+    rng = np.random.default_rng(0)
+    for how, penalty in (("mean", 0.0), ("mean", 1.0), ("mean", 3.0), ("min", 1.0)):
+        combination = Combination(how=how, penalty=penalty)
+        for num_members in (2, 3, 5):
+            members_KN = rng.normal(size=(num_members, 500))
+            moved = members_KN + rng.choice([-0.01, 0.01], size=members_KN.shape)
+            change = np.abs(combination(moved)[0] - combination(members_KN)[0]).max()
+            assert change <= combination.tolerance(0.01) + 1e-6
+
+
+def test_an_ensemble_keeps_the_laws_and_one_member_that_fails_makes_it_nan():
+    ensemble = Ensemble([Fixed(1.0), Fixed(2.0, bad="bad"), Fixed(6.0)], Combination(penalty=1.0))
+    check_scorer(ensemble, ANSWERS)
+    rewards = ensemble.score(ANSWERS)
+    np.testing.assert_allclose(rewards.value[:3], np.array([2, 4, 4]) * (3 - math.sqrt(7)), rtol=1e-6)
+    assert np.isnan(rewards.value[3])
+    assert rewards.error[3] == "member 1: says bad"
+    assert isinstance(ensemble, HasMembers)
+    assert ensemble.score_members(ANSWERS)[:, 0].tolist() == [2.0, 4.0, 12.0]
+
+
+def test_what_would_feign_certainty_is_refused():
+    with pytest.raises(ValueError, match="at least two members, got 1"):
+        Ensemble([Fixed(1.0)])
+    with pytest.raises(ValueError, match="the same model"):
+        Ensemble([Fixed(1.0), Fixed(1.0)])
+    relative = Fixed(2.0)
+    relative.scope = "prompt"
+    with pytest.raises(ValueError, match="prompt-scoped"):
+        Ensemble([Fixed(1.0), relative])
+    with pytest.raises(ValueError, match="at least two members"):
+        Combination()(np.zeros((1, 3)))
+
+
+def test_the_fingerprint_follows_members_and_combination():
+    prints = {
+        Ensemble([Fixed(1.0), Fixed(2.0)]).fingerprint,
+        Ensemble([Fixed(1.0), Fixed(3.0)]).fingerprint,
+        Ensemble([Fixed(1.0), Fixed(2.0)], Combination(penalty=0.5)).fingerprint,
+        Ensemble([Fixed(1.0), Fixed(2.0)], Combination(how="min")).fingerprint,
+    }
+    assert len(prints) == 4
+    assert Ensemble([Fixed(1.0), Fixed(2.0)]).fingerprint in prints
