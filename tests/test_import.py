@@ -10,7 +10,9 @@ import pytest
 import assay
 
 
-@pytest.mark.parametrize("module", ["assay", "assay.report.html", "assay.metrics", "assay.wire", "assay.data.pairs"])
+@pytest.mark.parametrize(
+    "module", ["assay", "assay.report.html", "assay.metrics", "assay.wire", "assay.data.pairs", "assay.workflows.score_ray"]
+)
 def test_importing_loads_no_torch(module):
     script = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'sklearn', 'tokenizers'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -26,6 +26,7 @@ from assay.workflows.curve import CurveConfig, learning_curve
 from assay.workflows.demo import DemoConfig, demo
 from assay.workflows.members import AverageConfig, EnsembleConfig, ExportConfig, average, export, join
 from assay.workflows.run import train_all
+from assay.workflows.score import ScoreConfig, score_file
 from assay.workflows.settings import TrainConfig
 from assay.workflows.show import console, print_figures, report_rows
 from assay.workflows.verify import VerifyConfig, certificate_rows, is_sound, verify
@@ -34,7 +35,7 @@ Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[steps.EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[steps.CalibrateConfig, tyro.conf.subcommand("calibrate")]
-    | Annotated[steps.ScoreConfig, tyro.conf.subcommand("score")]
+    | Annotated[ScoreConfig, tyro.conf.subcommand("score")]
     | Annotated[steps.ReportConfig, tyro.conf.subcommand("report")]
     | Annotated[CurveConfig, tyro.conf.subcommand("curve")]
     | Annotated[EnsembleConfig, tyro.conf.subcommand("ensemble")]
@@ -76,8 +77,8 @@ def run(config: object) -> int:
             show(steps.evaluate_model(config))
         case steps.CalibrateConfig():
             steps.calibrate(config)
-        case steps.ScoreConfig():
-            num_rows, num_failed = steps.score_file(config)
+        case ScoreConfig():
+            num_rows, num_failed = score_file(config)
             console.print(escape(f"{num_rows:,} rows, {num_failed:,} without a reward -> {config.output}"), soft_wrap=True)
             return 1 if num_failed else 0
         case steps.ReportConfig():

@@ -1,17 +1,13 @@
-"""Calibrate, evaluate, score a file, report: each on files alone, none on what the model was trained on."""
+"""Calibrate, evaluate, report: each on files alone, none on what the model was trained on."""
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import assay
@@ -24,15 +20,12 @@ from assay.scorers.calibrate import Calibrated
 from assay.wire import report_from_json
 from assay.workflows.rundir import run_config
 from assay.workflows.steps import (
-    CHUNK,
     CalibrateConfig,
     EvaluateConfig,
     ReportConfig,
-    ScoreConfig,
     calibrate,
     evaluate_model,
     report_run,
-    score_file,
     slug,
 )
 from tiny import toy_pairs
@@ -55,15 +48,6 @@ def fresh(tmp_path) -> Path:
     ]
     write_pairs(tmp_path / "fresh.jsonl", pairs)
     return tmp_path / "fresh.jsonl"
-
-
-def write_rows(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return path
-
-
-def read_json_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 # calibrate
@@ -178,94 +162,6 @@ def test_the_same_evaluation_twice_gives_the_same_report(run, fresh):
     first = (run / "eval" / "fresh.json").read_bytes()
     evaluate_model(config)
     assert (run / "eval" / "fresh.json").read_bytes() == first
-
-
-# score
-
-
-ROWS: list[Any] = [
-    {"id": "good", "prompt": "Tell me about egg 1", "response": "It is water over the dog."},
-    "this is not json",
-    {"prompt": "Tell me about egg 2", "response": "It is lazy over the dog."},
-    {"prompt": "Tell me about egg 2", "response": ""},
-    {"messages": [{"role": "user", "content": "egg"}, {"role": "assistant", "content": "water"}]},
-    {"prompt": 5, "response": "It is water."},
-    {"text": "User: egg Assistant: water<|im_end|>"},
-    {"token_ids": [1, 60, 70, 2]},
-    {"token_ids": [1, 60, 999_999]},
-]
-BAD_ROWS = {2: "line 2: not JSON", 4: "the response is empty", 6: "line 6: ", 9: "the vocabulary is"}
-
-
-def test_score_jsonl_keeps_the_order_and_says_why_a_row_has_no_reward(run, tmp_path):
-    source, output = write_rows(tmp_path / "in.jsonl", ROWS), tmp_path / "deep" / "out.jsonl"
-    assert score_file(ScoreConfig(model=run, input=str(source), output=output, **FLOAT32)) == (9, 4)
-    rows = read_json_rows(output)
-    assert [row["row"] for row in rows] == list(range(1, 10))
-    assert rows[0]["id"] == "good"
-    for row in rows:
-        if row["row"] in BAD_ROWS:
-            assert row["value"] is None
-            assert BAD_ROWS[row["row"]] in row["error"]
-        else:
-            assert math.isfinite(row["value"])
-            assert "error" not in row
-    completion = assay.Completion(messages="Tell me about egg 1", response="It is water over the dog.")
-    assert rows[0]["value"] == pytest.approx(float(assay.load(run, **FLOAT32).score([completion]).value[0]), abs=1e-4)
-    assert rows[0]["value"] > rows[2]["value"]
-    assert [file.name for file in output.parent.iterdir()] == ["out.jsonl"]
-
-
-def test_score_parquet_in_and_out(run, tmp_path):
-    table = pa.table({"prompt": ["egg 1", "egg 2", None], "response": ["water", None, "lazy"], "id": ["a", "b", "c"]})
-    pq.write_table(table, tmp_path / "in.parquet")
-    output = tmp_path / "out.parquet"
-    assert score_file(ScoreConfig(model=run, input=str(tmp_path / "in.parquet"), output=output, **FLOAT32)) == (3, 2)
-    scored = pq.read_table(output)
-    assert scored.schema.names == ["row", "id", "value", "error"]
-    assert scored.schema.field("value").type == pa.float32()
-    rows = scored.to_pylist()
-    assert [row["row"] for row in rows] == [1, 2, 3]
-    assert math.isfinite(rows[0]["value"])
-    assert rows[0]["error"] is None
-    assert all(row["value"] is None and row["error"] for row in rows[1:])
-
-
-def test_score_streams_in_chunks_that_change_nothing(run, tmp_path):
-    rows = [{"prompt": f"egg {i % 7}", "response": "water " * (1 + i % 5), "id": f"{i}"} for i in range(CHUNK + 30)]
-    rows[CHUNK - 1] = {"prompt": "egg", "response": " "}
-    output = tmp_path / "out.jsonl"
-    config = ScoreConfig(model=run, input=str(write_rows(tmp_path / "in.jsonl", rows)), output=output, **FLOAT32)
-    assert score_file(config) == (CHUNK + 30, 1)
-    scored = read_json_rows(output)
-    assert [row["row"] for row in scored] == list(range(1, CHUNK + 31))
-    by_text: dict[tuple[str, str], list[float]] = {}
-    for row, score in zip(rows, scored, strict=True):
-        if score["value"] is not None:
-            by_text.setdefault((row["prompt"], row["response"]), []).append(score["value"])
-    assert len(by_text) == 35
-    for values in by_text.values():
-        assert max(values) - min(values) < 1e-4
-
-
-def test_score_refuses_what_it_cannot_write_or_read_and_leaves_nothing(run, tmp_path):
-    source = str(write_rows(tmp_path / "in.jsonl", ROWS))
-    with pytest.raises(ValueError, match=r"--output .*out\.csv: rewards are written as \.jsonl or \.parquet"):
-        score_file(ScoreConfig(model=run, input=source, output=tmp_path / "out.csv", **FLOAT32))
-    with pytest.raises(DataError, match="does not exist"):
-        score_file(ScoreConfig(model=run, input="missing.jsonl", output=tmp_path / "out.jsonl", **FLOAT32))
-    unknown = str(write_rows(tmp_path / "unknown.jsonl", [{"question": "a", "reply": "b"}]))
-    with pytest.raises(DataError, match=r"no completion in the columns question, reply\. Accepted: prompt"):
-        score_file(ScoreConfig(model=run, input=unknown, output=tmp_path / "out.jsonl", **FLOAT32))
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.jsonl", "run", "unknown.jsonl"]
-
-
-def test_an_earlier_output_survives_a_failed_scoring(run, tmp_path):
-    (tmp_path / "out.jsonl").write_text("kept")
-    unknown = str(write_rows(tmp_path / "unknown.jsonl", [{"question": "a", "reply": "b"}]))
-    with pytest.raises(DataError):
-        score_file(ScoreConfig(model=run, input=unknown, output=tmp_path / "out.jsonl", **FLOAT32))
-    assert (tmp_path / "out.jsonl").read_text() == "kept"
 
 
 # report

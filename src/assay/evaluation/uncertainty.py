@@ -16,8 +16,7 @@ import numpy as np
 
 from assay.metrics import UNIT, Interval, cluster_bootstrap, is_right
 from assay.records import Finding, Metric, PreferencePair, Table
-from assay.scorers.base import Scorer
-from assay.scorers.calibrate import Calibrated
+from assay.scorers.base import Scorer, innermost
 from assay.scorers.ensemble import Combination, HasMembers
 
 MEMBER, MEAN, VALUE = "accuracy: a member, on average", "accuracy: mean of the members", "accuracy: combined value"
@@ -39,7 +38,7 @@ class Diversity(NamedTuple):
 
 def members_of(scorer: Scorer) -> HasMembers | None:
     """The scorer that tells its members' rewards, whatever is wrapped around it; None for a single model."""
-    inner = scorer.scorer if isinstance(scorer, Calibrated) else scorer
+    inner = innermost(scorer)
     return inner if isinstance(inner, HasMembers) and getattr(inner, "num_members", 2) > 1 else None
 
 

@@ -61,6 +61,13 @@ def prefer(scorer: Scorer, pairs: Sequence[PreferencePair], temperature: float =
     return sigmoid(margins(scorer, pairs) / temperature)
 
 
+def innermost(scorer: Scorer) -> Scorer:
+    """The scorer that scores, whatever is wrapped around it (calibration, cache)."""
+    while isinstance(inner := getattr(scorer, "scorer", None), Scorer):
+        scorer = inner
+    return scorer
+
+
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)) without overflow; NaN stays NaN."""
     with np.errstate(over="ignore"):

@@ -8,6 +8,7 @@ from assay.models.artifact import REWARD_FILE, fingerprint, read_description, ve
 from assay.models.device import Dtype, pick_compute
 from assay.models.member_files import ENSEMBLE, load_blocks, member_paths
 from assay.scorers.base import Scorer
+from assay.scorers.cache import Cached
 from assay.scorers.calibrate import Calibrated, Calibration
 from assay.scorers.ensemble import Combination, Ensemble
 from assay.scorers.local import LocalScorer, load_local, saved_combination
@@ -20,16 +21,19 @@ def load(
     device: str = "auto",
     max_tokens: int | None = None,
     combination: Combination | None = None,
+    cache: str | Path | None = None,
 ) -> Scorer:
     """The scorer that `spec` names: an artifact directory, or a run directory that holds one.
 
     `score` gives the raw rewards whether or not the artifact is calibrated; with a calibration, `prefer` uses it.
     dtype, device: "auto" looks at the machine. max_tokens: token budget of one forward. combination: how an ensemble's members
-    become one reward, in place of what was saved; the calibration is of the saved way, and is left out then.
+    become one reward, in place of what was saved; the calibration is of the saved way, and is left out then. cache: an SQLite
+    file of rewards that are not computed again (see `Cached`).
     Raises ValueError for a path that is neither, ArtifactError for an artifact that is damaged.
     """
     path = artifact_path(spec)
-    scorer = load_raw(path, dtype=dtype, device=device, max_tokens=max_tokens, combination=combination)
+    scorer: Scorer = load_raw(path, dtype=dtype, device=device, max_tokens=max_tokens, combination=combination)
+    scorer = Cached(scorer, cache) if cache is not None else scorer  # inside of what compares
     calibration = read_description(path).get("calibration")
     if calibration is None or combination is not None:
         return scorer

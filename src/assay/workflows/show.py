@@ -8,8 +8,18 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from assay.records import Metric, Report
 from assay.train.distributed import rank
@@ -24,19 +34,28 @@ def say(label: str, text: str) -> None:
 
 
 @contextmanager
-def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar; the value it gives is called with how much was done."""
+def progress(label: str, total: int | None, unit: str, *, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """A progress bar; the value it gives is called with how much was done. total: None when it is not known; done: before this."""
     columns = (
         TextColumn(f"[bold]{label:<14}[/]"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
+        _RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=rank() != 0) as bar:
-        task = bar.add_task(label, total=total)
+        task = bar.add_task(label, total=total, completed=done)
         yield lambda amount: bar.advance(task, amount)
+
+
+class _RateColumn(ProgressColumn):
+    """How much is done a second, of late."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s" if speed >= 100 else f"{speed:.1f}/s")
 
 
 def figure_table(title: str, rows: Sequence[tuple[str, str, str]]) -> RichTable:

@@ -1,18 +1,16 @@
-"""What is done with a trained model: calibrate, evaluate, score a file, write the report. They read and write files only."""
+"""What is done with a trained model: calibrate, evaluate, write the report. They read and write files only."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from assay.data.pairs import read_completions, read_pairs
+from assay.data.pairs import read_pairs
 from assay.data.rows import stem
 from assay.data.split import prompt_hashes, refuse_overlap
 from assay.evaluation.evaluate import BAG_OF_WORDS, BRIER, ECE, evaluate_margins
@@ -21,18 +19,18 @@ from assay.evaluation.uncertainty import diversity, member_rewards, members_of
 from assay.metrics import brier, ece
 from assay.models.artifact import PROMPTS_FILE, read_description, write_description
 from assay.models.device import Dtype
-from assay.records import Completion, Finding, Metric, PreferencePair, Report, Rewards
+from assay.records import Finding, Metric, PreferencePair, Report, Rewards
 from assay.report.card import render_card
 from assay.report.html import write_html
 from assay.scorers.base import Scorer, margins, sigmoid
 from assay.scorers.baselines import fit_bag_of_words
 from assay.scorers.calibrate import Calibrated, fit_calibration
 from assay.scorers.load import artifact_path, load, load_raw
-from assay.wire import report_from_json, rewards_to_rows
+from assay.wire import report_from_json
+from assay.workflows.chunks import CHUNK
 from assay.workflows.rundir import prompt_file, run_config, split_pairs, write_report
 from assay.workflows.show import progress, say
 
-CHUNK = 512
 CALIBRATION_PROMPTS_FILE = "calibration_prompts.npy"
 COMMON_NAMES = ("data", "pairs", "test", "train", "training", "validation")
 
@@ -67,21 +65,6 @@ class EvaluateConfig:
     seed: int = 0
     device: str = "auto"
     dtype: Dtype = "auto"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreConfig:
-    """Rewards for a file of completions, a row each; what cannot be scored is a row with a reason."""
-
-    model: Path
-    """Run directory or artifact."""
-    input: str
-    """jsonl, jsonl.gz, json or parquet: prompt + response, messages, text, or token_ids."""
-    output: Path
-    """jsonl or parquet."""
-    device: str = "auto"
-    dtype: Dtype = "auto"
-    batch_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,36 +135,6 @@ def evaluate_model(config: EvaluateConfig) -> Report:
     report = replace(report, facts={"scorer": scorer.fingerprint, **report.facts, **found})
     write_report(config.model, kept_as, report)
     return report
-
-
-def score_file(config: ScoreConfig) -> tuple[int, int]:
-    """Score every row of a file into `output`, in order, in constant memory; returns (rows, rows without a reward)."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if config.output.suffix not in (".jsonl", ".parquet"):
-        raise ValueError(f"--output {config.output}: rewards are written as .jsonl or .parquet")
-    items = read_completions(config.input)  # a missing file is told before the model is loaded
-    scorer = load(config.model, dtype=config.dtype, device=config.device, max_tokens=config.batch_tokens)
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    work = config.output.with_name(f".{config.output.name}.tmp")
-    num_rows = num_failed = 0
-    is_parquet = config.output.suffix == ".parquet"
-    schema = pa.schema([("row", pa.int64()), ("id", pa.string()), ("value", pa.float32()), ("error", pa.string())])
-    try:
-        sink: Any = pq.ParquetWriter(work, schema) if is_parquet else work.open("w", encoding="utf-8")
-        with sink:
-            for rows in _score_rows(scorer, items):
-                num_rows += len(rows)
-                num_failed += sum("error" in row for row in rows)
-                if is_parquet:
-                    sink.write_table(pa.Table.from_pylist([{"error": None, **row} for row in rows], schema=schema))
-                else:
-                    sink.write("".join(json.dumps(row) + "\n" for row in rows))
-        work.replace(config.output)
-    finally:
-        work.unlink(missing_ok=True)
-    return num_rows, num_failed
 
 
 def report_run(config: ReportConfig) -> Path:
@@ -297,27 +250,3 @@ def _pairs(
     else:
         refuse_overlap(trained_on, pairs, train_name=f"the training set of {model}", eval_name=name)
     return pairs[:limit], name
-
-
-def _score_rows(scorer: Scorer, items: Iterator[tuple[int, Completion | str]]) -> Iterator[list[dict[str, Any]]]:
-    """Rows of rewards, a chunk at a time, in the order of the input."""
-    chunk: list[tuple[int, Completion | str]] = []
-
-    def scored() -> list[dict[str, Any]]:
-        usable = [completion for _, completion in chunk if isinstance(completion, Completion)]
-        rewards = iter(rewards_to_rows(scorer.score(usable)))
-        rows = []
-        for number, completion in chunk:
-            if isinstance(completion, Completion):
-                rows.append({"row": number, "id": completion.id, **next(rewards)})
-            else:
-                rows.append({"row": number, "id": "", "value": None, "error": completion})
-        return rows
-
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == CHUNK:
-            yield scored()
-            chunk = []
-    if chunk:
-        yield scored()

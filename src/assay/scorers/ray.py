@@ -1,0 +1,320 @@
+"""A scorer spread over Ray actors: each loads the model once, whole prompts go to one actor, dead actors are replaced.
+
+Ray is an optional dependency: `pip install 'assay-rm[ray]'`. A cluster that this module starts listens on 127.0.0.1 alone.
+Actors import this module: it leaves torch to the scorers that need it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from assay.errors import AssayError
+from assay.records import Completion, PreferencePair, Rewards
+from assay.scorers.base import Scope, Scorer, prefer
+from assay.wire import rewards_from_rows, rewards_to_rows
+
+if TYPE_CHECKING:
+    from assay.models.device import Dtype
+
+ScorerFactory: TypeAlias = Callable[[], Scorer]
+
+ATTEMPTS = 3  # how often items are given to a worker before they count as unscorable
+_JOBS_EACH = 4  # jobs for each actor: fewer leave some idle at the end, more share less and pack worse
+
+
+class RayScorer:
+    """Scores as the scorer of `spec` does, on Ray actors that each hold a copy of it; fingerprint, scope and tolerance are its own.
+
+    spec: what `assay.load` takes, to be found at the same place on every node; or a function without arguments that gives a scorer.
+    dtype, device, max_tokens, cache: as for `assay.load`; unused with a function. "auto" is measured once, for all actors.
+    address: a Ray cluster to join ("auto" finds the one of this machine). Without it the cluster that this process is connected to
+    is used, or else one is started, that ends with the process. Actors share the machine's threads, and its GPUs if there are any.
+
+    When an actor dies, another takes its place and the items are scored again, at last prompt by prompt; items whose actors die
+    `ATTEMPTS` times are NaN with that reason. Raises ValueError when Ray is missing, when the cluster is too small, or for what the
+    spec raises; AssayError when actors give different fingerprints or cannot start.
+    """
+
+    def __init__(
+        self,
+        spec: str | Path | ScorerFactory,
+        *,
+        num_actors: int = 2,
+        dtype: Dtype = "auto",
+        device: str = "auto",
+        max_tokens: int | None = None,
+        cache: str | Path | None = None,
+        address: str | None = None,
+    ) -> None:
+        connect(num_actors, address)
+        if callable(spec):
+            self._factory = spec
+        else:
+            self._factory = factory_of(spec, dtype=dtype, device=device, max_tokens=max_tokens, cache=cache)
+        self.num_actors = num_actors
+        self._slots = slots_of(num_actors, device)
+        self._num_threads = threads_each(num_actors)
+        self._actors: list[Any] = [None] * num_actors
+        try:
+            described = remote_results([self._actor(slot).describe.remote() for slot in range(num_actors)])
+        except AssayError:
+            self.close()
+            raise
+        if len({fingerprint for fingerprint, _, _ in described}) > 1:
+            self.close()
+            raise AssayError(f"the actors loaded different scorers: {spec} must be the same on every node")
+        self.fingerprint: str = described[0][0]
+        self.scope: Scope = described[0][1]
+        self.tolerance: float = max(tolerance for _, _, tolerance in described)
+
+    def score(self, completions: Sequence[Completion]) -> Rewards:
+        """N completions -> N rewards, in order."""
+        prompts: list[object] = [c.messages if c.response is not None else i for i, c in enumerate(completions)]
+        found = self._spread("score", completions, prompts, [_size(completion) for completion in completions])
+        return rewards_from_rows({"value": None, "error": row.reason} if isinstance(row, _Lost) else row for row in found)
+
+    def compare(self, pairs: Sequence[PreferencePair]) -> np.ndarray:
+        """P(chosen beats rejected) as the scorer on the actors gives it, calibrated if it is: (P,) float64, NaN where unscored."""
+        sizes = [sum(_size(completion) for completion in pair.completions()) for pair in pairs]
+        found = self._spread("prefer", pairs, [pair.prompt for pair in pairs], sizes)
+        return np.array([math.nan if isinstance(p, _Lost) else p for p in found], dtype=np.float64)
+
+    def close(self) -> None:
+        """End the actors; the cluster stays."""
+        for actor in self._actors:
+            if actor is not None:
+                import_ray().kill(actor)
+        self._actors = [None] * self.num_actors
+
+    def __enter__(self) -> RayScorer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _actor(self, slot: int) -> Any:
+        if self._actors[slot] is None:
+            actor_class = import_ray().remote(_Worker).options(**self._slots, max_restarts=0)
+            self._actors[slot] = actor_class.remote(self._factory, self._num_threads)
+        return self._actors[slot]
+
+    def _spread(self, method: str, items: Sequence[Any], prompts: Sequence[object], sizes: Sequence[int]) -> list[Any]:
+        """Call a method of the actors on all items, whole prompts together: a result, or why there is none, for each."""
+        ray = import_ray()
+        found: list[Any] = [None] * len(items)
+        waiting = deque(_jobs(prompts, sizes, self.num_actors * _JOBS_EACH))
+        running: dict[Any, tuple[int, _Job]] = {}
+        idle, deaths_in_a_row = list(range(self.num_actors)), 0
+        while waiting or running:
+            while waiting and idle:
+                slot, job = idle.pop(), waiting.popleft()
+                call = getattr(self._actor(slot), method)
+                running[call.remote([items[i] for i in job.items])] = slot, job
+            (reference,), _ = ray.wait(list(running), num_returns=1)
+            slot, job = running.pop(reference)
+            idle.append(slot)
+            try:
+                ((fingerprint, results),) = remote_results([reference])
+            except WorkerDied as death:
+                self._actors[slot] = None
+                deaths_in_a_row += 1
+                again = job.again() if deaths_in_a_row <= ATTEMPTS * (1 + self.num_actors) else []
+                waiting.extend(again)
+                for i in () if again else job.items:
+                    found[i] = _Lost(f"the worker died {job.attempts + 1} times while scoring this: {death}")
+                continue
+            deaths_in_a_row = 0
+            if fingerprint != self.fingerprint:
+                raise AssayError("a new worker loaded another scorer than the first: the model was changed while it was in use")
+            for i, result in zip(job.items, results, strict=True):
+                found[i] = result
+        return found
+
+
+class WorkerDied(AssayError):
+    """The process of an actor has ended: killed, out of memory, or its node was lost."""
+
+
+def import_ray() -> ModuleType:
+    """The ray package. Raises ValueError with the fix when it is not installed."""
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("Ray is not installed: pip install 'assay-rm[ray]'") from None
+    return ray
+
+
+def connect(num_actors: int, address: str | None = None) -> None:
+    """Connect this process to the cluster at `address`, or to one of its own that it starts; what is connected already is kept.
+
+    Raises ValueError when the cluster has too few CPUs for the actors and one more for reading, ConnectionError when none answers.
+    """
+    if num_actors < 1:
+        raise ValueError(f"{num_actors} actors: give at least 1")
+    ray = import_ray()
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if not ray.is_initialized() and address is not None:
+        if address.startswith(("127.0.0.1:", "localhost:")):
+            _keep_to_this_machine()
+        ray.init(address=address, **quiet)
+    elif not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.pop("OMP_PROC_BIND", None)  # the workers inherit it, and would all be bound to the first cores
+        _keep_to_this_machine()
+        ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=num_actors + 1, **quiet)
+        if ray.nodes()[0]["NodeManagerAddress"] != "127.0.0.1":
+            ray.shutdown()
+            raise AssayError("this version of Ray would listen on a public address: start a cluster yourself and give its address")
+    num_cpus = ray.cluster_resources().get("CPU", 0)
+    if num_cpus < num_actors + 1:
+        raise ValueError(
+            f"the Ray cluster has {num_cpus:g} CPUs, {num_actors} actors and a reader need {num_actors + 1}: use fewer"
+        )
+
+
+def factory_of(spec: str | Path, *, dtype: Dtype, device: str, max_tokens: int | None, cache: str | Path | None) -> ScorerFactory:
+    """`load(spec)` as a function that does the same on every worker: what "auto" would measure there is measured once."""
+    from assay.scorers.load import load
+
+    ray = import_ray()
+    if dtype == "auto":
+        measure = ray.remote(_measured_dtype).options(**slots_of(1, device))
+        (dtype,) = remote_results([measure.remote(device)])
+    place = Path(spec).resolve() if Path(spec).exists() else spec
+    cache = None if cache is None else Path(cache).resolve()
+    return partial(load, place, dtype=dtype, device=device, max_tokens=max_tokens, cache=cache)
+
+
+def slots_of(num_actors: int, device: str) -> dict[str, Any]:
+    """What one of the actors takes of the cluster: a CPU slot, and its share of the GPUs."""
+    num_gpus = import_ray().cluster_resources().get("GPU", 0) if device != "cpu" else 0
+    return {"num_cpus": 1, "num_gpus": min(1, num_gpus / num_actors)}
+
+
+def threads_each(num_actors: int) -> int:
+    """Torch threads of one actor: together they take OMP_NUM_THREADS, else as many as the machine or the cluster has CPUs."""
+    ray, given = import_ray(), os.environ.get("OMP_NUM_THREADS", "")
+    num_cpus = os.cpu_count() or 1 if len(ray.nodes()) == 1 else int(ray.cluster_resources().get("CPU", 1))
+    return max(1, (int(given) if given.isdigit() else num_cpus) // num_actors)
+
+
+def loaded_with_threads(factory: ScorerFactory, num_threads: int) -> Scorer:
+    """What the factory gives, with so many threads for torch, if it uses torch."""
+    scorer = factory()
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(num_threads)
+    return scorer
+
+
+def remote_results(references: list[Any]) -> list[Any]:
+    """The results of remote calls. What one raised is raised as it was; WorkerDied when its process ended before that."""
+    ray = import_ray()
+    try:
+        return ray.get(references)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise WorkerDied(" ".join(str(error).split())[:300]) from error
+    except ray.exceptions.ObjectLostError as error:
+        raise WorkerDied(f"its result was lost with its node ({type(error).__name__})") from error
+
+
+def _keep_to_this_machine() -> None:
+    """Ray replaces 127.0.0.1 by the machine's address, where it takes work from anybody; with this it does not, as on a Mac."""
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+class _Worker:
+    """What lives in an actor's process."""
+
+    def __init__(self, factory: ScorerFactory, num_threads: int) -> None:
+        self.factory, self.num_threads = factory, num_threads
+        self.scorer: Scorer | None = None
+
+    def describe(self) -> tuple[str, Scope, float]:
+        scorer = self._loaded()
+        return scorer.fingerprint, scorer.scope, scorer.tolerance
+
+    def score(self, completions: list[Completion]) -> tuple[str, list[dict[str, Any]]]:
+        return self._loaded().fingerprint, rewards_to_rows(self._loaded().score(completions))
+
+    def prefer(self, pairs: list[PreferencePair]) -> tuple[str, list[float]]:
+        return self._loaded().fingerprint, prefer(self._loaded(), pairs).tolist()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def _loaded(self) -> Scorer:
+        if self.scorer is None:  # not in the constructor: what is raised there does not come back as it was
+            self.scorer = loaded_with_threads(self.factory, self.num_threads)
+        return self.scorer
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """In place of a result: why there is none."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Whole prompts for one actor: the indices of their items, and how many actors died of it."""
+
+    groups: tuple[tuple[int, ...], ...]
+    attempts: int = 0
+
+    @property
+    def items(self) -> list[int]:
+        return sorted(i for group in self.groups for i in group)
+
+    def again(self) -> list[_Job]:
+        """What is tried next after a death: the same, then prompt by prompt, so that one that kills is alone; then nothing."""
+        attempts = self.attempts + 1
+        if attempts < ATTEMPTS - 1:
+            return [_Job(self.groups, attempts)]
+        return [_Job((group,), attempts) for group in self.groups] if attempts < ATTEMPTS else []
+
+
+def _jobs(prompts: Sequence[object], sizes: Sequence[int], num_jobs: int) -> list[_Job]:
+    """Whole prompts in at most `num_jobs` jobs of nearly equal size, largest first: each prompt goes to the smallest job so far."""
+    groups: dict[object, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(i)
+    sized = sorted(
+        ((sum(sizes[i] for i in group), tuple(group)) for group in groups.values()), key=lambda pair: (-pair[0], pair[1])
+    )
+    filling: list[tuple[int, int]] = [(0, j) for j in range(min(num_jobs, len(sized)))]
+    jobs: list[list[tuple[int, ...]]] = [[] for _ in filling]
+    for size, group in sized:
+        filled, j = heapq.heappop(filling)
+        jobs[j].append(group)
+        heapq.heappush(filling, (filled + size, j))
+    order = sorted((-filled, j) for filled, j in filling)
+    return [_Job(tuple(jobs[j])) for _, j in order]
+
+
+def _size(completion: Completion) -> int:
+    """About how many characters a completion has; a prompt that is shared counts each time, which is fine for balance."""
+    turns = sum(len(message.content) for message in completion.messages)
+    return 1 + turns + len(completion.response or completion.text or "") + 4 * len(completion.token_ids or ())
+
+
+def _measured_dtype(device: str) -> str:
+    from assay.models.device import pick_compute
+
+    return str(pick_compute(device).dtype).removeprefix("torch.")

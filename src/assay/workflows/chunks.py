@@ -1,0 +1,64 @@
+"""A file of completions in chunks, and the rows that scoring a chunk gives: the same in one process and on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, NamedTuple, TypeAlias
+
+from assay.data.pairs import read_completions
+from assay.errors import DataError
+from assay.records import Completion
+from assay.scorers.base import Scorer
+from assay.scorers.cache import Cached
+from assay.wire import rewards_to_rows
+
+CHUNK = 512
+"""Completions that are scored together."""
+
+Chunk: TypeAlias = list[tuple[int, Completion | str]]
+"""Numbers of rows, each with its completion or the reason why there is none."""
+
+
+class ScoredChunk(NamedTuple):
+    """A row for every item of a chunk, in order; and what the cache, if there is one, knew of it."""
+
+    rows: list[dict[str, Any]]
+    num_known: int = 0
+    num_asked: int = 0
+    cache_problem: str | None = None
+
+
+def chunks_after(source: str, num_done: int = 0, last_row: int = 0) -> Iterator[Chunk]:
+    """The completions of a file in chunks, without the first `num_done`, of which the last has the number `last_row`."""
+    items = read_completions(source)
+    found = 0
+    for number, _ in islice(items, num_done):
+        found = number
+    if found != last_row:
+        raise DataError(f"{source} no longer holds the {num_done:,} rows that were scored: give --restart to drop them")
+    while chunk := list(islice(items, CHUNK)):
+        yield chunk
+
+
+def score_chunk(scorer: Scorer, chunk: Chunk) -> ScoredChunk:
+    """Number, id, reward, and the reason where there is none, for every item of a chunk."""
+    cache = cache_of(scorer)
+    known, asked = (cache.num_hits, cache.num_misses) if cache else (0, 0)
+    usable = [completion for _, completion in chunk if isinstance(completion, Completion)]
+    rewards = iter(rewards_to_rows(scorer.score(usable)))
+    rows = []
+    for number, completion in chunk:
+        if isinstance(completion, Completion):
+            rows.append({"row": number, "id": completion.id, **next(rewards)})
+        else:
+            rows.append({"row": number, "id": "", "value": None, "error": completion})
+    if cache is None:
+        return ScoredChunk(rows)
+    return ScoredChunk(rows, cache.num_hits - known, cache.num_hits + cache.num_misses - known - asked, cache.problem)
+
+
+def cache_of(scorer: Scorer) -> Cached | None:
+    """The cache that a loaded scorer is or holds."""
+    inner = scorer if isinstance(scorer, Cached) else getattr(scorer, "scorer", None)
+    return inner if isinstance(inner, Cached) else None

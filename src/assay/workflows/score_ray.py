@@ -1,0 +1,140 @@
+"""Chunks of a file scored on a Ray cluster through Ray Data: one reader, a pool of actors, the rows in the order of the file.
+
+The reader is Assay's own (the same rows, numbers and reasons as in one process), runs as one streaming task on the node of this
+process, and is held back while the actors are busy, so memory stays bounded. A row of the data set is a chunk. The reader's process
+imports this module: nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from assay.errors import AssayError
+from assay.scorers.base import Scorer
+from assay.scorers.ray import (
+    ATTEMPTS,
+    RayScorer,
+    ScorerFactory,
+    WorkerDied,
+    import_ray,
+    loaded_with_threads,
+    slots_of,
+    threads_each,
+)
+from assay.workflows.chunks import Chunk, ScoredChunk, chunks_after, score_chunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Actors that are to score: what each loads, the fingerprint it must have, and how many there are, on which device."""
+
+    factory: ScorerFactory
+    fingerprint: str
+    num_actors: int
+    device: str
+
+
+def score_on_ray(
+    cluster: Cluster, source: str, num_done: int = 0, last_row: int = 0, *, note: Callable[[str], None]
+) -> Iterator[ScoredChunk]:
+    """The scored chunks of a file, in its order, without the first `num_done` rows. This process must be connected to Ray.
+
+    note: told of workers that die again and again.
+
+    An actor that dies is started again and given its chunk again. When it dies of the same chunk `ATTEMPTS` times, the next chunk
+    goes to a `RayScorer`, which finds out which prompts kill (their rows have no reward, and that reason), and the pool goes on.
+    """
+    while True:
+        try:
+            for chunk in _through_pool(cluster, source, num_done, last_row):
+                yield chunk
+                num_done, last_row = num_done + len(chunk.rows), chunk.rows[-1]["row"]
+            return
+        except WorkerDied as death:
+            note(f"workers died again and again after row {last_row:,}: going on prompt by prompt ({death})")
+        waiting = next(chunks_after(source, num_done, last_row), None)
+        if waiting is None:
+            return
+        with RayScorer(cluster.factory, num_actors=1, device=cluster.device) as scorer:
+            chunk = score_chunk(scorer, waiting)
+        yield chunk
+        num_done, last_row = num_done + len(chunk.rows), chunk.rows[-1]["row"]
+
+
+def _through_pool(cluster: Cluster, source: str, num_done: int, last_row: int) -> Iterator[ScoredChunk]:
+    """One pass of Ray Data over the rest of the file. Raises what reader and scorer raise, and WorkerDied."""
+    ray = import_ray()
+    try:
+        for number, row in enumerate(_data_set(cluster, source, num_done, last_row).iter_rows()):
+            result = pickle.loads(row["result"])
+            if isinstance(result, Exception):
+                raise result
+            if row["chunk"] != number:
+                raise AssayError(f"Ray Data gave chunk {row['chunk']} where chunk {number} was due: run again to go on")
+            yield result
+    except (ray.exceptions.RayTaskError, ray.exceptions.UserCodeException) as error:
+        raise AssayError(f"scoring failed on a worker; the rows so far are kept: {error}") from error
+    except ray.exceptions.RayError as error:
+        raise WorkerDied(" ".join(str(error).split())[:300]) from error
+
+
+def _data_set(cluster: Cluster, source: str, num_done: int, last_row: int) -> Any:
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised, or told by `note`
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    context.target_max_block_size, context.target_min_block_size = 1, 0  # every chunk a block, so that it goes on when it is there
+    this_node = {f"node:{ray.util.get_node_ip_address()}": 0.001}
+    with ray.data.DataContext.current(context), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of options to be renamed in Ray 2.64
+        chunks = ray.data.from_items([{"source": source, "num_done": num_done, "last_row": last_row}], override_num_blocks=1)
+        chunks = chunks.map_batches(_read, batch_size=None, resources=this_node)
+        return chunks.map_batches(
+            _ChunkScorer,
+            fn_constructor_args=(cluster.factory, cluster.fingerprint, threads_each(cluster.num_actors)),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=cluster.num_actors),
+            **slots_of(cluster.num_actors, cluster.device),
+            max_task_retries=ATTEMPTS - 1,
+        )
+
+
+def _read(task: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
+    """The chunks of the file as rows of a data set; what stops the reading is the last of them."""
+    number = -1
+    try:
+        chunks = chunks_after(str(task["source"][0]), int(task["num_done"][0]), int(task["last_row"][0]))
+        for number, chunk in enumerate(chunks):
+            yield {"chunk": [number], "content": [pickle.dumps(chunk)]}
+    except (ValueError, OSError) as error:
+        yield {"chunk": [number + 1], "content": [pickle.dumps(error)]}
+
+
+class _ChunkScorer:
+    """One actor of the pool."""
+
+    def __init__(self, factory: ScorerFactory, fingerprint: str, num_threads: int) -> None:
+        self.factory, self.fingerprint, self.num_threads = factory, fingerprint, num_threads
+        self.scorer: Scorer | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        content = pickle.loads(batch["content"][0])
+        result = content if isinstance(content, Exception) else self._scored(content)
+        return {"chunk": [int(batch["chunk"][0])], "result": [pickle.dumps(result)]}
+
+    def _scored(self, chunk: Chunk) -> ScoredChunk | Exception:
+        """What the scorer raises is a result too: as an error of Ray it would not come back as it was."""
+        try:
+            self.scorer = self.scorer or loaded_with_threads(self.factory, self.num_threads)
+            if self.scorer.fingerprint != self.fingerprint:
+                return AssayError("an actor loaded another scorer than the first: the model must be the same on every node")
+            return score_chunk(self.scorer, chunk)
+        except (AssayError, ValueError, OSError) as error:
+            return error
