@@ -1,8 +1,8 @@
-"""Attention over packed groups, part by part, on a CPU: a dense mask over a row costs the row's length squared, seen or not.
+"""Attention over packed groups that costs what is seen: a dense mask over a row costs the row's length squared, seen or not.
 
-A prompt attends to itself, causally; the answers of a group, side by side, to the prompt and to themselves. What is computed is
-what is seen, so that whole groups lie in one row without padding. transformers runs it under the name `ATTENTION`; without a
-`Layout` on the mask it is transformers' own SDPA.
+On a CUDA device it is FlexAttention. On a CPU it runs part by part: a prompt attends to itself, causally; the answers of a group,
+side by side, to the prompt and to themselves. What is computed is what is seen, so that whole groups lie in one row without
+padding. transformers runs it under the name `ATTENTION`; without a `Layout` on the mask, or a block mask, it is transformers' SDPA.
 
 Shapes: B rows, L columns, H heads, E their size, P columns of a prompt, S answers of a group, A columns of the longest of them.
 """
@@ -10,10 +10,12 @@ Shapes: B rows, L columns, H heads, E their size, P columns of a prompt, S answe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -55,17 +57,39 @@ def mask_with_layout(batch: PackedBatch, window: int | None) -> torch.Tensor:
     return mask
 
 
+def block_mask(batch: PackedBatch, window: int | None, device: torch.device) -> BlockMask:
+    """The one visibility rule for FlexAttention, which passes over blocks that nothing sees (Dong et al. 2024)."""
+    group_BL, branch_BL, position_BL = (torch.from_numpy(part).to(device) for part in (batch.group, batch.branch, batch.positions))
+
+    def sees(b: Any, h: Any, query: Any, key: Any) -> Any:
+        seen = (group_BL[b, query] == group_BL[b, key]) & (key <= query)
+        seen &= (branch_BL[b, key] == 0) | (branch_BL[b, key] == branch_BL[b, query])
+        return seen if window is None else seen & (position_BL[b, query] - position_BL[b, key] < window)
+
+    num_rows, width = batch.tokens.shape
+    return create_block_mask(sees, num_rows, None, width, width, device=str(device))
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Any:
+    return torch.compile(flex_attention, dynamic=True)
+
+
 def attend(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | BlockMask | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function: (B, H, L, E) queries, keys and values (of fewer heads) -> (B, L, H, E)."""
+    if isinstance(attention_mask, BlockMask):
+        run = _compiled() if query.is_cuda else flex_attention  # without a compiler: the whole matrix, for tests
+        mixed = run(query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=True)
+        return mixed.transpose(1, 2), None
     layout: Layout | None = getattr(attention_mask, "assay_layout", None)
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)

@@ -9,7 +9,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 
 from assay.data.packing import PackedBatch, RowLayout, make_group, pack
-from assay.models.attention import ATTENTION, mask_with_layout
+from assay.models.attention import ATTENTION, block_mask, mask_with_layout
 from assay.models.last_layer import has_known_form, last_layer_at
 
+Attention = Literal["parts", "blocks", "mask"]
+_WAYS: dict[str, Attention] = {"cpu": "parts", "cuda": "blocks"}
 _BRANCHING_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -38,7 +40,7 @@ class Backbone(nn.Module):
         self.can_branch = _can_branch(model)
         self._stem: tuple[Any, ...] = ()  # the model without its last layer, kept by `_without_last`; in a tuple: no submodule
         self._stops_early: bool | None = None  # not looked at yet
-        self._attends_apart: bool | None = None
+        self._attention: dict[str, Attention] = {}  # by kind of device, once it was looked at
 
     @property
     def config(self) -> Any:
@@ -59,10 +61,10 @@ class Backbone(nn.Module):
 
     @property
     def layout(self) -> RowLayout:
-        """How `pack` should lay groups for it: in one row where attention runs part by part, and costs what is seen."""
+        """How `pack` should lay groups for it: in one row where attention costs what is seen, and not the row's length squared."""
         if not self.can_branch:
             return "plain"
-        return "one row" if self.attends_apart() else "rows"
+        return "rows" if self.attention() == "mask" else "one row"
 
     def forward(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
         """hidden_BLD: states to go on from, in place of the token embeddings (a top over a cached trunk)."""
@@ -96,17 +98,25 @@ class Backbone(nn.Module):
         per_token = (3 * int(inner) + 3 * self.hidden_size) * dtype.itemsize + 4 * self.hidden_size
         return per_token, 0 if self.layout != "rows" else 3 + dtype.itemsize
 
-    def attends_apart(self) -> bool:
-        """Whether attention runs part by part, without a dense mask; tried once on a few tokens, against the mask. On a CPU only:
-        elsewhere many small kernels cost more than they save."""
-        if self.config._attn_implementation != ATTENTION or next(self.model.parameters()).device.type != "cpu":
-            return False
-        if self._attends_apart is None:
-            self._attends_apart = False  # the mask, for comparison
+    def attention(self) -> Attention:
+        """How attention runs over branches. "parts": part by part, on a CPU. "blocks": FlexAttention, on a CUDA device. "mask":
+        over whole rows with a dense mask, which is right everywhere; the others are tried once on a few tokens against it."""
+        kind = next(self.model.parameters()).device.type
+        if self.config._attn_implementation != ATTENTION or kind not in _WAYS:
+            return "mask"
+        if kind not in self._attention:
+            self._attention[kind] = "mask"
             whole = _states_of_a_few(self)
-            self._attends_apart = True
-            self._attends_apart = _is_close(_states_of_a_few(self), whole)
-        return self._attends_apart
+            self._attention[kind] = _WAYS[kind]
+            if not self._gives(whole):
+                self._attention[kind] = "mask"
+        return self._attention[kind]
+
+    def _gives(self, whole: torch.Tensor) -> bool:
+        try:
+            return _is_close(_states_of_a_few(self), whole)
+        except Exception:  # whatever a compiler or a kernel has against this model or machine, the mask runs
+            return False
 
     def stops_early(self) -> bool:
         """Whether the last layer is run at the reads only; tried once on a few tokens, against the whole layer."""
@@ -148,9 +158,12 @@ class Backbone(nn.Module):
             return sliding
         return {"full_attention": self._mask(batch, device, None), "sliding_attention": sliding}
 
-    def _mask(self, batch: PackedBatch, device: torch.device, window: int | None) -> torch.Tensor:
-        if self.attends_apart():
-            return mask_with_layout(batch, window)
+    def _mask(self, batch: PackedBatch, device: torch.device, window: int | None) -> Any:
+        match self.attention():
+            case "parts":
+                return mask_with_layout(batch, window)
+            case "blocks":
+                return block_mask(batch, window, device)
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else self.dtype
         every_BL = torch.arange(batch.tokens.shape[1], device=device).expand(batch.tokens.shape)
         return _additive(self._seen(batch, every_BL, window), dtype)
