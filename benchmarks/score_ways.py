@@ -29,7 +29,7 @@ from assay.models.backbone import split_backbone
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import Completion
 from assay.scorers.cache import Cached
-from assay.scorers.local import LocalScorer, load_local
+from assay.scorers.local import PROMPT_BYTES, LocalScorer, load_local
 from train import layer_parameters, matmul_rate
 
 Handlers = Mapping[str, Callable[..., Any]]
@@ -118,6 +118,7 @@ def ours(work: Path, dtype: torch.dtype) -> Handlers:
             **flops_a_token(backbone.model, backbone.num_layers - int(backbone.stops_early())),
             "max_tokens": scorer.max_tokens,
         },
+        "one_by_one": lambda workload: one_by_one(scorer, completions_of(work, workload)),
         "cached": lambda workload: cached_twice(scorer, completions_of(work, workload), work / "rewards.sqlite"),
         "point": lambda **point: curve_point(scorer, counter, **point),
         "matmul": lambda: matmul_rate(dtype),
@@ -168,6 +169,19 @@ def with_members(model: RewardModel, members: int, blocks: int) -> Any:
         for seed in range(members)
     ]
     return SharedTrunk(trunk, tops)
+
+
+def one_by_one(scorer: LocalScorer, completions: Sequence[Completion]) -> dict[str, Any]:
+    """Seconds of answers asked for alone, groups interleaved, with prompts kept between the calls and without."""
+    order = np.random.default_rng(0).permutation(len(completions))
+    found: dict[str, Any] = {}
+    values = {}
+    for name, memory in (("kept", PROMPT_BYTES), ("anew", 0)):
+        asked = LocalScorer(scorer.model, scorer.renderer, identity="", prompt_bytes=memory)
+        began = time.perf_counter()
+        values[name] = [float(asked.score([completions[i]]).value[0]) for i in order]
+        found[f"{name}_seconds"] = time.perf_counter() - began
+    return found | {"largest_difference": float(np.abs(np.subtract(*values.values())).max())}
 
 
 def cached_twice(scorer: LocalScorer, completions: Sequence[Completion], path: Path) -> dict[str, Any]:

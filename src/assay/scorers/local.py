@@ -15,6 +15,7 @@ from assay.data.render import Rendered, Renderer
 from assay.models.artifact import fingerprint, load_artifact
 from assay.models.device import Dtype, ScoringPlan, pick_compute, plan_scoring
 from assay.models.members import SharedTrunk
+from assay.models.prompt_states import PromptStates
 from assay.models.reward_model import RewardModel
 from assay.records import Completion, Rewards
 from assay.scorers.base import Scope
@@ -25,12 +26,16 @@ from assay.scorers.ensemble import Combination
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.15, torch.float16: 0.03}
 
 
+PROMPT_BYTES = 1 << 28
+
+
 class LocalScorer:
     """Scores with a `RewardModel`, or with K members at once.
 
     max_tokens: token budget of one forward, None for what the machine takes best. combination: of K members, whose std is a
     column then; for one member there is none. plan: the budget, and the memory that scoring takes at most. head_norm: largest norm
-    of a head, which rewards grow with. tolerance: see `Scorer`; from dtype and head norm.
+    of a head, which rewards grow with. tolerance: see `Scorer`; from dtype and head norm. prompt_bytes: memory for the keys and
+    values of prompts, which an answer that arrives alone (`score` of one completion) does not compute again; 0 for none.
     """
 
     scope: Scope = "global"
@@ -43,6 +48,7 @@ class LocalScorer:
         identity: str,
         max_tokens: int | None = None,
         combination: Combination | None = None,
+        prompt_bytes: int = PROMPT_BYTES,
     ) -> None:
         self.model, self.renderer = model.eval(), renderer
         heads_KD, dtype = model.head_weights.detach(), model.compute_dtype
@@ -54,6 +60,8 @@ class LocalScorer:
         tolerance = _TOLERANCE.get(dtype, 0.15) * max(1.0, self.head_norm)
         self.tolerance = self.combination.tolerance(tolerance) if self.num_members > 1 else tolerance
         layout = model.backbone.layout
+        suits = isinstance(model, RewardModel) and prompt_bytes > 0 and PromptStates.suits(model.backbone)
+        self.prompts = PromptStates(model.backbone, prompt_bytes) if suits else None
         self.plan: ScoringPlan = plan_scoring(
             *model.backbone.activation_bytes(dtype),
             heads_KD.device,
@@ -80,15 +88,24 @@ class LocalScorer:
     def _rewards(self, completions: Sequence[Completion]) -> tuple[np.ndarray, tuple[str | None, ...]]:
         rendered = self.renderer.render(completions)
         members_NK = np.full((len(completions), self.num_members), np.nan, dtype=np.float32)
-        groups, places = self._groups(completions, rendered)
+        comes_alone = len(completions) == 1 and bool(completions[0].messages) and rendered[0].error is None
         with torch.inference_mode():
+            if comes_alone and self.prompts is not None:
+                members_NK[0] = self._after_prompt(self.prompts, completions[0], rendered[0])
+                return members_NK.T, _reasons(members_NK, rendered)
+            groups, places = self._groups(completions, rendered)
             for batch in pack(groups, self.max_tokens, pad_id=self.renderer.pad_id, layout=self.model.backbone.layout):
                 members_NK[np.concatenate([places[index] for index in batch.order])] = self.model(batch).float().cpu().numpy()
-        is_finite = np.atleast_1d(np.isfinite(members_NK).all(axis=1))
-        members_NK[~is_finite] = np.nan
-        not_finite = "the model gave a reward that is not finite"
-        errors = (item.error or (None if ok else not_finite) for item, ok in zip(rendered, is_finite, strict=True))
-        return members_NK.T, tuple(errors)
+        return members_NK.T, _reasons(members_NK, rendered)
+
+    def _after_prompt(self, prompts: PromptStates, completion: Completion, item: Rendered) -> np.ndarray:
+        """(K,) rewards of one answer, behind its prompt's keys and values where they are still there."""
+        model = self.model
+        assert isinstance(model, RewardModel)
+        dtype, device = model.compute_dtype, model.head.weight.device
+        with torch.autocast(device.type, dtype, enabled=dtype != model.backbone.dtype):
+            state_1D = prompts.last_state(completion.messages, item.tokens[: item.reads[-1] + 1])
+        return model.read(state_1D)[0].float().cpu().numpy()
 
     def _groups(self, completions: Sequence[Completion], rendered: Sequence[Rendered]) -> tuple[list[Group], list[list[int]]]:
         """Answers to one prompt as one group (in parts when over the budget), and which completions each group holds."""
@@ -104,6 +121,14 @@ class LocalScorer:
                 groups.append(make_group([tokens[i] for i in part], [reads[i] for i in part]))
                 places.append([indices[i] for i in part])
         return groups, places
+
+
+def _reasons(members_NK: np.ndarray, rendered: Sequence[Rendered]) -> tuple[str | None, ...]:
+    """Why each of N completions has no reward. What is not finite becomes NaN, in place."""
+    is_finite = np.atleast_1d(np.isfinite(members_NK).all(axis=1))
+    members_NK[~is_finite] = np.nan
+    not_finite = "the model gave a reward that is not finite"
+    return tuple(item.error or (None if ok else not_finite) for item, ok in zip(rendered, is_finite, strict=True))
 
 
 def saved_combination(description: Mapping[str, Any]) -> Combination | None:
