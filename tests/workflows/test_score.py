@@ -22,9 +22,9 @@ import pytest
 
 import assay
 from assay.errors import DataError
-from assay.records import Completion, Rewards
+from assay.records import Completion, Message, Rewards
 from assay.workflows import score
-from assay.workflows.chunks import CHUNK
+from assay.workflows.chunks import CHUNK, chunk_from_json, chunk_to_json
 from assay.workflows.journal import LOCK_FILE, ROWS_FILE, Journal, work_directory
 from assay.workflows.score import ScoreConfig, score_file
 
@@ -389,3 +389,14 @@ def test_a_scorer_that_compares_within_prompts_is_refused(tmp_path, use):
     with pytest.raises(ValueError, match="say with --ray N"):
         score_file(config_of(tmp_path / "in.jsonl", tmp_path / "out.jsonl", ray_address="auto"))
     assert [file.name for file in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_chunk_comes_back_from_another_process_as_it_was():
+    chunk = [
+        (1, Completion(messages=(Message("system", "Be brief."), Message("user", "egg ✓")), response="ten minutes", id="a")),
+        (2, "line 2: not JSON"),
+        (4, Completion(messages="egg", steps=("one. ", "two."), id="b")),
+        (5, Completion(text="egg: ten", id="c")),
+        (6, Completion(token_ids=(1, 2, 3))),
+    ]
+    assert chunk_from_json(chunk_to_json(chunk)) == chunk

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
@@ -56,6 +58,15 @@ def score_chunk(scorer: Scorer, chunk: Chunk) -> ScoredChunk:
     if cache is None:
         return ScoredChunk(rows)
     return ScoredChunk(rows, cache.num_hits - known, cache.num_hits + cache.num_misses - known - asked, cache.problem)
+
+
+def chunk_to_json(chunk: Chunk) -> str:
+    """A chunk as text, for another process; `chunk_from_json` gives it back equal."""
+    return json.dumps([[number, asdict(item) if isinstance(item, Completion) else item] for number, item in chunk])
+
+
+def chunk_from_json(text: str) -> Chunk:
+    return [(number, item if isinstance(item, str) else Completion(**item)) for number, item in json.loads(text)]
 
 
 def cache_of(scorer: Scorer) -> Cached | None:

@@ -7,8 +7,8 @@ imports this module: nothing here loads torch.
 
 from __future__ import annotations
 
+import json
 import logging
-import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +26,9 @@ from assay.scorers.ray import (
     slots_of,
     threads_each,
 )
-from assay.workflows.chunks import Chunk, ScoredChunk, chunks_after, score_chunk
+from assay.workflows.chunks import Chunk, ScoredChunk, chunk_from_json, chunk_to_json, chunks_after, score_chunk
+
+_TOLD = (AssayError, ValueError, OSError)  # what goes wrong in another process and is told as it would be in this one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +73,11 @@ def _through_pool(cluster: Cluster, source: str, num_done: int, last_row: int) -
     ray = import_ray()
     try:
         for number, row in enumerate(_data_set(cluster, source, num_done, last_row).iter_rows()):
-            result = pickle.loads(row["result"])
-            if isinstance(result, Exception):
-                raise result
+            if row["problem"]:
+                raise _from_name(row["problem"], row["content"])
             if row["chunk"] != number:
                 raise AssayError(f"Ray Data gave chunk {row['chunk']} where chunk {number} was due: run again to go on")
-            yield result
+            yield ScoredChunk(*json.loads(row["content"]))
     except (ray.exceptions.RayTaskError, ray.exceptions.UserCodeException) as error:
         raise AssayError(f"scoring failed on a worker; the rows so far are kept: {error}") from error
     except ray.exceptions.RayError as error:
@@ -112,9 +113,9 @@ def _read(task: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
     try:
         chunks = chunks_after(str(task["source"][0]), int(task["num_done"][0]), int(task["last_row"][0]))
         for number, chunk in enumerate(chunks):
-            yield {"chunk": [number], "content": [pickle.dumps(chunk)]}
-    except (ValueError, OSError) as error:
-        yield {"chunk": [number + 1], "content": [pickle.dumps(error)]}
+            yield _row(number, chunk_to_json(chunk))
+    except _TOLD as error:
+        yield _row(number + 1, str(error), error)
 
 
 class _ChunkScorer:
@@ -125,16 +126,26 @@ class _ChunkScorer:
         self.scorer: Scorer | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        content = pickle.loads(batch["content"][0])
-        result = content if isinstance(content, Exception) else self._scored(content)
-        return {"chunk": [int(batch["chunk"][0])], "result": [pickle.dumps(result)]}
-
-    def _scored(self, chunk: Chunk) -> ScoredChunk | Exception:
-        """What the scorer raises is a result too: as an error of Ray it would not come back as it was."""
+        number, content = int(batch["chunk"][0]), str(batch["content"][0])
+        if batch["problem"][0]:
+            return {name: [values[0]] for name, values in batch.items()}
         try:
-            self.scorer = self.scorer or loaded_with_threads(self.factory, self.num_threads)
-            if self.scorer.fingerprint != self.fingerprint:
-                return AssayError("an actor loaded another scorer than the first: the model must be the same on every node")
-            return score_chunk(self.scorer, chunk)
-        except (AssayError, ValueError, OSError) as error:
-            return error
+            return _row(number, json.dumps(self._scored(chunk_from_json(content))))
+        except _TOLD as error:  # as an error of Ray it would not come back as it was
+            return _row(number, str(error), error)
+
+    def _scored(self, chunk: Chunk) -> ScoredChunk:
+        self.scorer = self.scorer or loaded_with_threads(self.factory, self.num_threads)
+        if self.scorer.fingerprint != self.fingerprint:
+            raise AssayError("an actor loaded another scorer than the first: the model must be the same on every node")
+        return score_chunk(self.scorer, chunk)
+
+
+def _row(number: int, content: str, problem: Exception | None = None) -> dict[str, list[Any]]:
+    """A row of the data set: a chunk, or what it gave, as JSON; or the words of what went wrong, and its kind."""
+    kind = next((kind.__name__ for kind in _TOLD if isinstance(problem, kind)), "")
+    return {"chunk": [number], "content": [content], "problem": [kind]}
+
+
+def _from_name(kind: str, words: str) -> Exception:
+    return {told.__name__: told for told in _TOLD}[kind](words)

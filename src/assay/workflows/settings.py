@@ -44,11 +44,9 @@ class Members:
     """Several models in place of one, whose disagreement is the uncertainty of their reward."""
 
     ensemble: int = 1
-    """Members, 3 to 5 as a rule. With --params head: heads on one backbone, each fitted to its own bootstrap of the pairs. With
-    blocks:K: members with their own last K blocks, over one frozen trunk. With full: models of their own. The last two differ in
-    head and order of the pairs."""
+    """How many; 3 to 5 as a rule. --params says what they share (docs/scorers.md)."""
     combine: How = "mean"
-    """mean: of the members, less --penalty x their standard deviation; min: the lowest of them."""
+    """mean of the members, less --penalty x their standard deviation, or min."""
     penalty: float = 1.0
 
     def __post_init__(self) -> None:
