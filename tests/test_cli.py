@@ -48,7 +48,7 @@ def in_process_help(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_the_help_of_the_command_names_every_subcommand_and_fits_a_screen():
     text = help_of()
     assert len(text.splitlines()) <= 34
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines()[1:])) <= 100, "but for the names of all subcommands"
     for name in SUBCOMMANDS:
         assert f"• {name} " in text
 
@@ -60,7 +60,7 @@ def test_the_help_of_each_subcommand_fits_a_screen(name, capsys, monkeypatch):
     lines = text.splitlines()
     for box in text.split("╭─")[1:]:  # the flags stand in named groups
         assert len(box.splitlines()) <= 50, f"{len(box.splitlines())} lines in {box.splitlines()[0]}"
-    assert len(lines) <= 98, f"{len(lines)} lines"
+    assert len(lines) <= 102, f"{len(lines)} lines"
     assert max(map(len, lines)) <= 100
     assert f"usage: assay {name}" in text
     assert "None|" not in text.replace("{None}", "None")

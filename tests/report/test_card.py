@@ -196,3 +196,16 @@ def test_base_model_is_in_the_front_matter_only_as_a_hub_name(base: str, kept: s
 )
 def test_trained_weights(params: str | None, said: str) -> None:
     assert ["trained weights", said] in rows_of(render_card({"params": params}, []))
+
+
+def test_an_ensemble_says_what_its_members_share_and_how_it_is_loaded() -> None:
+    entry = {"form": "heads", "members": 5, "combine": "mean", "penalty": 1.0}
+    card = render_card({**DESCRIPTION, "ensemble": entry}, ())
+    assert "5, heads on one backbone; mean less 1 x standard deviation" in card
+    assert "gives the mean of the members" in card
+    assert "AutoModelForSequenceClassification" in card
+    card = render_card({**DESCRIPTION, "kind": "ensemble", "ensemble": {**entry, "form": "blocks", "combine": "min"}}, ())
+    assert "5, their own last blocks over one trunk; the lowest" in card
+    assert "assay export" in card
+    assert "AutoModelForSequenceClassification" not in card, "plain transformers cannot load it"
+    assert "members" not in render_card(DESCRIPTION, ())

@@ -67,7 +67,7 @@ def render_card(description: Mapping[str, object], reports: Sequence[Report]) ->
     parts = [
         _front_matter(description),
         f"# {title}\n\n{_what(description)}",
-        f"## How to load it\n\nWith Assay:\n\n{LOAD_ASSAY}\n\nWith plain transformers:\n\n{LOAD_TRANSFORMERS}\n\n{READING}",
+        f"## How to load it\n\nWith Assay:\n\n{LOAD_ASSAY}\n\n{_with_transformers(description)}\n\n{READING}",
         f"## Training data\n\n{_training_data(description)}",
         f"## Training\n\n{_settings(description)}",
         f"## Evaluation\n\n{_evaluation(reports)}",
@@ -77,6 +77,17 @@ def render_card(description: Mapping[str, object], reports: Sequence[Report]) ->
         f"Fingerprint of the artifact: {_code(description.get('fingerprint'))}. This card was written by Assay from `reward.json`.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _with_transformers(description: Mapping[str, object]) -> str:
+    ensemble = _mapping(description.get("ensemble"))
+    if ensemble and ensemble.get("form") != "heads":
+        return (
+            "Plain transformers cannot load an ensemble: `assay export` writes one of its members as a plain model, "
+            "`assay average` the mean of their weights."
+        )
+    note = "gives the mean of the members, without their disagreement" if ensemble else ""
+    return f"With plain transformers{f' (which {note})' if note else ''}:\n\n{LOAD_TRANSFORMERS}"
 
 
 def _front_matter(description: Mapping[str, object]) -> str:
@@ -115,6 +126,7 @@ def _what(description: Mapping[str, object]) -> str:
     length = description.get("max_length")
     rows = {
         "kind": _said(description.get("kind")),
+        "members": _members(_mapping(description.get("ensemble"))),
         "base model": _said(description.get("base_model")),
         "base revision": _code(description.get("base_revision")),
         "base license": _said(description.get("base_license")),
@@ -127,6 +139,15 @@ def _what(description: Mapping[str, object]) -> str:
     }
     lead = "It gives a number to an answer in a conversation; the better of two answers to one prompt should get the higher number."
     return f"{lead}\n\n{_table(('', ''), [(name, value) for name, value in rows.items() if value is not None], is_markdown=True)}"
+
+
+def _members(ensemble: Mapping[str, object]) -> str | None:
+    """How an ensemble's members become one reward; None for a single model."""
+    if not ensemble:
+        return None
+    share = {"heads": "heads on one backbone", "blocks": "their own last blocks over one trunk", "models": "nothing shared"}
+    way = "the lowest" if ensemble.get("combine") == "min" else f"mean less {_said(ensemble.get('penalty'))} x standard deviation"
+    return f"{_said(ensemble.get('members'))}, {share.get(str(ensemble.get('form')), 'form not recorded')}; {way}"
 
 
 def _training_data(description: Mapping[str, object]) -> str:
