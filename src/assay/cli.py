@@ -9,8 +9,9 @@ from typing import Annotated
 
 # Read when OpenMP is loaded: without it some process starts run pointwise operations many times slower. Torch comes first, since
 # scikit-learn brings an OpenMP of its own: the one that is loaded second finds the process bound to one core, and stays on it.
-# With OMP_NUM_THREADS given, several processes may share the machine: binding would put them all on the first cores.
-if "OMP_NUM_THREADS" not in os.environ:
+# With OMP_NUM_THREADS given, several processes may share the machine: binding would put them all on the first cores. And where
+# torch was loaded before, only the second runtime would read it, and torch's threads would be left on its one core.
+if "OMP_NUM_THREADS" not in os.environ and "torch" not in sys.modules:
     os.environ.setdefault("OMP_PROC_BIND", "true")
 import torch  # noqa: F401
 import tyro
