@@ -194,6 +194,17 @@ def test_a_damaged_ensemble_is_not_loaded(made, tmp_path, damage, message):
         load(tmp_path / "artifact")
 
 
+@pytest.mark.parametrize("params", FORMS)
+def test_an_ensemble_is_not_gone_on_from(made, tmp_path, capsys, params):
+    _, _, data = made
+    arguments = ["train", "--data", str(data), "--init-from", str(trained(made, params)), "--out", str(tmp_path / "next")]
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert "take a member out with assay export" in " ".join(capsys.readouterr().err.split())
+    if params != "head":
+        assert main(["verify", str(trained(made, params))]) == 3
+
+
 def test_an_interrupted_ensemble_goes_on_and_ends_the_same(made):
     whole = trained(made, "blocks:1")
     again = trained(made, "blocks:1", out="again")

@@ -99,6 +99,8 @@ def load_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, devic
     """
     path = Path(path)
     description = read_description(path)
+    if description.get("kind") == "ensemble":
+        raise ArtifactError(f"{path} is an ensemble, not one model: take a member out with assay export, and give that")
     try:
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
         plain, loading = AutoModelForSequenceClassification.from_pretrained(

@@ -89,7 +89,6 @@ def fit(
     """
     optimizer = _optimizer(model, settings)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    device = model.head.weight.device
     log = MetricsLog(run_dir, identity, resume)
     start = log.restore(model, optimizer)
     num_steps = settings.num_steps(len(train_rows))
@@ -108,12 +107,7 @@ def fit(
         scale = schedule(step, num_steps, settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * scale
-        totals = torch.zeros(4, device=device)
-        for batch, counts in distributed.batches(model, source, rows):
-            rewards_P2 = source.rewards(model, batch)
-            loss, sums = batch_loss(rewards_P2, source.table, batch.rows, settings.objective)
-            (loss * (counts / len(rows))).backward()
-            totals += sums * counts
+        totals = _backward(model, source, rows, settings.objective)
         distributed.sum_gradients(parameters)
         distributed.sum_tensor(totals)
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
@@ -142,6 +136,17 @@ def fit(
         log.restore_best(model)
     model.eval()
     return log.rows
+
+
+def _backward(model: RewardModel, source: Source, rows: np.ndarray, objective: Objective) -> torch.Tensor:
+    """Add up the gradients of one optimiser step over this process's micro-batches; returns the sums (4,) of `batch_loss`."""
+    totals = torch.zeros(4, device=model.head.weight.device)
+    for batch, counts in distributed.batches(model, source, rows):
+        rewards_P2 = source.rewards(model, batch)
+        loss, sums = batch_loss(rewards_P2, source.table, batch.rows, objective)
+        (loss * (counts / len(rows))).backward()
+        totals += sums * counts
+    return totals
 
 
 def best_loss(rows: list[dict[str, Any]]) -> float:

@@ -108,14 +108,8 @@ def prepare(
         say(name.replace("_", " "), f"{getattr(derived.loop, name):g}: {reason}")
     if len(renderer.tokenizer) > backbone.model.get_input_embeddings().num_embeddings:
         backbone.model.resize_token_embeddings(len(renderer.tokenizer))
-    probe = None
-    if config.depth == "auto":
-        probe = _probe(backbone, table, compute, config.seed)
-        mode, num_blocks = parse_params(config.params)
-        least = min(num_blocks + 1, backbone.num_layers) if mode == "blocks" else 1  # trained blocks stand on a frozen one
-        probe = replace(probe, depth=max(least, distributed.of_first(probe.depth)))
-        say("depth", probe.reason)
-        backbone = cut_depth(backbone, probe.depth)
+    probe = _probe(backbone, table, compute, config) if config.depth == "auto" else None
+    backbone = cut_depth(backbone, probe.depth) if probe is not None else backbone
     saved_dtype, base_digest = next(backbone.parameters()).dtype, _weights_digest(backbone)
     head = start.head if start is not None else new_head(backbone.hidden_size, seed=config.seed)
     whole = RewardModel(backbone, head, compute_dtype=compute.dtype).to(compute.device)
@@ -173,18 +167,26 @@ def _starting_point(config: TrainConfig) -> tuple[Base, Any, RewardModel | None]
         base = resolve_base(str(config.base))
         return base, AutoTokenizer.from_pretrained(base.path, trust_remote_code=False), None
     path = artifact_path(config.init_from)
+    if read_description(path).get("ensemble"):
+        raise ValueError(f"--init-from {config.init_from} is an ensemble: take a member out with assay export, and go on from that")
     loaded = load_artifact(path, dtype=getattr(torch, read_description(path)["dtype"]))
     name, note = loaded.description.get("base_model", path.name), f"from the reward model {config.init_from.name}"
     base = Base(str(path), str(name), note, str(loaded.description.get("base_license") or ""))
     return base, loaded.renderer.tokenizer, loaded.model
 
 
-def _probe(backbone: Backbone, table: PairTable, compute: Compute, seed: int) -> DepthProbe:
-    """The depth probe on up to `PROBED` training pairs."""
-    rows = np.sort(np.random.default_rng(seed).permutation(table.rows("train"))[:PROBED])
+def _probe(backbone: Backbone, table: PairTable, compute: Compute, config: TrainConfig) -> DepthProbe:
+    """The depth probe on up to `PROBED` training pairs; the first process's word, and deep enough for the trained blocks."""
+    rows = np.sort(np.random.default_rng(config.seed).permutation(table.rows("train"))[:PROBED])
     frozen = _computing(backbone, compute.dtype).to(compute.device)
     with progress("depth probe", 2 * len(rows), "answers") as advance:
-        return probe_depth(frozen, table, rows, max_tokens=token_budget(compute.device), seed=seed, on_answers=advance)
+        budget = token_budget(compute.device)
+        probe = probe_depth(frozen, table, rows, max_tokens=budget, seed=config.seed, on_answers=advance)
+    mode, num_blocks = parse_params(config.params)
+    least = min(num_blocks + 1, backbone.num_layers) if mode == "blocks" else 1  # trained blocks stand on a frozen one
+    probe = replace(probe, depth=max(least, distributed.of_first(probe.depth)))
+    say("depth", probe.reason)
+    return probe
 
 
 def read_table(
