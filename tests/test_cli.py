@@ -47,7 +47,7 @@ def in_process_help(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_the_help_of_the_command_names_every_subcommand_and_fits_a_screen():
     text = help_of()
-    assert len(text.splitlines()) <= 34
+    assert len(text.splitlines()) <= 30
     assert max(map(len, text.splitlines()[1:])) <= 100, "but for the names of all subcommands"
     for name in SUBCOMMANDS:
         assert f"• {name} " in text
@@ -60,7 +60,8 @@ def test_the_help_of_each_subcommand_fits_a_screen(name, capsys, monkeypatch):
     lines = text.splitlines()
     for box in text.split("╭─")[1:]:  # the flags stand in named groups
         assert len(box.splitlines()) <= 50, f"{len(box.splitlines())} lines in {box.splitlines()[0]}"
-    assert len(lines) <= 102, f"{len(lines)} lines"
+    most = 98 if name == "curve" else 90  # those of train, and its own
+    assert len(lines) <= most, f"{len(lines)} lines"
     assert max(map(len, lines)) <= 100
     assert f"usage: assay {name}" in text
     assert "None|" not in text.replace("{None}", "None")

@@ -21,7 +21,7 @@ class Objective:
     """What is minimised over the pairs."""
 
     loss: Loss = "bradley-terry"
-    """rdpo and flips: labels of which --flip-rate are wrong; rao-kupper and davidson: labels with ties."""
+    """rdpo, flips: --flip-rate of the labels are wrong; rao-kupper, davidson: ties."""
     label_smoothing: float = 0.0
     """Share of each label that goes to the other answer."""
     flip_rate: float = 0.0
@@ -29,7 +29,7 @@ class Objective:
     tie_share: float = 0.5
     """How often two equal answers tie, for rao-kupper and davidson."""
     use_margin: bool = False
-    """Margins of the data enter the loss, as logits (score differences on other scales do harm)."""
+    """Margins of the data, which must be logits, enter the loss."""
     centring: float = 0.01
     """Coefficient that keeps each prompt's mean reward near zero."""
 

@@ -28,7 +28,7 @@ class Restraint:
     dropout: float = 0.0
     """Share of the head's inputs, and of what each trained block adds, dropped in training."""
     early_stopping: int = 0
-    """Stop after so many held-out looks (4 an epoch) without a lower loss, and keep the best; 0: train to the end."""
+    """Stop after so many held-out looks (4 an epoch) without a lower loss, at the best; 0: never."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -46,7 +46,7 @@ class Members:
     ensemble: int = 1
     """How many; 3 to 5 as a rule. --params says what they share (docs/scorers.md)."""
     combine: How = "mean"
-    """mean of the members, less --penalty x their standard deviation, or min."""
+    """mean less --penalty x standard deviation, or min."""
     penalty: float = 1.0
 
     def __post_init__(self) -> None:
@@ -67,9 +67,9 @@ class Machine:
     cache_limit_gb: float = 20.0
     """Most disk for the frozen trunk's activations."""
     gradient_checkpointing: bool = False
-    """Compute activations again on the way back: less memory, a third more time."""
+    """Compute activations again on the way back: less memory, more time."""
     shard: bool = False
-    """Under torchrun: parameters and optimiser spread over the processes (FSDP2), in place of a copy in each."""
+    """Under torchrun: parameters and optimiser spread over the processes (FSDP2)."""
     checkpoint_every: int = 200
     """Steps between checkpoints (one more at each epoch's end)."""
 
