@@ -21,7 +21,7 @@ class Objective:
     """What is minimised over the pairs."""
 
     loss: Loss = "bradley-terry"
-    """rdpo, flips: --flip-rate of the labels are wrong; rao-kupper, davidson: ties."""
+    """rdpo, flips: for wrong labels; rao-kupper, davidson: for ties."""
     label_smoothing: float = 0.0
     """Share of each label that goes to the other answer."""
     flip_rate: float = 0.0

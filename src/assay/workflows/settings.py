@@ -44,7 +44,7 @@ class Members:
     """Several models in place of one, whose disagreement is the uncertainty of their reward."""
 
     ensemble: int = 1
-    """How many; 3 to 5 as a rule. --params says what they share (docs/scorers.md)."""
+    """How many, 3 to 5 as a rule (docs/scorers.md)."""
     combine: How = "mean"
     """mean less --penalty x standard deviation, or min."""
     penalty: float = 1.0
@@ -67,7 +67,7 @@ class Machine:
     cache_limit_gb: float = 20.0
     """Most disk for the frozen trunk's activations."""
     gradient_checkpointing: bool = False
-    """Compute activations again on the way back: less memory, more time."""
+    """Compute activations again on the way back."""
     shard: bool = False
     """Under torchrun: parameters and optimiser spread over the processes (FSDP2)."""
     checkpoint_every: int = 200
