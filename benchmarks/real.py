@@ -30,10 +30,10 @@ from assay.data.render import Renderer
 from assay.data.split import split_of
 from assay.data.table import PairTable, build_table
 from assay.metrics import brier, cluster_bootstrap, cluster_folds, is_right
-from assay.models.artifact import plain_scores
 from assay.models.backbone import load_backbone
 from assay.models.bases import resolve_base
 from assay.models.device import pick_compute, token_budget
+from assay.models.plain import plain_scores
 from assay.models.reward_model import new_head
 from assay.records import PreferencePair
 from assay.scorers.base import margins, sigmoid
@@ -364,7 +364,7 @@ def trl_run(
     scores = np.full((len(pairs), 2), np.nan)
     test = np.flatnonzero(split == "test")
     completions = [completion for row in test for completion in pairs[row].completions()]
-    scores[test] = plain_scores(work / "trl" / "model", completions).numpy().reshape(-1, 2)
+    scores[test] = plain_scores(work / "trl" / "model", completions).reshape(-1, 2)
     row = summary([scores[:, 0] - scores[:, 1]], pairs, [split], [words])
     settings = {"epochs": loop.epochs, "learning_rate": loop.learning_rate, "batch_pairs": loop.batch_pairs}
     return {"version": trl.__version__, **row, **settings, "steps": trainer.state.global_step, "seconds": round(seconds)}

@@ -18,13 +18,13 @@ from assay.models.artifact import (
     REWARD_FILE,
     fingerprint,
     load_artifact,
-    plain_scores,
     read_description,
     save_artifact,
     verify_digest,
     write_description,
 )
 from assay.models.backbone import Backbone
+from assay.models.plain import plain_scores
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import Completion
 from assay.scorers.local import LocalScorer
@@ -54,7 +54,7 @@ def test_plain_transformers_gives_the_same_scores(kind, template, tmp_path):
     np.testing.assert_allclose(our_scores(tmp_path / "artifact"), before, atol=1e-5)
     for batch_size in (1, 4, 6):
         plain = plain_scores(tmp_path / "artifact", COMPLETIONS, batch_size=batch_size)
-        np.testing.assert_allclose(plain.numpy(), before, atol=1e-5)
+        np.testing.assert_allclose(plain, before, atol=1e-5)
     assert np.ptp(before) > 0.1
 
 

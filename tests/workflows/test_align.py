@@ -23,12 +23,12 @@ from assay.errors import DataError
 from assay.metrics import Interval, difference_interval
 from assay.models.artifact import (
     PROMPTS_FILE,
-    plain_scores,
     read_description,
     save_artifact,
     verify_digest,
     write_description,
 )
+from assay.models.plain import plain_scores
 from assay.models.reward_model import RewardModel
 from assay.records import PreferencePair, Report
 from assay.scorers.base import margins, prefer, sigmoid
@@ -250,7 +250,7 @@ def test_the_mapped_model_is_the_new_one_in_units_of_the_old(old, reference, tmp
     before, after = (assay.load(path, **FLOAT32) for path in (new, out))
     expected = factor.value * before.score(completions).value
     np.testing.assert_allclose(after.score(completions).value, expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(plain_scores(out, completions).numpy(), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(plain_scores(out, completions), expected, rtol=1e-4, atol=1e-4)
     assert isinstance(after, Calibrated)
     np.testing.assert_allclose(prefer(after, pairs), prefer(before, pairs), atol=1e-6)
     assert np.abs(prefer(after, pairs) - sigmoid(margins(after, pairs))).max() > 0.01  # the calibration does something

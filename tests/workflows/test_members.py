@@ -16,7 +16,8 @@ from assay.cli import main
 from assay.data.pairs import write_pairs
 from assay.errors import ArtifactError
 from assay.evaluation.uncertainty import MEAN, MEMBER, members_of
-from assay.models.artifact import load_artifact, plain_scores, read_description
+from assay.models.artifact import load_artifact, read_description
+from assay.models.plain import plain_scores
 from assay.records import Completion
 from assay.scorers.base import check_scorer
 from assay.scorers.ensemble import PLAIN, Combination

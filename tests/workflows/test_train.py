@@ -19,7 +19,8 @@ import assay
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.split import prompt_hashes, split_of
 from assay.errors import DataError, TrainingError
-from assay.models.artifact import PROMPTS_FILE, plain_scores, verify_digest
+from assay.models.artifact import PROMPTS_FILE, verify_digest
+from assay.models.plain import plain_scores
 from assay.records import PreferencePair
 from assay.scorers.calibrate import Calibrated
 from assay.wire import report_from_json
@@ -99,7 +100,7 @@ def test_the_artifact_is_whole_and_plain_transformers_agrees(trained_run):
     verify_digest(artifact)
     completions = [completion for pair in toy_pairs(4, first=900) for completion in pair.completions()]
     ours = assay.load(artifact, dtype="float32").score(completions).value
-    np.testing.assert_allclose(ours, plain_scores(artifact, completions).numpy(), atol=1e-4)
+    np.testing.assert_allclose(ours, plain_scores(artifact, completions), atol=1e-4)
 
 
 def test_the_trained_blocks_differ_from_the_base_and_the_frozen_ones_do_not(trained_run):
@@ -193,7 +194,7 @@ def test_depth_keeps_the_first_layers_and_saves_a_plain_shallower_model(tmp_path
     assert json.loads((artifact / "config.json").read_text())["num_hidden_layers"] == 2
     completions = list(toy_pairs(1)[0].completions())
     ours = assay.load(artifact, dtype="float32").score(completions).value
-    np.testing.assert_allclose(ours, plain_scores(artifact, completions).numpy(), atol=1e-4)
+    np.testing.assert_allclose(ours, plain_scores(artifact, completions), atol=1e-4)
 
 
 def test_evaluation_pairs_that_share_prompts_with_the_training_set_are_refused_by_name(tmp_path):

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +26,10 @@ from assay.errors import ArtifactError
 from assay.models.backbone import Backbone, attention_for
 from assay.models.golden import write_golden
 from assay.models.reward_model import RewardModel
-from assay.records import Completion
 
 REWARD_FILE = "reward.json"
 PROMPTS_FILE = "train_prompts.npy"
+ENSEMBLE = "ensemble"  # the kind of a directory of members, and the entry that says how they are combined
 SCHEMA_VERSION = 1
 HEADS_FILE = "members/heads.safetensors"  # not beside the weights: engines load every safetensors file that lies there
 _DECIDING = ("weights_digest", "template_digest", "max_length", "overlong", "dtype", "calibration")
@@ -99,7 +99,7 @@ def load_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, devic
     """
     path = Path(path)
     description = read_description(path)
-    if description.get("kind") == "ensemble":
+    if description.get("kind") == ENSEMBLE:
         raise ArtifactError(f"{path} is an ensemble, not one model: take a member out with assay export, and give that")
     try:
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
@@ -163,8 +163,8 @@ def write_description(path: str | Path, description: Mapping[str, Any]) -> dict[
 def fingerprint(description: Mapping[str, Any]) -> str:
     """Digest of what decides a score: weights, template, length policy, saved dtype, calibration, and how members are combined."""
     parts = [description.get(part) for part in _DECIDING]
-    if description.get("ensemble"):
-        parts.append(description["ensemble"])
+    if description.get(ENSEMBLE):
+        parts.append(description[ENSEMBLE])
     return _text_digest(json.dumps(parts, sort_keys=True))
 
 
@@ -191,23 +191,6 @@ def weights_digest(path: str | Path) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:32]
-
-
-@torch.no_grad()
-def plain_scores(path: str | Path, completions: Sequence[Completion], *, batch_size: int = 4) -> torch.Tensor:
-    """Scores (N,) of the artifact by plain transformers alone, in float32, padded batches: the other side of the reload check."""
-    tokenizer = AutoTokenizer.from_pretrained(str(path))
-    model = AutoModelForSequenceClassification.from_pretrained(str(path), dtype=torch.float32).eval()
-    scores = []
-    for start in range(0, len(completions), batch_size):
-        texts = []
-        for completion in completions[start : start + batch_size]:
-            messages = [{"role": role, "content": content} for role, content in completion.messages]
-            messages.append({"role": "assistant", "content": str(completion.response)})
-            texts.append(tokenizer.apply_chat_template(messages, tokenize=False))
-        inputs = tokenizer(texts, add_special_tokens=False, padding=True, truncation=True, return_tensors="pt")
-        scores.append(model(**inputs).logits[:, 0])
-    return torch.cat(scores)
 
 
 def _plain_model(model: RewardModel, renderer: Renderer, dtype: torch.dtype) -> Any:

@@ -25,6 +25,7 @@ from torch import nn
 from assay.data.render import Renderer
 from assay.errors import ArtifactError
 from assay.models.artifact import (
+    ENSEMBLE,
     PROMPTS_FILE,
     SCHEMA_VERSION,
     load_artifact,
@@ -39,7 +40,6 @@ from assay.models.members import SharedTrunk
 from assay.models.reward_model import RewardModel
 
 MEMBERS = "members"
-ENSEMBLE = "ensemble"
 _AS_FIRST = ("template_digest", "max_length", "overlong", "dtype")
 
 

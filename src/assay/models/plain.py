@@ -74,3 +74,11 @@ class PlainReader:
         finally:
             config.pad_token_id = own
         return logits[:, 0].float().cpu().numpy()
+
+
+def plain_scores(path: str | Path, completions: Sequence[Completion], *, batch_size: int = 4) -> np.ndarray:
+    """Rewards (N,) float32 of completions in messages form, as plain transformers gives them in padded batches."""
+    reader = PlainReader(path)
+    rows = [reader.token_ids(reader.text(completion), truncation=True) for completion in completions]
+    batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    return np.concatenate([reader.rewards(batch) for batch in batches])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from assay.models.artifact import REWARD_FILE, fingerprint, read_description, verify_digest
+from assay.models.artifact import ENSEMBLE, REWARD_FILE, fingerprint, read_description, verify_digest
 from assay.models.device import Dtype, pick_compute
-from assay.models.member_files import ENSEMBLE, load_blocks, member_paths
+from assay.models.member_files import load_blocks, member_paths
 from assay.scorers.base import Scorer
 from assay.scorers.cache import Cached
 from assay.scorers.calibrate import Calibrated, Calibration

@@ -12,7 +12,7 @@ import torch
 
 from assay.data.packing import Group, make_group, pack, split_group
 from assay.data.render import Rendered, Renderer
-from assay.models.artifact import fingerprint, load_artifact
+from assay.models.artifact import ENSEMBLE, fingerprint, load_artifact
 from assay.models.device import Dtype, ScoringPlan, pick_compute, plan_scoring
 from assay.models.members import SharedTrunk
 from assay.models.prompt_states import PromptStates
@@ -133,7 +133,7 @@ def _reasons(members_NK: np.ndarray, rendered: Sequence[Rendered]) -> tuple[str 
 
 def saved_combination(description: Mapping[str, Any]) -> Combination | None:
     """How the members of an artifact are combined, as it was saved; None for a single model."""
-    ensemble = description.get("ensemble")
+    ensemble = description.get(ENSEMBLE)
     return Combination(how=ensemble["combine"], penalty=ensemble["penalty"]) if ensemble else None
 
 

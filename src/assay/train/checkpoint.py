@@ -53,10 +53,10 @@ def save_checkpoint(
         content = {"step": step, "digests": digests, **state}
         (work / "state.json").write_text(json.dumps({**content, "digest": _state_digest(content)}, indent=1))
         for file in work.iterdir():
-            _sync(file)
+            sync(file)
         shutil.rmtree(target, ignore_errors=True)
         work.rename(target)
-        _sync(directory)
+        sync(directory)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(work, ignore_errors=True)
         if is_disk_full(error):
@@ -148,7 +148,8 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make what was written to a file, or renamed in a directory, outlive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -18,6 +18,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from assay.train.checkpoint import sync
+
 FORMAT = 1
 SUFFIXES = (".jsonl", ".parquet")
 STATE_FILE, ROWS_FILE, LOCK_FILE = "state.json", "rows.jsonl", "lock"
@@ -74,7 +76,7 @@ class Journal:
         self._file.close()
         ready = self.path if self.output.suffix == ".jsonl" else self._as_parquet()
         os.replace(ready, self.output)
-        _sync(self.output.parent)
+        sync(self.output.parent)
         shutil.rmtree(self.directory)
 
     def close(self) -> None:
@@ -116,7 +118,7 @@ class Journal:
                     writer.write_table(pa.Table.from_pylist(rows, schema=schema))
                     rows = []
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-        _sync(path)
+        sync(path)
         return path
 
 
@@ -178,7 +180,7 @@ def _write_state(path: Path, state: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(work, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _parsed(line: bytes) -> Mapping[str, Any] | None:
@@ -202,12 +204,3 @@ def _is_same_file(file: IO[bytes], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _sync(path: Path) -> None:
-    """Make what was written to a file, or renamed in a directory, outlive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import tyro
 
-from assay.models.artifact import PROMPTS_FILE, load_artifact, read_description, save_artifact
-from assay.models.member_files import ENSEMBLE, copy_member, finish_ensemble, load_member, member_paths, new_ensemble
+from assay.models.artifact import ENSEMBLE, PROMPTS_FILE, load_artifact, read_description, save_artifact
+from assay.models.member_files import copy_member, finish_ensemble, load_member, member_paths, new_ensemble
 from assay.models.reward_model import RewardModel
 from assay.scorers.ensemble import Combination, How
 from assay.scorers.load import artifact_path
@@ -94,7 +94,7 @@ def average(config: AverageConfig) -> Path:
     ValueError for fewer than two members, and for members of another architecture, template or length policy.
     """
     paths = [artifact_path(model) for model in config.models]
-    models = [member for path in paths for member in _members(path)]
+    models = [_member(path, number) for path in paths for number in range(_num_members(path))]
     if len(models) < 2:
         raise ValueError(f"an average takes at least two models, got {len(models)}")
     descriptions = [read_description(path) for path in paths]
@@ -121,33 +121,32 @@ def export(config: ExportConfig) -> Path:
     description = read_description(path)
     if not description.get(ENSEMBLE):
         raise ValueError(f"{config.model} is a single model: it is a plain artifact as it is")
-    members = _members(path)
-    if not 0 <= config.member < len(members):
-        raise ValueError(f"--member {config.member} is not in 0..{len(members) - 1}")
+    num_members = _num_members(path)
+    if not 0 <= config.member < num_members:
+        raise ValueError(f"--member {config.member} is not in 0..{num_members - 1}")
     source = member_paths(path)[min(config.member, len(member_paths(path)) - 1)] if _is_directory(description) else path
     loaded = load_artifact(source)
     note = {"title": f"member {config.member} of {description.get('title', config.model.name)}", ENSEMBLE: None}
     facts = {**_of_training(read_description(source)), **note}
     dtype = getattr(torch, description["dtype"])
-    save_artifact(members[config.member], loaded.renderer, config.out, facts, dtype=dtype, train_prompts=_prompts([path]))
+    save_artifact(_member(path, config.member), loaded.renderer, config.out, facts, dtype=dtype, train_prompts=_prompts([path]))
     say("member", f"{config.member} -> {config.out}; not calibrated")
     return config.out
 
 
-def _members(path: Path) -> list[RewardModel]:
-    """The models in an artifact, each with one head: one, or the members of an ensemble."""
-    description = read_description(path)
-    if _is_directory(description):
-        return [load_member(path, number) for number in range(description[ENSEMBLE]["members"])]
+def _num_members(path: Path) -> int:
+    ensemble = read_description(path).get(ENSEMBLE)
+    return int(ensemble["members"]) if ensemble else 1
+
+
+def _member(path: Path, number: int) -> RewardModel:
+    """One of the models in an artifact, with one head: the only one, or a member of an ensemble."""
+    if _is_directory(read_description(path)):
+        return load_member(path, number)
     whole = load_artifact(path).model
-    if whole.head.out_features == 1:
-        return [whole]
-    models = []
-    for row in whole.head.weight:
-        head = torch.nn.Linear(whole.head.in_features, 1, bias=False)
-        head.weight.data.copy_(row[None])
-        models.append(RewardModel(whole.backbone, head, compute_dtype=whole.compute_dtype))
-    return models
+    head = torch.nn.Linear(whole.head.in_features, 1, bias=False)
+    head.weight.data.copy_(whole.head.weight[number : number + 1])
+    return RewardModel(whole.backbone, head, compute_dtype=whole.compute_dtype)
 
 
 def _is_directory(description: dict[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from assay.data.render import Renderer
 from assay.data.split import refuse_overlap
 from assay.data.table import PairTable, build_table
 from assay.errors import DataError
-from assay.models.artifact import load_artifact, read_description
+from assay.models.artifact import ENSEMBLE, load_artifact, read_description
 from assay.models.backbone import Backbone, add_dropout, cut_depth, load_backbone, split_backbone
 from assay.models.bases import Base, file_digest, resolve_base
 from assay.models.device import Compute, pick_compute, token_budget
@@ -167,7 +167,7 @@ def _starting_point(config: TrainConfig) -> tuple[Base, Any, RewardModel | None]
         base = resolve_base(str(config.base))
         return base, AutoTokenizer.from_pretrained(base.path, trust_remote_code=False), None
     path = artifact_path(config.init_from)
-    if read_description(path).get("ensemble"):
+    if read_description(path).get(ENSEMBLE):
         raise ValueError(f"--init-from {config.init_from} is an ensemble: take a member out with assay export, and go on from that")
     loaded = load_artifact(path, dtype=getattr(torch, read_description(path)["dtype"]))
     name, note = loaded.description.get("base_model", path.name), f"from the reward model {config.init_from.name}"

@@ -20,9 +20,10 @@ from accelerate import Accelerator
 from assay.data.table import PairTable
 from assay.evaluation.evaluate import gap_finding
 from assay.metrics import cluster_bootstrap, is_right
-from assay.models.artifact import REWARD_FILE, plain_scores, read_description, save_artifact
+from assay.models.artifact import ENSEMBLE, REWARD_FILE, read_description, save_artifact
 from assay.models.lora import merge_lora
-from assay.models.member_files import ENSEMBLE, MEMBERS
+from assay.models.member_files import MEMBERS
+from assay.models.plain import plain_scores
 from assay.records import Finding, Metric, Report, Table
 from assay.scorers.ensemble import PLAIN
 from assay.scorers.load import load_raw
@@ -310,5 +311,5 @@ def reload_check(path: Path, prepared: Prepared, num_pairs: int = 8) -> tuple[fl
         ours, plain = scorer.score_members(completions)[0], path / MEMBERS / "0"
     else:
         ours, plain = scorer.score(completions).value, path  # of several heads their mean, which is the plain head
-    theirs = plain_scores(plain, completions).numpy()
+    theirs = plain_scores(plain, completions)
     return float(np.nanmax(np.abs(ours - theirs))), len(completions)
