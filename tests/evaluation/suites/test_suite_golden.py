@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,11 @@ import pytest
 
 from assay.data.rows import read_rows
 from assay.evaluation.suites import rules
-from assay.evaluation.suites.cases import Case, Scored, lengths
+from assay.evaluation.suites.cases import Case, lengths
 from assay.evaluation.suites.catalog import SUITES
 from assay.evaluation.suites.load import LoadedSuite, load_suite
 from assay.evaluation.suites.marks import Mark
-from assay.evaluation.suites.report import suite_report
-from assay.records import Report, as_messages
+from assay.records import as_messages
 
 DATA = Path(os.environ.get("ASSAY_DATA") or Path(__file__).parents[4] / "shared" / "data")
 pytestmark = pytest.mark.skipif(not (DATA / "rmb").is_dir(), reason="the data folder is not here")
@@ -29,34 +29,39 @@ def suite(name: str) -> LoadedSuite:
     return load_suite(name, DATA)
 
 
-@cache
-def by_length(name: str) -> Report:
-    loaded = suite(name)
-    return suite_report(loaded, Scored(lengths(loaded.cases), 0, {}))
-
-
 def share(marks: list[Mark]) -> float:
     return sum(mark.total for mark in marks) / sum(mark.num_scored for mark in marks)
 
 
+def half_of_ties(rule: rules.Rule, cases: Sequence[Case], ending: str) -> float:
+    """The share that the longer answer wins, equal lengths as half a win."""
+    longer = lengths(cases)
+    marks = [rule(cases, rewards, 0) for rewards in (longer, [-rewards_N for rewards_N in longer])]
+    won, lost = (share([mark for mark in found if mark.part.endswith(ending)]) for found in marks)
+    return (won + 1 - lost) / 2
+
+
 def test_rm_bench_798_prompts_7182_comparisons_and_longer_wins():
-    """Longer wins: .86 easy, .41 normal, .13 hard, over all rows."""
+    """Longer wins: .86 easy, .41 normal, .13 hard over all rows, with equal lengths as half; as losses, as upstream has it, .40."""
     loaded = suite("rm-bench")
     marks = rules.styles(loaded.cases, lengths(loaded.cases))
     assert (len(loaded.cases), sum(mark.num for mark in marks)) == (798, 7182)
-    found = [share([mark for mark in marks if mark.part.endswith(kind)]) for kind in (rules.EASY, rules.NORMAL, rules.HARD)]
-    assert [round(value, 2) for value in found] == [0.86, 0.41, 0.13]
+    kinds = (rules.EASY, rules.NORMAL, rules.HARD)
+    won = [share([mark for mark in marks if mark.part.endswith(kind)]) for kind in kinds]
+    half = [half_of_ties(rules.styles, loaded.cases, kind) for kind in kinds]
+    assert [round(value, 2) for value in half] == [0.86, 0.41, 0.13]
+    assert [round(value, 2) for value in won] == [0.86, 0.40, 0.13]
     assert loaded.missing == ("math",)
     assert Counter(case.section for case in loaded.cases) == {"chat": 129, "code": 228, "safety": 441}
 
 
 def test_rmb_9176_pairs_2269_lists_and_longer_wins():
-    """Longer wins: .65 of the pairs on helpfulness, .55 on harmlessness."""
-    counts = Counter(case.section.partition(":")[0] for case in suite("rmb").cases)
-    assert counts == {"pairs": 9176, "best of n": 2269}
-    report = by_length("rmb")
-    assert round(report.metric("rmb: pairs: helpfulness").value, 2) == 0.65
-    assert round(report.metric("rmb: pairs: harmlessness").value, 2) == 0.55
+    """Longer wins: .65 of the pairs on helpfulness, .55 on harmlessness, with equal lengths as half."""
+    loaded = suite("rmb")
+    assert Counter(case.section.partition(":")[0] for case in loaded.cases) == {"pairs": 9176, "best of n": 2269}
+    cases = [case for case in loaded.cases if case.section.startswith("pairs")]
+    assert round(half_of_ties(rules.pairs, cases, "helpfulness"), 2) == 0.65
+    assert round(half_of_ties(rules.pairs, cases, "harmlessness"), 2) == 0.55
 
 
 def test_the_recorded_scores_of_armorm_on_rmb_are_judged_as_recorded():
@@ -67,13 +72,20 @@ def test_the_recorded_scores_of_armorm_on_rmb_are_judged_as_recorded():
     assert [mark.total for mark in marks] == [row["is_correct"] for row in rows]
 
 
-def test_alpaca_eval_660_prompts_and_longer_wins():
-    """Longer wins: .81 (v1), .88 (v2)."""
+def test_alpaca_eval_660_prompts_and_longer_agrees_with_the_labels():
+    """Longer than the reference, and label above 1/2: they agree on .81 (v1), .88 (v2). Without ties, a little less."""
     loaded = suite("alpacaeval")
     assert len({case.cluster for case in loaded.cases}) == 660
-    assert sum(len(case.pairs or ()) for case in loaded.cases) + sum(loaded.set_aside.values()) == 64667 + 7185
-    v1, v2 = (next(m.value for m in by_length("alpacaeval").metrics if f"({v})" in m.name) for v in ("v1", "v2"))
-    assert (round(v1, 2), round(v2, 2)) == (0.81, 0.88)
+    assert sum(len(case.pairs or ()) for case in loaded.cases) == 64667 + 7185
+    assert not loaded.set_aside
+    for version, agreed, won in (("v1", 0.81, 0.80), ("v2", 0.88, 0.87)):
+        cases = [case for case in loaded.cases if version in case.section]
+        rows = []
+        for case, rewards_N in zip(cases, lengths(cases), strict=True):
+            rows.append((rewards_N[1:] > rewards_N[0], np.array(case.gold[1:]) > 0.5))
+        longer, preferred = (np.concatenate(column) for column in zip(*rows, strict=True))
+        assert round(float(np.mean(longer == preferred)), 2) == agreed
+        assert round(share(rules.pairs(cases, lengths(cases))), 2) == won
 
 
 def test_xstest_976_pairs():
@@ -82,25 +94,25 @@ def test_xstest_976_pairs():
     assert sum(mark.num for mark in marks) == 976
 
 
-def test_truthful_qa_answers_that_are_in_both_files():
+def test_truthful_qa_has_its_share_of_the_98900_pairs():
+    """About 98,900 pairs of a true and an untrue answer can be formed over 817 questions; here are 80% of the questions."""
     loaded = suite("truthfulqa")
-    assert {case.section for case in loaded.cases} == {"truth", "info"}
-    assert all(set(case.gold) == {0.0, 1.0} for case in loaded.cases)
-    assert sum(mark.num for mark in rules.pairs(loaded.cases, lengths(loaded.cases)) if mark.part == "truth") == 0
+    questions = len({case.cluster for case in loaded.cases})
+    num_pairs = sum(mark.num for mark in rules.pairs(loaded.cases, lengths(loaded.cases)) if mark.part == "truth")
+    assert questions == round(0.8 * 817)
+    assert num_pairs / questions == pytest.approx(98_900 / 817, rel=0.01)
 
 
 def test_pandalm_has_a_majority_for_all_999_and_879_unanimous_ones():
     loaded = suite("pandalm")
     counts = Counter(case.subset for case in loaded.cases)
-    aside = sum(loaded.set_aside.values())
-    assert len(loaded.cases) + aside == 999
-    assert counts["3 of 3"] <= 879
-    assert loaded.set_aside
+    assert counts == {"3 of 3 agree": 879, "2 of 3 agree": 120}
+    assert not loaded.set_aside
 
 
 def test_auto_j_has_727_pairs_in_58_scenarios():
     loaded = suite("autoj")
-    assert len(loaded.cases) + sum(loaded.set_aside.values()) == 727
+    assert len(loaded.cases) == 727
     assert len({case.subset for case in loaded.cases}) == 58
 
 

@@ -225,12 +225,20 @@ def test_labels_with_ties_are_read_as_ties(tmp_path):
     row = {"scenario": "code", "prompt": "p", "response 1": "a", "response 2": "b"}
     write(tmp_path / "autoj" / "pairwise.jsonl", [row | {"label": label} for label in (0, 1, 2)])
     loaded = load_suite("autoj", tmp_path)
-    assert [(case.candidates, case.gold) for case in loaded.cases] == [
-        (("a", "b"), (1, 0)),
-        (("b", "a"), (1, 0)),
-        (("a", "b"), (0.5, 0.5)),
-    ]
+    assert [(case.candidates, case.gold) for case in loaded.cases] == [(("a", "b"), gold) for gold in ((1, 0), (0, 1), (0.5, 0.5))]
     assert {case.subset for case in loaded.cases} == {"code"}
+
+
+def test_pandalm_takes_the_majority_and_reads_true_as_the_word(tmp_path):
+    row = {"idx": 7, "instruction": "Verify", "input": "1 + 1 = 2", "response1": True, "response2": ""}
+    votes = [(1, 1, 0), (2, 0, 2), (0, 0, 0), (0, 1, 2)]
+    write(tmp_path / "pandalm" / "testset-v1.jsonl", [row | {f"annotator{k + 1}": v[k] for k in range(3)} for v in votes])
+    loaded = load_suite("pandalm", tmp_path)
+    assert [case.gold for case in loaded.cases] == [(1, 0), (0, 1), (0.5, 0.5)]
+    assert [case.subset for case in loaded.cases] == ["2 of 3 agree", "2 of 3 agree", "3 of 3 agree"]
+    assert loaded.cases[0].candidates == ("True", "")
+    assert loaded.cases[0].prompt == as_messages("Verify\n\n1 + 1 = 2")
+    assert loaded.set_aside == {"no majority": 1}
 
 
 def test_hhh_in_both_of_its_schemas(tmp_path):

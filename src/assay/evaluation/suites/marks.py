@@ -126,7 +126,10 @@ def _metric(name: str, section: Section, sums: _Sums, draws_SK2: np.ndarray, see
 
 def _constant_interval(section: Section, sums: _Sums, seed: int) -> Interval | None:
     """Of terms each of which has the same mean in every cluster; None where one of them varies."""
-    value, below, above, present = 0.0, [], [], []
+    value = 0.0
+    below: list[float] = []
+    above: list[float] = []
+    present: list[np.ndarray] = []
     for weight, parts in section.terms:
         columns = sums.columns(parts)
         size_C = sums.size_CK[:, columns].sum(axis=1)
@@ -136,8 +139,10 @@ def _constant_interval(section: Section, sums: _Sums, seed: int) -> Interval | N
         mean = float(share_C[0])
         support = UNIT if mean >= 0 else Interval(-1.0, 1.0)
         low, high = cluster_bootstrap(share_C, np.arange(len(share_C)), seed=seed, support=support)
-        value, present = value + weight * mean, [*present, size_C > 0]
-        below, above = [*below, weight * (mean - low)], [*above, weight * (high - mean)]
+        value += weight * mean
+        below.append(weight * (mean - low))
+        above.append(weight * (high - mean))
+        present.append(size_C > 0)
     shared = bool(np.any(np.sum(present, axis=0) > 1))
     return Interval(value - _joined(below, shared), value + _joined(above, shared))
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from assay.data.cells import BadRow, field_of, list_of, number_of, prompt_of, text_of
+from assay.data.cells import BadRow, field_of, list_of, number_of, prompt_of, text_of, turns_of
 from assay.data.forms import FORMS, pairs_of
 from assay.data.rows import Row, Rows
 from assay.evaluation.suites.cases import Case
-from assay.records import PreferencePair
+from assay.records import Messages, PreferencePair
 
 Tables: TypeAlias = Mapping[str, Rows]
 Reader: TypeAlias = Callable[[Tables], Iterator[Case | str]]
@@ -40,9 +40,9 @@ def each_row(make: Callable[[str, str, Row], Iterable[Case]]) -> Reader:
 
 
 def case_of(prompt: Any, candidates: Iterable[Any], gold: Iterable[float], **known: Any) -> Case:
-    """A case from cells; a candidate may be blank, a prompt may not."""
+    """A case from cells; a candidate may be blank, a prompt may not, unless it is messages already."""
     texts = tuple(text_of(text, may_be_blank=True) for text in candidates)
-    return Case(prompt=prompt_of(prompt), candidates=texts, gold=tuple(gold), **known)
+    return Case(prompt=prompt if isinstance(prompt, tuple) else prompt_of(prompt), candidates=texts, gold=tuple(gold), **known)
 
 
 def pair_case(pair: PreferencePair, section: str, subset: str = "", id: str = "") -> Case:
@@ -91,7 +91,7 @@ def judge_bench(label: str, number: str, row: Row) -> Iterator[Case]:
 
 
 def rmb(label: str, number: str, row: Row) -> Iterator[Case]:
-    """Pairs, or a best answer and its losers; the goal and the scenario stand in category_path."""
+    """Pairs, or a best answer and its losers; goal and scenario stand in category_path. Five conversations end in a blank turn."""
     _, goal, *scenario = text_of(row["category_path"]).split("/")
     if label == "pairs":
         answers, name = [row["chosen"], row["reject"]], _id(row, "pair_uid", number)
@@ -100,7 +100,8 @@ def rmb(label: str, number: str, row: Row) -> Iterator[Case]:
     texts = [field_of(answer, "answer") for answer in answers]
     gold = [1.0] + [0.0] * (len(texts) - 1)
     subset = f"{label}: {goal} / {scenario[0]}" if scenario else f"{label}: {goal}"
-    yield case_of(row["conversation_input"], texts, gold, section=f"{label}: {goal.lower()}", subset=subset, id=name)
+    turns = turns_of(row["conversation_input"])
+    yield case_of(turns, texts, gold, section=f"{label}: {goal.lower()}", subset=subset, id=name)
 
 
 def ppe_human(label: str, number: str, row: Row) -> Iterator[Case]:
@@ -123,17 +124,35 @@ def ppe_correctness(label: str, number: str, row: Row) -> Iterator[Case]:
     yield case_of(row["prompt"], texts, scores, section=label, subset=subset, pairs=drawn, id=_id(row, "question_id", number))
 
 
-def by_form(form: str, subset: str = "") -> Reader:
-    """Pairs that `data.forms` reads; the section is the label of the table, the subset a tag or a column."""
+def by_form(form: str) -> Reader:
+    """Pairs that `data.forms` reads; the section is the label of the table."""
 
     def make(label: str, number: str, row: Row) -> Iterator[Case]:
         for outcome in pairs_of(row, _FORMS[form]):
             if isinstance(outcome, str):
                 raise BadRow(outcome)
-            slice_name = outcome.tags.get(subset) or row.get(subset) or ""
-            yield pair_case(outcome, label, str(slice_name), _id(row, "id", _id(row, "idx", number)))
+            yield pair_case(outcome, label, id=_id(row, "id", number))
 
     return each_row(make)
+
+
+def auto_j(label: str, number: str, row: Row) -> Iterator[Case]:
+    first = _look_up(row["label"], {"0": 1.0, "1": 0.0, "2": 0.5})
+    answers, scenario = (row["response 1"], row["response 2"]), text_of(row["scenario"])
+    yield case_of(row["prompt"], answers, (first, 1 - first), section=label, subset=scenario, id=number)
+
+
+def pandalm(label: str, number: str, row: Row) -> Iterator[Case]:
+    """The majority of three annotators. Where upstream's file has true or false for a text, the text was that word."""
+    votes = [_look_up(row[f"annotator{k}"], {"0": 0.5, "1": 1.0, "2": 0.0}) for k in (1, 2, 3)]
+    first = max(votes, key=votes.count)
+    agreed = votes.count(first)
+    if agreed < 2:
+        raise BadRow("no majority")
+    answers = [str(text) if isinstance(text, bool) else text for text in (row["response1"], row["response2"])]
+    parts = [text for text in (row["instruction"], row["input"]) if isinstance(text, str) and text.strip()]
+    name, subset = _id(row, "idx", number), f"{agreed} of 3 agree"
+    yield case_of("\n\n".join(parts), answers, (first, 1 - first), section=label, subset=subset, id=name)
 
 
 def hhh_hub(row: Row) -> tuple[Any, Any]:
@@ -155,14 +174,15 @@ def hhh(label: str, number: str, row: Row) -> Iterator[Case]:
         yield case_of(row["prompt"], (row["chosen"], row["rejected"]), (1, 0), section=subset, id=_id(row, "id", number))
 
 
-def judged_answers(judge: Callable[[str, Row], tuple[str, Any, Any, float]]) -> Reader:
+def judged_answers(judge: Callable[[str, Row], tuple[str, Any, Any, float]], *, distinct: bool) -> Reader:
     """A reader of one judged answer a row, gathered into cases by prompt; judge(label, row) -> section, prompt, answer, gold.
 
-    An answer that is judged both ways is set aside, a repeated one is there once, a prompt without both kinds makes no case.
+    distinct: a repeated answer is there once, and one that is judged both ways is set aside; else each is there as it is (those
+    of several models). A prompt without both kinds of answer makes no case.
     """
 
     def read(tables: Tables) -> Iterator[Case | str]:
-        prompts: dict[tuple[str, Any], dict[str, set[float]]] = {}
+        prompts: dict[tuple[str, Messages], list[tuple[str, float]]] = {}
         for label, rows in tables.items():
             for _, row in rows:
                 if isinstance(row, str):
@@ -170,19 +190,22 @@ def judged_answers(judge: Callable[[str, Row], tuple[str, Any, Any, float]]) -> 
                     continue
                 try:
                     section, prompt, answer, gold = judge(label, row)
-                    text = text_of(answer, may_be_blank=True)
-                    prompts.setdefault((section, prompt_of(prompt)), {}).setdefault(text, set()).add(gold)
+                    prompts.setdefault((section, prompt_of(prompt)), []).append((text_of(answer, may_be_blank=True), gold))
                 except BadRow as reason:
                     yield str(reason)
                 except KeyError as column:
                     yield f"no column {column}"
-        for (section, messages), answers in prompts.items():
-            yield from ["label disputed"] * sum(len(labels) > 1 for labels in answers.values())
-            known = {text: next(iter(labels)) for text, labels in answers.items() if len(labels) == 1}
-            if len(set(known.values())) < 2:
+        for (section, messages), judged in prompts.items():
+            if distinct:
+                once = dict.fromkeys(judged)
+                disputed = {text for text, gold in once if (text, 1 - gold) in once}
+                yield from ["label disputed"] * len(disputed)
+                judged = [(text, gold) for text, gold in once if text not in disputed]
+            texts, golds = tuple(text for text, _ in judged), tuple(gold for _, gold in judged)
+            if len(set(golds)) < 2:
                 yield "prompt without both kinds of answer"
-                continue
-            yield Case(prompt=messages, candidates=tuple(known), gold=tuple(known.values()), section=section)
+            else:
+                yield Case(prompt=messages, candidates=texts, gold=golds, section=section)
 
     return read
 

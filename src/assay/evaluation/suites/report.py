@@ -11,7 +11,7 @@ import numpy as np
 from assay.evaluation.suites import rules
 from assay.evaluation.suites.cases import Case, Scored, comparisons, lengths, score_cases
 from assay.evaluation.suites.load import LoadedSuite
-from assay.evaluation.suites.marks import OVERALL, parts_of, section_metrics, subset_table
+from assay.evaluation.suites.marks import OVERALL, Mark, parts_of, section_metrics, subset_table
 from assay.records import Finding, Metric, Report, Table
 from assay.scorers.base import Scorer
 
@@ -61,7 +61,7 @@ def suite_report(loaded: LoadedSuite, scored: Scored, *, seed: int = 0) -> Repor
     )
 
 
-def _tables(loaded: LoadedSuite, scored: Scored, marks: Sequence[rules.Mark], seed: int) -> tuple[Table, ...]:
+def _tables(loaded: LoadedSuite, scored: Scored, marks: Sequence[Mark], seed: int) -> tuple[Table, ...]:
     suite = loaded.suite
     matrix = rules.style_table(suite.name, loaded.cases, scored.rewards) if suite.rule is rules.styles else None
     tables = [matrix, subset_table(suite.name, marks, seed=seed)]
