@@ -57,7 +57,7 @@ def main() -> int:
     cli.keep_freed_memory()
     config = tyro.cli(SuitesConfig)
     scorer: Scorer = LengthScorer() if config.model is None else load(config.model)
-    here = [s.name for s in SUITES.values() if any(config.folder.glob(f"{name}.*") for name in s.files.values())]
+    here = [s.name for s in SUITES.values() if any(list(config.folder.glob(f"{name}.*")) for name in s.files.values())]
     result = {name: run(name, scorer, config) for name in config.suites or here}
     print(json.dumps({"scorer": "length" if config.model is None else config.model.name, "limit": config.limit, "suites": result}))
     return 0

@@ -292,6 +292,15 @@ def test_mistakes_are_named_with_their_fix(tmp_path, monkeypatch):
         load_suite("rewardbench", tmp_path)
 
 
+def test_a_hub_that_cannot_be_reached_is_told_with_the_way_around_it(hub, monkeypatch):
+    def unreachable(*arguments, **settings):
+        raise OSError("no network")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with pytest.raises(DataError, match=r"'allenai/reward-bench'.*no network.*rewardbench/filtered.jsonl.gz"):
+        load_suite("rewardbench")
+
+
 def test_every_suite_can_be_found_somewhere():
     for suite in SUITES.values():
         assert suite.files, suite.name

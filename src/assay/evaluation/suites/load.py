@@ -65,10 +65,14 @@ def _published(suite: Suite, folder: Path | None) -> LoadedSuite:
         missing = tuple(label for label in suite.files if label not in found)
         tables = {label: read_rows(file) for label, file in found.items()}
         return _gathered(suite, tables, f"{len(found)} of {len(suite.files)} files of {Path(folder or '').name}", missing)
-    if suite.hub:
-        return _gathered(suite, {label: read_rows(HUB + name) for label, name in suite.hub.items()}, " ".join(suite.hub.values()))
-    where = f"in {folder}" if folder else f"anywhere: no data folder was named (--suite-folder or {FOLDER})"
     names = ", ".join(f"{name}.jsonl.gz" for name in suite.files.values())
+    if suite.hub:
+        tables = {label: read_rows(HUB + name) for label, name in suite.hub.items()}
+        try:
+            return _gathered(suite, tables, " ".join(suite.hub.values()))
+        except DataError as error:
+            raise DataError(f"{error}. Or put {names} into a folder, and name it with --suite-folder or {FOLDER}") from error
+    where = f"in {folder}" if folder else f"anywhere: no data folder was named (--suite-folder or {FOLDER})"
     raise ValueError(f"the suite {suite.name} is not {where}. It is read from the files {names}, of which there is none")
 
 

@@ -99,8 +99,9 @@ def _score_ties(cases: Sequence[Case], rewards: Sequence[np.ndarray]) -> Finding
     ties, compared = 0, 0
     for case, rewards_N in zip(cases, rewards, strict=True):
         better_I, worse_I = comparisons(case).T
-        equal_I = rewards_N[better_I] == rewards_N[worse_I]
-        compared += int(np.sum(~np.isnan(rewards_N[better_I] + rewards_N[worse_I])))
+        gap_I = rewards_N[better_I] - rewards_N[worse_I]
+        equal_I = gap_I == 0
+        compared += len(gap_I) - np.count_nonzero(np.isnan(gap_I))
         if equal_I.any():
             texts = zip(better_I[equal_I], worse_I[equal_I], strict=True)
             ties += sum(case.candidates[i] != case.candidates[j] for i, j in texts)
