@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +301,22 @@ def test_a_hub_that_cannot_be_reached_is_told_with_the_way_around_it(hub, monkey
     monkeypatch.setattr("datasets.load_dataset", unreachable)
     with pytest.raises(DataError, match=r"'allenai/reward-bench'.*no network.*rewardbench/filtered.jsonl.gz"):
         load_suite("rewardbench")
+
+
+def test_llmbar_labels_name_the_better_output(tmp_path):
+    row = {"id": "natural-0", "input": "p", "output_1": "a", "output_2": ""}
+    write(tmp_path / "llmbar" / "natural.jsonl", [row | {"label": label} for label in (1, 2, 3)])
+    loaded = load_suite("llmbar", tmp_path)
+    assert shown(loaded) == [("natural", ("a", ""), (1, 0)), ("natural", ("a", ""), (0, 1))]
+    assert loaded.set_aside == {"unknown label '3'": 1}
+
+
+def test_suites_load_no_torch():
+    script = (
+        "import sys, assay.evaluation.suites.report; print(sorted({'torch', 'transformers', 'tokenizers'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_every_suite_can_be_found_somewhere():

@@ -180,7 +180,7 @@ SUITES: dict[str, Suite] = {
             name="llmbar",
             what="does it follow the instruction; adversarial sets; human preferences",
             rule=rules.pairs,
-            read=readers.by_form("llmbar"),
+            read=each_row(readers.llmbar),
             sections=_llmbar,
             files={name: f"llmbar/{name}" for name in (*_LLMBAR, "mtbench", "llmeval2", "faireval")}
             | {f"case {name}": f"llmbar/case_{name}" for name in ("base10", "base9", "constraint", "negation", "normal")},

@@ -136,6 +136,12 @@ def by_form(form: str) -> Reader:
     return each_row(make)
 
 
+def llmbar(label: str, number: str, row: Row) -> Iterator[Case]:
+    first = _look_up(row["label"], {"1": 1.0, "2": 0.0})
+    answers = (row["output_1"], row["output_2"])
+    yield case_of(row["input"], answers, (first, 1 - first), section=label, id=_id(row, "id", number))
+
+
 def auto_j(label: str, number: str, row: Row) -> Iterator[Case]:
     first = _look_up(row["label"], {"0": 1.0, "1": 0.0, "2": 0.5})
     answers, scenario = (row["response 1"], row["response 2"]), text_of(row["scenario"])
