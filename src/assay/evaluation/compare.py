@@ -146,11 +146,12 @@ def _on_common_pairs(a: Side, b: Side, pairs: Sequence[PreferencePair], seed: in
     if np.shape(a.margins_P) != np.shape(b.margins_P):
         raise ValueError(f"{len(a.margins_P)} margins of A and {len(b.margins_P)} of B: score the same pairs with both")
     missing_P = np.isnan(a.margins_P) | np.isnan(b.margins_P)
-    columns = []
-    for side in (a, b):
+
+    def columns(side: Side) -> Columns:
         probabilities_P = None if side.probabilities_P is None else np.where(missing_P, np.nan, side.probabilities_P)
-        columns.append(columns_of(np.where(missing_P, np.nan, side.margins_P), pairs, probabilities_P, seed))
-    return _Both(*columns, is_calibrated=a.probabilities_P is not None and b.probabilities_P is not None)
+        return columns_of(np.where(missing_P, np.nan, side.margins_P), pairs, probabilities_P, seed)
+
+    return _Both(columns(a), columns(b), a.probabilities_P is not None and b.probabilities_P is not None)
 
 
 def _figures(both: _Both, whole: Paired) -> list[tuple[Metric, Metric, Metric]]:
@@ -162,37 +163,64 @@ def _figures(both: _Both, whole: Paired) -> list[tuple[Metric, Metric, Metric]]:
         about = f"p = {whole.p:.3g}, by whole prompts; McNemar's test does not hold, as prompts have several pairs"
     else:
         about = f"p = {whole.p:.3g}, exact; McNemar's test is the same, as every prompt has one pair"
-    figures = [_three(ACCURACY, a.right_P, b.right_P, both, about=about)]
-    figures.append(_three(LENGTH_CONTROLLED, right_at_length(a), right_at_length(b), both, about="what length explains taken out"))
     near_P = equally_long(a)
-    equal = [np.where(near_P, columns.right_P, np.nan) for columns in (a, b)]
-    figures.append(_three(EQUAL_LENGTH, *equal, both, about="lengths within a tenth", among_P=near_P))
+    figures = [
+        _three(ACCURACY, a.right_P, b.right_P, both, about=about),
+        _three(
+            LENGTH_CONTROLLED,
+            right_at_length(a),
+            right_at_length(b),
+            both,
+            about="what length explains is taken out",
+            missing="too few scored pairs or prompts to tell what length explains",
+        ),
+        _three(
+            EQUAL_LENGTH,
+            np.where(near_P, a.right_P, np.nan),
+            np.where(near_P, b.right_P, np.nan),
+            both,
+            about="pairs whose lengths differ by a tenth at most",
+            among_P=near_P,
+            missing="no pair of about equal lengths was scored by both",
+        ),
+    ]
     if both.is_calibrated:
-        errors = [squared_error(columns.probabilities_P, columns.preference_P) for columns in (a, b)]
-        figures.append(_three(BRIER, *errors, both, about="lower is better", among_P=None))
-        values = [ece(*columns.confidence) for columns in (a, b)]
-        scored, n = int(np.sum(~np.isnan(a.probabilities_P))), len(a.pairs)
-        names, values = (f"{ECE}: A", f"{ECE}: B", f"{ECE}: {MINUS}"), [*values, values[1] - values[0]]
-        notes = ("10 bins of equal mass; biased up", "", "lower is better; the bias up is alike in both and there is no interval")
-        first, second, third = (
-            Metric(name, value, n_scored=scored, n=n, note=note) for name, value, note in zip(names, values, notes, strict=True)
-        )
-        figures.append((first, second, third))
+        errors_a_P, errors_b_P = (squared_error(side.probabilities_P, side.preference_P) for side in (a, b))
+        figures += [_three(BRIER, errors_a_P, errors_b_P, both, about="lower is better", with_ties=True), _three_eces(both)]
     return figures
 
 
 def _three(
-    name: str, a_P: np.ndarray, b_P: np.ndarray, both: _Both, *, about: str, among_P: np.ndarray | None = None
+    name: str,
+    a_P: np.ndarray,
+    b_P: np.ndarray,
+    both: _Both,
+    *,
+    about: str,
+    among_P: np.ndarray | None = None,
+    with_ties: bool = False,
+    missing: str = "nothing was scored by both",
 ) -> tuple[Metric, Metric, Metric]:
-    """Means of a column of A, of B, and of their difference."""
-    labelled_P = both.a.preference_P != 0.5 if name != BRIER else np.ones(len(a_P), dtype=bool)
-    n = int(np.sum(labelled_P if among_P is None else labelled_P & among_P))
+    """Means of a column of A, of B, and of their difference. with_ties: label ties count too; missing: the note of no mean."""
+    counted_P = (both.a.preference_P != 0.5) | with_ties
+    n = int(np.sum(counted_P if among_P is None else counted_P & among_P))
     scored = int(np.sum(~np.isnan(b_P - a_P)))
-    note = about if scored else "nothing was scored by both"
+    note = about if scored else missing
     return (
         Metric(f"{name}: A", mean(a_P), *both.a.interval(a_P), scored, n, "" if scored else note),
         Metric(f"{name}: B", mean(b_P), *both.b.interval(b_P), scored, n, "" if scored else note),
         Metric(f"{name}: {MINUS}", mean(b_P - a_P), *both.a.interval(b_P - a_P, support=CHANGE), scored, n, note),
+    )
+
+
+def _three_eces(both: _Both) -> tuple[Metric, Metric, Metric]:
+    a, b = (ece(*side.confidence) for side in (both.a, both.b))
+    scored, n = int(np.sum(~np.isnan(both.a.probabilities_P))), len(both.a.pairs)
+    note = "10 bins of equal mass, lower is better; biased up by the same chance in both, no interval"
+    return (
+        Metric(f"{ECE}: A", a, n_scored=scored, n=n, note=note),
+        Metric(f"{ECE}: B", b, n_scored=scored, n=n, note=note),
+        Metric(f"{ECE}: {MINUS}", b - a, n_scored=scored, n=n, note=note),
     )
 
 

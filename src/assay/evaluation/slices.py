@@ -113,14 +113,15 @@ def slice_tables(columns: Columns) -> tuple[Table, ...]:
     (`differs_from_rest`, controlled over all slices of all tables by `false_discovery`); NaN where there are no others.
     """
     cuts = slicings(columns)
-    q_H = iter(false_discovery([differs_from_rest(columns.right_P, g_P, columns.prompts_P) for c in cuts for g_P in _groups(c)]))
-    num_tested = sum(len(cut.names) for cut in cuts)
+    p_H = np.array([differs_from_rest(columns.right_P, g_P, columns.prompts_P) for cut in cuts for g_P in _groups(cut)])
+    q_H = iter(false_discovery(p_H).tolist())
+    num_tested = int(np.sum(~np.isnan(p_H)))
     about_q = f"q: differs from the other pairs, false discoveries controlled over {num_tested} slices"
     tables = []
     for cut in cuts:
         rows = []
         for name, group_P in zip(cut.names, _groups(cut), strict=True):
-            metric, q = group_accuracy(group_P, columns), float(next(q_H))
+            metric, q = group_accuracy(group_P, columns), next(q_H)
             sure = mean(columns.confidence.predicted[group_P])
             excess = sure - mean(columns.confidence.outcome[group_P])
             rows.append((name, metric.n, metric.n_scored, metric.value, metric.low, metric.high, q, sure, excess))
