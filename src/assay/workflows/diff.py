@@ -27,11 +27,7 @@ DATA_SET = "data set"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffConfig:
-    """Compare two models on the same pairs; exit status 5 when B is significantly worse than A.
-
-    That is: B's accuracy is lower by --drop or more, with p <= --fdr over all pairs, or q <= --fdr in a slice (false
-    discoveries controlled over all slices).
-    """
+    """Compare two models on the same pairs; exit status 5 if B is worse."""
 
     a: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="A")]
     """Run directory or artifact: the model that is in use."""
@@ -42,9 +38,9 @@ class DiffConfig:
     out: Path | None = None
     """Directory of report.html and eval/diff.json; beside B when left out."""
     fdr: float = 0.05
-    """Level of the test over all pairs, and rate of false discoveries over slices."""
+    """B is worse if its accuracy is lower with p <= this over all pairs, or q <= this in a slice."""
     drop: float = 0.0
-    """Smallest loss of accuracy that counts: 0.01 is one point."""
+    """And lower by this or more: 0.01 is one point."""
     limit: int | None = None
     """Use the first pairs of each set only."""
     form: str | None = None
