@@ -19,12 +19,14 @@ from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
 from assay.errors import AssayError
+from assay.evaluation.compare import is_worse
 from assay.records import Report
 from assay.train import distributed
 from assay.workflows import steps
 from assay.workflows.align import AlignConfig, align_scale
 from assay.workflows.curve import CurveConfig, learning_curve
 from assay.workflows.demo import DemoConfig, demo
+from assay.workflows.diff import DiffConfig, diff
 from assay.workflows.members import AverageConfig, EnsembleConfig, ExportConfig, average, export, join
 from assay.workflows.run import train_all
 from assay.workflows.score import ScoreConfig, score_file
@@ -39,6 +41,7 @@ Command = (
     | Annotated[steps.CalibrateConfig, tyro.conf.subcommand("calibrate")]
     | Annotated[ScoreConfig, tyro.conf.subcommand("score")]
     | Annotated[steps.ReportConfig, tyro.conf.subcommand("report")]
+    | Annotated[DiffConfig, tyro.conf.subcommand("diff")]
     | Annotated[CurveConfig, tyro.conf.subcommand("curve")]
     | Annotated[EnsembleConfig, tyro.conf.subcommand("ensemble")]
     | Annotated[AverageConfig, tyro.conf.subcommand("average")]
@@ -53,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; 0 when it did what was asked, 1 when some rows have no reward, 2 for a mistake, 3 for a failure.
 
     `verify` gives 4 when the artifact or the engine does not keep a check of the certificate, 3 when the files are damaged.
+    `diff` gives 5 when the second model is significantly worse than the first.
     """
     keep_freed_memory()
     transformers_logging.disable_progress_bar()
@@ -88,6 +92,10 @@ def run(config: object) -> int:
             return 1 if num_failed else 0
         case steps.ReportConfig():
             console.print(escape(str(steps.report_run(config))), soft_wrap=True)
+        case DiffConfig():
+            report = diff(config)
+            show(report)
+            return 5 if is_worse(report) else 0
         case CurveConfig():
             show(learning_curve(config))
         case AlignConfig():

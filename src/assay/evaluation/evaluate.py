@@ -15,7 +15,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from assay.evaluation.slices import Columns, columns_of, group_accuracy, mean, preferred_longer, slice_tables
+from assay.evaluation.length import length_metrics
+from assay.evaluation.rounding import rounding_metrics
+from assay.evaluation.slices import Columns, columns_of, group_accuracy, mean, preferred_longer, slice_tables, weak_slices
 from assay.metrics import (
     Interval,
     accuracy,
@@ -28,7 +30,7 @@ from assay.metrics import (
     squared_error,
 )
 from assay.records import Finding, Metric, PreferencePair, Report, Table
-from assay.scorers.base import Comparer, Scorer, margins, prefer, sigmoid
+from assay.scorers.base import Comparer, Scorer, margins, pair_rewards, prefer, sigmoid
 from assay.scorers.baselines import LengthScorer, bag_of_words_cross_validated
 from assay.scorers.calibrate import Calibrated
 
@@ -66,7 +68,8 @@ def evaluate(
     Raises ValueError for an empty list of pairs, never for pairs that cannot be scored.
     """
     pairs = list(pairs)
-    margins_P = margins(scorer, pairs)
+    rewards_P2 = pair_rewards(scorer, pairs)
+    margins_P = rewards_P2[:, 0] - rewards_P2[:, 1]
     if isinstance(scorer, Calibrated):  # `prefer` would score every answer a second time
         probabilities_P = scorer.calibration.probability(margins_P, scorer.method)
         origin = f"calibrated ({scorer.method}, fitted on {scorer.calibration.split})"
@@ -78,6 +81,7 @@ def evaluate(
         margins_P,
         pairs,
         probabilities_P,
+        rewards_P2=rewards_P2,
         title=title,
         seed=seed,
         baselines=baselines,
@@ -92,6 +96,7 @@ def evaluate_margins(
     pairs: Sequence[PreferencePair],
     probabilities_P: np.ndarray | None = None,
     *,
+    rewards_P2: np.ndarray | None = None,
     title: str,
     seed: int = 0,
     baselines: Mapping[str, Scorer] | None = None,
@@ -101,18 +106,27 @@ def evaluate_margins(
     """Report on margins of P pairs (reward of chosen minus reward of rejected, NaN = unscored).
 
     probabilities_P: P(chosen beats rejected); without them the calibration figures are NaN.
+    rewards_P2: rewards of chosen and rejected, for what rounding to bfloat16 would do; without them there are no such figures.
     baselines: fitted scorers to be beaten, by name. "length" and "bag-of-words" are always there: the first is the length of the
     answer, the second, unless given, is cross-validated on these very pairs.
     slices: also by tag, source, turns and length. num_examples: how many of the best and of the worst pairs to show.
     Raises ValueError for an empty list of pairs or columns of another length.
     """
     columns = columns_of(margins_P, pairs, probabilities_P, seed)
+    if rewards_P2 is not None and np.shape(rewards_P2) != (len(columns.pairs), 2):
+        raise ValueError(
+            f"rewards of shape {np.shape(rewards_P2)} for {len(columns.pairs)} pairs: give chosen and rejected of each"
+        )
     accuracy_metric = _accuracy_metric(ACCURACY, columns.margins_P, columns)
     rivals = _baselines(columns, baselines or {})
     calibration, calibration_finding = _calibration(columns)
-    metrics = [accuracy_metric, *(rival.metric for rival in rivals), *calibration, *_counts(columns), _mean_margin(columns)]
+    lengths = length_metrics(columns)
+    metrics = [accuracy_metric, *(rival.metric for rival in rivals), *lengths, *calibration, *_counts(columns)]
+    metrics += [_mean_margin(columns), *(rounding_metrics(rewards_P2, columns) if rewards_P2 is not None else ())]
+    cuts = slice_tables(columns) if slices else ()
     findings = [_above_chance(accuracy_metric), *(_above_baseline(rival, columns) for rival in rivals), calibration_finding]
     findings += [_unscored(columns), _score_ties(columns), _length_dependence(columns)]
+    findings += [weak_slices(cuts, accuracy_metric.value)] if slices else []
     tables = [
         Table(
             title="reliability",
@@ -126,7 +140,7 @@ def evaluate_margins(
     return Report(
         title=title,
         metrics=tuple(metrics),
-        tables=(*tables, *(slice_tables(columns) if slices else ())),
+        tables=(*tables, *cuts),
         examples=_examples(columns, num_examples),
         findings=tuple(findings),
         facts={"pairs": str(len(columns.pairs)), "prompts": str(columns.num_prompts), "seed": str(seed)},

@@ -1,6 +1,6 @@
 """The columns that the figures of an evaluation are made of, and accuracy and calibration slice by slice.
 
-Suffixes: P pairs.
+Suffixes: P pairs, H hypotheses (one for each slice).
 """
 
 from __future__ import annotations
@@ -8,13 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from assay.metrics import UNIT, Confidence, Interval, cluster_bootstrap, confidence, is_right
-from assay.records import Metric, PreferencePair, Table
+from assay.records import Finding, Metric, PreferencePair, Table
+from assay.significance import differs_from_rest, false_discovery
 
 MAX_ROWS = 20  # of a slice table; what is beyond shares the last row
+MAX_Q, MAX_LAG = 0.05, 0.10  # a slice is weak when it surely differs from the rest and lies ten points below all pairs
+BY_LONGER = "by which answer is longer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,19 +86,70 @@ def mean(values_P: np.ndarray) -> float:
     return float(scored_P.mean()) if len(scored_P) else math.nan
 
 
-def slice_tables(columns: Columns) -> tuple[Table, ...]:
-    """One table for each tag, for source and for turns (where the pairs differ in it), and two for length."""
+class Slicing(NamedTuple):
+    """One way to cut the pairs: the names of the slices, and the slice of each pair (P,)."""
+
+    title: str
+    names: list[str]
+    slice_P: np.ndarray
+    note: str = ""
+
+
+def slicings(columns: Columns) -> tuple[Slicing, ...]:
+    """By each tag, by source and by turns (where the pairs differ in it), and two ways by length."""
     pairs = columns.pairs
     keys = sorted({key for pair in pairs for key in pair.tags})
     turns = [sum(message.role == "user" for message in pair.prompt) for pair in pairs]
-    slicings = [(f"by {key}", [str(pair.tags.get(key, "(no tag)")) for pair in pairs]) for key in keys]
-    slicings.append(("by source", [pair.source or "(no source)" for pair in pairs]))
-    slicings.append(("by turns", ["multi-turn" if n > 1 else "single-turn" for n in turns]))
-    tables = [_slice_table(title, names, columns) for title, names in slicings if len(set(names)) > 1]
-    return (*tables, *_length_tables(columns))
+    named = [(f"by {key}", [str(pair.tags.get(key, "(no tag)")) for pair in pairs]) for key in keys]
+    named.append(("by source", [pair.source or "(no source)" for pair in pairs]))
+    named.append(("by turns", ["multi-turn" if n > 1 else "single-turn" for n in turns]))
+    return (*(_slicing(title, names) for title, names in named if len(set(names)) > 1), *_by_length(columns))
 
 
-def _length_tables(columns: Columns) -> tuple[Table, Table]:
+def slice_tables(columns: Columns) -> tuple[Table, ...]:
+    """One table for each slicing. overconfidence = mean confidence - mean outcome.
+
+    q: the rate of false discoveries at which the slice's accuracy would be held to differ from that of all other pairs
+    (`differs_from_rest`, controlled over all slices of all tables by `false_discovery`); NaN where there are no others.
+    """
+    cuts = slicings(columns)
+    p_H = np.array([differs_from_rest(columns.right_P, g_P, columns.prompts_P) for cut in cuts for g_P in _groups(cut)])
+    q_H = iter(false_discovery(p_H).tolist())
+    num_tested = int(np.sum(~np.isnan(p_H)))
+    about_q = f"q: differs from the other pairs, false discoveries controlled over {num_tested} slices"
+    tables = []
+    for cut in cuts:
+        rows = []
+        for name, group_P in zip(cut.names, _groups(cut), strict=True):
+            metric, q = group_accuracy(group_P, columns), next(q_H)
+            sure = mean(columns.confidence.predicted[group_P])
+            excess = sure - mean(columns.confidence.outcome[group_P])
+            rows.append((name, metric.n, metric.n_scored, metric.value, metric.low, metric.high, q, sure, excess))
+        heads = ("slice", "n", "n scored", "accuracy", "low", "high", "q", "mean confidence", "overconfidence")
+        note = f"{cut.note}; {about_q}" if cut.note else about_q
+        tables.append(Table(title=cut.title, columns=heads, rows=tuple(rows), note=note))
+    return tuple(tables)
+
+
+def weak_slices(tables: Sequence[Table], accuracy: float) -> Finding:
+    """Slices of `slice_tables` at q <= 0.05 and ten points or more below the accuracy of all pairs; which answer is longer apart,
+    as that has a verdict of its own."""
+    if math.isnan(accuracy):
+        return Finding("ok", "weak slices", math.nan, MAX_LAG, "not checked: no pair has both a score and a label")
+    weak = [
+        (accuracy - row.value, f"{table.title}: {row.name} {row.value:.3f} (q {row.q:.2g})")
+        for table in tables
+        for row in map(_row, table.rows)
+        if table.title != BY_LONGER and row.q <= MAX_Q and accuracy - row.value >= MAX_LAG
+    ]
+    if not weak:
+        return Finding("ok", "weak slices", 0, MAX_LAG, "no slice lies surely, and ten points, below the accuracy of all pairs")
+    worst = sorted(weak, reverse=True)
+    named = "; ".join(text for _, text in worst[:3]) + (f"; {len(worst) - 3} more" if len(worst) > 3 else "")
+    return Finding("warn", "weak slices", worst[0][0], MAX_LAG, f"accuracy of all pairs {accuracy:.3f}, {named}")
+
+
+def _by_length(columns: Columns) -> tuple[Slicing, Slicing]:
     length_P = np.array([(len(pair.chosen) + len(pair.rejected)) / 2 for pair in columns.pairs])
     quartile_P = np.searchsorted(np.quantile(length_P, [0.25, 0.5, 0.75]), length_P, side="left")
     ranges = {q: (length_P[quartile_P == q].min(), length_P[quartile_P == q].max()) for q in np.unique(quartile_P)}
@@ -102,13 +157,13 @@ def _length_tables(columns: Columns) -> tuple[Table, Table]:
     kinds = {1: "chosen longer", -1: "chosen shorter", 0: "same length or label tie"}
     longer = [kinds[int(sign)] for sign in preferred_longer(columns)]
     return (
-        _slice_table("by response length", quartiles, columns, note="mean length of the two answers, in characters"),
-        _slice_table("by which answer is longer", longer, columns, note="chosen: the answer that the label prefers"),
+        _slicing("by response length", quartiles, "mean length of the two answers, in characters"),
+        _slicing(BY_LONGER, longer, "chosen: the answer that the label prefers"),
     )
 
 
-def _slice_table(title: str, names: list[str], columns: Columns, note: str = "") -> Table:
-    """Rows in order of name; beyond 20 the smallest slices share one row. overconfidence = mean confidence - mean outcome."""
+def _slicing(title: str, names: list[str], note: str = "") -> Slicing:
+    """Slices in order of name; beyond 20 the smallest share the last one."""
     unique, slice_P, counts = np.unique(np.array(names, dtype=object), return_inverse=True, return_counts=True)
     labels = [str(name) for name in unique]
     if len(labels) > MAX_ROWS:
@@ -117,12 +172,18 @@ def _slice_table(title: str, names: list[str], columns: Columns, note: str = "")
         position[kept] = np.arange(len(kept))
         labels = [*(labels[i] for i in kept), f"({len(labels) - len(kept)} smaller slices)"]
         slice_P = position[slice_P]
-    rows = []
-    for i, label in enumerate(labels):
-        group_P = slice_P == i
-        metric = group_accuracy(group_P, columns)
-        sure = mean(columns.confidence.predicted[group_P])
-        excess = sure - mean(columns.confidence.outcome[group_P])
-        rows.append((label, metric.n, metric.n_scored, metric.value, metric.low, metric.high, sure, excess))
-    heads = ("slice", "n", "n scored", "accuracy", "low", "high", "mean confidence", "overconfidence")
-    return Table(title=title, columns=heads, rows=tuple(rows), note=note)
+    return Slicing(title, labels, slice_P, note)
+
+
+class _Row(NamedTuple):
+    name: str
+    value: float
+    q: float
+
+
+def _row(row: tuple[Any, ...]) -> _Row:
+    return _Row(row[0], row[3], row[6])
+
+
+def _groups(cut: Slicing) -> list[np.ndarray]:
+    return [cut.slice_P == i for i in range(len(cut.names))]

@@ -42,11 +42,16 @@ class Comparer(Protocol):
         ...
 
 
+def pair_rewards(scorer: Scorer, pairs: Sequence[PreferencePair]) -> np.ndarray:
+    """Rewards of chosen and rejected, from one call of the scorer: (P, 2) float64, NaN where one could not be scored."""
+    completions = [completion for pair in pairs for completion in pair.completions()]
+    return scorer.score(completions).value.astype(np.float64).reshape(-1, 2)
+
+
 def margins(scorer: Scorer, pairs: Sequence[PreferencePair]) -> np.ndarray:
     """Reward of chosen minus reward of rejected: (P,) float64, NaN where either could not be scored."""
-    completions = [completion for pair in pairs for completion in pair.completions()]
-    value = scorer.score(completions).value.astype(np.float64)
-    return value[0::2] - value[1::2]
+    rewards_P2 = pair_rewards(scorer, pairs)
+    return rewards_P2[:, 0] - rewards_P2[:, 1]
 
 
 def prefer(scorer: Scorer, pairs: Sequence[PreferencePair], temperature: float = 1.0) -> np.ndarray:

@@ -23,7 +23,7 @@ from assay.models.device import Dtype
 from assay.records import Finding, Metric, PreferencePair, Report, Rewards
 from assay.report.card import render_card
 from assay.report.html import write_html
-from assay.scorers.base import Scorer, margins, sigmoid
+from assay.scorers.base import Scorer, pair_rewards, sigmoid
 from assay.scorers.baselines import fit_bag_of_words
 from assay.scorers.calibrate import Calibrated, fit_calibration
 from assay.scorers.load import artifact_path, load, load_raw
@@ -111,13 +111,15 @@ def evaluate_model(config: EvaluateConfig) -> Report:
     pairs, name = _pairs(config.model, path, config.data, "test", config.limit, form=config.form, strict=config.strict)
     kept_as = "test" if name == "test" and not (config.name or config.data) else slug(config.name or name)
     scorer = load(path, dtype=config.dtype, device=config.device)
-    margins_P, members_KP2 = score_pairs(scorer, pairs, "evaluating")
+    rewards_P2, members_KP2 = score_pairs(scorer, pairs, "evaluating")
+    margins_P = rewards_P2[:, 0] - rewards_P2[:, 1]
     calibration = scorer.calibration if isinstance(scorer, Calibrated) else None
     raw_P = sigmoid(margins_P)
     report = evaluate_margins(
         margins_P,
         pairs,
         calibration.probability(margins_P) if calibration else raw_P,
+        rewards_P2=rewards_P2,
         title=f"Evaluation on {config.name or kept_as}",
         seed=config.seed,
         baselines=_fitted_words(config.model) if config.data is None else None,
@@ -164,22 +166,21 @@ def report_run(config: ReportConfig) -> Path:
 def score_margins(scorer: Scorer, pairs: list[PreferencePair], label: str) -> np.ndarray:
     """Margins (P,) of many pairs, with a progress bar."""
     with progress(label, 2 * len(pairs), "answers") as advance:
-        return margins(Counting(scorer, advance), pairs)
+        rewards_P2 = pair_rewards(Counting(scorer, advance), pairs)
+    return rewards_P2[:, 0] - rewards_P2[:, 1]
 
 
 def score_pairs(scorer: Scorer, pairs: list[PreferencePair], label: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Margins (P,), and of an ensemble the rewards of its members (K, P, 2) too, from one pass."""
-    members = members_of(scorer)
-    if members is None:
-        return score_margins(scorer, pairs, label), None
-    parts = []
+    """Rewards of chosen and rejected (P, 2), and of an ensemble those of its members (K, P, 2) too, from one pass."""
+    members, parts = members_of(scorer), []
     with progress(label, 2 * len(pairs), "answers") as advance:
+        if members is None:
+            return pair_rewards(Counting(scorer, advance), pairs), None
         for start in range(0, len(pairs), CHUNK // 2):
             parts.append(member_rewards(members, pairs[start : start + CHUNK // 2]))
             advance(2 * parts[-1].shape[1])
     members_KP2 = np.concatenate(parts, axis=1)
-    value_P2 = members.combination(members_KP2.reshape(len(members_KP2), -1))[0].reshape(-1, 2).astype(np.float64)
-    return value_P2[:, 0] - value_P2[:, 1], members_KP2
+    return members.combination(members_KP2.reshape(len(members_KP2), -1))[0].reshape(-1, 2).astype(np.float64), members_KP2
 
 
 def slug(name: str) -> str:
