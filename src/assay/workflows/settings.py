@@ -21,7 +21,7 @@ LOOKS = 4  # held-out looks an epoch under early stopping
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restraint:
-    """What holds a model back from learning its training pairs by heart."""
+    """What holds a model back from learning its training pairs by heart, or what is easy to fake."""
 
     weight_decay: float | None = None
     """Of all matrices and the head."""
@@ -29,6 +29,10 @@ class Restraint:
     """Share of the head's inputs, and of what each trained block adds, dropped in training."""
     early_stopping: int = 0
     """Stop after so many held-out looks (4 an epoch) without a lower loss, at the best; 0: never."""
+    augment: str | None = None
+    """Add counter-examples: "probes" (all), or a report of assay probe (those that failed)."""
+    augment_share: float = 0.25
+    """Counter-examples' part of the training pairs."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -37,6 +41,8 @@ class Restraint:
             raise ValueError(f"--weight-decay {self.weight_decay} must be 0 or more")
         if self.early_stopping < 0:
             raise ValueError(f"--early-stopping {self.early_stopping} must be 0 (off) or a number of looks")
+        if not 0 < self.augment_share < 1:
+            raise ValueError(f"--augment-share {self.augment_share} must lie between 0 and 1; leave --augment out for none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
