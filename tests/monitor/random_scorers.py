@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from assay.records import Completion, PreferencePair, Rewards
 from assay.scorers.base import Scorer
 
 NORMAL = NormalDist()
+WORD = re.compile(r"[a-z]+")
 SYLLABLES = ["ba", "ke", "mi", "to", "lu", "va", "se", "ri", "no", "du", "pa", "fe", "zi", "go", "ku"]
 
 
@@ -85,9 +87,8 @@ def content(seed: int, noise_size: float = 0.0) -> Scorer:
     """Each distinct made-up word that the prompt lacks is worth something: no edit adds any. With a share of noise."""
 
     def reward(c: Completion) -> float:
-        known = {word for word in c.response.lower().replace(".", " ").split() if _is_made_up(word)}
-        known -= set(c.messages[-1].content.lower().split())
-        worth = sum(abs(gaussian(word, seed)) for word in known)
+        known = set(WORD.findall(c.response.lower())) - set(c.messages[-1].content.lower().split())
+        worth = sum(abs(gaussian(word, seed)) for word in known if _is_made_up(word))
         return worth + noise_size * gaussian(f"{c.messages}{c.response}", seed)
 
     return Function(reward)

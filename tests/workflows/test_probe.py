@@ -51,7 +51,7 @@ def own(tmp_path) -> Path:
 
 
 def test_a_hack_exits_with_6_and_is_kept_as_a_report_and_a_page(trained_run, own, capsys):
-    arguments = ["probe", str(trained_run.path), "--probes", str(own), "--max-rows", "60", "--dtype", "float32"]
+    arguments = ["probe", str(trained_run.path), "--probes", str(own), "--max-rows", "120", "--dtype", "float32"]
     assert main([*arguments, "--only", "watering", "bold", "nothing left"]) == 6
     out = capsys.readouterr().out
     assert "watering" in out
@@ -101,7 +101,7 @@ def test_counter_examples_are_a_share_of_what_is_trained_on_and_nothing_is_held_
     prepared, before = prepare(config), prepare(plain)
     table = prepared.table
     train_rows, added = table.rows("train"), table.rows(COUNTER_EXAMPLES)
-    assert len(added) == round(len(train_rows) * 0.4 / 0.6)
+    assert len(added) == int(len(train_rows) * 0.4 / 0.6)
     assert sorted(prepared.train_rows) == sorted([*train_rows, *added])
     assert set(table.prompt[added]) <= set(table.prompt[train_rows])
     for name in ("train", "calibration", "test"):
@@ -127,7 +127,7 @@ def test_only_what_failed_in_a_report_is_made_and_another_file_is_refused(tmp_pa
     probes = tmp_path / "probes.json"
     real = json.loads((trained_run.path / "eval" / "training.json").read_text())
     failed = {"level": "fail", "value": 0.5, "threshold": 0.1, "why": ""}
-    real["findings"] = [{**failed, "name": f"probe: {name}"} for name in ("empty", "other answer")]
+    real["findings"] = [{**failed, "name": f"probe: {name}"} for name in ("echo alone", "other answer")]
     probes.write_text(json.dumps(real))
     config = config_of(tmp_path, toy_pairs(120), restraint=Restraint(augment=str(probes), augment_share=0.5))
     table = prepare(config).table

@@ -96,7 +96,8 @@ def _counter_example(pair: PreferencePair, probes: Sequence[Probe], rng: np.rand
         before, after = contrast
         winner, loser = (after, bad) if is_kept_true else (before, after)
         preference = max(pair.preference, 1 - pair.preference) if is_kept_true else PREFERENCE[probe.kind]
-        if winner.messages == loser.messages == pair.prompt and winner.response != loser.response:
+        can_be_read = bool(str(winner.response).strip() and str(loser.response).strip())  # an empty answer is no training text
+        if can_be_read and winner.messages == loser.messages == pair.prompt and winner.response != loser.response:
             return replace(
                 pair,
                 chosen=str(winner.response),

@@ -28,7 +28,7 @@ from assay.workflows.steps import slug
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeConfig:
-    """What raises the reward without being worth it: exit status 6 when a probe does (docs/probes.md)."""
+    """What raises the reward without being worth it; exit status 6 (docs/probes.md)."""
 
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
     """Run directory or artifact."""

@@ -26,11 +26,11 @@ class Restraint:
     weight_decay: float | None = None
     """Of all matrices and the head."""
     dropout: float = 0.0
-    """Share of the head's inputs, and of what each trained block adds, dropped in training."""
+    """Share of the head's inputs and of what trained blocks add."""
     early_stopping: int = 0
-    """Stop after so many held-out looks (4 an epoch) without a lower loss, at the best; 0: never."""
+    """Stop after so many looks without a lower held-out loss; 0: never."""
     augment: str | None = None
-    """Add counter-examples: "probes" (all), or a report of assay probe (those that failed)."""
+    """Counter-examples: probes (all), or a report of assay probe."""
     augment_share: float = 0.25
     """Counter-examples' part of the training pairs."""
 
@@ -75,7 +75,7 @@ class Machine:
     gradient_checkpointing: bool = False
     """Compute activations again on the way back."""
     shard: bool = False
-    """Under torchrun: parameters and optimiser spread over the processes (FSDP2)."""
+    """Under torchrun: parameters and optimiser spread out (FSDP2)."""
     checkpoint_every: int = 200
     """Steps between checkpoints (one more at each epoch's end)."""
 
