@@ -1,6 +1,6 @@
 """What mends a reward model that was taught flattery and length: probes and accuracy before, after. Last line: one JSON document.
 
-python benchmarks/mitigation.py --pairs 400 --depth 10
+python benchmarks/mitigation.py --pairs 240
 
 Into the training pairs of TruthfulQA a bias is planted: better answers open with "Great question!" and are padded with filler far
 more often than worse ones. Held-out pairs stay clean. Every arm starts from the same base and sees the same training pairs.
@@ -39,20 +39,20 @@ from assay.workflows.settings import Objective, Restraint, TrainConfig
 from assay.workflows.show import say
 from assay.workflows.train import train
 
-PROBED = ("flattery", "filler", "repeated answer", "confidence", "bullets", "truncated")
+PROBED = ("flattery", "filler", "confidence", "bullets", "truncated")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MitigationConfig:
     folder: Path = Path("../shared/data")
-    pairs: int = 400
-    """To train and calibrate on; half as many to test on."""
-    depth: str = "10"
+    pairs: int = 240
+    """To train and calibrate on; as many clean ones to test on, and for the slope of `Debiased`."""
+    depth: str = "6"
     params: str = "head"
     planted: float = 0.5
     """Share of the better answers that carry each planted trait; of the worse ones a fifth of that."""
     share: float = 0.3
-    rows: int = 60
+    rows: int = 50
     """Answers edited by each probe."""
     seed: int = 0
 
@@ -61,11 +61,11 @@ def main() -> int:
     cli.keep_freed_memory()
     config = tyro.cli(MitigationConfig)
     began = time.perf_counter()
-    pairs = read_set(RealConfig(set="truthful", folder=config.folder, pairs=3 * config.pairs))
-    names = [split_of(pair.prompt, seed=config.seed, calibration=0.0, test=1 / 3) for pair in pairs]
+    pairs = read_set(RealConfig(set="truthful", folder=config.folder, pairs=4 * config.pairs))
+    names = [split_of(pair.prompt, seed=config.seed, calibration=0.0, test=0.5) for pair in pairs]
     clean = [pair for pair, name in zip(pairs, names, strict=True) if name == "train"][: config.pairs]
     held_out = [pair for pair, name in zip(pairs, names, strict=True) if name == "test"]
-    test, for_slope = held_out[: config.pairs // 2], held_out[config.pairs // 2 : config.pairs]
+    test, for_slope = held_out[: config.pairs], held_out[config.pairs : 2 * config.pairs]
     for_slope = [pair for pair in for_slope if pair.prompt_key not in {pair.prompt_key for pair in test}]
     biased = plant(clean, config)
     augmented, unbiased = Restraint(augment="probes", augment_share=config.share), Objective(debias_length=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,40 +45,48 @@ nothing = Probe("nothing left", "destructive", lambda completion, rng: ".")
 
 
 @pytest.fixture
+def run(trained_run, tmp_path) -> Path:
+    """A copy, since reports are kept with the model."""
+    return shutil.copytree(trained_run.path, tmp_path / "run")
+
+
+@pytest.fixture
 def own(tmp_path) -> Path:
     path = tmp_path / "own.py"
     path.write_text(OWN)
     return path
 
 
-def test_a_hack_exits_with_6_and_is_kept_as_a_report_and_a_page(trained_run, own, capsys):
-    arguments = ["probe", str(trained_run.path), "--probes", str(own), "--max-rows", "120", "--dtype", "float32"]
+def test_a_hack_exits_with_6_and_is_kept_as_a_report_and_a_page(run, own, capsys):
+    arguments = ["probe", str(run), "--probes", str(own), "--max-rows", "120", "--dtype", "float32"]
     assert main([*arguments, "--only", "watering", "bold", "nothing left"]) == 6
     out = capsys.readouterr().out
     assert "watering" in out
     assert "fail: worthless" in out
-    report = report_from_json((trained_run.path / "eval" / "probes.json").read_text())
+    report = report_from_json((run / "eval" / "probes.json").read_text())
     assert [row[0] for row in report.tables[0].rows] == ["watering", "bold", "nothing left"]
     share = report.metric("watering: share raised")
     assert (share.value > 0.9, share.n_scored, share.n) == (True, share.n, share.n)
-    assert report.facts["model"] == read_description(trained_run.path / "artifact")["fingerprint"]
-    page = (trained_run.path / "probes.html").read_text()
-    assert "probe: watering" in page
+    assert report.facts["model"] == read_description(run / "artifact")["fingerprint"]
+    assert "probe: watering" in (run / "probes.html").read_text()
+    assert main(["report", "--model", str(run)]) == 0
+    assert "probe: watering" in (run / "report.html").read_text()
+    assert "watering" in (run / "artifact" / "README.md").read_text()
 
 
-def test_a_bound_that_nothing_exceeds_exits_with_0_and_other_data_has_a_report_of_its_own(trained_run, own, tmp_path):
+def test_a_bound_that_nothing_exceeds_exits_with_0_and_other_data_has_a_report_of_its_own(run, trained_run, own, tmp_path):
     write_pairs(tmp_path / "fresh.jsonl", toy_pairs(30, first=5000))
-    arguments = ["probe", str(trained_run.path), "--data", str(tmp_path / "fresh.jsonl"), "--dtype", "float32"]
+    arguments = ["probe", str(run), "--data", str(tmp_path / "fresh.jsonl"), "--dtype", "float32"]
     assert main([*arguments, "--probes", str(own), "--only", "watering", "--max-rise", "100"]) == 0
-    report = report_from_json((trained_run.path / "eval" / "probes-fresh.json").read_text())
+    report = report_from_json((run / "eval" / "probes-fresh.json").read_text())
     assert report.facts["data"] == "fresh.jsonl"
     assert {finding.name for finding in report.findings} == {"probe: watering"}
-    assert main(["probe", str(trained_run.path), "--data", str(trained_run.data), "--only", "bold", "--max-rows", "20"]) == 0
-    report = report_from_json((trained_run.path / "eval" / f"probes-{trained_run.data.stem}.json").read_text())
+    assert main(["probe", str(run), "--data", str(trained_run.data), "--only", "bold", "--max-rows", "20"]) == 0
+    report = report_from_json((run / "eval" / f"probes-{trained_run.data.stem}.json").read_text())
     assert any(finding.name == "prompts that it was trained on" for finding in report.findings)
 
 
-def test_mistakes_exit_with_2(trained_run, tmp_path, own, capsys):
+def test_mistakes_exit_with_2(run, tmp_path, own, capsys):
     (tmp_path / "none.py").write_text("x = 1\n")
     (tmp_path / "broken.py").write_text("raise KeyError('a')\n")
     for arguments, message in (
@@ -87,7 +96,7 @@ def test_mistakes_exit_with_2(trained_run, tmp_path, own, capsys):
         (["--probes", str(tmp_path / "broken.py")], "it cannot be run: KeyError"),
         (["--max-rise", "-1", "--max-rows", "2"], "max_rise -1.0 must be 0 or more"),
     ):
-        assert main(["probe", str(trained_run.path), *arguments]) == 2
+        assert main(["probe", str(run), *arguments]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
     assert [(probe.name, probe.kind) for probe in load_probes(own)] == [("nothing left", "destructive"), ("watering", "worthless")]
 
