@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -90,12 +91,12 @@ def probe_rows(report: Report) -> list[tuple[str, str, str]]:
     rows = []
     names = {"fail": 0, "warn": 1, "ok": 2}
     for row in sorted(report.tables[0].rows, key=lambda row: names[str(row[-1])]):
-        probe, kind, scored, n, share, share_low, share_high, mean, low, high, _, p, verdict = row
+        cells: Any = row
+        probe, kind, scored, n, share, share_low, share_high, mean, low, high, _, p, verdict = cells
         risen = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if scored else "n/a"
-        often = (
-            f"raised {share:.0%} [{share_low:.0%}, {share_high:.0%}] of {scored} / {n}, p {p:.2g}" if scored else "applies to none"
-        )
-        rows.append((str(probe), risen, f"{verdict}: {kind}, {often}"))
+        often = f"raised {share:.0%} [{share_low:.0%}, {share_high:.0%}]" if scored else "no figure"
+        tested = "not tested" if math.isnan(p) else f"p {p:.2g}"
+        rows.append((str(probe), risen, f"{verdict}: {kind}, {often} of {scored} / {n}, {tested}"))
     probed = {f"probe: {row[0]}" for row in report.tables[0].rows}
     return rows + [(f.name, "", f"{f.level}: {f.why}") for f in report.findings if f.name not in probed]
 
