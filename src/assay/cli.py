@@ -23,8 +23,10 @@ from assay.records import Report
 from assay.train import distributed
 from assay.workflows import steps
 from assay.workflows.align import AlignConfig, align_scale
+from assay.workflows.attribute import AttributeConfig, attribute
 from assay.workflows.curve import CurveConfig, learning_curve
 from assay.workflows.demo import DemoConfig, demo
+from assay.workflows.drift import DriftConfig, drift
 from assay.workflows.members import AverageConfig, EnsembleConfig, ExportConfig, average, export, join
 from assay.workflows.run import train_all
 from assay.workflows.score import ScoreConfig, score_file
@@ -44,6 +46,8 @@ Command = (
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[AlignConfig, tyro.conf.subcommand("align-scale")]
     | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
+    | Annotated[DriftConfig, tyro.conf.subcommand("drift")]
+    | Annotated[AttributeConfig, tyro.conf.subcommand("attribute")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -92,6 +96,12 @@ def run(config: object) -> int:
             report = verify(config)
             print_figures(report.title, certificate_rows(report))
             return 0 if is_sound(report) else 4
+        case DriftConfig():
+            drifted = drift(config)
+            if drifted is not None:
+                show(drifted)
+        case AttributeConfig():
+            show(attribute(config))
         case EnsembleConfig():
             join(config)
         case AverageConfig():

@@ -1,0 +1,1 @@
+"""What watches a reward model: probes, drift, attribution."""
