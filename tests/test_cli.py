@@ -16,7 +16,21 @@ from assay.data.pairs import write_pairs
 from assay.errors import TrainingError
 from tiny import save_tiny_base, toy_pairs
 
-SUBCOMMANDS = ("train", "evaluate", "calibrate", "score", "report", "diff", "curve", "align-scale", "verify", "probe", "demo")
+SUBCOMMANDS = (
+    "train",
+    "evaluate",
+    "calibrate",
+    "score",
+    "report",
+    "diff",
+    "curve",
+    "align-scale",
+    "verify",
+    "probe",
+    "drift",
+    "attribute",
+    "demo",
+)
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> str:

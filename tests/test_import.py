@@ -21,6 +21,9 @@ import assay
         "assay.wire",
         "assay.data.pairs",
         "assay.workflows.score_ray",
+        "assay.monitor.drift",
+        "assay.monitor.openers",
+        "assay.monitor.attribution",
     ],
 )
 def test_importing_loads_no_torch(module):

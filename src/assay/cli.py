@@ -24,9 +24,11 @@ from assay.records import Report
 from assay.train import distributed
 from assay.workflows import steps
 from assay.workflows.align import AlignConfig, align_scale
+from assay.workflows.attribute import AttributeConfig, attribute
 from assay.workflows.curve import CurveConfig, learning_curve
 from assay.workflows.demo import DemoConfig, demo
 from assay.workflows.diff import DiffConfig, diff
+from assay.workflows.drift import DriftConfig, drift
 from assay.workflows.members import AverageConfig, EnsembleConfig, ExportConfig, average, export, join
 from assay.workflows.probe import ProbeConfig, is_exploitable, probe_model, probe_rows
 from assay.workflows.run import train_all
@@ -50,6 +52,8 @@ Command = (
     | Annotated[AlignConfig, tyro.conf.subcommand("align-scale")]
     | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
     | Annotated[ProbeConfig, tyro.conf.subcommand("probe")]
+    | Annotated[DriftConfig, tyro.conf.subcommand("drift")]
+    | Annotated[AttributeConfig, tyro.conf.subcommand("attribute")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -110,6 +114,12 @@ def run(config: object) -> int:
             report = probe_model(config)
             print_figures(report.title, probe_rows(report))
             return 6 if is_exploitable(report) else 0
+        case DriftConfig():
+            drifted = drift(config)
+            if drifted is not None:
+                show(drifted)
+        case AttributeConfig():
+            show(attribute(config))
         case EnsembleConfig():
             join(config)
         case AverageConfig():

@@ -238,6 +238,58 @@ def mcnemar(right_a_P: np.ndarray, right_b_P: np.ndarray) -> float:
     return min(1.0, 2 * sum(math.exp(term) for term in log_terms))
 
 
+def auroc(score_P: np.ndarray, positive_P: np.ndarray) -> float:
+    """P(a positive scores above a negative), ties as half (Mann & Whitney 1947); NaN without both kinds."""
+    positive_P = np.asarray(positive_P) > 0.5
+    num_positive, num_negative = int(positive_P.sum()), int((~positive_P).sum())
+    if not num_positive or not num_negative:
+        return math.nan
+    ranks = _mid_ranks(score_P)[positive_P].sum() - num_positive * (num_positive + 1) / 2
+    return float(ranks / (num_positive * num_negative))
+
+
+def auroc_interval(
+    score_P: np.ndarray,
+    positive_P: np.ndarray,
+    clusters_P: np.ndarray,
+    *,
+    seed: int,
+    num_samples: int = 500,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile interval of `auroc` over whole clusters (prompts) drawn anew; none with one kind or a single cluster.
+
+    A perfect separation cannot vary under resampling: then the interval is Wilson's, with n = number of clusters.
+    """
+    figure = auroc(score_P, positive_P)
+    index_P = np.unique(np.asarray(clusters_P), return_inverse=True)[1]
+    num_clusters = int(index_P.max(initial=-1)) + 1
+    if math.isnan(figure) or num_clusters < 2:
+        return NO_INTERVAL
+    if figure in (0.0, 1.0):
+        return wilson_interval(figure * num_clusters, num_clusters, level)
+    order_P = np.argsort(score_P, kind="stable")
+    positive_P, index_P = (np.asarray(positive_P) > 0.5)[order_P], index_P[order_P]
+    starts_T = np.flatnonzero(np.diff(np.asarray(score_P)[order_P], prepend=-np.inf))  # of runs of equal scores
+    rng, figures = np.random.default_rng(seed), []
+    for chunk in _chunks(num_samples, len(order_P)):
+        drawn_SC = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=chunk)
+        weight_SP = drawn_SC[:, index_P].astype(np.float64)
+        above_ST = np.add.reduceat(weight_SP * positive_P, starts_T, axis=1)
+        below_ST = np.add.reduceat(weight_SP * ~positive_P, starts_T, axis=1)
+        won_S = (above_ST * (np.cumsum(below_ST, axis=1) - below_ST / 2)).sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            figures.append(won_S / (above_ST.sum(axis=1) * below_ST.sum(axis=1)))
+    low, high = np.nanquantile(np.concatenate(figures), [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(float(low), float(high))
+
+
+def _mid_ranks(score_P: np.ndarray) -> np.ndarray:
+    """Ranks from 1 upwards, equal scores sharing their mean rank: (P,) float64."""
+    _, inverse_P, counts = np.unique(score_P, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse_P]
+
+
 def _resampled_means(sum_C: np.ndarray, size_C: np.ndarray, rng: np.random.Generator, num_samples: int) -> np.ndarray:
     """Means of `num_samples` draws of C clusters with replacement: (S,)."""
     num_clusters = len(sum_C)

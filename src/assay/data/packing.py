@@ -131,6 +131,39 @@ def pack(groups: Sequence[Group], max_tokens: int, *, pad_id: int = 0, layout: R
     return batches
 
 
+def stops(tokens: np.ndarray, start: int, end: int) -> PackedBatch:
+    """One sequence whose answer stops at each of its tokens: one row, one read for each of the tokens start..end.
+
+    Behind every token of the answer stands a branch of its own with the tokens that close an answer (those from `end` on; without
+    any, the token itself is read). What a branch sees is what stands before it outside of branches: the answer so far. The
+    branches are not behind one prompt, so it runs with a dense mask.
+    """
+    num_tail, steps = len(tokens) - end, np.arange(start, end)
+    columns_SA = np.concatenate([steps[:, None], np.broadcast_to(np.arange(end, len(tokens)), (len(steps), num_tail))], axis=1)
+    positions_SA = steps[:, None] + np.arange(num_tail + 1)
+    branch_SA = np.concatenate([np.zeros((len(steps), 1)), np.repeat(steps[:, None] - start + 1, num_tail, axis=1)], axis=1)
+    whole = [
+        np.concatenate([before, within.reshape(-1)]).astype(np.int32)[None]
+        for before, within in (
+            (tokens[:start], tokens[columns_SA]),
+            (np.arange(start), positions_SA),
+            (np.zeros(start), branch_SA),
+        )
+    ]
+    size = whole[0].shape[1]
+    return PackedBatch(
+        tokens=whole[0],
+        positions=whole[1],
+        group=np.zeros((1, size), np.int32),
+        branch=whole[2],
+        reads=start + num_tail + (num_tail + 1) * np.arange(len(steps), dtype=np.int64),
+        order=np.zeros(1, np.int64),
+        starts=np.zeros(1, np.int64),
+        sizes=np.array([size], np.int64),
+        is_plain=num_tail == 0,
+    )
+
+
 def _bins(order: np.ndarray, sizes: np.ndarray, max_tokens: int) -> list[list[int]]:
     """Indices in bins of at most `max_tokens`, each put where it first fits; a larger one is a bin alone."""
     bins: list[list[int]] = []

@@ -49,6 +49,16 @@ class Rendered(NamedTuple):
     error: str | None = None
 
 
+class AnswerTokens(NamedTuple):
+    """A rendered completion with its answer marked: tokens (T,) int32 as `render` gives them, of which start..end are the answer's
+    and the rest closes it. pieces: the text of each of the answer's tokens, their concatenation is its text."""
+
+    tokens: np.ndarray
+    start: int
+    end: int
+    pieces: tuple[str, ...]
+
+
 class Renderer:
     """Tokenizer + chat template + length policy.
 
@@ -98,6 +108,31 @@ class Renderer:
             if completion.token_ids is not None and results[i] is None:
                 results[i] = self._fit_ids(completion.token_ids)
         return [_failed("not rendered") if result is None else result for result in results]
+
+    def answer_tokens(self, completion: Completion) -> AnswerTokens:
+        """Where the answer stands among the tokens of a completion in messages form, white space at its ends apart.
+
+        Raises ValueError for another form, for what cannot be rendered, and where the template altered the answer.
+        """
+        if completion.response is None:
+            raise ValueError("a completion as text or token ids does not say where its answer begins: give messages and response")
+        (item,) = self.render([completion])
+        if item.error:
+            raise ValueError(f"the completion cannot be rendered: {item.error}")
+        text, core = str(self._text(completion)[0]), completion.response.strip()
+        first = text.rfind(core, 0, len(text) - len(self._tail) if text.endswith(self._tail) else len(text))
+        if first < 0:
+            raise ValueError("the chat template altered the response, so its tokens cannot be located")
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets, last = encoded["offset_mapping"], first + len(core)
+        inside = [i for i, (begin, end) in enumerate(offsets) if end > first and begin < last]
+        pieces, reached = [], first
+        for i in inside:  # a character of several tokens is told with the first of them
+            pieces.append(text[reached : min(last, max(reached, offsets[i][1]))])
+            reached = max(reached, offsets[i][1])
+        num_cut = len(offsets) - len(item.tokens)
+        start, end = max(1, inside[0] - num_cut), inside[-1] + 1 - num_cut
+        return AnswerTokens(item.tokens, start, end, tuple(pieces[start - end :]))
 
     def settings(self) -> dict[str, Any]:
         """What `reward.json` records of the length policy and the template."""

@@ -9,12 +9,12 @@ Suffixes: K members, P pairs, 2 chosen and rejected.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from assay.metrics import UNIT, Interval, cluster_bootstrap, is_right
+from assay.metrics import UNIT, Interval, auroc, auroc_interval, cluster_bootstrap, is_right
 from assay.records import Finding, Metric, PreferencePair, Table
 from assay.scorers.base import Scorer, innermost
 from assay.scorers.ensemble import Combination, HasMembers
@@ -77,7 +77,7 @@ def diversity(
     between = np.sqrt(level_KP.var(axis=0, ddof=1).mean()) if n else math.nan
     spread = float(np.abs(mean_P).mean()) if n else math.nan
     scale = f"in units of reward; the mean margin is {spread:.3g} in size"
-    auroc, (low, high) = _auroc_with_interval(std_P, 1 - right_P, clusters, seed)
+    disputed, (low, high) = auroc(std_P, 1 - right_P), auroc_interval(std_P, 1 - right_P, clusters, seed=seed)
     covered = _at_coverage(right_P, np.abs(mean_P) / np.maximum(std_P, 1e-12), 0.8)
     alone = [_at_coverage(right, np.abs(margins), 0.8) for right, margins in zip(right_KP, margins_KP, strict=True)]
     metrics = (
@@ -88,11 +88,13 @@ def diversity(
         Metric(CORRELATION, error_correlation(right_KP), n_scored=n, n=total, note="1: the members are wrong on the same pairs"),
         Metric(WITHIN, float(within), n_scored=n, n=total, note=scale),
         Metric(BETWEEN, float(between), n_scored=n, n=total, note="of a prompt's level, which the data do not fix"),
-        Metric(AUROC, auroc, low, high, n, total, "0.5: it says nothing; 1: every wrong pair is more disputed than any right one"),
+        Metric(
+            AUROC, disputed, low, high, n, total, "0.5: it says nothing; 1: each wrong pair is more disputed than any right one"
+        ),
         Metric(COVERED, covered, n_scored=n, n=total, note="by |mean| / std of the margin"),
         Metric(COVERED_ALONE, float(np.mean(alone)) if n else math.nan, n_scored=n, n=total, note="mean over the members"),
     )
-    return Diversity(metrics, _tables(margins_KP, right_KP, right_P, mean_P, std_P), (_verdict(auroc, low, n),))
+    return Diversity(metrics, _tables(margins_KP, right_KP, right_P, mean_P, std_P), (_verdict(disputed, low, n),))
 
 
 def error_correlation(right_KP: np.ndarray) -> float:
@@ -101,18 +103,6 @@ def error_correlation(right_KP: np.ndarray) -> float:
         return math.nan
     correlation_KK = np.corrcoef(right_KP)
     return float(correlation_KK[np.triu_indices(len(right_KP), 1)].mean())
-
-
-def auroc(score_P: np.ndarray, positive_P: np.ndarray) -> float:
-    """P(a positive scores above a negative), ties as half (Mann & Whitney 1947); NaN without both kinds."""
-    positive_P = np.asarray(positive_P) > 0.5
-    num_positive, num_negative = int(positive_P.sum()), int((~positive_P).sum())
-    if not num_positive or not num_negative:
-        return math.nan
-    _, inverse_P, counts = np.unique(score_P, return_inverse=True, return_counts=True)
-    mid_rank = np.cumsum(counts) - (counts - 1) / 2
-    ranks = mid_rank[inverse_P][positive_P].sum() - num_positive * (num_positive + 1) / 2
-    return float(ranks / (num_positive * num_negative))
 
 
 def risk_coverage(right_P: np.ndarray, sureness_P: np.ndarray, coverages: Sequence[float]) -> list[float]:
@@ -155,26 +145,3 @@ def _verdict(auroc: float, low: float, n: int) -> Finding:
     if low > none:
         return Finding("ok", name, auroc, none, f"its interval begins at {low:.3f}, above chance")
     return Finding("warn", name, auroc, none, f"its interval begins at {low:.3f}: a penalty on the std has no ground here")
-
-
-def _auroc_with_interval(
-    score_P: np.ndarray, positive_P: np.ndarray, clusters_P: np.ndarray, seed: int, num_samples: int = 500
-) -> tuple[float, Interval]:
-    """The figure and its percentile interval over clusters drawn anew."""
-    if len(score_P) < 2:
-        return math.nan, Interval(math.nan, math.nan)
-    return auroc(score_P, positive_P), _resampled(lambda i: auroc(score_P[i], positive_P[i]), clusters_P, seed, num_samples)
-
-
-def _resampled(figure: Callable[[np.ndarray], float], clusters_P: np.ndarray, seed: int, num_samples: int) -> Interval:
-    order = np.argsort(clusters_P, kind="stable")
-    _, starts = np.unique(clusters_P[order], return_index=True)
-    members = np.split(order, starts[1:])
-    rng = np.random.default_rng(seed)
-    drawn = [
-        figure(np.concatenate([members[c] for c in rng.integers(len(members), size=len(members))])) for _ in range(num_samples)
-    ]
-    if np.isnan(drawn).all():
-        return Interval(math.nan, math.nan)
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return Interval(float(low), float(high))

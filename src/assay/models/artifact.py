@@ -31,6 +31,7 @@ REWARD_FILE = "reward.json"
 PROMPTS_FILE = "train_prompts.npy"
 ENSEMBLE = "ensemble"  # the kind of a directory of members, and the entry that says how they are combined
 SCHEMA_VERSION = 1
+MONITOR = "monitor"  # folder of what is watched by, such as the reference of assay drift; no part of what decides a score
 HEADS_FILE = "members/heads.safetensors"  # not beside the weights: engines load every safetensors file that lies there
 _DECIDING = ("weights_digest", "template_digest", "max_length", "overlong", "dtype", "calibration")
 
@@ -184,7 +185,7 @@ def verify_digest(path: str | Path) -> None:
 def weights_digest(path: str | Path) -> str:
     """sha256 over the safetensors files in name order, those of members below included (32 hex digits are kept)."""
     digest = hashlib.sha256()
-    files = sorted(Path(path).rglob("*.safetensors"))
+    files = sorted(file for file in Path(path).rglob("*.safetensors") if MONITOR not in file.relative_to(path).parts)
     if not files:
         raise ArtifactError(f"{path} holds no safetensors file")
     for file in files:

@@ -66,8 +66,9 @@ class Backbone(nn.Module):
             return "plain"
         return "rows" if self.attention() == "mask" else "one row"
 
-    def forward(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
-        """hidden_BLD: states to go on from, in place of the token embeddings (a top over a cached trunk)."""
+    def forward(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None, *, dense: bool = False) -> torch.Tensor:
+        """hidden_BLD: states to go on from, in place of the token embeddings (a top over a cached trunk). dense: with a dense
+        mask, for groups whose branches do not stand behind their prompt (`packing.stops`)."""
         if not (batch.is_plain or self.can_branch):
             raise ValueError(f"{type(self.model).__name__} cannot branch: pack its sequences one to a row, without sharing")
         device = next(self.model.parameters()).device
@@ -79,7 +80,7 @@ class Backbone(nn.Module):
         if self.can_branch:
             inputs["position_ids"] = torch.from_numpy(batch.positions).to(device, torch.long)
         if not batch.is_plain:
-            inputs["attention_mask"] = self._masks(batch, device)
+            inputs["attention_mask"] = self._masks(batch, device, dense)
         return self.model(**inputs).last_hidden_state
 
     def read(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
@@ -146,20 +147,20 @@ class Backbone(nn.Module):
             self._stem = (stem, parts)
         return self._stem[0]
 
-    def _masks(self, batch: PackedBatch, device: torch.device) -> Any:
+    def _masks(self, batch: PackedBatch, device: torch.device, dense: bool) -> Any:
         """(B, 1, L, L) masks of the one visibility rule; a dictionary by layer type where the model has several."""
         config = self.config.get_text_config()
         layer_types = set(getattr(config, "layer_types", None) or ())
         window = getattr(config, "sliding_window", None)
         if not window or (layer_types and "sliding_attention" not in layer_types):
-            return self._mask(batch, device, None)
-        sliding = self._mask(batch, device, window)
+            return self._mask(batch, device, None, dense)
+        sliding = self._mask(batch, device, window, dense)
         if not layer_types:
             return sliding
-        return {"full_attention": self._mask(batch, device, None), "sliding_attention": sliding}
+        return {"full_attention": self._mask(batch, device, None, dense), "sliding_attention": sliding}
 
-    def _mask(self, batch: PackedBatch, device: torch.device, window: int | None) -> Any:
-        match self.attention():
+    def _mask(self, batch: PackedBatch, device: torch.device, window: int | None, dense: bool) -> Any:
+        match "mask" if dense else self.attention():
             case "parts":
                 return mask_with_layout(batch, window)
             case "blocks":

@@ -26,6 +26,7 @@ from assay.data.render import Renderer
 from assay.errors import ArtifactError
 from assay.models.artifact import (
     ENSEMBLE,
+    MONITOR,
     PROMPTS_FILE,
     SCHEMA_VERSION,
     load_artifact,
@@ -152,7 +153,7 @@ def load_member(path: str | Path, number: int) -> RewardModel:
 
 def copy_member(source: Path, work: Path, number: int) -> None:
     """Put a plain artifact into a new ensemble as it is."""
-    shutil.copytree(source, work / MEMBERS / str(number), ignore=shutil.ignore_patterns("eval"))
+    shutil.copytree(source, work / MEMBERS / str(number), ignore=shutil.ignore_patterns("eval", MONITOR))
 
 
 def _with_own(first: RewardModel, file: Path) -> RewardModel:

@@ -35,9 +35,15 @@ class SharedTrunk(nn.Module):
         return torch.cat([top.head.weight for top in self._members()])
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
+        return self.forward_with_states(batch)[0]
+
+    def forward_with_states(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(rewards_RK, states_RD): the rewards, and the hidden states that the first member's head read."""
         with torch.autocast(self.head_weights.device.type, self.compute_dtype, self.compute_dtype != self.backbone.dtype):
             hidden_BLD = self.backbone(batch)
-        return torch.cat([top(batch, hidden_BLD) for top in self._members()], dim=1)
+        states_KRD = [top.states(batch, hidden_BLD) for top in self._members()]
+        rewards_RK = torch.cat([top.read(states_RD) for top, states_RD in zip(self._members(), states_KRD, strict=True)], dim=1)
+        return rewards_RK, states_KRD[0]
 
     def _members(self) -> list[RewardModel]:
         return list(self.tops)  # type: ignore[arg-type]

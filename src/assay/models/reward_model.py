@@ -32,10 +32,18 @@ class RewardModel(nn.Module):
         return self.head.weight
 
     def forward(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
+        return self.read(self.states(batch, hidden_BLD))
+
+    def forward_with_states(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(rewards_RK, states_RD): the rewards, and the hidden states that the head read them from."""
+        states_RD = self.states(batch)
+        return self.read(states_RD), states_RD
+
+    def states(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
+        """Hidden states (R, D) at the rewarded tokens, in the number format that the backbone computes in."""
         device = self.head.weight.device
         with torch.autocast(device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != self.backbone.dtype):
-            states_RD = self.backbone.read(batch, hidden_BLD)
-        return self.read(states_RD)
+            return self.backbone.read(batch, hidden_BLD)
 
     def read(self, states_RD: torch.Tensor) -> torch.Tensor:
         """Rewards (R, K) of the hidden states at the rewarded tokens."""

@@ -1,1 +1,1 @@
-"""Whether a reward can be trusted while it is used: probes of what a policy would exploit, and what mends it."""
+"""What watches a reward model: probes of what a policy would exploit, what mends it, drift, attribution."""

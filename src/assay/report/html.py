@@ -18,6 +18,7 @@ from assay import __version__
 from assay.records import Finding, Metric, Report, Table
 from assay.report.charts import draw, interval_mark, num_missing
 from assay.report.text import escape, is_finite, is_real, number, places, visible
+from assay.report.trace import trace_html
 
 LONG_TEXT = 700  # characters beyond which a text is collapsed
 PREVIEW = 320
@@ -243,7 +244,7 @@ def _example(example: Mapping[str, object]) -> str:
     texts = {name: value for name, value in example.items() if isinstance(value, str) and (len(value) > 80 or "\n" in value)}
     answers = {name: example[name] for name in ("chosen", "rejected") if example.get(name) is not None}
     answers |= {name: value for name, value in texts.items() if name not in ("kind", "prompt", *answers)}
-    about = {name: value for name, value in example.items() if name not in ("kind", "prompt", *answers)}
+    about = {name: value for name, value in example.items() if name not in ("kind", "prompt", "trace", *answers)}
     chips = "".join(
         f"<div>{escape(name)} <b>{_chip(value)}</b></div>" for name, value in about.items() if value not in ("", {}, ())
     )
@@ -252,9 +253,9 @@ def _example(example: Mapping[str, object]) -> str:
         f"<h4>{escape(str(name).capitalize())}</h4>{_text(text)}</div>"
         for name, text in answers.items()
     )
-    prompt = _prompt(example.get("prompt"))
+    prompt, trace = _prompt(example.get("prompt")), trace_html(example.get("trace"))
     about_line = f'<div class="about">{_preference(example)}{chips}</div>'
-    return f'<article class="example">\n{about_line}\n{prompt}<div class="answers">{panes}</div>\n</article>\n'
+    return f'<article class="example">\n{about_line}\n{prompt}<div class="answers">{panes}{trace}</div>\n</article>\n'
 
 
 def _prompt(prompt: object) -> str:

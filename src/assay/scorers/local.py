@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from assay.data.packing import Group, make_group, pack, split_group
+from assay.data.packing import Group, PackedBatch, make_group, pack, split_group, stops
 from assay.data.render import Rendered, Renderer
 from assay.models.artifact import ENSEMBLE, fingerprint, load_artifact
 from assay.models.device import Dtype, ScoringPlan, pick_compute, plan_scoring
@@ -27,6 +27,13 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.15, torch.float16: 0.03}
 
 
 PROMPT_BYTES = 1 << 28
+
+
+class Trace(NamedTuple):
+    """The tokens of an answer, as text, and the reward (T,) float32 that it would have if it stopped there."""
+
+    tokens: tuple[str, ...]
+    rewards: np.ndarray
 
 
 class LocalScorer:
@@ -81,6 +88,46 @@ class LocalScorer:
         value, std = (members_KN[0], None) if self.num_members == 1 else self.combination(members_KN)
         return Rewards(value=value, std=std, error=errors)
 
+    def score_with_states(self, completions: Sequence[Completion]) -> tuple[Rewards, np.ndarray]:
+        """As `score`, and (N, D) float32 hidden states that the head reads, of several members the first one's; NaN where there is
+        no reward."""
+        rendered = self.renderer.render(completions)
+        members_NK = np.full((len(completions), self.num_members), np.nan, dtype=np.float32)
+        states_ND = np.full((len(completions), self.model.head_weights.shape[1]), np.nan, dtype=np.float32)
+        with torch.inference_mode():
+            for batch, index in self._batches(completions, rendered):
+                rewards_RK, states_RD = self.model.forward_with_states(batch)
+                members_NK[index], states_ND[index] = rewards_RK.float().cpu().numpy(), states_RD.float().cpu().numpy()
+        errors = _reasons(members_NK, rendered)
+        states_ND[np.isnan(members_NK).any(axis=1)] = np.nan
+        value, std = (members_NK[:, 0], None) if self.num_members == 1 else self.combination(members_NK.T)
+        return Rewards(value=value, std=std, error=errors), states_ND
+
+    def states(self, completions: Sequence[Completion]) -> np.ndarray:
+        """Hidden states (N, D) float32 at the rewarded tokens; see `score_with_states`."""
+        return self.score_with_states(completions)[1]
+
+    def trace(self, completion: Completion) -> Trace:
+        """The reward that the answer would have if it stopped at each of its tokens, closed as the template closes an answer.
+
+        One forward where the backbone can branch: each closing is a branch that sees the answer so far. The last reward is that of
+        `score`, within tolerance. Raises ValueError for a completion that is not messages and response, or cannot be rendered.
+        """
+        answer = self.renderer.answer_tokens(completion)
+        model = self.model
+        if not (isinstance(model, RewardModel) and model.backbone.can_branch and self.num_members == 1):
+            closing, ends = answer.tokens[answer.end :], range(answer.start + 1, answer.end + 1)
+            prefixes = [np.concatenate([answer.tokens[:stop], closing]).tolist() for stop in ends]
+            completions = [Completion(token_ids=tuple(prefix)) for prefix in prefixes]
+            return Trace(answer.pieces, self.score(completions).value)
+        batch, dtype = stops(answer.tokens, answer.start, answer.end), model.compute_dtype
+        device = model.head.weight.device
+        with torch.inference_mode():
+            with torch.autocast(device.type, dtype, enabled=dtype != model.backbone.dtype):
+                hidden_TD = model.backbone(batch, dense=True).flatten(0, 1)
+            rewards_R1 = model.read(hidden_TD[torch.from_numpy(batch.reads).to(device)])
+        return Trace(answer.pieces, rewards_R1[:, 0].float().cpu().numpy())
+
     def score_members(self, completions: Sequence[Completion]) -> np.ndarray:
         """N completions -> (K, N), what each member says."""
         return self._rewards(completions)[0]
@@ -93,9 +140,8 @@ class LocalScorer:
             if comes_alone and self.prompts is not None:
                 members_NK[0] = self._after_prompt(self.prompts, completions[0], rendered[0])
                 return members_NK.T, _reasons(members_NK, rendered)
-            groups, places = self._groups(completions, rendered)
-            for batch in pack(groups, self.max_tokens, pad_id=self.renderer.pad_id, layout=self.model.backbone.layout):
-                members_NK[np.concatenate([places[index] for index in batch.order])] = self.model(batch).float().cpu().numpy()
+            for batch, index in self._batches(completions, rendered):
+                members_NK[index] = self.model(batch).float().cpu().numpy()
         return members_NK.T, _reasons(members_NK, rendered)
 
     def _after_prompt(self, prompts: PromptStates, completion: Completion, item: Rendered) -> np.ndarray:
@@ -106,6 +152,12 @@ class LocalScorer:
         with torch.autocast(device.type, dtype, enabled=dtype != model.backbone.dtype):
             state_1D = prompts.last_state(completion.messages, item.tokens[: item.reads[-1] + 1])
         return model.read(state_1D)[0].float().cpu().numpy()
+
+    def _batches(self, completions: Sequence[Completion], rendered: Sequence[Rendered]) -> Iterator[tuple[PackedBatch, np.ndarray]]:
+        """What is run, and which completions the reads of each batch are."""
+        groups, places = self._groups(completions, rendered)
+        for batch in pack(groups, self.max_tokens, pad_id=self.renderer.pad_id, layout=self.model.backbone.layout):
+            yield batch, np.concatenate([places[index] for index in batch.order])
 
     def _groups(self, completions: Sequence[Completion], rendered: Sequence[Rendered]) -> tuple[list[Group], list[list[int]]]:
         """Answers to one prompt as one group (in parts when over the budget), and which completions each group holds."""

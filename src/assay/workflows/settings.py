@@ -78,12 +78,16 @@ class Machine:
     """Under torchrun: parameters and optimiser spread out (FSDP2)."""
     checkpoint_every: int = 200
     """Steps between checkpoints (one more at each epoch's end)."""
+    reference: int = 1000
+    """Answers kept with the artifact for assay drift; 0: none."""
 
     def __post_init__(self) -> None:
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ValueError(f"--batch-tokens {self.batch_tokens} must be at least 1")
         if self.checkpoint_every < 1:
             raise ValueError(f"--checkpoint-every {self.checkpoint_every} must be at least 1")
+        if self.reference < 0:
+            raise ValueError(f"--reference {self.reference} must be a number of answers, or 0 for none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

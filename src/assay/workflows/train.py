@@ -30,6 +30,7 @@ from assay.scorers.load import load_raw
 from assay.train import distributed
 from assay.train.checkpoint import latest_checkpoint
 from assay.train.loop import LoopSettings, best_loss, fit, reward_pairs
+from assay.workflows.drift import reference_of_run
 from assay.workflows.ensemble import (
     MEMBER_RUNS,
     combination_of,
@@ -270,6 +271,7 @@ def finish_run(prepared: Prepared, report: Report) -> Saved:
     say("reload check", f"plain transformers differs by at most {difference:.1e} on {num_checked} answers, in float32")
     checked = Metric(RELOAD, difference, n_scored=num_checked, n=num_checked, note="plain transformers, float32")
     write_report(config.out, "training", replace(report, metrics=(*report.metrics, checked)))
+    reference_of_run(config, path, str(prepared.compute.dtype).removeprefix("torch."))
     return Saved(path, checked)
 
 
