@@ -61,8 +61,9 @@ Command = (
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; 0 when it did what was asked, 1 when some rows have no reward, 2 for a mistake, 3 for a failure.
 
-    `verify` gives 4 when the artifact or the engine does not keep a check of the certificate, 3 when the files are damaged; `diff` 5
-    when the second model is significantly worse than the first; `probe` 6 when an edit that is worth nothing raises the reward.
+    `verify` gives 4 when the artifact or the engine does not keep a check of the certificate, 3 when the files are damaged;
+    `diff` 5 when the second model is significantly worse than the first; `probe` 6 when an edit that is worth nothing raises the
+    reward; `trust` 7 when a verdict is a failure.
     """
     keep_freed_memory()
     transformers_logging.disable_progress_bar()
