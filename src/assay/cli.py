@@ -23,6 +23,7 @@ from assay.records import Report
 from assay.train import distributed
 from assay.workflows import steps
 from assay.workflows.align import AlignConfig, align_scale
+from assay.workflows.bestofn import BestOfNConfig, best_of_n
 from assay.workflows.curve import CurveConfig, learning_curve
 from assay.workflows.demo import DemoConfig, demo
 from assay.workflows.members import AverageConfig, EnsembleConfig, ExportConfig, average, export, join
@@ -44,6 +45,7 @@ Command = (
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[AlignConfig, tyro.conf.subcommand("align-scale")]
     | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
+    | Annotated[BestOfNConfig, tyro.conf.subcommand("best-of-n")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -88,6 +90,8 @@ def run(config: object) -> int:
             show(learning_curve(config))
         case AlignConfig():
             show(align_scale(config))
+        case BestOfNConfig():
+            show(best_of_n(config))
         case VerifyConfig():
             report = verify(config)
             print_figures(report.title, certificate_rows(report))
