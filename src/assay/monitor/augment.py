@@ -1,0 +1,99 @@
+"""Counter-examples for training: pairs that teach a reward model that the edits of the probes are worth nothing.
+
+From a pair with the preferred answer `good` and the other, `bad`, and a probe drawn at random, one of these is made:
+
+    worthless     the answer (either) over its edited self, at preference 0.75: the edit costs about a logit and no more
+    style         the answer (either) against its edited self, as a tie
+    destructive   good over its ruined self, at preference 1
+    kept true     edited good over bad, at the pair's own preference: the edit does not undo what is better (worthless and style)
+
+Answers of other prompts as losers are the augmentation of RRM (Liu et al. 2024, arXiv 2409.13156, section 3), cut-off answers and
+bare openers that of Master-RM (Zhao et al. 2025, arXiv 2507.08794). `agreement`, which brings prompts of its own, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from assay.monitor.alarm import Probe
+from assay.monitor.edits import Edit, agreement
+from assay.monitor.probes import as_probe, contrast_of, preferred, probes_with
+from assay.records import Completion, PreferencePair
+
+AUGMENTED = "assay.augment"
+"""Tag of a pair that was made here; its value is the probe's name."""
+
+PREFERENCE = {"worthless": 0.75, "style": 0.5, "destructive": 1.0}
+KEPT_TRUE = 1 / 3  # of the pairs made with worthless and style probes
+NUM_POOLED = 1000  # answers that may be put under another prompt
+NUM_DRAWS = 5  # probes tried on a pair before it is passed over
+
+
+def augment(
+    pairs: Iterable[PreferencePair], *, share: float = 0.25, seed: int = 0, probes: Sequence[Probe | Edit] | None = None
+) -> list[PreferencePair]:
+    """The pairs as they are, then counter-examples made from them, which are `share` of the whole list.
+
+    share: in [0, 1). probes: those of the battery when left out; plain functions are worthless edits. Added pairs carry the tag
+    `AUGMENTED`, their pair's prompt, source and weight. Raises ValueError for a share that is none.
+    """
+    rows = list(augmented(pairs, share=share, seed=seed, probes=probes))
+    return [*(pair for pair in rows if AUGMENTED not in pair.tags), *(pair for pair in rows if AUGMENTED in pair.tags)]
+
+
+def augmented(
+    pairs: Iterable[PreferencePair], *, share: float, seed: int = 0, probes: Sequence[Probe | Edit] | None = None
+) -> Iterator[PreferencePair]:
+    """As `augment`, streaming: every pair, followed by the counter-examples that are due. A pair that was made here makes none."""
+    if not 0 <= share < 1:
+        raise ValueError(f"share {share} must be at least 0 and below 1: it is the counter-examples' part of all pairs")
+    rng, pool = np.random.default_rng(seed), list[Completion]()
+    known = [probe for probe in probes_with(pool) if probe.edit is not agreement]
+    chosen = known if probes is None else [as_probe(probe) for probe in probes]
+    due = 0.0
+    for pair in pairs:
+        yield pair
+        if AUGMENTED in pair.tags:
+            continue
+        due += share / (1 - share)
+        while due >= 1 - 1e-9:
+            made = _counter_example(pair, chosen, rng)
+            if made is None:
+                break  # still due: the next pair makes one more
+            yield made
+            due -= 1
+        if len(pool) < NUM_POOLED:
+            pool.append(preferred(pair))
+        else:
+            pool[int(rng.integers(NUM_POOLED))] = preferred(pair)
+
+
+def _counter_example(pair: PreferencePair, probes: Sequence[Probe], rng: np.random.Generator) -> PreferencePair | None:
+    """One pair made from another with a probe drawn at random; None when none of a few draws applies."""
+    for _ in range(NUM_DRAWS if probes else 0):
+        probe = probes[int(rng.integers(len(probes)))]
+        is_kept_true = probe.kind != "destructive" and not pair.is_tie and rng.random() < KEPT_TRUE
+        good = preferred(pair)
+        bad = pair.completions()[int(pair.preference >= 0.5)]
+        subject = good if is_kept_true or probe.kind == "destructive" or rng.random() < 0.5 else bad
+        contrast = contrast_of(probe, subject, rng)
+        if contrast is None:
+            continue
+        before, after = contrast
+        winner, loser = (after, bad) if is_kept_true else (before, after)
+        preference = max(pair.preference, 1 - pair.preference) if is_kept_true else PREFERENCE[probe.kind]
+        if winner.messages == loser.messages and winner.response != loser.response:
+            return replace(
+                pair,
+                prompt=winner.messages,
+                chosen=str(winner.response),
+                rejected=str(loser.response),
+                preference=preference,
+                margin=None,
+                id=f"{pair.id}:{probe.name}",
+                tags={**pair.tags, AUGMENTED: probe.name},
+            )
+    return None
