@@ -2,7 +2,7 @@
 
 python dev/sample_candidates.py            # writes src/assay/data/starter/candidates.jsonl
 
-32 answers to each of the prompts below, temperature 1, at most 48 tokens, one seed; gold is 1 where the checker finds what was
+32 answers to each of the prompts below, temperature 1, at most 32 tokens, one seed; gold is 1 where the checker finds what was
 asked for, else 0. Kept are 24 prompts with a mean gold from .1 to .8, the nearest to one half first and no more than a third from
 one kind. Gold is exact for what the checker looks at, and blind to everything else.
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import torch
 import tyro
@@ -103,14 +104,8 @@ def is_plain(text: str) -> bool:
 
 
 TASKS = (
-    Task("arithmetic", "Sam has 7 apples and buys 5 more. How many apples does Sam have now?", ends_with(12)),
-    Task("arithmetic", "A box holds 6 eggs. How many eggs are in 3 boxes?", ends_with(18)),
-    Task("arithmetic", "Lena had 20 euros and spent 8. How many euros are left?", ends_with(12)),
-    Task("arithmetic", "There are 15 birds on a wire and 6 fly away. How many birds stay?", ends_with(9)),
-    Task("arithmetic", "A train leaves at 3 pm and arrives at 7 pm. How many hours does it take?", ends_with(4)),
     Task("arithmetic", "What is half of 30? Answer with the number only.", ends_with(15)),
     Task("arithmetic", "What is 9 plus 4? Answer with the number only.", ends_with(13)),
-    Task("arithmetic", "Tom reads 10 pages a day. How many pages does he read in 4 days?", ends_with(40)),
     Task("short", "What colour do you get when you mix blue and yellow? Answer in one word.", at_most(3, "green")),
     Task("short", "What is the capital of France? Answer in one word.", at_most(3, "paris")),
     Task("short", "What is the opposite of hot? Answer in one word.", at_most(3, "cold", "cool")),
@@ -163,7 +158,7 @@ class SampleConfig:
     out: Path = OUT
     num_candidates: int = 32
     num_prompts: int = 24
-    max_new_tokens: int = 48
+    max_new_tokens: int = 32
     seed: int = 0
     base: str | None = None
 
@@ -173,9 +168,9 @@ def main() -> int:
     base = resolve_base(config.base or packaged_base())
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32).eval()
-    torch.manual_seed(config.seed)
     rows = []
     for number, task in enumerate(TASKS):
+        torch.manual_seed(config.seed + crc32(task.prompt.encode()))  # another task more or less changes no answer
         answers = sample(model, tokenizer, task.prompt, config)
         gold = [int(task.is_right(answer)) for answer in answers]
         rows.append(
@@ -192,16 +187,24 @@ def main() -> int:
 
 @torch.no_grad()
 def sample(model: Any, tokenizer: Any, prompt: str, config: SampleConfig) -> list[str]:
-    """Answers drawn from the model as it is: temperature 1, no cut of the distribution."""
-    ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    drawn = model.generate(
-        **{name: tensor.expand(config.num_candidates, -1) for name, tensor in ids.items()},
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=config.max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    return [text.strip() for text in tokenizer.batch_decode(drawn[:, ids["input_ids"].shape[1] :], skip_special_tokens=True)]
+    """Answers drawn from the model as it is: temperature 1, no cut of the distribution. What has ended leaves the batch."""
+    turn = [{"role": "user", "content": prompt}]
+    ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+    out = model(ids, use_cache=True)
+    cache, logits = out.past_key_values, out.logits[:, -1].expand(config.num_candidates, -1)
+    cache.batch_repeat_interleave(config.num_candidates)
+    going, drawn = torch.arange(config.num_candidates), [list[int]() for _ in range(config.num_candidates)]
+    for _ in range(config.max_new_tokens):
+        tokens = torch.multinomial(logits.float().softmax(-1), 1)
+        is_going = tokens[:, 0] != tokenizer.eos_token_id
+        going, tokens = going[is_going], tokens[is_going]
+        for row, token in zip(going.tolist(), tokens[:, 0].tolist(), strict=True):
+            drawn[row].append(token)
+        if not len(going):
+            break
+        cache.batch_select_indices(torch.nonzero(is_going)[:, 0])
+        logits = model(tokens, past_key_values=cache, use_cache=True).logits[:, -1]
+    return [text.strip() for text in tokenizer.batch_decode(drawn, skip_special_tokens=True)]
 
 
 def choose(rows: list[dict], num_prompts: int) -> list[dict]:

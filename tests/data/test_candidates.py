@@ -48,9 +48,10 @@ def test_one_answer_a_row_is_gathered_by_prompt(tmp_path):
 
 def test_rmb_gsm8k_and_truthfulqa(tmp_path):
     turn = [{"role": "user", "content": "Hi"}]
-    rmb = [{"conversation_input": turn, "bon_best": {"answer": "best"}, "loser_list": [{"answer": "bad"}, {"answer": "worse"}]}]
+    rmb = 2 * [{"conversation_input": turn, "bon_best": {"answer": "best"}, "loser_list": [{"answer": "bad"}, {"answer": "worse"}]}]
     gsm = [{"question": "1 + 1", "ground_truth": "2"} | {n: {"is_correct": n == "b", "solution": n} for n in "abc"}]
     truth = [{"question": "q", "answer": a, "truthful": a == "yes"} for a in ("yes", "no")]
+    assert "1 another list of its prompt (line 2)" in read_candidates(written(tmp_path / "two.jsonl", rmb)).note
     for name, rows, gold in (("rmb", rmb, [1, 0, 0]), ("gsm", gsm, [0, 1, 0]), ("truth", truth, [1, 0])):
         np.testing.assert_array_equal(read_candidates(written(tmp_path / f"{name}.jsonl", rows)).groups[0].gold, gold)
 
@@ -80,7 +81,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
 @pytest.mark.parametrize(
     ("name", "num_prompts", "num_candidates"),
-    [("rmb/best_of_n.jsonl.gz", 2000, 3), ("gsm8k/model_solutions.jsonl.gz", 659, 4)],
+    [("rmb/best_of_n.jsonl.gz", 1400, 3), ("gsm8k/model_solutions.jsonl.gz", 659, 4)],
 )
 def test_the_shared_sets_are_read_whole(name, num_prompts, num_candidates):
     with gzip.open(SHARED / name, "rt") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from assay.evaluation.overoptimization import ENSEMBLE_GAIN, GAINED, SHARE
 from assay.records import Message, Rewards, prompt_key
 from assay.scorers.ensemble import Combination
 from assay.wire import report_from_json
-from assay.workflows.bestofn import drawn, judge, measure, misled, unseen
+from assay.workflows.bestofn import BestOfNConfig, drawn, judge, measure, misled, unseen
 
 ANSWERS = [f"It is {word} {place}." for word in ("water", "lazy") for place in ("over the dog", "in the story", "about a cat")]
 
@@ -107,7 +108,7 @@ def test_the_examples_are_where_the_pick_is_worse_than_a_random_answer():
     assert found[0]["reward of the pick above the best"] == pytest.approx(1.9)
 
 
-@pytest.mark.parametrize("flags", [["--prompts", "1"], ["--max-n", "1"]])
-def test_settings_that_say_nothing_are_refused(flags, trained_run):
-    with pytest.raises(ValueError, match=flags[0]):
-        main(["best-of-n", str(trained_run.path), "--data", "x.jsonl", *flags])
+@pytest.mark.parametrize("wrong", [{"prompts": 1}, {"max_n": 1}])
+def test_settings_that_say_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", "-")):
+        BestOfNConfig(model=Path("run"), data="x.jsonl", **wrong)

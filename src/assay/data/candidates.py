@@ -96,9 +96,10 @@ def _reader_of(file: str | Path, row: Row) -> _Read:
     for columns, reader in _FORMS:
         if row.keys() >= set(columns):
             return reader
-    if row.keys() >= set(_ALPACA_COLUMNS) and not is_hub(file):
-        return _alpaca_eval(Path(file).parent)
-    accepted = "".join(f"\n  {', '.join(columns)}" for columns in (*(columns for columns, _ in _FORMS), _ALPACA_COLUMNS))
+    for columns, reader_with_state in _JOINED_FORMS:
+        if row.keys() >= set(columns):
+            return reader_with_state(Path(file).parent)
+    accepted = "".join(f"\n  {', '.join(columns)}" for columns, _ in (*_FORMS, *_JOINED_FORMS))
     raise DataError(f"{file} has the columns {', '.join(row)}: no candidates with gold. Accepted:{accepted}")
 
 
@@ -120,11 +121,20 @@ def _plain(row: Row) -> list[_Answer]:
     return [_Answer(prompt, text_of(text, may_be_blank=True), _gold(gold)) for text, gold in zip(texts, golds, strict=True)]
 
 
-def _rmb(row: Row) -> list[_Answer]:
-    """The best answer is worth 1, the others 0."""
-    prompt, losers = prompt_of(row["conversation_input"]), list_of(row["loser_list"])
-    texts = [field_of(answer, "answer") for answer in (row["bon_best"], *losers)]
-    return [_Answer(prompt, text_of(text, may_be_blank=True), float(i == 0)) for i, text in enumerate(texts)]
+def _rmb(folder: Path) -> _Read:
+    """The best answer is worth 1, the others 0, within a list: of several lists with one prompt the first is kept."""
+    seen: set[Messages] = set()
+
+    def read(row: Row) -> list[_Answer]:
+        prompt, losers = prompt_of(row["conversation_input"]), list_of(row["loser_list"])
+        texts = [field_of(answer, "answer") for answer in (row["bon_best"], *losers)]
+        answers = [_Answer(prompt, text_of(text, may_be_blank=True), float(i == 0)) for i, text in enumerate(texts)]
+        if prompt in seen:
+            raise BadRow("another list of its prompt")
+        seen.add(prompt)
+        return answers
+
+    return read
 
 
 def _gsm8k(row: Row) -> list[_Answer]:
@@ -166,11 +176,13 @@ def _gold(value: Any) -> float:
     return math.nan if number is None else number
 
 
-_ALPACA_COLUMNS = ("prompt_id", "model", "reference", "p_model")
 _FORMS: tuple[tuple[tuple[str, ...], _Read], ...] = (
     (("prompt", "candidates", "gold"), _plain),
     (("prompt", "response", "gold"), _pointwise),
-    (("conversation_input", "bon_best", "loser_list"), _rmb),
     (("question", "ground_truth"), _gsm8k),
     (("question", "answer", "truthful"), _truthful),
+)
+_JOINED_FORMS: tuple[tuple[tuple[str, ...], Callable[[Path], _Read]], ...] = (
+    (("conversation_input", "bon_best", "loser_list"), _rmb),
+    (("prompt_id", "model", "reference", "p_model"), _alpaca_eval),
 )

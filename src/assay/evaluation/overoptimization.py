@@ -69,7 +69,7 @@ class Bend(NamedTuple):
     @property
     def is_bent(self) -> bool:
         """Whether it rises at first and turns down somewhere, both beyond noise."""
-        return _interval(self.alpha_S).low > 0 and _interval(self.beta_S).low > 0
+        return all(bool(np.quantile(samples_S, 0.025) > 0) for samples_S in (self.alpha_S, self.beta_S))
 
     def peak(self) -> tuple[float, Interval]:
         """d* = alpha / (2 beta) with its interval, whose upper end may be infinite; NaN when the curve is not bent."""
@@ -213,9 +213,8 @@ def _together(columns: Sequence[Columns], sizes: Sequence[int] | None) -> tuple[
             raise ValueError(f"sizes {list(sizes)} must be at least 1")
     kept = np.flatnonzero(counts_P >= sizes_M[-1])
     if len(kept) < 2 or sizes_M[-1] < 2:
-        raise ValueError(
-            f"{len(kept)} of {len(counts_P)} prompts have {sizes_M[-1]} scored candidates: give more, or smaller sizes"
-        )
+        seen = f"{len(kept)} of {len(counts_P)} prompts have {sizes_M[-1]} scored candidates"
+        raise ValueError(f"{seen}: two are needed, give more candidates or smaller sizes")
     return sizes_M, kept, [[column[i][scored[i]] for i in kept] for column in arrays]
 
 
@@ -248,9 +247,8 @@ def _ratio(above_P: np.ndarray, below_P: np.ndarray, weights_SP: np.ndarray) -> 
 def _metrics(gains: Gains, best: Gains, bend: Bend, base_P: np.ndarray, weights_SP: np.ndarray, num_asked: int) -> list[Metric]:
     n, gold_P, proxy_P, scale = gains.sizes[-1], gains.gold[:, -1], gains.proxy[:, -1], gains.gold_scale
     at, counts = f"at n = {n}", (len(base_P), num_asked)
-    slope, slope_S = gains.moments[:, 2].mean() / gains.moments[:, 0].mean(), _slopes(gains, weights_SP)
+    slope, slope_S = _slopes(gains, np.full((1, len(base_P)), 1 / len(base_P)))[0], _slopes(gains, weights_SP)
     shortfall_S = weights_SP @ gold_P - slope_S * (weights_SP @ proxy_P)
-    correlation_S = slope_S * np.sqrt((weights_SP @ gains.moments[:, 0]) / (weights_SP @ gains.moments[:, 1]))
     peak, ends = bend.peak()
     miss_M = np.abs(gains.gold.mean(axis=0) - bend.at(gains.distance))
     outside = " (beyond what was measured: an extrapolation)" if peak > gains.distance[-1] else ""
@@ -264,7 +262,7 @@ def _metrics(gains: Gains, best: Gains, bend: Bend, base_P: np.ndarray, weights_
         Metric(GOLD_GAIN, *_mean(gold_P, weights_SP), *counts, in_sd),
         Metric(PROXY_GAIN, *_mean(proxy_P, weights_SP), *counts, in_sd),
         Metric(GAP, *_mean(proxy_P - gold_P, weights_SP), *counts, in_sd),
-        Metric(CORRELATION, float(slope * _spread(gains)), *_interval(correlation_S), *counts, "pooled"),
+        Metric(CORRELATION, *_correlation(gains, weights_SP), *counts, "pooled"),
         Metric(
             SHORTFALL, float(gold_P.mean() - slope * proxy_P.mean()), *_interval(shortfall_S), *counts,
             f"{in_sd}; below 0: the top of the proxy is worth less than its middle promises",
@@ -283,9 +281,12 @@ def _slopes(gains: Gains, weights_SP: np.ndarray) -> np.ndarray:
         return (weights_SP @ gains.moments[:, 2]) / (weights_SP @ gains.moments[:, 0])
 
 
-def _spread(gains: Gains) -> float:
-    variance, of_gold, _ = gains.moments.mean(axis=0)
-    return float(np.sqrt(variance / of_gold))
+def _correlation(gains: Gains, weights_SP: np.ndarray) -> tuple[float, float, float]:
+    """Of proxy and gold within prompts, pooled; NaN for a constant proxy."""
+    moments_S3 = np.concatenate([gains.moments.mean(axis=0)[None], weights_SP @ gains.moments])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found_S = moments_S3[:, 2] / np.sqrt(moments_S3[:, 0] * moments_S3[:, 1])
+    return float(found_S[0]), *_interval(found_S[1:])
 
 
 def _useful(gains: Gains, weights_SP: np.ndarray) -> Finding:
@@ -301,7 +302,7 @@ def _useful(gains: Gains, weights_SP: np.ndarray) -> Finding:
 def _overoptimised(gains: Gains, bend: Bend, weights_SP: np.ndarray) -> Finding:
     """The peak that the form predicts is believed when gold is seen to fall after it, in pairs, beyond noise."""
     n = gains.sizes[-1]
-    alpha, beta = _interval(bend.alpha_S), _interval(bend.beta_S)
+    alpha, beta = (Interval(*np.quantile(samples_S, [0.025, 0.975]).tolist()) for samples_S in (bend.alpha_S, bend.beta_S))
     if math.isnan(bend.beta):
         return Finding("warn", OVEROPTIMISED, math.nan, math.nan, "not known: two values of n above 1 are needed for a curve")
     if not alpha.low > 0:
