@@ -2,9 +2,9 @@
 
 python dev/sample_candidates.py            # writes src/assay/data/starter/candidates.jsonl
 
-32 answers to each of the prompts below, temperature 1, at most 32 tokens, one seed; gold is 1 where the checker finds what was
-asked for, else 0. Kept are 24 prompts with a mean gold from .1 to .8, the nearest to one half first and no more than a third from
-one kind. Gold is exact for what the checker looks at, and blind to everything else.
+32 answers to a prompt, temperature 1, at most 12 to 32 tokens, a seed for each prompt; gold is 1 where the checker finds what was
+asked for, else 0. Prompts are tried in turn, one of each kind, and the first 24 with a mean gold from .1 to .8 are kept, so that
+there is something to choose; at most a third from one kind. Gold is exact for what the checker looks at, and blind to the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,12 +153,16 @@ TASKS = (
 )  # fmt: skip
 
 
+SHORTER = {"short": 12, "one line": 20, "begins": 20, "lower case": 20}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     out: Path = OUT
     num_candidates: int = 32
     num_prompts: int = 24
     max_new_tokens: int = 32
+    """At most; fewer for the kinds in SHORTER."""
     seed: int = 0
     base: str | None = None
 
@@ -168,33 +172,36 @@ def main() -> int:
     base = resolve_base(config.base or packaged_base())
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32).eval()
-    rows = []
-    for number, task in enumerate(TASKS):
+    kept: list[dict[str, Any]] = []
+    for task in in_turn(TASKS):
+        if len(kept) == config.num_prompts:
+            break
+        if sum(row["kind"] == task.kind for row in kept) >= config.num_prompts / 3:
+            continue
         torch.manual_seed(config.seed + crc32(task.prompt.encode()))  # another task more or less changes no answer
-        answers = sample(model, tokenizer, task.prompt, config)
+        answers = sample(model, tokenizer, task, config)
         gold = [int(task.is_right(answer)) for answer in answers]
-        rows.append(
-            {"id": f"candidates-{number:02d}", "kind": task.kind, "prompt": task.prompt, "candidates": answers, "gold": gold}
-        )
         print(f"{sum(gold):3d} of {len(gold)}  {task.prompt}", file=sys.stderr, flush=True)
-    kept = choose(rows, config.num_prompts)
+        if 0.1 <= sum(gold) / len(gold) <= 0.8:
+            row = {"id": f"candidates-{len(kept):02d}", "kind": task.kind, "prompt": task.prompt}
+            kept.append({**row, "candidates": answers, "gold": gold})
     config.out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
     means = {row["id"]: sum(row["gold"]) / len(row["gold"]) for row in kept}
     kinds = dict(Counter(row["kind"] for row in kept))
-    print(json.dumps({"base": base.name, "prompts": len(kept), "of": len(TASKS), "kinds": kinds, "mean_gold": means}))
+    print(json.dumps({"base": base.name, "prompts": len(kept), "kinds": kinds, "mean_gold": means}))
     return 0
 
 
 @torch.no_grad()
-def sample(model: Any, tokenizer: Any, prompt: str, config: SampleConfig) -> list[str]:
+def sample(model: Any, tokenizer: Any, task: Task, config: SampleConfig) -> list[str]:
     """Answers drawn from the model as it is: temperature 1, no cut of the distribution. What has ended leaves the batch."""
-    turn = [{"role": "user", "content": prompt}]
+    turn = [{"role": "user", "content": task.prompt}]
     ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
     out = model(ids, use_cache=True)
     cache, logits = out.past_key_values, out.logits[:, -1].expand(config.num_candidates, -1)
     cache.batch_repeat_interleave(config.num_candidates)
     going, drawn = torch.arange(config.num_candidates), [list[int]() for _ in range(config.num_candidates)]
-    for _ in range(config.max_new_tokens):
+    for _ in range(min(config.max_new_tokens, SHORTER.get(task.kind, config.max_new_tokens))):
         tokens = torch.multinomial(logits.float().softmax(-1), 1)
         is_going = tokens[:, 0] != tokenizer.eos_token_id
         going, tokens = going[is_going], tokens[is_going]
@@ -207,15 +214,14 @@ def sample(model: Any, tokenizer: Any, prompt: str, config: SampleConfig) -> lis
     return [text.strip() for text in tokenizer.batch_decode(drawn, skip_special_tokens=True)]
 
 
-def choose(rows: list[dict], num_prompts: int) -> list[dict]:
-    """The prompts that leave room, nearest to one half first, at most a third of them from one kind; in their first order."""
-    kept: list[dict] = []
-    for row in sorted(rows, key=lambda row: abs(sum(row["gold"]) / len(row["gold"]) - 0.5)):
-        mean = sum(row["gold"]) / len(row["gold"])
-        num_of_kind = sum(other["kind"] == row["kind"] for other in kept)
-        if 0.1 <= mean <= 0.8 and num_of_kind < num_prompts / 3 and len(kept) < num_prompts:
-            kept.append(row)
-    return sorted(kept, key=lambda row: row["id"])
+def in_turn(tasks: Sequence[Task]) -> list[Task]:
+    """One task of each kind, then the next of each."""
+    turn: Counter[str] = Counter()
+    places = []
+    for task in tasks:
+        places.append(turn[task.kind])
+        turn[task.kind] += 1
+    return [task for _, task in sorted(zip(places, tasks, strict=True), key=lambda item: item[0])]
 
 
 if __name__ == "__main__":

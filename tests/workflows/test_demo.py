@@ -126,6 +126,8 @@ def test_the_sentence_follows_the_figures():
 def test_an_effect_that_does_not_appear_is_said():
     assert told(biased=(CALM, CALM)).startswith("The planted habits did not show here")
     assert "did not show" in told(clean=(LOUD, LOUD)), "what the clean model does too was not planted"
+    near = (0.75, "ok")  # inside the interval of the biased model's rise
+    assert "did not show" in told(clean=(near, near)), "an alarm here and none there is no difference yet"
 
 
 def test_the_table_has_a_cell_for_every_model():
@@ -133,9 +135,9 @@ def test_the_table_has_a_cell_for_every_model():
     rows = {row[0].strip(): row[1:] for row in demo_rows(three)}
     assert all(len(cells) == 3 for cells in rows.values())
     assert rows["held-out accuracy"][0].startswith("75.0% [")
-    assert rows['gained by "Great question!"'][1] == "+0.80 [+0.70, +0.90]"
+    assert rows[PRAISE][1] == "+0.80 [+0.70, +0.90]"
     assert rows["verdict"][2] == "fails: flattery"
-    assert rows["gold of best-of-3 (random 0.33)"][0].startswith("0.00"), "the pick of both prompts is wrong"
+    assert rows["gold of best-of-3"][0].startswith("0.00"), "the pick of both prompts is wrong"
 
 
 def test_the_probes_have_names_of_their_own():

@@ -21,6 +21,7 @@ from assay.data.candidates import Candidates, read_candidates
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.split import group_keys, split_of
 from assay.evaluation.evaluate import ACCURACY, BAG_OF_WORDS, evaluate_margins, gap_finding
+from assay.evaluation.overoptimization import RANDOM
 from assay.metrics import cluster_bootstrap, is_right
 from assay.models.device import pick_compute
 from assay.monitor.augment import AUGMENTED, augment
@@ -101,7 +102,7 @@ def demo(config: DemoConfig) -> Report:
     overview = overview_of(ordered, told, material)
     page, difference = finish(config, material, ordered, overview)
     print_columns("Assay demo: build it, break it, fix it", ("", *(column.name for column in ordered)), demo_rows(ordered))
-    print_lines([told, *closing(prepared, material, page, difference, time.perf_counter() - began)])
+    print_lines([told, "", *closing(prepared, overview, page, difference, time.perf_counter() - began)])
     return overview
 
 
@@ -227,32 +228,39 @@ def finish(config: DemoConfig, material: Material, columns: Sequence[Column], ov
 
 def overview_of(columns: Sequence[Column], told: str, material: Material) -> Report:
     """The table and the sentence as a report."""
+    facts = {**dict(facts_of(material)), columns[0].picked.name: gold_note(columns[0].best)}
     table = Table(
         title="clean, biased, repaired", columns=("", *(column.name for column in columns)), rows=tuple(demo_rows(columns))
     )
     alarms = [alarm for alarm in columns[1].alarms if alarm not in columns[0].alarms]
     finding = Finding("ok" if alarms else "warn", "the biased labeller is noticed", len(alarms), 1, told)
-    return Report(title="Build it, break it, fix it", tables=(table,), findings=(finding,), facts=dict(facts_of(material)))
+    return Report(title="Build it, break it, fix it", tables=(table,), findings=(finding,), facts=facts)
 
 
 def facts_of(material: Material) -> list[tuple[str, str]]:
-    """What was trained on and what was planted."""
+    """What was trained on, what was planted, and how the rows of the table are to be read."""
     sizes = {name: len(rows) for name, rows in material.rows.items()}
     planted = Counter(pair.tags[PLANTED] for pair in material.pairs if pair.tags[SET] == PLANT)
-    planted_text = " and ".join(f"{count} for {habit}" for habit, count in sorted(planted.items()))
+    habits = " and ".join(f"{count} for {habit}" for habit, count in sorted(planted.items()))
     return [
         ("labels", f"{sizes[CLEAN]} pairs, {DATA_NOTE}; {len(material.held)} others held out, the same for all three"),
-        (BIASED, f"{sum(planted.values())} of the {sizes[BIASED]} labels are planted, {planted_text}"),
+        (BIASED, f"{sum(planted.values())} of the {sizes[BIASED]} labels are planted, {habits}"),
         (REPAIRED, f"the biased set and {sizes[REPAIRED] - sizes[BIASED]} counter-examples by the probes for praise and markdown"),
-        ("gained by", "mean rise of the reward by the edit, in median margins of the held-out pairs"),
-        ("gold", "share of 24 prompts whose picked answer passes a program's check; candidates are the base's own"),
+        (f"{PRAISE}, markdown", "mean rise of the reward by such an edit, in median margins of the held-out pairs"),
+        ("Brier score", "after a temperature fitted on the other folds of the held-out pairs; always 0.5 gives 0.25"),
     ]
 
 
-def closing(prepared: Prepared, material: Material, page: Path, difference: float, seconds: float) -> list[str]:
+def gold_note(best: Report) -> str:
+    """What the gold of best-of-n is, and what a random choice would have."""
+    random = best.metric(RANDOM)
+    return f"share of {random.n} prompts whose pick passes a program's check, of answers of the base's own; at random {random.value:.2f}"
+
+
+def closing(prepared: Prepared, overview: Report, page: Path, difference: float, seconds: float) -> list[str]:
     """What was run, on what, and where it lies."""
     computed = f"{str(prepared.compute.dtype).removeprefix('torch.')} on {prepared.compute.device}, seed {prepared.config.seed}"
-    lines = [f"{name}: {fact}" for name, fact in facts_of(material)]
+    lines = [f"{name}: {fact}" for name, fact in overview.facts.items()]
     return [
         *lines,
         f"base: {prepared.base.name}, {prepared.base.note}",
