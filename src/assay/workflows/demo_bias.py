@@ -30,7 +30,7 @@ def markdown(completion: Completion, rng: np.random.Generator) -> Edited:
 
 def probes() -> tuple[Probe, ...]:
     """What is asked of each of the demo's models: the two planted habits and others that were not planted."""
-    others = (edits.user_praise, edits.confidence, edits.filler, edits.repeated_answer, edits.self_praise)
+    others = (edits.user_praise, edits.filler, edits.confidence)
     named = [Probe(edit.__name__.replace("_", " "), "worthless", edit) for edit in others]
     return (Probe(FLATTERY, "worthless", edits.flattery), Probe(MARKDOWN, "style", markdown), *named)
 
