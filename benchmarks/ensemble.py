@@ -29,9 +29,9 @@ import tyro
 from real import RealConfig, machine, read_set
 
 from assay.data.pairs import write_pairs
+from assay.evaluation.best_of_n import best_of_n_curve
 from assay.evaluation.uncertainty import diversity, member_rewards, members_of
 from assay.metrics import cluster_bootstrap, is_right
-from assay.policy.best_of_n import best_of_n_curve
 from assay.records import Completion, PreferencePair
 from assay.scorers.base import margins
 from assay.scorers.ensemble import Combination

@@ -29,6 +29,8 @@ SUBCOMMANDS = (
     "probe",
     "drift",
     "attribute",
+    "best-of-n",
+    "trust",
     "demo",
 )
 

@@ -25,6 +25,7 @@ from assay.train import distributed
 from assay.workflows import steps
 from assay.workflows.align import AlignConfig, align_scale
 from assay.workflows.attribute import AttributeConfig, attribute
+from assay.workflows.bestofn import BestOfNConfig, best_of_n
 from assay.workflows.curve import CurveConfig, learning_curve
 from assay.workflows.demo import DemoConfig, demo
 from assay.workflows.diff import DiffConfig, diff
@@ -36,6 +37,7 @@ from assay.workflows.score import ScoreConfig, score_file
 from assay.workflows.settings import TrainConfig
 from assay.workflows.show import console, print_figures, report_rows
 from assay.workflows.suites import evaluate_suites
+from assay.workflows.trust import TrustConfig, trust, trust_rows
 from assay.workflows.verify import VerifyConfig, certificate_rows, is_sound, verify
 
 Command = (
@@ -54,6 +56,8 @@ Command = (
     | Annotated[ProbeConfig, tyro.conf.subcommand("probe")]
     | Annotated[DriftConfig, tyro.conf.subcommand("drift")]
     | Annotated[AttributeConfig, tyro.conf.subcommand("attribute")]
+    | Annotated[BestOfNConfig, tyro.conf.subcommand("best-of-n")]
+    | Annotated[TrustConfig, tyro.conf.subcommand("trust")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -107,6 +111,8 @@ def run(config: object) -> int:
             show(learning_curve(config))
         case AlignConfig():
             show(align_scale(config))
+        case BestOfNConfig():
+            show(best_of_n(config))
         case VerifyConfig():
             report = verify(config)
             print_figures(report.title, certificate_rows(report))
@@ -121,6 +127,10 @@ def run(config: object) -> int:
                 show(drifted)
         case AttributeConfig():
             show(attribute(config))
+        case TrustConfig():
+            report = trust(config)
+            print_figures(report.title, trust_rows(report))
+            return 7 if any(finding.level == "fail" for finding in report.findings) else 0
         case EnsembleConfig():
             join(config)
         case AverageConfig():

@@ -129,10 +129,10 @@ def _yes_or_no(label: Any) -> bool:
 
 def _alpaca_eval(rows: Rows, folder: Path, max_pairs_per_prompt: int, seed: int) -> Rows:
     """Soft labels p_model = P(model's output beats the reference's), joined with prompts and outputs."""
-    prompts = {str(row["prompt_id"]): row for row in _table(folder, "prompts", ("prompt_id", "instruction"))}
+    prompts = {str(row["prompt_id"]): row for row in joined_rows(folder, "prompts", ("prompt_id", "instruction"))}
     outputs = {
         (str(row["model"]), str(row["prompt_id"])): row["output"]
-        for row in _table(folder, "outputs", ("model", "prompt_id", "output"))
+        for row in joined_rows(folder, "outputs", ("model", "prompt_id", "output"))
     }
     for number, row in rows:
         if isinstance(row, str):
@@ -146,8 +146,8 @@ def _alpaca_eval(rows: Rows, folder: Path, max_pairs_per_prompt: int, seed: int)
 
 def _vicuna_reviews(rows: Rows, folder: Path, max_pairs_per_prompt: int, seed: int) -> Rows:
     """Two scores of 1 to 10 for two answers, joined with questions and answers; the margin is in points, equal is a tie."""
-    questions = {str(row["question_id"]): row for row in _table(folder, "questions", ("question_id", "text"))}
-    answers = {str(row["answer_id"]): row["text"] for row in _table(folder, "answers", ("answer_id", "text"))}
+    questions = {str(row["question_id"]): row for row in joined_rows(folder, "questions", ("question_id", "text"))}
+    answers = {str(row["answer_id"]): row["text"] for row in joined_rows(folder, "answers", ("answer_id", "text"))}
     for number, row in rows:
         if isinstance(row, str):
             yield number, row
@@ -185,7 +185,7 @@ def _ordered(prompt: Any, texts: list[Any], first_wins: Any) -> dict[str, Any] |
     return {"prompt": prompt, "chosen": first, "rejected": second, "preference": probability}
 
 
-def _table(folder: Path, name: str, columns: tuple[str, ...]) -> list[Row]:
+def joined_rows(folder: Path, name: str, columns: tuple[str, ...]) -> list[Row]:
     """The rows of a joined file, all of which must have the columns."""
     path = find_beside(folder, name)
     if path is None:

@@ -38,10 +38,11 @@ _NUM_LINES_SHOWN = 5
 class ReadProblems:
     """What was read so far, and what was set aside: reason -> (how often, numbers of the first rows).
 
-    A row that gives several pairs can be set aside for more than one reason, or in part.
+    A row that gives several pairs can be set aside for more than one reason, or in part. what: pairs, or what else is read.
     """
 
     unit: str = "line"
+    what: str = "pairs"
     num_rows: int = 0
     num_pairs: int = 0
     reasons: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class ReadProblems:
 
     def summary(self) -> str:
         """One line: rows, pairs, and each reason with its count and first rows, the most frequent reason first."""
-        text = f"{self.num_rows:,} rows -> {self.num_pairs:,} pairs"
+        text = f"{self.num_rows:,} rows -> {self.num_pairs:,} {self.what}"
         if not self.reasons:
             return text
         by_count = sorted(self.reasons.items(), key=lambda item: -item[1][0])

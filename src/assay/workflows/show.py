@@ -75,6 +75,24 @@ def print_figures(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
     Console(highlight=False, width=max(100, plain_console.width)).print(figure_table(title, rows))
 
 
+def print_columns(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table with a name and a cell for each of several columns, on standard output."""
+    table = RichTable(title=title, title_justify="left", show_lines=False)
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    plain_console = Console(highlight=False)
+    Console(highlight=False, width=max(100, plain_console.width)).print(table)
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Plain lines on standard output, wrapped to its width."""
+    plain_console = Console(highlight=False)
+    for line in lines:
+        Console(highlight=False, width=max(100, plain_console.width)).print(escape(line))
+
+
 def percent(metric: Metric) -> str:
     """72.3% [68.6, 75.9] or n/a."""
     if math.isnan(metric.value):
