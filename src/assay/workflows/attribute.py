@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from assay.data.split import is_among
-from assay.models.artifact import MONITOR, PROMPTS_FILE, read_description
+from assay.models.artifact import PROMPTS_FILE, read_description
 from assay.models.device import Dtype
 from assay.monitor.attribution import attribute_margins
 from assay.monitor.openers import find_openers, opener_effects, opener_parts, plan_edits
@@ -20,10 +20,9 @@ from assay.report.html import write_html
 from assay.scorers.base import Scorer
 from assay.scorers.load import artifact_path, load_raw
 from assay.scorers.local import LocalScorer
-from assay.workflows.drift import read_set
-from assay.workflows.rundir import prompt_file, write_report
+from assay.workflows.rundir import pairs_to_look_at, prompt_file, write_report
 from assay.workflows.show import progress, say
-from assay.workflows.steps import score_margins, slug
+from assay.workflows.steps import score_margins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +31,10 @@ class AttributeConfig:
 
     model: tyro.conf.Positional[Path]
     """Run directory or artifact."""
-    data: str
-    """Pairs whose answers are looked at; their labels are not used."""
+    data: str | None = None
+    """Pairs whose answers are looked at, whatever their labels; the run's own test split when left out."""
     limit: int = 1000
-    """Use so many pairs, drawn by prompt."""
+    """Read at most so many pairs."""
     openers: int = 8
     """How many of the most frequent openers are moved to other answers; 0: none."""
     edits: int = 300
@@ -56,29 +55,26 @@ class AttributeConfig:
 
 
 def attribute(config: AttributeConfig) -> Report:
-    """Attribute the margins on a set; the report is kept as eval/attribution.json and as monitor/attribution.html.
+    """Attribute the margins on a set; the report is kept as eval/attribution.json and as attribution.html.
 
     Raises ValueError for a set without pairs, or one that `attribute_margins` refuses.
     """
     path = artifact_path(config.model)
-    rows = read_set(config.data, config.limit, form=config.form, seed=config.seed)
-    if rows.pairs is None:
-        raise ValueError(f"{config.data} holds completions, not pairs: margins are of two answers to one prompt")
+    pairs, name = pairs_to_look_at(config.model, config.data, limit=config.limit, form=config.form)
     trained_on = prompt_file(path, PROMPTS_FILE)
-    known = sum(is_among(trained_on, pair) for pair in rows.pairs) if trained_on is not None else 0
+    known = sum(is_among(trained_on, pair) for pair in pairs) if trained_on is not None else 0
     scorer = load_raw(path, dtype=config.dtype, device=config.device)
-    margins_P = score_margins(scorer, rows.pairs, "scoring")
-    name = slug(config.data)
+    margins_P = score_margins(scorer, pairs, "scoring")
     facts = {
         "model": str(read_description(path)["fingerprint"]),
         "data": name,
-        "pairs": f"{len(rows.pairs):,}, of which {known:,} have prompts that the model was trained on",
+        "pairs": f"{len(pairs):,}, of which {known:,} have prompts that the model was trained on",
     }
     title, asked = f"Attribution on {name}", {"num_openers": config.openers, "num_edits": config.edits, "seed": config.seed}
-    report = attribution_report(scorer, rows.pairs, margins_P, title=title, **asked)
-    report = _with(report, facts, traces(scorer, rows.pairs, margins_P))
+    report = attribution_report(scorer, pairs, margins_P, title=title, **asked)
+    report = _with(report, facts, traces(scorer, pairs, margins_P))
     write_report(config.model, "attribution", report)
-    page = config.model / MONITOR / "attribution.html"
+    page = config.model / "attribution.html"
     write_html(page, [report], f"Attribution of {config.model.name}")
     say("page", str(page))
     return report

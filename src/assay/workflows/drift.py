@@ -79,7 +79,7 @@ class Rows(NamedTuple):
 
 
 def drift(config: DriftConfig) -> Report | None:
-    """Hold each set against the reference; the report is kept as eval/drift.json and as monitor/drift.html. With `fit`, the
+    """Hold each set against the reference; the report is kept as eval/drift.json and as drift.html. With `fit`, the
     reference is made from the sets instead, and there is no report.
 
     Raises ValueError for a model without a reference, or with one of other weights.
@@ -106,7 +106,7 @@ def drift(config: DriftConfig) -> Report | None:
     report = drift_report(reference, sets, seed=config.seed, title="Drift")
     report = replace(report, facts={**report.facts, "model": str(read_description(path)["fingerprint"])})
     write_report(config.model, "drift", report)
-    page = config.model / MONITOR / "drift.html"
+    page = config.model / "drift.html"
     write_html(page, [report], f"Drift of {config.model.name}")
     say("page", str(page))
     return report

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from assay.data.pairs import read_pairs
 from assay.data.split import is_among
 from assay.models.artifact import PROMPTS_FILE, read_description
 from assay.models.device import Dtype
@@ -22,7 +21,7 @@ from assay.report.html import write_html
 from assay.scorers.base import Scorer
 from assay.scorers.load import artifact_path, load
 from assay.wire import report_from_json
-from assay.workflows.rundir import prompt_file, run_config, split_pairs, write_report
+from assay.workflows.rundir import pairs_to_look_at, prompt_file, write_report
 from assay.workflows.show import progress, say
 from assay.workflows.steps import slug
 
@@ -57,7 +56,7 @@ def probe_model(config: ProbeConfig) -> Report:
     Raises ValueError for no pairs, an unknown name in `only`, or a file of probes that cannot be used.
     """
     path = artifact_path(config.model)
-    pairs, name = _pairs(config)
+    pairs, name = pairs_to_look_at(config.model, config.data, limit=config.limit, form=config.form)
     own = load_probes(config.probes) if config.probes is not None else ()
     probes = chosen((*battery(pairs), *own), config.only)
     scorer: Scorer = load(path, dtype=config.dtype, device=config.device)
@@ -151,18 +150,6 @@ def chosen(probes: tuple[Probe, ...], only: tuple[str, ...]) -> tuple[Probe, ...
     if unknown:
         raise ValueError(f"there is no probe {', '.join(map(repr, unknown))}: there are {', '.join(known)}")
     return tuple(known[name] for name in wanted) or probes
-
-
-def _pairs(config: ProbeConfig) -> tuple[list[PreferencePair], str]:
-    if config.data is None:
-        pairs, name = list(split_pairs(run_config(config.model), "test"))[: config.limit], "the test split"
-    else:
-        reader = read_pairs(config.data, form=config.form, limit=config.limit)
-        pairs, name = list(reader), Path(config.data).name
-        say("read", f"{config.data}: {reader.summary()}")
-    if not pairs:
-        raise ValueError(f"there are no pairs in {name}: give --data")
-    return pairs, name
 
 
 def _trained_on(path: Path, pairs: list[PreferencePair]) -> tuple[Finding, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import fields
@@ -19,6 +20,7 @@ from assay.scorers.load import artifact_path
 from assay.train.objective import Objective
 from assay.wire import report_to_json
 from assay.workflows.settings import Machine, Members, Restraint, TrainConfig
+from assay.workflows.show import say
 
 
 def run_config(run: Path) -> TrainConfig:
@@ -58,6 +60,22 @@ def split_pairs(config: TrainConfig, split: str) -> Iterator[PreferencePair]:
     for path in config.data:
         reader = read_pairs(path, form=config.form, limit=config.limit, strict=config.strict, seed=config.seed)
         yield from (pair for pair in reader if split_name(config, pair) == split)
+
+
+def pairs_to_look_at(model: Path, data: str | None, *, limit: int | None, form: str | None) -> tuple[list[PreferencePair], str]:
+    """Pairs whose answers are looked at rather than whose labels are counted, and their name: a set's, or the run's own test split.
+
+    Prompts that the model was trained on are not refused. Raises ValueError when there are none.
+    """
+    if data is None:
+        pairs, name = list(itertools.islice(split_pairs(run_config(model), "test"), limit)), "the test split"
+    else:
+        reader = read_pairs(data, form=form, limit=limit)
+        pairs, name = list(reader), Path(data).name
+        say("read", f"{data}: {reader.summary()}")
+    if not pairs:
+        raise ValueError(f"there are no pairs in {name}: give --data")
+    return pairs, name
 
 
 @lru_cache(maxsize=2)
