@@ -90,11 +90,17 @@ def plain(metric: Metric) -> str:
     return f"{metric.value:,.0f}" if float(metric.value).is_integer() else f"{metric.value:.4f}"
 
 
+def plain_with_interval(metric: Metric) -> str:
+    """0.2031 [0.1912, 0.2150], as far as there is one."""
+    figure = plain(metric)
+    return figure if math.isnan(metric.low) else f"{figure} [{metric.low:.4f}, {metric.high:.4f}]"
+
+
 def report_rows(report: Report) -> list[tuple[str, str, str]]:
     """The metrics of a report and the findings that are not ok, as rows of `figure_table`."""
     rows = []
     for metric in report.metrics:
-        figure = percent(metric) if "accuracy" in metric.name else plain(metric)
+        figure = percent(metric) if "accuracy" in metric.name else plain_with_interval(metric)
         count = f"{metric.n_scored:,} of {metric.n:,}" if metric.n else ""
         rows.append((metric.name, figure, "; ".join(part for part in (count, metric.note) if part)))
     return rows + [
