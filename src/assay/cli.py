@@ -30,6 +30,7 @@ from assay.workflows.run import train_all
 from assay.workflows.score import ScoreConfig, score_file
 from assay.workflows.settings import TrainConfig
 from assay.workflows.show import console, print_figures, report_rows
+from assay.workflows.suites import evaluate_suites
 from assay.workflows.verify import VerifyConfig, certificate_rows, is_sound, verify
 
 Command = (
@@ -74,6 +75,9 @@ def run(config: object) -> int:
     match config:
         case TrainConfig():
             train_all(config)
+        case steps.EvaluateConfig() if config.suite:
+            for report in evaluate_suites(config):
+                show(report)
         case steps.EvaluateConfig():
             show(steps.evaluate_model(config))
         case steps.CalibrateConfig():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -20,6 +20,15 @@ Split = Literal["train", "calibration", "test"]
 
 _NUM_PROMPTS_SHOWN = 3
 _NUM_CHARS_SHOWN = 80
+
+
+class HasPrompt(Protocol):
+    """Whatever stands under a prompt: a pair, a case of a suite."""
+
+    @property
+    def prompt(self) -> Messages: ...
+    @property
+    def prompt_key(self) -> str: ...
 
 
 def split_of(prompt: Messages, *, seed: int = 0, calibration: float = 0.1, test: float = 0.1) -> Split:
@@ -49,12 +58,12 @@ def fingerprint(pairs: Iterable[PreferencePair]) -> str:
     return hashlib.sha256(f"{num_pairs}:{total % 2**256}".encode()).hexdigest()[:32]
 
 
-def prompt_hashes(pairs: Iterable[PreferencePair]) -> np.ndarray:
+def prompt_hashes(pairs: Iterable[HasPrompt]) -> np.ndarray:
     """The prompts of the pairs: (T,) uint64, sorted, each once. 8 bytes a pair are held."""
     return np.unique(np.fromiter((_prompt_hash(pair) for pair in pairs), dtype=np.uint64))
 
 
-def refuse_overlap(train_hashes: np.ndarray, pairs: Iterable[PreferencePair], *, train_name: str, eval_name: str) -> None:
+def refuse_overlap(train_hashes: np.ndarray, pairs: Iterable[HasPrompt], *, train_name: str, eval_name: str) -> None:
     """Nothing, if no prompt of the pairs is among the training prompts (`prompt_hashes`); else DataError says which are."""
     seen: dict[int, str | None] = {}
     for pair in pairs:
@@ -70,12 +79,12 @@ def refuse_overlap(train_hashes: np.ndarray, pairs: Iterable[PreferencePair], *,
         )
 
 
-def is_among(train_hashes: np.ndarray, pair: PreferencePair) -> bool:
+def is_among(train_hashes: np.ndarray, pair: HasPrompt) -> bool:
     """Whether the prompt of a pair is one of `prompt_hashes`."""
     return _contains(train_hashes, _prompt_hash(pair))
 
 
-def _prompt_hash(pair: PreferencePair) -> int:
+def _prompt_hash(pair: HasPrompt) -> int:
     return int(pair.prompt_key[:16], 16)
 
 

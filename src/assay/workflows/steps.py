@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tyro
 
 from assay.data.pairs import read_pairs
 from assay.data.rows import stem
@@ -57,6 +58,10 @@ class EvaluateConfig:
     """Run directory or artifact."""
     data: str | None = None
     """Pairs to evaluate on; the run's own test split when left out."""
+    suite: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Instead: a benchmark by name (docs/suites.md), or a file of pairs or of lists. Several: give it again."""
+    suite_folder: Path | None = None
+    """Where the suites' files lie; else the environment's ASSAY_DATA, else the hub."""
     name: str | None = None
     """Name of the evaluation; that of the data when left out."""
     limit: int | None = None
@@ -159,7 +164,7 @@ def report_run(config: ReportConfig) -> Path:
 def score_margins(scorer: Scorer, pairs: list[PreferencePair], label: str) -> np.ndarray:
     """Margins (P,) of many pairs, with a progress bar."""
     with progress(label, 2 * len(pairs), "answers") as advance:
-        return margins(_Counting(scorer, advance), pairs)
+        return margins(Counting(scorer, advance), pairs)
 
 
 def score_pairs(scorer: Scorer, pairs: list[PreferencePair], label: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -215,7 +220,7 @@ def _uncalibrated(raw_P: np.ndarray, margins_P: np.ndarray, pairs: list[Preferen
     )
 
 
-class _Counting:
+class Counting:
     """A scorer that scores in chunks and tells how far it is; its rewards are the inner scorer's."""
 
     def __init__(self, scorer: Scorer, advance: Any) -> None:
@@ -223,10 +228,14 @@ class _Counting:
         self.fingerprint, self.scope, self.tolerance = scorer.fingerprint, scorer.scope, scorer.tolerance
 
     def score(self, completions: Any) -> Rewards:
-        parts = []
-        for start in range(0, len(completions), CHUNK):
-            parts.append(self.scorer.score(completions[start : start + CHUNK]))
+        parts, start = [], 0
+        while start < len(completions):
+            end = min(start + CHUNK, len(completions))
+            while end < len(completions) and completions[end].messages == completions[end - 1].messages != ():
+                end += 1  # the answers to a prompt stay together: they share it
+            parts.append(self.scorer.score(completions[start:end]))
             self._advance(len(parts[-1]))
+            start = end
         errors = tuple(error for part in parts for error in part.error or ())
         return Rewards(value=np.concatenate([part.value for part in parts]) if parts else np.empty(0), error=errors)
 

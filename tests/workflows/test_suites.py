@@ -1,0 +1,104 @@
+"""`assay evaluate --suite`: reports that are kept, prompts that were trained on, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assay import cli
+from assay.data.pairs import write_pairs
+from assay.data.split import split_of
+from assay.errors import DataError
+from assay.records import Completion, Rewards
+from assay.scorers.baselines import LengthScorer
+from assay.wire import report_from_json
+from assay.workflows.rundir import run_config
+from assay.workflows.steps import Counting, EvaluateConfig, ReportConfig, report_run
+from assay.workflows.suites import evaluate_suites
+from tiny import toy_pairs
+
+FLOAT32: dict[str, Any] = {"dtype": "float32", "device": "cpu"}
+
+
+@pytest.fixture
+def run(trained_run, tmp_path) -> Path:
+    return Path(shutil.copytree(trained_run.path, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "cache")))
+
+
+@pytest.fixture
+def fresh(tmp_path) -> Path:
+    write_pairs(tmp_path / "fresh.jsonl", toy_pairs(30, first=500))
+    return tmp_path / "fresh.jsonl"
+
+
+@pytest.fixture
+def lists(tmp_path) -> Path:
+    rows = [
+        {"prompt": p.prompt[0].content, "candidates": [p.rejected, p.chosen, "no"], "correct": 1} for p in toy_pairs(8, first=700)
+    ]
+    (tmp_path / "lists.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "lists.jsonl"
+
+
+def test_each_suite_has_a_report_that_is_kept_and_shown_on_the_page(run, fresh, lists):
+    config = EvaluateConfig(model=run, suite=(str(fresh), str(lists)), **FLOAT32)
+    reports = list(evaluate_suites(config))
+    pairs = reports[0].metric("fresh: overall")
+    assert pairs.value > 0.8, "the toy pairs can be learnt"
+    assert (pairs.n_scored, pairs.n) == (30, 30)
+    assert reports[1].metric("lists: overall").n == 8
+    kept = report_from_json((run / "eval" / "suite-lists.json").read_text())
+    assert kept.metrics == reports[1].metrics
+    assert kept.facts["model"] == json.loads((run / "artifact" / "reward.json").read_text())["fingerprint"]
+    assert "lists: overall" in report_run(ReportConfig(model=run)).read_text()
+
+
+def test_prompts_of_the_training_set_are_in_no_figure(run, trained_run, tmp_path):
+    """The run's own data: what is in its training split is not scored, what is not is."""
+    config = run_config(trained_run.path)
+    splits = [split_of(pair.prompt, seed=config.seed, calibration=0.2, test=0.2) for pair in toy_pairs(240)]
+    report = next(iter(evaluate_suites(EvaluateConfig(model=run, suite=(str(trained_run.data),), **FLOAT32))))
+    overall = report.metric("toy: overall")
+    assert (overall.n_scored, overall.n) == (240 - splits.count("train"), 240)
+    assert {f.name: f.value for f in report.findings}["cases that it was trained on"] == splits.count("train")
+    write_pairs(tmp_path / "seen.jsonl", [pair for pair, split in zip(toy_pairs(240), splits, strict=True) if split == "train"])
+    with pytest.raises(DataError, match="prompts of seen are also in the training set"):
+        list(evaluate_suites(EvaluateConfig(model=run, suite=(str(tmp_path / "seen.jsonl"),), **FLOAT32)))
+
+
+def test_flags_that_do_not_go_together_are_refused(run, fresh):
+    with pytest.raises(ValueError, match="--suite goes without --data"):
+        list(evaluate_suites(EvaluateConfig(model=run, suite=(str(fresh),), data=str(fresh))))
+    with pytest.raises(ValueError, match="--name x is one name for 2 suites"):
+        list(evaluate_suites(EvaluateConfig(model=run, suite=(str(fresh), "rmb"), name="x")))
+
+
+def test_the_command_takes_suites_again_and_again_and_a_folder(run, fresh, lists, capsys, monkeypatch):
+    monkeypatch.delenv("ASSAY_DATA", raising=False)
+    common = ["evaluate", "--model", str(run), "--dtype", "float32", "--device", "cpu", "--limit", "5"]
+    assert cli.main([*common, "--suite", str(fresh), "--suite", str(lists)]) == 0
+    out = capsys.readouterr().out
+    assert "fresh: overall" in out
+    assert "lists: overall" in out
+    assert re.search(r"fresh: overall +│ +[01](\.\d+)? \[0\.\d{4}, 1\.0000\]", out), "with its interval"
+    assert cli.main([*common, "--suite", "rmb", "--suite-folder", str(run)]) == 2
+    assert "rmb/pairs.jsonl.gz" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_answers_to_a_prompt_are_scored_in_one_call(monkeypatch):
+    monkeypatch.setattr("assay.workflows.steps.CHUNK", 4)
+    sizes: list[int] = []
+    scorer = Counting(LengthScorer(), sizes.append)
+    completions = [Completion(messages=f"p{i // 3}", response="x" * i) for i in range(12)]
+    rewards = scorer.score(completions)
+    assert sizes == [6, 6]
+    assert rewards.value.tolist() == list(range(12))
+    assert isinstance(scorer.score([]), Rewards)
+    sizes.clear()
+    scorer.score([Completion(text=str(i)) for i in range(10)])
+    assert sizes == [4, 4, 2]
