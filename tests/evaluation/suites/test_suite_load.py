@@ -148,6 +148,16 @@ def test_ppe_correctness_from_the_hub_compares_the_pairs_that_were_drawn(hub):
     assert loaded.cases[0].pairs == ((0, 1), (1, 2))
 
 
+def test_pairs_of_answers_that_are_not_there_set_the_row_aside(tmp_path):
+    row = {"question_id": "q", "prompt": "p", "response_1": "a", "response_2": "b", "model_name": "m"}
+    bad = [({"scores": [1.0, 0.0]}, [[0, 2]]), ({"scores": [1.0, 0.0]}, [[0]]), ({"scores": [1, None]}, [[0, 1]])]
+    rows = [row | scores | {"sampled_conflict_pairs": drawn} for scores, drawn in (*bad, ({"scores": [1.0, 0.0]}, [[1, 0]]))]
+    write(tmp_path / "ppe" / "math.jsonl", rows)
+    loaded = load_suite("ppe-correctness", tmp_path)
+    assert shown(loaded) == [("MATH", ("a", "b"), (1, 0))]
+    assert loaded.set_aside == {"sampled_conflict_pairs are not two numbers of answers": 2, "unknown label 'None'": 1}
+
+
 def test_files_of_the_data_folder_come_before_the_hub_and_what_is_missing_is_named(tmp_path):
     write(tmp_path / "rm-bench" / "chat.jsonl", [{"id": 1, "prompt": "p", "chosen": ["a", "b", "c"], "rejected": ["x", "y", "z"]}])
     loaded = load_suite("rm-bench", tmp_path)

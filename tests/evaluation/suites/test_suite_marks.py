@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from assay.evaluation.suites.marks import Mark, Section, mean_of, section_metrics, subset_table
+from assay.evaluation.suites.marks import Mark, Section, difference, mean_of, section_metrics, subset_table
 from assay.metrics import cluster_bootstrap
 
 
@@ -77,6 +77,14 @@ def test_constant_parts_of_the_same_prompts_have_the_interval_of_one():
     marks = [mark._replace(cluster=mark.cluster.partition(" ")[2]) for part in "ab" for mark in marks_of(part, [1.0] * 10)]
     a, mean = section_metrics("s", marks, [A, mean_of("mean", [A, B])], seed=0)
     assert (mean.low, mean.high) == pytest.approx((a.low, a.high))
+
+
+def test_a_difference_of_constant_parts_has_the_ends_of_both():
+    """10 of 10 less 0 of 10 other prompts: 1 - sqrt(.2775^2 + .2775^2) = .6076."""
+    marks = [*marks_of("a", [1.0] * 10), *marks_of("b", [0.0] * 10)]
+    gap = section_metrics("s", marks, [difference("gap", A, B)], seed=0)[0]
+    assert (gap.value, gap.n) == (1.0, 10)
+    assert (gap.low, gap.high) == pytest.approx((0.6076, 1.0), abs=1e-4)
 
 
 def test_the_same_seed_gives_the_same_interval():

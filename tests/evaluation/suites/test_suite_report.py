@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from assay.evaluation.suites import rules
-from assay.evaluation.suites.cases import NOT_ASKED, Case, score_cases
+from assay.evaluation.suites.cases import NOT_ASKED, Case, Scored, score_cases
 from assay.evaluation.suites.catalog import OWN_PAIRS, SUITES, pooled
 from assay.evaluation.suites.load import LoadedSuite
-from assay.evaluation.suites.report import evaluate_suite
+from assay.evaluation.suites.report import evaluate_suite, suite_report
 from assay.records import Completion, Rewards, as_messages
 from assay.scorers.baselines import LengthScorer
 
@@ -37,7 +37,7 @@ def pair(prompt: str, chosen: str, rejected: str, gold: tuple[float, float] = (1
 
 
 def suite_of(*cases: Case, **known) -> LoadedSuite:
-    return LoadedSuite(OWN_PAIRS._replace(name="mine"), cases, known.pop("set_aside", {}), "made up", **known)
+    return LoadedSuite(OWN_PAIRS._replace(name="mine"), cases, known.pop("set_aside", {}), "made up", num_found=len(cases), **known)
 
 
 def test_every_distinct_answer_is_scored_once_in_one_call_with_those_to_its_prompt():
@@ -114,6 +114,26 @@ def test_fewer_cases_than_published_are_a_warning():
     finding = evaluate_suite(Recorded(a=1, b=0), loaded).findings[0]
     assert (finding.level, finding.value, finding.threshold) == ("warn", 2, 3)
     assert "2 of 3 published cases: not comparable with published figures" in finding.why
+
+
+def test_a_limit_is_a_warning_where_no_size_is_published():
+    loaded = suite_of(pair("p", "a", "b"))._replace(num_found=3)
+    finding = evaluate_suite(Recorded(a=1, b=0), loaded).findings[0]
+    assert (finding.level, finding.why) == ("warn", "1 of 3 cases: not comparable with published figures")
+
+
+def test_the_gap_to_the_length_rule_is_paired():
+    """A scorer that is right where length is and on 4 prompts more: the gap is 4 of 40, whatever prompts are drawn about 1/2."""
+    cases = [pair(f"p{i}", "aa" if i < 20 else "b", "b" if i < 20 else "aa") for i in range(40)]
+    rewards = {**{f"p{i}": 1.0 for i in range(24)}}
+    report = suite_report(suite_of(*cases), Scored([np.array([rewards.get(f"p{i}", 0.0), 0.5]) for i in range(40)], 80, {}))
+    assert report.metric("mine: overall").value == 0.6
+    assert report.metric("mine: overall, the longer answer wins").value == 0.5
+    gap = report.metric("mine: overall, less the longer answer's")
+    assert gap.value == pytest.approx(0.1)
+    assert 0 < gap.low < 0.1 < gap.high < 0.21
+    assert (gap.n_scored, gap.n) == (40, 40)
+    assert {f.name: f.level for f in report.findings}["above the length rule"] == "ok"
 
 
 def test_the_longer_answer_is_the_rule_that_the_length_scorer_keeps():

@@ -24,13 +24,17 @@ _LIST_COLUMNS = {"prompt", "candidates", "correct"}
 
 
 class LoadedSuite(NamedTuple):
-    """A suite's cases; reason -> how many rows or answers were set aside for it; where they came from; what was not there."""
+    """A suite's cases; reason -> how many rows or answers were set aside for it; where they came from; what was not there.
+
+    num_found: how many cases there were before a limit.
+    """
 
     suite: Suite
     cases: tuple[Case, ...]
     set_aside: Mapping[str, int]
     source: str
     missing: tuple[str, ...] = ()
+    num_found: int = 0
 
 
 def load_suite(spec: str, folder: str | Path | None = None, limit: int | None = None) -> LoadedSuite:
@@ -52,6 +56,7 @@ def load_suite(spec: str, folder: str | Path | None = None, limit: int | None = 
     if not loaded.cases:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in Counter(loaded.set_aside).most_common(5)) or "no rows"
         raise DataError(f"{spec}: no row of {loaded.source} is a case ({reasons})")
+    loaded = loaded._replace(num_found=len(loaded.cases))
     if limit is not None and limit < len(loaded.cases):
         kept = np.linspace(0, len(loaded.cases) - 1, limit).round().astype(int)
         loaded = loaded._replace(cases=tuple(loaded.cases[i] for i in kept))

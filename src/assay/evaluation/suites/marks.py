@@ -52,6 +52,17 @@ def mean_of(name: str, sections: Sequence[Section], note: str = "") -> Section:
     return Section(name, terms, note, counted)
 
 
+def renamed(section: Section, prefix: str) -> Section:
+    """The same figure of the parts whose names begin with `prefix`."""
+    terms = tuple((weight, tuple(prefix + part for part in parts)) for weight, parts in section.terms)
+    return Section(section.name, terms, section.note, tuple(prefix + part for part in section.counted))
+
+
+def difference(name: str, a: Section, b: Section, note: str = "") -> Section:
+    """a - b, prompt by prompt where they share prompts; its n is that of a."""
+    return Section(name, (*a.terms, *((-weight, parts) for weight, parts in b.terms)), note, a.counted or _all_parts(a))
+
+
 def section_metrics(
     suite: str, marks: Sequence[Mark], sections: Sequence[Section], *, seed: int, num_samples: int = 2000
 ) -> tuple[Metric, ...]:
@@ -140,8 +151,9 @@ def _constant_interval(section: Section, sums: _Sums, seed: int) -> Interval | N
         support = UNIT if mean >= 0 else Interval(-1.0, 1.0)
         low, high = cluster_bootstrap(share_C, np.arange(len(share_C)), seed=seed, support=support)
         value += weight * mean
-        below.append(weight * (mean - low))
-        above.append(weight * (high - mean))
+        down, up = abs(weight) * (mean - low), abs(weight) * (high - mean)
+        below.append(down if weight > 0 else up)
+        above.append(up if weight > 0 else down)
         present.append(size_C > 0)
     shared = bool(np.any(np.sum(present, axis=0) > 1))
     return Interval(value - _joined(below, shared), value + _joined(above, shared))

@@ -17,7 +17,7 @@ from assay.records import Messages, PreferencePair
 
 Tables: TypeAlias = Mapping[str, Rows]
 Reader: TypeAlias = Callable[[Tables], Iterator[Case | str]]
-_FORMS = {form.name: form for form in FORMS}
+_ANTHROPIC = next(form for form in FORMS if form.name == "anthropic")
 
 
 def each_row(make: Callable[[str, str, Row], Iterable[Case]]) -> Reader:
@@ -39,10 +39,28 @@ def each_row(make: Callable[[str, str, Row], Iterable[Case]]) -> Reader:
     return read
 
 
-def case_of(prompt: Any, candidates: Iterable[Any], gold: Iterable[float], **known: Any) -> Case:
+def case_of(
+    prompt: Any,
+    candidates: Iterable[Any],
+    gold: Iterable[float],
+    *,
+    section: str,
+    subset: str = "",
+    id: str = "",
+    pairs: tuple[tuple[int, int], ...] | None = None,
+    cluster: str = "",
+) -> Case:
     """A case from cells; a candidate may be blank, a prompt may not, unless it is messages already."""
-    texts = tuple(text_of(text, may_be_blank=True) for text in candidates)
-    return Case(prompt=prompt if isinstance(prompt, tuple) else prompt_of(prompt), candidates=texts, gold=tuple(gold), **known)
+    return Case(
+        prompt=prompt if isinstance(prompt, tuple) else prompt_of(prompt),
+        candidates=tuple(text_of(text, may_be_blank=True) for text in candidates),
+        gold=tuple(gold),
+        section=section,
+        subset=subset,
+        id=id,
+        pairs=pairs,
+        cluster=cluster,
+    )
 
 
 def pair_case(pair: PreferencePair, section: str, subset: str = "", id: str = "") -> Case:
@@ -113,27 +131,30 @@ def ppe_human(label: str, number: str, row: Row) -> Iterator[Case]:
     yield case_of(row["prompt"], answers, (first, 1 - first), section="pairs", subset=subset, id=_id(row, "question_id", number))
 
 
+_RIGHT_OR_NOT = {"True": 1.0, "1": 1.0, "1.0": 1.0, "False": 0.0, "0": 0.0, "0.0": 0.0}
+
+
 def ppe_correctness(label: str, number: str, row: Row) -> Iterator[Case]:
     """response_1 ... response_k with a score each (right or not); the pairs are those that upstream drew."""
-    scores = [float(score) for score in list_of(row["scores"])]
+    scores = [
+        _look_up(score, {"True": 1.0, "False": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}) for score in list_of(row["scores"])
+    ]
     texts = [row[f"response_{i + 1}"] for i in range(len(scores))]
-    drawn = tuple((int(i), int(j)) for i, j in list_of(row["sampled_conflict_pairs"]))
-    if any(not 0 <= i < len(scores) for pair in drawn for i in pair):
-        raise BadRow("sampled_conflict_pairs names an answer that is not there")
+    drawn = [tuple(list_of(pair)) for pair in list_of(row["sampled_conflict_pairs"])]
+    if any(len(pair) != 2 or not set(pair) <= set(range(len(scores))) for pair in drawn):
+        raise BadRow("sampled_conflict_pairs are not two numbers of answers")
     subset = f"{label}: {row.get('model_name') or 'model not named'}"
-    yield case_of(row["prompt"], texts, scores, section=label, subset=subset, pairs=drawn, id=_id(row, "question_id", number))
+    yield case_of(
+        row["prompt"], texts, scores, section=label, subset=subset, pairs=tuple(drawn), id=_id(row, "question_id", number)
+    )
 
 
-def by_form(form: str) -> Reader:
-    """Pairs that `data.forms` reads; the section is the label of the table."""
-
-    def make(label: str, number: str, row: Row) -> Iterator[Case]:
-        for outcome in pairs_of(row, _FORMS[form]):
-            if isinstance(outcome, str):
-                raise BadRow(outcome)
-            yield pair_case(outcome, label, id=_id(row, "id", number))
-
-    return each_row(make)
+def hh(label: str, number: str, row: Row) -> Iterator[Case]:
+    """Whole dialogues: what `data.forms` makes of them."""
+    for outcome in pairs_of(row, _ANTHROPIC):
+        if isinstance(outcome, str):
+            raise BadRow(outcome)
+        yield pair_case(outcome, label, id=number)
 
 
 def llmbar(label: str, number: str, row: Row) -> Iterator[Case]:
@@ -161,7 +182,7 @@ def pandalm(label: str, number: str, row: Row) -> Iterator[Case]:
     yield case_of("\n\n".join(parts), answers, (first, 1 - first), section=label, subset=subset, id=name)
 
 
-def hhh_hub(row: Row) -> tuple[Any, Any]:
+def _choices(row: Row) -> tuple[Any, Any]:
     """Chosen and rejected of a row in the form of the hub: targets with choices and labels."""
     choices, labels = list_of(field_of(row["targets"], "choices")), list_of(field_of(row["targets"], "labels"))
     right = [text for text, label in zip(choices, labels, strict=True) if label]
@@ -173,7 +194,7 @@ def hhh_hub(row: Row) -> tuple[Any, Any]:
 
 def hhh(label: str, number: str, row: Row) -> Iterator[Case]:
     if "targets" in row:
-        chosen, rejected = hhh_hub(row)
+        chosen, rejected = _choices(row)
         yield case_of(row["input"], (chosen, rejected), (1, 0), section=label, id=f"{label}:{number}")
     else:
         subset = text_of(row["subset"])

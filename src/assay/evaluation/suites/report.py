@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from assay.evaluation.suites import rules
 from assay.evaluation.suites.cases import Case, Scored, comparisons, lengths, score_cases
 from assay.evaluation.suites.load import LoadedSuite
-from assay.evaluation.suites.marks import OVERALL, Mark, parts_of, section_metrics, subset_table
+from assay.evaluation.suites.marks import OVERALL, Mark, difference, parts_of, renamed, section_metrics, subset_table
 from assay.records import Finding, Metric, Report, Table
 from assay.scorers.base import Scorer
 
 MAX_TIES = 0.01
-LONGER = f"{OVERALL}, the longer answer wins"
+LONGER, GAP = f"{OVERALL}, the longer answer wins", f"{OVERALL}, less the longer answer's"
+_BY_LENGTH = "by length: "
 
 
 def evaluate_suite(scorer: Scorer, loaded: LoadedSuite, *, skipped: Collection[int] = (), seed: int = 0) -> Report:
@@ -27,23 +29,21 @@ def evaluate_suite(scorer: Scorer, loaded: LoadedSuite, *, skipped: Collection[i
     """
     scored = score_cases(scorer, loaded.cases, skipped)
     report = suite_report(loaded, scored, seed=seed)
-    return Report(
-        title=report.title,
-        metrics=report.metrics,
-        tables=report.tables,
-        findings=report.findings,
-        facts={"scorer": scorer.fingerprint, **report.facts},
-    )
+    return replace(report, facts={"scorer": scorer.fingerprint, **report.facts})
 
 
 def suite_report(loaded: LoadedSuite, scored: Scored, *, seed: int = 0) -> Report:
     """What the rewards of a suite's cases come to. Pure: the same rewards and seed give the same report."""
     suite, cases = loaded.suite, loaded.cases
     marks = suite.rule(cases, scored.rewards, seed)
+    scored_lengths = [np.where(np.isnan(r), np.nan, n) for n, r in zip(lengths(cases), scored.rewards, strict=True)]
+    by_length = suite.rule(cases, scored_lengths, seed)
     sections = suite.sections(parts_of(marks))
-    metrics = section_metrics(suite.name, marks, sections, seed=seed)
-    by_length = section_metrics(suite.name, suite.rule(cases, lengths(cases), seed), sections[-1:], seed=seed)
-    longer = by_length[0]._replace(name=f"{suite.name}: {LONGER}", note="the rule to beat, in characters")
+    longer = renamed(suite.sections(parts_of(by_length))[-1], _BY_LENGTH)
+    longer = longer._replace(name=LONGER, note="the rule to beat; in characters")
+    gap = difference(GAP, sections[-1], longer, "paired")
+    both = [*marks, *(mark._replace(part=_BY_LENGTH + mark.part) for mark in by_length)]
+    metrics = section_metrics(suite.name, both, [*sections, longer, gap], seed=seed)
     facts = {
         "suite": suite.name,
         "source": loaded.source,
@@ -54,9 +54,9 @@ def suite_report(loaded: LoadedSuite, scored: Scored, *, seed: int = 0) -> Repor
     }
     return Report(
         title=f"{suite.name}: {suite.what}",
-        metrics=(*metrics, longer),
+        metrics=metrics,
         tables=_tables(loaded, scored, marks, seed),
-        findings=(_completeness(loaded), _unscored(scored), _score_ties(cases, scored.rewards), _above_length(metrics[-1], longer)),
+        findings=(_completeness(loaded), _unscored(scored), _score_ties(cases, scored.rewards), _above_length(metrics[-1])),
         facts=facts,
     )
 
@@ -73,16 +73,16 @@ def _tables(loaded: LoadedSuite, scored: Scored, marks: Sequence[Mark], seed: in
 
 def _completeness(loaded: LoadedSuite) -> Finding:
     """Published figures are of the whole suite: fewer cases are another benchmark."""
-    name, n, size = "complete", len(loaded.cases), loaded.suite.size
+    name, n, size = "complete", len(loaded.cases), loaded.suite.size or loaded.num_found
     aside = sum(loaded.set_aside.values())
     notes = [f"{', '.join(loaded.missing)} not found"] if loaded.missing else []
     notes += [f"{aside:,} rows or answers set aside"] if aside else []
     if size and n != size:
-        why = "; ".join([f"{n:,} of {size:,} published cases", *notes])
+        why = "; ".join([f"{n:,} of {size:,} {'published ' if loaded.suite.size else ''}cases", *notes])
         return Finding("warn", name, n, size, f"{why}: not comparable with published figures")
     if loaded.missing:
-        return Finding("warn", name, n, size or math.nan, f"{'; '.join(notes)}: not comparable with published figures")
-    return Finding("ok", name, n, size or math.nan, "; ".join([f"{n:,} cases", *notes]))
+        return Finding("warn", name, n, size, f"{'; '.join(notes)}: not comparable with published figures")
+    return Finding("ok", name, n, size, "; ".join([f"{n:,} cases", *notes]))
 
 
 def _unscored(scored: Scored) -> Finding:
@@ -101,7 +101,7 @@ def _score_ties(cases: Sequence[Case], rewards: Sequence[np.ndarray]) -> Finding
         better_I, worse_I = comparisons(case).T
         gap_I = rewards_N[better_I] - rewards_N[worse_I]
         equal_I = gap_I == 0
-        compared += len(gap_I) - np.count_nonzero(np.isnan(gap_I))
+        compared += len(gap_I) - int(np.count_nonzero(np.isnan(gap_I)))
         if equal_I.any():
             texts = zip(better_I[equal_I], worse_I[equal_I], strict=True)
             ties += sum(case.candidates[i] != case.candidates[j] for i, j in texts)
@@ -110,8 +110,10 @@ def _score_ties(cases: Sequence[Case], rewards: Sequence[np.ndarray]) -> Finding
     return Finding("warn" if share > MAX_TIES else "ok", "score ties", share, MAX_TIES, why)
 
 
-def _above_length(overall: Metric, longer: Metric) -> Finding:
-    name, seen = "above the length rule", f"{overall.value:.3f} against {longer.value:.3f} for the longer answer"
-    if overall.low > longer.value:
-        return Finding("ok", name, overall.value, longer.value, seen)
-    return Finding("warn", name, overall.value, longer.value, f"{seen}: the interval begins at {overall.low:.3f}")
+def _above_length(gap: Metric) -> Finding:
+    """The overall figure less that of the rule that the longer answer wins."""
+    name, seen = "above the length rule", f"overall {gap.value:+.3f} above it, interval [{gap.low:+.3f}, {gap.high:+.3f}]"
+    if gap.low > 0:
+        return Finding("ok", name, gap.value, 0.0, seen)
+    why = gap.note if math.isnan(gap.value) else f"{seen}: it may have learnt no more than this"
+    return Finding("warn", name, gap.value, 0.0, why)

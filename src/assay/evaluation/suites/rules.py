@@ -186,7 +186,7 @@ def by_section(rules: Mapping[str, Rule], otherwise: Rule) -> Rule:
 def _pairs_mark(case: Case, rewards_N: np.ndarray, part: str) -> Mark:
     better_I, worse_I = comparisons(case).T
     gap_I = rewards_N[better_I] - rewards_N[worse_I]
-    num_won, num_unscored = np.count_nonzero(gap_I > 0), np.count_nonzero(np.isnan(gap_I))
+    num_won, num_unscored = int(np.count_nonzero(gap_I > 0)), int(np.count_nonzero(np.isnan(gap_I)))
     return Mark(part, case.subset, case.cluster, float(num_won), len(gap_I) - num_unscored, len(gap_I))
 
 
