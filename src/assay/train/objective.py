@@ -22,7 +22,7 @@ class Objective:
     """What is minimised over the pairs."""
 
     loss: Loss = "bradley-terry"
-    """rdpo, flips: for wrong labels; rao-kupper, davidson: for ties."""
+    """rdpo, flips: wrong labels; the last two: ties."""
     label_smoothing: float = 0.0
     """Share of each label that goes to the other answer."""
     flip_rate: float = 0.0

@@ -42,7 +42,7 @@ Measure: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlignConfig:
-    """Map a model onto the scale of another, to replace it under the same KL coefficient."""
+    """Map a model onto another's scale, to replace it at the same KL."""
 
     old: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OLD")]
     """Run directory or artifact whose scale is kept."""

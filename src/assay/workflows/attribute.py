@@ -27,7 +27,7 @@ from assay.workflows.steps import score_margins
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributeConfig:
-    """What a model pays for that can be seen without reading: length, format, tone, openers."""
+    """What a model pays for on the surface: length, format, tone, openers."""
 
     model: tyro.conf.Positional[Path]
     """Run directory or artifact."""

@@ -32,7 +32,7 @@ AT_ONCE = 8  # prompts to one call of the scorer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestOfNConfig:
-    """Gold of best-of-n by a model, from recorded candidates: the gain, its peak, and the gap to what the model promises."""
+    """What choosing by a model gains in gold, where it peaks and bends."""
 
     model: tyro.conf.Positional[Path]
     """Run directory or artifact."""

@@ -30,7 +30,7 @@ GAIN, LOSS_CHANGE = "accuracy gained by doubling", "change of log loss by doubli
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurveConfig:
-    """Train on growing shares of the data, and forecast what doubling it would bring."""
+    """Train on growing shares of the data: what would doubling it bring?"""
 
     train: TrainConfig
     points: int = 5

@@ -47,7 +47,7 @@ FIRST_READ = 20_000  # pairs of a large training set that a reference is drawn f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftConfig:
-    """Is new text still like what the model was trained on, and which sign of it is worth watching?"""
+    """Is new text still like the training data? Which sign tells?"""
 
     model: tyro.conf.Positional[Path]
     """Run directory or artifact."""

@@ -24,7 +24,7 @@ _SAME = {"template_digest": "chat template", "max_length": "max_length", "overlo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnsembleConfig:
-    """Join reward models into one: their mean less a penalty on their disagreement, and the disagreement as std."""
+    """Join reward models: mean less a penalty on disagreement, and a std."""
 
     models: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories or artifacts, of any bases."""
@@ -36,7 +36,7 @@ class EnsembleConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AverageConfig:
-    """Average the weights of reward models of one base into one plain model (WARM)."""
+    """Average the weights of models of one base into a plain one (WARM)."""
 
     models: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories or artifacts; of an ensemble all its members."""

@@ -29,7 +29,7 @@ from assay.workflows.show import progress, say
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreConfig:
-    """Rewards for a file of completions, a row each; the same command goes on where it was stopped."""
+    """Rewards for a file of completions; goes on where it was stopped."""
 
     model: Path
     """Run directory or artifact."""

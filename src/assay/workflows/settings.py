@@ -28,7 +28,7 @@ class Restraint:
     dropout: float = 0.0
     """Share of the head's inputs and of what trained blocks add."""
     early_stopping: int = 0
-    """Stop after so many looks without a lower held-out loss; 0: never."""
+    """Looks without a lower held-out loss before it stops; 0: never."""
     augment: str | None = None
     """Counter-examples: probes (all), or a report of assay probe."""
     augment_share: float = 0.25

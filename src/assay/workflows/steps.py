@@ -38,7 +38,7 @@ COMMON_NAMES = ("data", "pairs", "test", "train", "training", "validation")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateConfig:
-    """Fit the temperature and the monotone map of a model on pairs that it was not trained on."""
+    """Fit temperature and monotone map on pairs that it was not trained on."""
 
     model: Path
     """Run directory or artifact."""
@@ -52,7 +52,7 @@ class CalibrateConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig:
-    """Accuracy with intervals, baselines, calibration and slices, on any set of pairs."""
+    """Accuracy with intervals, baselines, calibration, slices; suites."""
 
     model: Path
     """Run directory or artifact."""
@@ -74,7 +74,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportConfig:
-    """One page and the model card from everything that was found out about a run."""
+    """One page and the model card from all that was found out about a run."""
 
     model: Path
     """Run directory or artifact."""

@@ -28,7 +28,7 @@ from assay.workflows.verdicts import verdicts, without_passed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustConfig:
-    """A verdict for each way in which a reward model fails, on one page: exit status 7 when one is a failure."""
+    """A verdict for each way in which a reward model fails; exit status 7."""
 
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
     """Run directory or artifact."""

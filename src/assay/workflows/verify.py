@@ -32,7 +32,7 @@ _ALLOWED = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.15}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyConfig:
-    """Replay the golden vectors and try the known traps, in this process and against a remote engine."""
+    """Replay golden vectors and try known traps, here and on an engine."""
 
     model: tyro.conf.Positional[Path]
     """Run directory or artifact."""
