@@ -169,8 +169,7 @@ def keep_reference(
         "computed in": str(scorer.model.compute_dtype).removeprefix("torch."),
         "note": note,
     }
-    parts = [observed(scorer, sample, label) for sample, label in ((bank, "reference"), (held, "held back"))]
-    reference = make_reference(*parts, facts)
+    reference = make_reference(observed(scorer, bank, "reference"), observed(scorer, held, "held back"), facts)
     save_reference(path / MONITOR, reference)
     sizes = f"{len(reference.bank):,} answers in the bank, {len(reference.held):,} held back"
     say("reference", f"{sizes} -> {path / MONITOR}")
