@@ -28,7 +28,7 @@ from assay.workflows.steps import score_margins, slug
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributeConfig:
-    """What a model pays for that can be seen without reading: length, format, tone, openers."""
+    """What a model pays for: length, format, tone, openers."""
 
     model: tyro.conf.Positional[Path]
     """Run directory or artifact."""

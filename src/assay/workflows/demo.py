@@ -44,7 +44,7 @@ NUM_FOLDS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoConfig:
-    """Build a reward model from the starter pairs in a few minutes, and say how good it is."""
+    """Build a reward model from the starter pairs in minutes, and say how good it is."""
 
     out: Path = Path("runs/demo")
     """Run directory."""

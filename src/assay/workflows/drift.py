@@ -47,7 +47,7 @@ FIRST_READ = 20_000  # pairs of a large training set that a reference is drawn f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftConfig:
-    """Is new text still like what the model was trained on, and which sign of it is worth watching?"""
+    """Is new text still like what the model was trained on?"""
 
     model: tyro.conf.Positional[Path]
     """Run directory or artifact."""
@@ -56,7 +56,7 @@ class DriftConfig:
     fit: bool = False
     """Make the reference from --data (the model's own data) and keep it; nothing is held against it."""
     limit: int = 500
-    """Use so many rows of a set, drawn by prompt; with --fit, of all sets."""
+    """Use so many rows of each set, drawn by prompt."""
     form: str | None = None
     """Form of the rows; found when left out."""
     seed: int = 0
