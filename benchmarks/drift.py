@@ -2,9 +2,9 @@
 
 python benchmarks/drift.py --pairs 1000 --members 3
 
-Trains an ensemble on TruthfulQA (so that its std is a signal too), keeps the reference that `assay train` keeps, and holds against it
-the run's own test split (which must not alarm), that split with an opener before every answer and with every answer cut in half
-(small drifts of a policy), and sets of other kinds. Then `assay attribute` on the test split.
+Trains an ensemble on TruthfulQA (so that its std is a signal too) with the reference that `assay train` keeps, and holds against
+it the run's own test split (which should not alarm), that split with an opener before every answer and with every answer cut in
+half (small drifts of a policy), and sets of other kinds. Then `assay attribute` on the test split.
 """
 
 from __future__ import annotations

@@ -182,5 +182,9 @@ def test_unscored_rows_are_counted_and_a_set_of_nothing_is_a_warning():
     empty.observed.score[:] = np.nan
     finding = drift_report(reference(), [empty]).findings[0]
     assert (finding.level, math.isnan(finding.value)) == ("warn", True)
+    lone = NewSet(name="lone", observed=observed(1, seed=15))
+    assert "fewer than two of its prompts" in drift_report(reference(), [lone]).findings[0].why
+    with pytest.raises(ValueError, match="1 prompts of the new set"):
+        drift_tests(make_detector(reference()), lone.observed, seed=0)
     with pytest.raises(ValueError, match="no set"):
         drift_report(reference(), [])

@@ -12,12 +12,14 @@ import pytest
 from assay.cli import main
 from assay.data.pairs import write_pairs
 from assay.models.artifact import MONITOR, read_description, verify_digest
+from assay.monitor.drift import STD
 from assay.monitor.reference import load_reference
 from assay.records import PreferencePair
 from assay.scorers.load import load
 from assay.wire import report_from_json
 from assay.workflows.drift import read_set
 from assay.workflows.rundir import run_config, split_pairs
+from assay.workflows.settings import Machine
 from tiny import toy_pairs
 
 FLOAT = ["--dtype", "float32", "--device", "cpu"]
@@ -142,3 +144,20 @@ def test_sets_are_drawn_by_prompt_and_completions_cannot_be_attributed(run, tmp_
     rows.write_text(json.dumps({"prompt": "egg", "response": "water"}) + "\n")
     assert main(["attribute", str(run), "--data", str(rows)]) == 2
     assert "holds completions, not pairs" in " ".join(capsys.readouterr().err.split())
+
+
+def test_members_give_their_disagreement_as_a_sign_and_reference_0_keeps_none(trained_run, tmp_path):
+    train = ["train", "--data", str(trained_run.data), "--base", str(trained_run.base), "--params", "head", "--calibration", "0.2"]
+    assert main([*train, "--out", str(tmp_path / "two"), "--ensemble", "2", "--epochs", "2", *FLOAT]) == 0
+    data = tmp_path / "other.jsonl"
+    write_pairs(data, odd_pairs(20))
+    assert main(["drift", str(tmp_path / "two"), "--data", str(data)]) == 0
+    report = report_from_json((tmp_path / "two/eval/drift.json").read_text())
+    assert STD in {row[1] for row in report.tables[0].rows}
+    assert main([*train, "--out", str(tmp_path / "none"), "--epochs", "1", "--reference", "0", *FLOAT]) == 0
+    assert not (tmp_path / "none/artifact" / MONITOR).exists()
+
+
+def test_a_negative_reference_is_refused():
+    with pytest.raises(ValueError, match="--reference -1 must be a number of answers, or 0 for none"):
+        Machine(reference=-1)

@@ -1,8 +1,8 @@
 """Whether new text is still like what a reward model was trained on, and which sign of it is worth watching.
 
 Every test holds new answers against the held rows of the reference by exchanging whole prompts between the two: under "nothing has
-changed" every such exchange is as likely as what was seen, so that the false alarm rate holds for any number of answers, of
-answers a prompt, and of dimensions. One level, 5%, is kept for all tests of a set together.
+changed" every such exchange is as likely as what was seen, so that the false alarm rate holds for any number of answers and of
+dimensions, however alike the answers to one prompt are. One level, 5%, is kept for all tests of a set together.
 
 Suffixes: N answers (held and new), S exchanges (the first is none), C prompts, K tests, P pairs.
 """
@@ -125,8 +125,8 @@ def drift_tests(
 def drift_report(reference: Reference, sets: Sequence[NewSet], *, seed: int = 0, title: str = "Drift") -> Report:
     """Each set against the reference: tests, how far out its answers lie, how well each signal tells the set and its wrong pairs.
 
-    One finding a set (warn when any of its tests alarms), one on whether any signal tells the wrong pairs. Intervals are 95%,
-    resampled by prompt. Raises ValueError without a set.
+    One finding a set (warn when any of its tests alarms), one on whether any signal tells the wrong pairs of all sets together.
+    Intervals are 95%, resampled by prompt. Raises ValueError without a set.
     """
     if not sets:
         raise ValueError("no set to hold against the reference: give at least one")
@@ -138,10 +138,11 @@ def drift_report(reference: Reference, sets: Sequence[NewSet], *, seed: int = 0,
     findings: list[Finding] = []
     wrong: list[_Pairs] = []
     for new in sets:
-        if new.observed.ok.sum() < 2:
-            findings.append(Finding("warn", f"drift: {new.name}", math.nan, LEVEL, "not known: no answer of it could be scored"))
-            continue
         distinct = new.observed.distinct()
+        if len(np.unique(distinct.prompt)) < 2:
+            why = "not known: answers to fewer than two of its prompts could be scored"
+            findings.append(Finding("warn", f"drift: {new.name}", math.nan, LEVEL, why))
+            continue
         fresh, tests = detector.signals(distinct), drift_tests(detector, distinct, seed=seed)
         rows += [(new.name, test.name, test.value, test.threshold, test.p, "alarm" if test.p <= LEVEL else "") for test in tests]
         findings.append(_set_finding(new.name, tests))
@@ -150,10 +151,9 @@ def drift_report(reference: Reference, sets: Sequence[NewSet], *, seed: int = 0,
         if new.pairs is not None:
             wrong.append(_pair_signals(new, detector.signals(new.observed)))
             metrics.append(_accuracy(new.name, wrong[-1], seed))
+    wrong = [*wrong, _joined(wrong)] if len(wrong) > 1 else wrong
     errors = [row for part in wrong for row in _error_rows(part, seed)]
-    if len(wrong) > 1:
-        errors += _error_rows(_joined(wrong), seed)
-    findings += _watch_findings(telling, errors)
+    findings += [*_watch_finding(telling), *(_wrong_finding(part, seed) for part in wrong[-1:])]
     return Report(
         title=title,
         metrics=tuple(metrics),
@@ -256,26 +256,37 @@ def _error_rows(pairs: _Pairs, seed: int) -> list[tuple[object, ...]]:
     return rows
 
 
-def _watch_findings(telling: Sequence[Sequence[object]], errors: Sequence[Sequence[object]]) -> list[Finding]:
-    """Which signal tells the sets best on average, and which tells wrong pairs better than chance."""
-    findings = []
+def _watch_finding(telling: Sequence[Sequence[object]]) -> list[Finding]:
+    """Which signal tells the sets best, on average over them."""
     by_signal: dict[str, list[float]] = {}
     for row in telling:
         by_signal.setdefault(str(row[1]), []).append(float(row[2]))  # type: ignore[arg-type]
-    if by_signal:
-        best = max(by_signal, key=lambda name: float(np.mean(by_signal[name])))
-        means = ", ".join(f"{name} {np.mean(found):.2f}" for name, found in by_signal.items())
-        value = float(np.mean(by_signal[best]))
-        findings.append(Finding("ok", "signal to watch", value, 0.5, f"{best} tells the sets best; AUROC, mean over sets: {means}"))
-    name, last = "a signal that tells wrong pairs", str(errors[-1][0]) if errors else ""
-    rows = [row for row in errors if row[0] == last and row[1] != SMALL_MARGIN]
-    if rows and not all(math.isnan(float(row[3])) for row in rows):  # type: ignore[arg-type]
-        best_row = max(rows, key=lambda row: -1.0 if math.isnan(float(row[3])) else float(row[3]))  # type: ignore[arg-type]
-        seen = f"{best_row[1]} on {last}: AUROC {best_row[2]:.2f} [{best_row[3]:.2f}, {best_row[4]:.2f}]"
-        found = float(best_row[3]) > 0.5  # type: ignore[arg-type]
-        why = seen if found else f"{seen}: unusual answers are not the wrongly ranked ones here; drift is no estimate of accuracy"
-        findings.append(Finding("ok" if found else "warn", name, float(best_row[2]), 0.5, why))  # type: ignore[arg-type]
-    return findings
+    if not by_signal:
+        return []
+    best = max(by_signal, key=lambda name: float(np.mean(by_signal[name])))
+    means = ", ".join(f"{name} {np.mean(found):.2f}" for name, found in by_signal.items())
+    value = float(np.mean(by_signal[best]))
+    return [Finding("ok", "signal to watch", value, 0.5, f"{best} tells the sets best; AUROC, mean over sets: {means}")]
+
+
+def _wrong_finding(pairs: _Pairs, seed: int) -> Finding:
+    """Whether the signal that tells wrong pairs best does so beyond chance, its interval widened for being the best of several."""
+    name, level = "a signal that tells wrong pairs", 1 - LEVEL / max(1, len(pairs.signals) - 1)
+    figures = {}
+    for signal, values_P in pairs.signals.items():
+        kept_P = np.isfinite(values_P) & np.isfinite(pairs.right_P)
+        values, wrong = values_P[kept_P], 1 - pairs.right_P[kept_P]
+        if signal != SMALL_MARGIN and 0 < wrong.sum() < len(wrong):
+            interval = auroc_interval(values, wrong, pairs.prompts_P[kept_P], seed=seed, level=level)
+            figures[signal] = (auroc(values, wrong), interval)
+    if not figures:
+        return Finding("warn", name, math.nan, 0.5, f"not known: no pair of {pairs.name} is scored, or none is wrong")
+    best = max(figures, key=lambda signal: figures[signal][1].low)
+    value, interval = figures[best]
+    seen = f"{best} on {pairs.name}: AUROC {value:.2f} [{interval.low:.2f}, {interval.high:.2f}], the best of {len(figures)}"
+    if interval.low > 0.5:
+        return Finding("ok", name, value, 0.5, seen)
+    return Finding("warn", name, value, 0.5, f"{seen}: unusual answers are not the wrongly ranked ones; drift tells no accuracy")
 
 
 def _tables(

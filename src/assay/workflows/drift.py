@@ -56,7 +56,7 @@ class DriftConfig:
     fit: bool = False
     """Make the reference from --data (the model's own data) and keep it; nothing is held against it."""
     limit: int = 500
-    """Use so many rows of a set, drawn by prompt; with --fit, of all sets."""
+    """Use so many rows of each set, drawn by prompt."""
     form: str | None = None
     """Form of the rows; found when left out."""
     seed: int = 0
@@ -169,8 +169,7 @@ def keep_reference(
         "computed in": str(scorer.model.compute_dtype).removeprefix("torch."),
         "note": note,
     }
-    parts = [observed(scorer, sample, label) for sample, label in ((bank, "reference"), (held, "held back"))]
-    reference = make_reference(*parts, facts)
+    reference = make_reference(observed(scorer, bank, "reference"), observed(scorer, held, "held back"), facts)
     save_reference(path / MONITOR, reference)
     sizes = f"{len(reference.bank):,} answers in the bank, {len(reference.held):,} held back"
     say("reference", f"{sizes} -> {path / MONITOR}")
