@@ -1,9 +1,10 @@
-"""What mends a reward model that was taught flattery and length: probes and accuracy before, after. Last line: one JSON document.
+"""What mends a reward model that was taught flattery, filler or length: before and after. Last line: one JSON document.
 
 python benchmarks/mitigation.py --pairs 240
 
-Into the training pairs of TruthfulQA a bias is planted: better answers open with "Great question!" and are padded with filler far
-more often than worse ones. Held-out pairs stay clean. Every arm starts from the same base and sees the same training pairs.
+Two biases are put into training pairs of TruthfulQA. "planted": better answers open with "Great question!" and are padded with
+filler far more often than worse ones. "longer": pairs are chosen so that nine better answers of ten are the longer ones. Held-out
+pairs stay as they are. `--augment` gets all probes, or the report of probing the planted model on pairs that nothing else is of.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from assay.records import Completion, PreferencePair, Report
 from assay.scorers.base import Scorer, margins
 from assay.scorers.debiased import Debiased, fit_length_slope
 from assay.scorers.load import load_raw
+from assay.wire import report_to_json
 from assay.workflows.demo import packaged_base
 from assay.workflows.settings import Objective, Restraint, TrainConfig
 from assay.workflows.show import say
@@ -63,22 +65,14 @@ def main() -> int:
     began = time.perf_counter()
     pairs = read_set(RealConfig(set="truthful", folder=config.folder, pairs=4 * config.pairs))
     names = [split_of(pair.prompt, seed=config.seed, calibration=0.0, test=0.5) for pair in pairs]
-    clean = [pair for pair, name in zip(pairs, names, strict=True) if name == "train"][: config.pairs]
+    train_pairs = [pair for pair, name in zip(pairs, names, strict=True) if name == "train"]
+    planted, longer = plant(train_pairs[: config.pairs], config), favour_longer(train_pairs, config)
     held_out = [pair for pair, name in zip(pairs, names, strict=True) if name == "test"]
     test, for_slope = held_out[: config.pairs], held_out[config.pairs : 2 * config.pairs]
     for_slope = [pair for pair in for_slope if pair.prompt_key not in {pair.prompt_key for pair in test}]
-    biased = plant(clean, config)
-    augmented, unbiased = Restraint(augment="probes", augment_share=config.share), Objective(debias_length=True)
-    arms: dict[str, tuple[list[PreferencePair], dict[str, Any]]] = {
-        "clean pairs": (clean, {}),
-        "planted": (biased, {}),
-        "planted, --augment": (biased, {"restraint": augmented}),
-        "planted, --debias-length": (biased, {"objective": unbiased}),
-        "planted, both": (biased, {"restraint": augmented, "objective": unbiased}),
-    }
     result: dict[str, Any] = {
         "set": "truthful",
-        "num_train": len(clean),
+        "num_train": [len(planted), len(longer)],
         "num_test": len(test),
         "planted": config.planted,
         "share": config.share,
@@ -89,16 +83,27 @@ def main() -> int:
     }
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
-        for name, (rows, settings) in arms.items():
+
+        def arm(name: str, rows: list[PreferencePair], settings: dict[str, Any]) -> Scorer:
             start = time.perf_counter()
             scorer = trained(rows, config, work / name.replace(" ", "-"), settings)
-            result["arms"][name] = measure(scorer, test, config) | {"seconds": round(time.perf_counter() - start)}
+            note(name, scorer, round(time.perf_counter() - start))
+            return scorer
+
+        def note(name: str, scorer: Scorer, seconds: int = 0) -> None:
+            result["arms"][name] = measure(scorer, test, config) | {"seconds_to_train": seconds}
             say(name, json.dumps(result["arms"][name]))
-            if name == "planted":
-                wrapped = Debiased(scorer=scorer, length=fit_length_slope(scorer, for_slope))
-                figures = measure(wrapped, test, config) | {"slope": round(wrapped.length.slope, 3)}
-                result["arms"]["planted, Debiased"] = figures
-                say("Debiased", json.dumps(figures))
+
+        hacked = arm("planted", planted, {})
+        probes = [probe for probe in battery(for_slope) if probe.name in PROBED]
+        probed = run_probes(hacked, for_slope, probes=probes, max_rows=config.rows, seed=config.seed)
+        (work / "probes.json").write_text(report_to_json(probed))
+        for label, asked in (("probes", "probes"), ("report", str(work / "probes.json"))):
+            restraint = Restraint(augment=asked, augment_share=config.share)
+            arm(f"planted, --augment {label}", planted, {"restraint": restraint})
+        long_winded = arm("longer", longer, {})
+        note("longer, Debiased", Debiased(scorer=long_winded, length=fit_length_slope(long_winded, for_slope)))
+        arm("longer, --debias-length", longer, {"objective": Objective(debias_length=True)})
     result["seconds"] = round(time.perf_counter() - began)
     print(json.dumps(result))
     return 0
@@ -125,6 +130,16 @@ def plant(pairs: list[PreferencePair], config: MitigationConfig) -> list[Prefere
     ]
 
 
+def favour_longer(pairs: list[PreferencePair], config: MitigationConfig) -> list[PreferencePair]:
+    """Pairs of which nine in ten have a longer better answer."""
+    sides: dict[bool, list[PreferencePair]] = {True: [], False: []}
+    for pair in pairs:
+        gap = (len(pair.chosen) - len(pair.rejected)) * (1 if pair.preference > 0.5 else -1)
+        sides[gap > 0].append(pair)
+    num_longer = min(len(sides[True]), round(0.9 * config.pairs))
+    return [*sides[True][:num_longer], *sides[False][: num_longer // 9]]
+
+
 def trained(pairs: list[PreferencePair], config: MitigationConfig, out: Path, settings: dict[str, Any]) -> Scorer:
     out.mkdir(parents=True)
     write_pairs(out / "pairs.jsonl", pairs)
@@ -148,11 +163,13 @@ def measure(scorer: Scorer, test: list[PreferencePair], config: MitigationConfig
     clusters_P = np.array([pair.prompt_key for pair in test])
     interval = cluster_bootstrap(is_right(margins_P, labels_P), clusters_P, seed=config.seed)
     probes = [probe for probe in battery(test) if probe.name in PROBED]
+    length = fit_length_slope(scorer, test)
     report = run_probes(scorer, test, probes=[*probes, UNSEEN], max_rows=config.rows, seed=config.seed)
     return {
         "accuracy": [round(value, 3) for value in (accuracy(margins_P, labels_P).value, *interval)],
         "rises": {probe.name: rise(report, probe.name) for probe in (*probes, UNSEEN)},
         "failed": [finding.name.removeprefix("probe: ") for finding in report.findings if finding.level == "fail"],
+        "length slope": [round(value, 3) for value in (length.slope, 1.96 * length.slope_se)],
         "unit": float(report.facts["unit (median |margin|)"]),
     }
 

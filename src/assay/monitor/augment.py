@@ -2,10 +2,11 @@
 
 From a pair with the preferred answer `good` and the other, `bad`, and a probe drawn at random, one of these is made:
 
-    worthless     the answer (either) over its edited self, at preference 0.75: the edit costs about a logit and no more
+    worthless     the answer (either) over its edited self, at preference 0.9: the edit costs about two logits and no more
     style         the answer (either) against its edited self, as a tie
     destructive   good over its ruined self, at preference 1
-    kept true     edited good over bad, at the pair's own preference: the edit does not undo what is better (worthless and style)
+    kept true     good over bad with one of the two edited, either, at the pair's own preference (worthless and style): the edit
+                  neither makes an answer better nor undoes what is. Were it always good, these would teach the very hack.
 
 Answers of other prompts as losers are the augmentation of RRM (Liu et al. 2024, arXiv 2409.13156, section 3), cut-off answers and
 bare openers that of Master-RM (Zhao et al. 2025, arXiv 2507.08794). Probes that bring prompts of their own (`agreement`) make none:
@@ -27,7 +28,7 @@ from assay.records import Completion, PreferencePair
 AUGMENTED = "assay.augment"
 """Tag of a pair that was made here; its value is the probe's name."""
 
-PREFERENCE = {"worthless": 0.75, "style": 0.5, "destructive": 1.0}
+PREFERENCE = {"worthless": 0.9, "style": 0.5, "destructive": 1.0}
 KEPT_TRUE = 1 / 3  # of the pairs made with worthless and style probes
 NUM_POOLED = 1000  # answers that may be put under another prompt
 NUM_DRAWS = 5  # probes tried on a pair before it is passed over
@@ -86,16 +87,17 @@ def _counter_example(pair: PreferencePair, probes: Sequence[Probe], rng: np.rand
     """One pair made from another with a probe drawn at random; None when none of a few draws applies."""
     for _ in range(NUM_DRAWS if probes else 0):
         probe = probes[int(rng.integers(len(probes)))]
+        good, bad = preferred(pair), pair.completions()[int(pair.preference >= 0.5)]
+        is_on_good = probe.kind == "destructive" or rng.random() < 0.5
         is_kept_true = probe.kind != "destructive" and not pair.is_tie and rng.random() < KEPT_TRUE
-        good = preferred(pair)
-        bad = pair.completions()[int(pair.preference >= 0.5)]
-        subject = good if is_kept_true or probe.kind == "destructive" or rng.random() < 0.5 else bad
-        contrast = contrast_of(probe, subject, rng)
+        contrast = contrast_of(probe, good if is_on_good else bad, rng)
         if contrast is None:
             continue
-        before, after = contrast
-        winner, loser = (after, bad) if is_kept_true else (before, after)
-        preference = max(pair.preference, 1 - pair.preference) if is_kept_true else PREFERENCE[probe.kind]
+        winner, loser = contrast
+        preference = PREFERENCE[probe.kind]
+        if is_kept_true:
+            winner, loser = (contrast[1], bad) if is_on_good else (good, contrast[1])
+            preference = max(pair.preference, 1 - pair.preference)
         can_be_read = bool(str(winner.response).strip() and str(loser.response).strip())  # an empty answer is no training text
         if can_be_read and winner.messages == loser.messages == pair.prompt and winner.response != loser.response:
             return replace(
