@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -88,8 +88,8 @@ def _of_training(model: Path) -> list[Report]:
 
 def _measured(config: TrustConfig) -> Iterator[Report]:
     """A report at a time, each kept by its own step."""
-    where = {"model": config.model, "seed": config.seed, "device": config.device, "dtype": config.dtype}
-    pairs = {"data": config.data, "form": config.form}
+    where: dict[str, Any] = {"model": config.model, "seed": config.seed, "device": config.device, "dtype": config.dtype}
+    pairs: dict[str, Any] = {"data": config.data, "form": config.form}
     yield evaluate_model(EvaluateConfig(**where, **pairs, limit=config.limit))
     yield attribute(AttributeConfig(**where, **pairs, limit=min(config.limit or 1000, 1000)))
     yield probe_model(ProbeConfig(**where, **pairs, limit=config.limit, max_rows=config.max_rows))
