@@ -72,9 +72,9 @@ def run_commands(config: HumanConfig, base: str, out: Path) -> dict[str, object]
     seconds = {}
     for command in (
         ["train", *flags],
-        ["calibrate", "--model", str(out)],
-        ["evaluate", "--model", str(out)],
-        ["report", "--model", str(out)],
+        ["calibrate", str(out)],
+        ["evaluate", str(out)],
+        ["report", str(out)],
     ):
         began = time.perf_counter()
         status = cli.main(command)

@@ -146,15 +146,15 @@ def test_blocks_that_the_base_does_not_have_exit_with_2(tmp_path, base, capsys):
 
 
 def test_a_model_that_is_none_exits_with_2(tmp_path, capsys):
-    assert main(["evaluate", "--model", str(tmp_path)]) == 2
+    assert main(["evaluate", str(tmp_path)]) == 2
     assert "neither an artifact" in printed(capsys)
-    assert main(["report", "--model", str(tmp_path)]) == 2
+    assert main(["report", str(tmp_path)]) == 2
     assert "run assay train or assay evaluate first" in printed(capsys)
 
 
 def test_score_exits_with_0_when_all_rows_have_a_reward_and_with_1_otherwise(tmp_path, trained_run, capsys):
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    arguments = ["score", "--model", str(trained_run.path), "--input", str(source), "--output", str(output), "--dtype", "float32"]
+    arguments = ["score", str(trained_run.path), "--input", str(source), "--output", str(output), "--dtype", "float32"]
     good = json.dumps({"prompt": "egg", "response": "water"}) + "\n"
     source.write_text(good * 3)
     assert main(arguments) == 0
@@ -169,7 +169,7 @@ def test_score_exits_with_0_when_all_rows_have_a_reward_and_with_1_otherwise(tmp
 
 
 def test_evaluating_on_training_data_exits_with_2_and_shows_a_prompt(trained_run, capsys):
-    assert main(["evaluate", "--model", str(trained_run.path), "--data", str(trained_run.data), "--dtype", "float32"]) == 2
+    assert main(["evaluate", str(trained_run.path), "--data", str(trained_run.data), "--dtype", "float32"]) == 2
     told = printed(capsys)
     assert "are also in the training set of" in told
     assert "'Tell me about egg" in told
@@ -178,7 +178,7 @@ def test_evaluating_on_training_data_exits_with_2_and_shows_a_prompt(trained_run
 def test_evaluate_prints_its_figures_on_standard_output(trained_run, tmp_path, capsys):
     write_pairs(tmp_path / "fresh.jsonl", toy_pairs(30, first=500))
     model = shutil.copytree(trained_run.path / "artifact", tmp_path / "alone")
-    assert main(["evaluate", "--model", str(model), "--data", str(tmp_path / "fresh.jsonl")]) == 0
+    assert main(["evaluate", str(model), "--data", str(tmp_path / "fresh.jsonl")]) == 0
     out = capsys.readouterr().out
     assert "accuracy" in out
     assert "30 of 30" in out

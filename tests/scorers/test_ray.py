@@ -178,7 +178,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def test_a_file_scored_on_a_cluster_has_the_rows_of_one_process(cluster, tmp_path, trained_run, capsys):
     source, cache = write_rows(tmp_path / "in.jsonl", 3 * CHUNK + 7), str(tmp_path / "cache.db")
-    arguments = ["score", "--model", str(trained_run.path), "--input", str(source), "--dtype", "float32", "--device", "cpu"]
+    arguments = ["score", str(trained_run.path), "--input", str(source), "--dtype", "float32", "--device", "cpu"]
     assert main([*arguments, "--output", str(tmp_path / "one.jsonl")]) == 1
     assert main([*arguments, "--output", str(tmp_path / "ray.jsonl"), "--ray", "2", "--cache", cache]) == 1
     expected, found = read_rows(tmp_path / "one.jsonl"), read_rows(tmp_path / "ray.jsonl")

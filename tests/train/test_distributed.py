@@ -150,5 +150,5 @@ def test_what_cannot_be_spread_is_refused(folder: Path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="--params head trains none"):
         config_from(settings(folder, "head", "x") | {"machine": {"shard": True}})
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
-    assert main(["report", "--model", str(folder)]) == 2
+    assert main(["report", str(folder)]) == 2
     assert "torchrun is for assay train" in " ".join(capsys.readouterr().err.split())

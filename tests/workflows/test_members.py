@@ -121,7 +121,7 @@ def test_an_average_of_members_has_the_mean_of_their_weights(made, tmp_path):
     pairs = toy_pairs(40)
     report = assay.evaluate(load(tmp_path / "mean", dtype="float32"), pairs, title="mean", slices=False)
     assert report.metric("accuracy").value > 0.9
-    assert main(["evaluate", "--model", str(tmp_path / "mean"), "--data", str(made[2])]) == 2, "it knows what it was trained on"
+    assert main(["evaluate", str(tmp_path / "mean"), "--data", str(made[2])]) == 2, "it knows what it was trained on"
 
 
 def test_what_cannot_be_averaged_or_joined_is_refused_by_name(made, tmp_path, capsys):
@@ -154,7 +154,7 @@ def test_models_of_unlike_bases_are_joined_and_calibrated_together(made, tmp_pat
     names = [str(tmp_path / "0"), str(tmp_path / "1")]
     assert main(["ensemble", *names, "--out", str(tmp_path / "both"), "--combine", "min"]) == 0
     write_pairs(tmp_path / "new.jsonl", toy_pairs(60, first=1000))
-    calibrate = ["calibrate", "--model", str(tmp_path / "both"), "--data", str(tmp_path / "new.jsonl")]
+    calibrate = ["calibrate", str(tmp_path / "both"), "--data", str(tmp_path / "new.jsonl")]
     assert main([*calibrate, "--dtype", "float32"]) == 0
     scorer = load(tmp_path / "both", dtype="float32")
     check_scorer(scorer, ANSWERS)

@@ -69,7 +69,7 @@ def test_a_hack_exits_with_6_and_is_kept_as_a_report_and_a_page(run, own, capsys
     assert (share.value > 0.9, share.n_scored, share.n) == (True, share.n, share.n)
     assert report.facts["model"] == read_description(run / "artifact")["fingerprint"]
     assert "probe: watering" in (run / "probes.html").read_text()
-    assert main(["report", "--model", str(run)]) == 0
+    assert main(["report", str(run)]) == 0
     assert "probe: watering" in (run / "report.html").read_text()
     assert "watering" in (run / "artifact" / "README.md").read_text()
 

@@ -70,7 +70,7 @@ def test_drift_passes_alike_text_and_warns_of_other_text(run, tmp_path, capsys):
     assert levels["drift: other"] == "warn"
     assert report.metric("far out: other").value > 0.5 > report.metric("far out: alike").value
     assert "telling each set from the reference" in (run / MONITOR / "drift.html").read_text()
-    assert main(["report", "--model", str(run)]) == 0
+    assert main(["report", str(run)]) == 0
     assert "drift: other" in (run / "report.html").read_text()
 
 
@@ -113,7 +113,7 @@ def test_a_reference_can_be_fitted_later_and_one_of_other_weights_is_refused(run
 def test_a_calibration_leaves_the_reference_valid(run, tmp_path):
     data = tmp_path / "fresh.jsonl"
     write_pairs(data, toy_pairs(40, first=1000))
-    assert main(["calibrate", "--model", str(run), "--data", str(data), *FLOAT]) == 0
+    assert main(["calibrate", str(run), "--data", str(data), *FLOAT]) == 0
     assert main(["drift", str(run), "--data", str(data)]) == 0
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from assay.data.split import is_among
 from assay.models.artifact import PROMPTS_FILE, read_description
@@ -21,6 +19,7 @@ from assay.scorers.base import Scorer
 from assay.scorers.load import artifact_path, load_raw
 from assay.scorers.local import LocalScorer
 from assay.workflows.rundir import pairs_to_look_at, prompt_file, write_report
+from assay.workflows.settings import ModelPath
 from assay.workflows.show import progress, say
 from assay.workflows.steps import score_margins
 
@@ -29,7 +28,7 @@ from assay.workflows.steps import score_margins
 class AttributeConfig:
     """What a model pays for on the surface: length, format, tone, openers."""
 
-    model: tyro.conf.Positional[Path]
+    model: ModelPath
     """Run directory or artifact."""
     data: str | None = None
     """Pairs whose answers are looked at, whatever their labels; the run's own test split when left out."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tyro
 
 from assay.data.candidates import Candidates, read_candidates
 from assay.data.split import is_among
@@ -23,6 +21,7 @@ from assay.scorers.base import Scorer
 from assay.scorers.baselines import LengthScorer
 from assay.scorers.load import artifact_path, load
 from assay.workflows.rundir import prompt_file, write_report
+from assay.workflows.settings import ModelPath
 from assay.workflows.show import progress, say
 from assay.workflows.steps import slug
 
@@ -34,7 +33,7 @@ AT_ONCE = 8  # prompts to one call of the scorer
 class BestOfNConfig:
     """What choosing by a model gains in gold, where it peaks and bends."""
 
-    model: tyro.conf.Positional[Path]
+    model: ModelPath
     """Run directory or artifact."""
     data: str
     """Candidates with gold: a file (prompt, candidates, gold), or a set of docs/data.md."""

@@ -38,7 +38,7 @@ from assay.scorers.load import artifact_path, load_raw
 from assay.scorers.local import LocalScorer, load_local
 from assay.workflows.chunks import CHUNK
 from assay.workflows.rundir import prompt_file, split_pairs, write_report
-from assay.workflows.settings import TrainConfig
+from assay.workflows.settings import ModelPath, TrainConfig
 from assay.workflows.show import progress, say
 from assay.workflows.steps import slug
 
@@ -49,7 +49,7 @@ FIRST_READ = 20_000  # pairs of a large training set that a reference is drawn f
 class DriftConfig:
     """Is new text still like the training data? Which sign tells?"""
 
-    model: tyro.conf.Positional[Path]
+    model: ModelPath
     """Run directory or artifact."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SET")]
     """Pairs or completions, each file a set of its own."""

@@ -17,6 +17,7 @@ from assay.models.reward_model import RewardModel
 from assay.scorers.ensemble import Combination, How
 from assay.scorers.load import artifact_path
 from assay.workflows.rundir import prompt_file
+from assay.workflows.settings import ModelPath
 from assay.workflows.show import say
 
 _SAME = {"template_digest": "chat template", "max_length": "max_length", "overlong": "length policy"}
@@ -48,7 +49,7 @@ class AverageConfig:
 class ExportConfig:
     """Take one member out of an ensemble as a plain artifact."""
 
-    model: tyro.conf.Positional[Path]
+    model: ModelPath
     """Run directory or artifact of the ensemble."""
     out: Path
     member: int = 0

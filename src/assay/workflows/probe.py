@@ -7,9 +7,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from assay.data.split import is_among
 from assay.models.artifact import PROMPTS_FILE, read_description
@@ -22,6 +20,7 @@ from assay.scorers.base import Scorer
 from assay.scorers.load import artifact_path, load
 from assay.wire import report_from_json
 from assay.workflows.rundir import pairs_to_look_at, prompt_file, write_report
+from assay.workflows.settings import ModelPath
 from assay.workflows.show import progress, say
 from assay.workflows.steps import slug
 
@@ -30,7 +29,7 @@ from assay.workflows.steps import slug
 class ProbeConfig:
     """What raises the reward without being worth it; exit status 6 (docs/probes.md)."""
 
-    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
+    model: ModelPath
     """Run directory or artifact."""
     data: str | None = None
     """Pairs whose answers are edited; the run's own test split when left out."""

@@ -24,6 +24,7 @@ from assay.scorers.ray import RayScorer, connect, factory_of
 from assay.workflows.chunks import CHUNK, ScoredChunk, chunks_after, score_chunk
 from assay.workflows.journal import FORMAT, SUFFIXES, Journal, locked
 from assay.workflows.score_ray import Cluster, score_on_ray
+from assay.workflows.settings import ModelPath
 from assay.workflows.show import progress, say
 
 
@@ -31,7 +32,7 @@ from assay.workflows.show import progress, say
 class ScoreConfig:
     """Rewards for a file of completions; goes on where it was stopped."""
 
-    model: Path
+    model: ModelPath
     """Run directory or artifact."""
     input: str
     """jsonl, jsonl.gz, json or parquet: prompt + response, messages, text, or token_ids."""

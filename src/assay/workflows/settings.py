@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+import tyro
 
 from assay.data.render import Overlong
 from assay.models.device import Dtype, token_budget
@@ -15,6 +16,7 @@ from assay.scorers.ensemble import Combination, How
 from assay.train.loop import LoopSettings
 from assay.train.objective import Objective
 
+ModelPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]  # the first word after a command
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 LOOKS = 4  # held-out looks an epoch under early stopping
 

@@ -30,6 +30,7 @@ from assay.scorers.load import artifact_path, load, load_raw
 from assay.wire import report_from_json
 from assay.workflows.chunks import CHUNK
 from assay.workflows.rundir import prompt_file, run_config, split_pairs, write_report
+from assay.workflows.settings import ModelPath
 from assay.workflows.show import progress, say
 
 CALIBRATION_PROMPTS_FILE = "calibration_prompts.npy"
@@ -40,7 +41,7 @@ COMMON_NAMES = ("data", "pairs", "test", "train", "training", "validation")
 class CalibrateConfig:
     """Fit temperature and monotone map on pairs that it was not trained on."""
 
-    model: Path
+    model: ModelPath
     """Run directory or artifact."""
     data: str | None = None
     """Pairs to calibrate on; the run's own calibration split when left out."""
@@ -54,7 +55,7 @@ class CalibrateConfig:
 class EvaluateConfig:
     """Accuracy with intervals, baselines, calibration, slices; suites."""
 
-    model: Path
+    model: ModelPath
     """Run directory or artifact."""
     data: str | None = None
     """Pairs to evaluate on; the run's own test split when left out."""
@@ -76,7 +77,7 @@ class EvaluateConfig:
 class ReportConfig:
     """One page and the model card from all that was found out about a run."""
 
-    model: Path
+    model: ModelPath
     """Run directory or artifact."""
 
 

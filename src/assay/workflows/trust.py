@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
@@ -20,6 +20,7 @@ from assay.workflows.bestofn import BestOfNConfig, best_of_n
 from assay.workflows.drift import DriftConfig, drift
 from assay.workflows.probe import ProbeConfig, probe_model
 from assay.workflows.rundir import write_report
+from assay.workflows.settings import ModelPath
 from assay.workflows.show import say
 from assay.workflows.steps import EvaluateConfig, evaluate_model
 from assay.workflows.suites import evaluate_suites
@@ -30,7 +31,7 @@ from assay.workflows.verdicts import verdicts, without_passed
 class TrustConfig:
     """A verdict for each way in which a reward model fails; exit status 7."""
 
-    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
+    model: ModelPath
     """Run directory or artifact."""
     data: str | None = None
     """Pairs to judge it on; the run's own test split when left out."""

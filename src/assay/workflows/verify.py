@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tyro
 
 from assay.errors import EngineError
 from assay.models.artifact import read_description
@@ -21,6 +20,7 @@ from assay.scorers.load import artifact_path
 from assay.scorers.local import LocalScorer, load_local
 from assay.workflows.against import Comparison, compare_rewards
 from assay.workflows.rundir import write_report
+from assay.workflows.settings import ModelPath
 from assay.workflows.show import say
 from assay.workflows.traps import Subject, largest, run_traps
 
@@ -34,7 +34,7 @@ _ALLOWED = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.15}
 class VerifyConfig:
     """Replay golden vectors and try known traps, here and on an engine."""
 
-    model: tyro.conf.Positional[Path]
+    model: ModelPath
     """Run directory or artifact."""
     against: str | None = None
     """URL of an engine that serves the artifact, to be compared as well."""
