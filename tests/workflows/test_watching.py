@@ -69,7 +69,7 @@ def test_drift_passes_alike_text_and_warns_of_other_text(run, tmp_path, capsys):
     assert levels["drift: alike"] == "ok"
     assert levels["drift: other"] == "warn"
     assert report.metric("far out: other").value > 0.5 > report.metric("far out: alike").value
-    assert "telling each set from the reference" in (run / MONITOR / "drift.html").read_text()
+    assert "telling each set from the reference" in (run / "drift.html").read_text()
     assert main(["report", str(run)]) == 0
     assert "drift: other" in (run / "report.html").read_text()
 
@@ -129,7 +129,7 @@ def test_attribute_reports_features_openers_and_a_trace(run, tmp_path, capsys):
     assert len(report.examples) == 3
     for example in report.examples:
         assert example["trace"][-1][1] == pytest.approx(example["reward"])
-    page = (run / MONITOR / "attribution.html").read_text()
+    page = (run / "attribution.html").read_text()
     assert 'class="up3"' in page
 
 
@@ -143,7 +143,7 @@ def test_sets_are_drawn_by_prompt_and_completions_cannot_be_attributed(run, tmp_
     assert read_set(str(data), 9) == kept
     rows.write_text(json.dumps({"prompt": "egg", "response": "water"}) + "\n")
     assert main(["attribute", str(run), "--data", str(rows)]) == 2
-    assert "holds completions, not pairs" in " ".join(capsys.readouterr().err.split())
+    assert "rows.jsonl" in " ".join(capsys.readouterr().err.split())
 
 
 def test_members_give_their_disagreement_as_a_sign_and_reference_0_keeps_none(trained_run, tmp_path):
