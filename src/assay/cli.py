@@ -28,8 +28,10 @@ from assay.workflows.demo import DemoConfig, demo
 from assay.workflows.members import AverageConfig, EnsembleConfig, ExportConfig, average, export, join
 from assay.workflows.run import train_all
 from assay.workflows.score import ScoreConfig, score_file
+from assay.workflows.serve import ServeConfig, serve
 from assay.workflows.settings import TrainConfig
 from assay.workflows.show import console, print_figures, report_rows
+from assay.workflows.swap import SwapConfig, swap, swap_rows
 from assay.workflows.verify import VerifyConfig, certificate_rows, is_sound, verify
 
 Command = (
@@ -44,6 +46,8 @@ Command = (
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[AlignConfig, tyro.conf.subcommand("align-scale")]
     | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
+    | Annotated[ServeConfig, tyro.conf.subcommand("serve")]
+    | Annotated[SwapConfig, tyro.conf.subcommand("swap")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -98,6 +102,10 @@ def run(config: object) -> int:
             average(config)
         case ExportConfig():
             export(config)
+        case ServeConfig():
+            serve(config)
+        case SwapConfig():
+            print_figures(f"Models of {config.url}", swap_rows(swap(config)))
         case DemoConfig():
             demo(config)
     return 0

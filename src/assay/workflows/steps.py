@@ -51,7 +51,7 @@ class CalibrateConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig:
-    """Accuracy with intervals, baselines, calibration and slices, on any set of pairs."""
+    """Accuracy with intervals, baselines, calibration and slices, on any pairs."""
 
     model: Path
     """Run directory or artifact."""
