@@ -11,7 +11,17 @@ import assay
 
 
 @pytest.mark.parametrize(
-    "module", ["assay", "assay.report.html", "assay.metrics", "assay.wire", "assay.data.pairs", "assay.workflows.score_ray"]
+    "module",
+    [
+        "assay",
+        "assay.report.html",
+        "assay.metrics",
+        "assay.wire",
+        "assay.data.pairs",
+        "assay.workflows.score_ray",
+        "assay.serve.app",
+        "assay.scorers.remote",
+    ],
 )
 def test_importing_loads_no_torch(module):
     script = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'sklearn', 'tokenizers'}} & sys.modules.keys()))"

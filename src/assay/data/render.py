@@ -99,6 +99,10 @@ class Renderer:
                 results[i] = self._fit_ids(completion.token_ids)
         return [_failed("not rendered") if result is None else result for result in results]
 
+    def text(self, completion: Completion) -> str | None:
+        """The text whose tokens `render` gives; None for token ids, and for what cannot be rendered."""
+        return self._text(completion)[0]
+
     def settings(self) -> dict[str, Any]:
         """What `reward.json` records of the length policy and the template."""
         return {"max_length": self.max_length, "overlong": self.overlong, "template_changes": list(self.template_changes)}
