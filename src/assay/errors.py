@@ -8,6 +8,7 @@
         ├── CacheError       a cache of rewards that is damaged or of another version
         ├── CheckpointError  a checkpoint that is broken or of another run
         ├── EngineError      a remote engine that cannot be reached or answers with something else than rewards
+        ├── RewardError      answers without a reward where a trainer cannot go on without
         └── TrainingError    a loss that is not finite, a disk that is full
 
 A completion that cannot be scored is no exception: its row is NaN with a reason (`Rewards.error`).
@@ -38,6 +39,10 @@ class CheckpointError(AssayError):
 
 class EngineError(AssayError):
     """A remote engine that cannot be reached, refuses, or does not give one reward for each text; names the URL and the fix."""
+
+
+class RewardError(AssayError):
+    """Answers of a training step have no reward; the message gives their number and the first reason."""
 
 
 class TrainingError(AssayError):

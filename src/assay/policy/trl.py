@@ -1,0 +1,66 @@
+"""A Scorer as a reward function of TRL's trainers (GRPO, RLOO): `reward_funcs=[trl_reward(scorer)]`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from assay.policy.failures import OnFailure, check, settle
+from assay.records import Completion, Message, as_messages
+from assay.scorers.base import Scorer
+
+Turns = Sequence[Mapping[str, str]]
+
+
+def trl_reward(scorer: Scorer, *, on_failure: OnFailure = "raise", name: str = "assay") -> Callable[..., list[float | None]]:
+    """A function with the signature that TRL 1.16 calls: (prompts, completions, completion_ids, **columns) -> N rewards.
+
+    Conversational prompts go through the reward model's own chat template; plain strings are taken as rendered already, prompt and
+    answer joined, as TRL does with reward models of its own. All answers of the batch are scored in one call.
+    on_failure: see `settle`. TRL gives a row without any reward an advantage of 0 and leaves it out of the baseline; where other
+    reward functions score the row, None counts as 0 in their sum: use "group-mean" beside others. A group that lies on several
+    ranks is seen in parts, each settled for itself.
+    name: under which TRL logs. Also logged: NAME/unscored, the share without a reward, and NAME/std, an ensemble's mean std.
+    """
+    check(on_failure)
+
+    def reward(
+        prompts: Sequence[str | Turns],
+        completions: Sequence[str | Turns],
+        completion_ids: Any = None,
+        *,
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        items = [as_completion(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+        rewards = scorer.score(items)
+        if log_metric is not None and len(items):
+            log_metric(f"{name}/unscored", float(1 - rewards.ok.mean()))
+            if rewards.std is not None and rewards.ok.any():
+                log_metric(f"{name}/std", float(np.nanmean(rewards.std)))
+        return settle(rewards, [_group(prompt) for prompt in prompts], on_failure)
+
+    reward.__name__ = reward.__qualname__ = name
+    return reward
+
+
+def as_completion(prompt: str | Turns, completion: str | Turns) -> Completion:
+    """One of TRL's rows as a thing to score. Raises ValueError when one of the two is conversational, or no answer is there."""
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return Completion(text=prompt + completion)
+    if isinstance(prompt, str) or isinstance(completion, str):
+        raise ValueError("prompt and completion must both be conversational or both plain strings")
+    turns = [*_messages(prompt), *_messages(completion)]
+    if not completion or turns[-1].role != "assistant":
+        raise ValueError("the completion's last message is not the assistant's: there is no answer to score")
+    return Completion(messages=tuple(turns[:-1]), response=turns[-1].content)
+
+
+def _messages(turns: Turns) -> tuple[Message, ...]:
+    return as_messages([{"role": turn["role"], "content": turn.get("content") or ""} for turn in turns])
+
+
+def _group(prompt: str | Turns) -> object:
+    return prompt if isinstance(prompt, str) else tuple((turn["role"], turn.get("content")) for turn in prompt)
