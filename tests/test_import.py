@@ -23,6 +23,8 @@ import assay
         "assay.monitor.drift",
         "assay.monitor.openers",
         "assay.report.html",
+        "assay.scorers.remote",
+        "assay.serve.app",
         "assay.significance",
         "assay.wire",
         "assay.workflows.score_ray",

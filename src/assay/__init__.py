@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from assay.errors import ArtifactError, AssayError, CacheError, CheckpointError, DataError, TrainingError
+from assay.errors import ArtifactError, AssayError, CacheError, CheckpointError, DataError, EngineError, TrainingError
 from assay.records import Completion, Finding, Message, Metric, PreferencePair, Report, Rewards, Table
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from assay.scorers.cache import Cached
     from assay.scorers.calibrate import Calibrated, Calibration, fit_calibration
     from assay.scorers.load import load
+    from assay.scorers.remote import RemoteScorer
 
 __version__ = "0.1.0.dev0"
 
@@ -38,6 +39,7 @@ _LAZY = {
     "assay.scorers.cache": ("Cached",),
     "assay.scorers.calibrate": ("Calibrated", "Calibration", "fit_calibration"),
     "assay.scorers.load": ("load",),
+    "assay.scorers.remote": ("RemoteScorer",),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 
@@ -52,11 +54,13 @@ __all__ = [
     "CheckpointError",
     "Completion",
     "DataError",
+    "EngineError",
     "Finding",
     "LengthScorer",
     "Message",
     "Metric",
     "PreferencePair",
+    "RemoteScorer",
     "Report",
     "Rewards",
     "Scorer",

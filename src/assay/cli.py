@@ -34,9 +34,11 @@ from assay.workflows.members import AverageConfig, EnsembleConfig, ExportConfig,
 from assay.workflows.probe import ProbeConfig, is_exploitable, probe_model, probe_rows
 from assay.workflows.run import train_all
 from assay.workflows.score import ScoreConfig, score_file
+from assay.workflows.serve import ServeConfig, serve
 from assay.workflows.settings import TrainConfig
 from assay.workflows.show import console, print_figures, report_rows
 from assay.workflows.suites import evaluate_suites
+from assay.workflows.swap import SwapConfig, swap, swap_rows
 from assay.workflows.trust import TrustConfig, trust, trust_rows
 from assay.workflows.verify import VerifyConfig, certificate_rows, is_sound, verify
 
@@ -58,6 +60,8 @@ Command = (
     | Annotated[AttributeConfig, tyro.conf.subcommand("attribute")]
     | Annotated[BestOfNConfig, tyro.conf.subcommand("best-of-n")]
     | Annotated[TrustConfig, tyro.conf.subcommand("trust")]
+    | Annotated[ServeConfig, tyro.conf.subcommand("serve")]
+    | Annotated[SwapConfig, tyro.conf.subcommand("swap")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -137,6 +141,10 @@ def run(config: object) -> int:
             average(config)
         case ExportConfig():
             export(config)
+        case ServeConfig():
+            serve(config)
+        case SwapConfig():
+            print_figures(f"Models of {config.url}", swap_rows(swap(config)))
         case DemoConfig():
             demo(config)
     return 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.data.packing import Group, PackedBatch, RowLayout, make_group, pack, shared_prefix, split_group
+from assay.data.packing import Group, PackedBatch, RowLayout, make_group, pack, shared_prefix, siblings, split_group
 
 PAD = 7
 
@@ -149,3 +149,24 @@ def test_a_group_within_the_budget_is_not_split():
     assert split_group(sequences, reads, 6) == [[0, 1, 2]]
     assert split_group(sequences, reads, 5) == [[0, 1], [2]]
     assert split_group(sequences, reads, 1) == [[0], [1], [2]], "a prompt over the budget: each answer alone"
+
+
+def test_siblings_are_found_by_their_beginnings():
+    rng = np.random.default_rng(0)
+    system = rng.integers(0, 50, 20)
+    prompts = [np.concatenate([system, rng.integers(50, 99, 60)]) for _ in range(3)]
+    texts = [np.concatenate([prompts[i % 3], [100 + i], rng.integers(0, 99, 30)]).astype(np.int32) for i in range(9)]
+    texts += [rng.integers(100, 200, 40).astype(np.int32), np.array([7], np.int32)]  # alike to nobody
+    found = siblings(texts)
+    assert sorted(sorted(group) for group in found) == [[0, 3, 6], [1, 4, 7], [2, 5, 8], [9], [10]]
+    assert siblings([]) == []
+
+
+def test_siblings_leave_alone_what_shares_little():
+    start = np.arange(20, dtype=np.int32)
+    ends = [np.full(size, 100 + size, np.int32) for size in (200, 201, 50, 51)]
+    long, other_long, short, other_short = (np.concatenate([start, end]) for end in ends)
+    assert len(siblings([long, other_long])) == 2, "20 of 220 tokens are not worth it"
+    assert len(siblings([short, other_short])) == 1
+    assert len(siblings([short[5:], other_short[5:]])) == 2, "15 tokens are too few"
+    assert len(siblings([short, short, short])) == 1

@@ -10,12 +10,14 @@ Shapes: B rows, L columns, R reads (rewarded tokens), G tokens of a group, S seq
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+LEAST_SHARED = 16  # tokens that sequences whose prompt is not told have in common before they are laid out as one group
 RowLayout = Literal["rows", "one row", "plain"]
 
 
@@ -77,6 +79,33 @@ def shared_prefix(sequences: Sequence[np.ndarray], reads: Sequence[np.ndarray]) 
         if len(differs):
             first = first[: differs[0]]
     return len(first)
+
+
+def siblings(sequences: Sequence[np.ndarray]) -> list[list[int]]:
+    """Groups of sequences that have so much of their beginning in common that they are worth laying out as one: lists of indices.
+
+    For rendered text, whose prompt is not told. Sorted, neighbours share most: one joins the group before it when they share 16
+    tokens and a quarter of it, not less than it shares with the one after it, and more than the group's prefix loses by that.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: sequences[i].astype(">i4").tobytes())
+    common = [0, *(_num_common(sequences[i], sequences[j]) for i, j in itertools.pairwise(order)), 0]
+    groups: list[list[int]] = []
+    shared = 0
+    for place, index in enumerate(order):
+        size, here = len(groups[-1]) if groups else 0, common[place]
+        is_near = here >= LEAST_SHARED and 4 * here >= len(sequences[index])
+        if is_near and (here >= common[place + 1] if size == 1 else (shared - here) * (size - 1) < here):
+            groups[-1].append(index)
+            shared = here if size == 1 else min(shared, here)
+        else:
+            groups.append([index])
+    return groups
+
+
+def _num_common(first: np.ndarray, second: np.ndarray) -> int:
+    length = min(len(first), len(second))
+    differs = np.flatnonzero(first[:length] != second[:length])
+    return int(differs[0]) if len(differs) else length
 
 
 def split_group(sequences: Sequence[np.ndarray], reads: Sequence[np.ndarray], max_tokens: int) -> list[list[int]]:

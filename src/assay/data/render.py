@@ -134,6 +134,10 @@ class Renderer:
         start, end = max(1, inside[0] - num_cut), inside[-1] + 1 - num_cut
         return AnswerTokens(item.tokens, start, end, tuple(pieces[start - end :]))
 
+    def text(self, completion: Completion) -> str | None:
+        """The text whose tokens `render` gives; None for token ids, and for what cannot be rendered."""
+        return self._text(completion)[0]
+
     def settings(self) -> dict[str, Any]:
         """What `reward.json` records of the length policy and the template."""
         return {"max_length": self.max_length, "overlong": self.overlong, "template_changes": list(self.template_changes)}

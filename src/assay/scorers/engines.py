@@ -55,11 +55,8 @@ def ask_engine(
     Raises ValueError for a URL that is none, EngineError for everything that the engine does wrong.
     """
     address = endpoint(url, engine)
-    reply = _post(address, _request(address, engine, token_ids, texts, served_name), timeout)
-    rows = _rows(reply, address)
-    if len(rows) != len(token_ids):
-        raise EngineError(f"{address} answered {len(rows)} rewards to {len(token_ids)} texts: check --engine and the served model")
-    return np.array([_reward(row, place, address) for place, row in enumerate(rows)], dtype=np.float32)
+    reply = _post(address, engine_request(address, engine, token_ids, texts, served_name), timeout)
+    return read_rewards(reply, len(token_ids), address)
 
 
 def endpoint(url: str, engine: Engine) -> str:
@@ -73,10 +70,11 @@ def endpoint(url: str, engine: Engine) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path if path not in ("", "/v1") else f"{path}{_PATHS[engine]}", parts.query, ""))
 
 
-def _request(
+def engine_request(
     address: str, engine: Engine, token_ids: Sequence[Sequence[int]], texts: Sequence[str], served_name: str | None
 ) -> dict[str, Any]:
     name = {} if served_name is None else {"model": served_name}
+    """The body to post for N texts, given as token ids and as rendered text."""
     match engine:
         case "sglang":
             return {**name, "input_ids": [list(ids) for ids in token_ids]}
@@ -112,6 +110,14 @@ def _post(address: str, body: dict[str, Any], timeout: float) -> Any:
         raise EngineError(
             f"{address} did not answer with JSON: is this the engine's address, and --engine the right one?"
         ) from error
+
+
+def read_rewards(reply: Any, num_texts: int, address: str) -> np.ndarray:
+    """Rewards (N,) float32 of what an engine answered. EngineError for anything else than one finite number a text."""
+    rows = _rows(reply, address)
+    if len(rows) != num_texts:
+        raise EngineError(f"{address} answered {len(rows)} rewards to {num_texts} texts: check --engine and the served model")
+    return np.array([_reward(row, place, address) for place, row in enumerate(rows)], dtype=np.float32)
 
 
 def _rows(reply: Any, address: str) -> list[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import cast
 
 from assay.models.artifact import ENSEMBLE, REWARD_FILE, fingerprint, read_description, verify_digest
 from assay.models.device import Dtype, pick_compute
@@ -12,6 +14,9 @@ from assay.scorers.cache import Cached
 from assay.scorers.calibrate import Calibrated, Calibration
 from assay.scorers.ensemble import Combination, Ensemble
 from assay.scorers.local import LocalScorer, load_local, saved_combination
+from assay.scorers.remote import Remote, RemoteScorer
+
+_URL = re.compile(r"(?:(?P<engine>vllm|sglang|tei|openrlhf)\+)?(?P<scheme>https?):/+(?P<rest>.+)")  # a Path has one slash left
 
 
 def load(
@@ -23,7 +28,10 @@ def load(
     combination: Combination | None = None,
     cache: str | Path | None = None,
 ) -> Scorer:
-    """The scorer that `spec` names: an artifact directory, or a run directory that holds one.
+    """The scorer that `spec` names: an artifact directory, a run directory that holds one, or the URL of a service.
+
+    http://HOST:PORT is Assay's own service (see `RemoteScorer`, which says more); vllm+http://, sglang+http://, tei+http:// and
+    openrlhf+http:// are engines. What is computed there is settled there: the other arguments are for directories, but for cache.
 
     `score` gives the raw rewards whether or not the artifact is calibrated; with a calibration, `prefer` uses it.
     dtype, device: "auto" looks at the machine. max_tokens: token budget of one forward. combination: how an ensemble's members
@@ -31,6 +39,13 @@ def load(
     file of rewards that are not computed again (see `Cached`).
     Raises ValueError for a path that is neither, ArtifactError for an artifact that is damaged.
     """
+    if (url := _URL.fullmatch(str(spec))) is not None:
+        if (dtype, device, max_tokens, combination) != ("auto", "auto", None, None):
+            raise ValueError(
+                f"{spec} is served elsewhere: leave dtype, device, max_tokens and combination out, they are settled there"
+            )
+        remote = RemoteScorer(f"{url['scheme']}://{url['rest']}", engine=cast(Remote, url["engine"] or "assay"))
+        return remote if cache is None else Cached(remote, cache)
     path = artifact_path(spec)
     scorer: Scorer = load_raw(path, dtype=dtype, device=device, max_tokens=max_tokens, combination=combination)
     scorer = Cached(scorer, cache) if cache is not None else scorer  # inside of what compares

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from assay.data.packing import Group, PackedBatch, make_group, pack, split_group, stops
+from assay.data.packing import Group, PackedBatch, make_group, pack, siblings, split_group, stops
 from assay.data.render import Rendered, Renderer
 from assay.models.artifact import ENSEMBLE, fingerprint, load_artifact
 from assay.models.device import Dtype, ScoringPlan, pick_compute, plan_scoring
@@ -161,13 +161,17 @@ class LocalScorer:
 
     def _groups(self, completions: Sequence[Completion], rendered: Sequence[Rendered]) -> tuple[list[Group], list[list[int]]]:
         """Answers to one prompt as one group (in parts when over the budget), and which completions each group holds."""
+        can_branch = self.model.backbone.can_branch
         by_prompt: dict[object, list[int]] = {}
+        untold: list[int] = []
         for i, (completion, item) in enumerate(zip(completions, rendered, strict=True)):
-            if item.error is None:
-                share = self.model.backbone.can_branch and completion.response is not None
-                by_prompt.setdefault(completion.messages if share else i, []).append(i)
+            if item.error is None and (completion.response is not None or not can_branch):
+                by_prompt.setdefault(completion.messages if can_branch else i, []).append(i)
+            elif item.error is None:
+                untold.append(i)
+        alike = [[untold[k] for k in group] for group in siblings([rendered[i].tokens for i in untold])]
         groups, places = [], []
-        for indices in by_prompt.values():
+        for indices in [*by_prompt.values(), *alike]:
             tokens, reads = [rendered[i].tokens for i in indices], [rendered[i].reads[-1:] for i in indices]
             for part in split_group(tokens, reads, self.plan.group_tokens):
                 groups.append(make_group([tokens[i] for i in part], [reads[i] for i in part]))

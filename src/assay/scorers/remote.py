@@ -1,0 +1,382 @@
+"""A scorer on the other side of HTTP: Assay's own service, or an engine that serves a reward model. No torch here.
+
+    engine    speaks                                                      items it takes
+    assay     POST /v1/score, GET /v1/info                                all forms
+    vllm      POST /classify (use_activation off), GET /v1/models         token ids, text; conversations one a request
+    sglang    POST /classify, GET /get_model_info                         token ids, text
+    tei       POST /predict (raw_scores), GET /info                       text
+    openrlhf  POST /get_reward                                            text
+
+With a renderer (that of the artifact) every form goes to every engine, in the tokens that the artifact means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import httpx2
+
+from assay.errors import EngineError
+from assay.records import Completion, Rewards
+from assay.scorers.base import Scope
+from assay.scorers.engines import TAKES_IDS, Engine, endpoint, engine_request, read_rewards
+from assay.wire import rewards_from_rows
+
+if TYPE_CHECKING:
+    from assay.data.render import Rendered, Renderer
+
+Remote = Literal["assay", "vllm", "sglang", "tei", "openrlhf"]
+
+FINGERPRINT_HEADER = "X-Assay-Fingerprint"
+ENGINE_TOLERANCE = 0.15  # how far bfloat16 engines may move a reward from batch to batch, for a head of norm 1
+_IDENTITY = {"vllm": "/v1/models", "sglang": "/get_model_info", "tei": "/info"}
+_NAMES = ("id", "root", "model_path", "model_id", "model_sha")  # what those call the model
+_SPLITS = (400, 413, 422)  # one item may be to blame: the others are asked again without it
+_AGAIN = (429, 503)
+_STEPS = "the reward of steps is read at the last step, engines read the end of a text: leave steps out"
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 20.0
+_FIXES = {
+    401: "give token=, or set ASSAY_TOKEN",
+    403: "this token may not ask",
+    404: "there is no such path or model there: check the URL, engine= and model=",
+}
+
+
+class RemoteScorer:
+    """Scores as the far side does. url: where it is, with its /t/TOKEN and /m/NAME if it has them.
+
+    engine: who is there. model: which of several. token: sent as a bearer header (from ASSAY_TOKEN when left out). renderer: of the
+    artifact that an engine serves. tolerance: of engines, which do not say it. chunk: completions a request; num_connections:
+    requests at once; timeout_seconds: for one answer; deadline_seconds: for one call of `score`. attempts: of one request.
+
+    Connection errors, 429 and 503 are tried again, after a pause that grows, with jitter, or that the far side asks for. What has
+    no reward then is NaN with the reason. Raises ValueError for what is no URL; EngineError when nobody answers at construction,
+    for a refused token, and when the model on the far side is not the one it was.
+    """
+
+    scope: Scope = "global"
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        engine: Remote = "assay",
+        model: str | None = None,
+        token: str | None = None,
+        renderer: Renderer | None = None,
+        tolerance: float = ENGINE_TOLERANCE,
+        chunk: int = 64,
+        num_connections: int = 4,
+        timeout_seconds: float = 60.0,
+        deadline_seconds: float = 600.0,
+        attempts: int = 6,
+        seed: int | None = None,
+        client: httpx2.Client | None = None,
+    ) -> None:
+        if chunk < 1 or num_connections < 1 or attempts < 1:
+            raise ValueError(f"chunk {chunk}, num_connections {num_connections} and attempts {attempts} must be at least 1")
+        if not (timeout_seconds > 0 and deadline_seconds > 0):
+            raise ValueError(f"timeout_seconds {timeout_seconds} and deadline_seconds {deadline_seconds} must be positive")
+        self.engine, self.model, self.renderer = engine, model, renderer
+        self.base = url.rstrip("/")
+        self.address = f"{self.base}/v1/score" if engine == "assay" else endpoint(url, engine)
+        self.name = re.sub(r"/t/[^/]+", "/t/...", self.address)  # as it may be told
+        if not self.base.startswith(("http://", "https://")):
+            raise ValueError(f"{self.name} is no URL: give http://HOST:PORT")
+        self.chunk, self.num_connections, self.attempts = chunk, num_connections, attempts
+        self.timeout_seconds, self.deadline_seconds = timeout_seconds, deadline_seconds
+        token = token if token is not None else os.environ.get("ASSAY_TOKEN")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._client = client or httpx2.Client(limits=httpx2.Limits(max_connections=num_connections), follow_redirects=False)
+        self._random, self._lock = random.Random(seed), threading.Lock()
+        self._echo: str | None = None  # the fingerprint that an engine gives with its rewards, if it does
+        until = time.monotonic() + timeout_seconds
+        self._identity = self._described(until)
+        self.fingerprint, self.tolerance = self._fingerprint(), tolerance
+        if engine == "assay":
+            self.tolerance = float(self._identity["tolerance"])
+            self.chunk = min(chunk, int(self._identity["max_items"]))
+
+    def score(self, completions: Sequence[Completion]) -> Rewards:
+        """N completions -> N rewards, in order; with the far side's std and steps where it is Assay's."""
+        until = time.monotonic() + self.deadline_seconds
+        if self.engine in _IDENTITY and completions:
+            self._check_identity(until)
+        rendered = None if self.renderer is None else self.renderer.render(completions)
+        prepared = [self._prepared(c, None if rendered is None else rendered[i]) for i, c in enumerate(completions)]
+        sent = [i for i, item in enumerate(prepared) if item.error is None]
+        size = self.chunk
+        parts = [sent[start : start + size] for start in range(0, len(sent), size)]
+        rows: list[dict[str, Any]] = [{"value": None, "error": item.error} for item in prepared]
+        with ThreadPoolExecutor(self.num_connections) as pool:
+            found = pool.map(lambda part: self._rows([prepared[i] for i in part], until), parts)
+            for i, row in zip(sent, itertools.chain.from_iterable(found), strict=True):
+                rows[i] = row
+        return rewards_from_rows(rows)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _rows(self, items: list[_Item], until: float) -> list[dict[str, Any]]:
+        """Rows of one request. When it is refused for what is in it, halves are asked, down to the item that is to blame."""
+        if len({item.kind for item in items}) > 1:  # an engine's request has one kind
+            runs = [list(run) for _, run in itertools.groupby(items, key=lambda item: item.kind)]
+            return [row for run in runs for row in self._rows(run, until)]
+        if items[0].kind == "conversation" and len(items) > 1:
+            return [row for item in items for row in self._rows([item], until)]
+        try:
+            return self._asked(items, until)
+        except _Unanswered as failure:
+            if failure.status in _SPLITS and len(items) > 1:
+                half = len(items) // 2
+                return [*self._rows(items[:half], until), *self._rows(items[half:], until)]
+            return [{"value": None, "error": str(failure)}] * len(items)
+
+    def _asked(self, items: list[_Item], until: float) -> list[dict[str, Any]]:
+        body = self._body(items)
+        reply, headers = self._request("POST", self.address, body, until)
+        if self.engine == "assay":
+            return self._own_rows(reply, len(items))
+        self._check_echo(headers.get(FINGERPRINT_HEADER))
+        try:
+            return [{"value": float(value)} for value in read_rewards(reply, len(items), self.name)]
+        except EngineError as error:  # one item may be to blame
+            raise _Unanswered(str(error), _SPLITS[0]) from error
+
+    def _own_rows(self, reply: Any, num_items: int) -> list[dict[str, Any]]:
+        rows = reply.get("rewards") if isinstance(reply, dict) else None
+        if not isinstance(rows, list) or len(rows) != num_items or not all(isinstance(row, dict) for row in rows):
+            raise EngineError(f"{self.name} did not answer with {num_items} rewards: is this Assay's service?")
+        if reply.get("fingerprint") != self.fingerprint:
+            raise self._changed(str(reply.get("fingerprint")))
+        return rows
+
+    def _body(self, items: list[_Item]) -> dict[str, Any]:
+        model = {} if self.model is None else {"model": self.model}
+        if self.engine == "assay":
+            return {"items": [item.row for item in items], **model}
+        match self.engine, items[0].kind:
+            case _, "conversation":
+                return {**model, "messages": items[0].row["messages"], "use_activation": False}
+            case "vllm", "text":
+                return {**model, "input": [item.text for item in items], "use_activation": False, "add_special_tokens": False}
+            case "sglang", "text":
+                return {**model, "text": [item.text for item in items]}
+        engine: Engine = self.engine
+        return engine_request(
+            self.address, engine, [item.token_ids or () for item in items], [item.text or "" for item in items], self.model
+        )
+
+    def _prepared(self, completion: Completion, rendered: Rendered | None) -> _Item:
+        """What is sent for a completion, or why it cannot be."""
+        if self.engine == "assay":
+            return _Item(row=_own_item(completion))
+        if self.renderer is not None and rendered is not None:
+            return self._rendered(completion, rendered, self.renderer)
+        if completion.steps is not None:
+            return _Item(error=_STEPS)
+        if completion.token_ids is not None and self.engine in TAKES_IDS:
+            return _Item(token_ids=completion.token_ids)
+        if completion.text is not None:
+            return _Item(text=completion.text)
+        if completion.response is not None and self.engine == "vllm":
+            turns = [*completion.messages, ("assistant", completion.response)]
+            return _Item(row={"messages": [{"role": role, "content": content} for role, content in turns]})
+        return _Item(error=f"{self.engine} takes rendered text, which this is not: give the artifact's renderer")
+
+    def _rendered(self, completion: Completion, rendered: Rendered, renderer: Renderer) -> _Item:
+        if rendered.error is not None:
+            return _Item(error=rendered.error)
+        if self.engine in TAKES_IDS:
+            return _Item(token_ids=tuple(rendered.tokens[: rendered.reads[-1] + 1].tolist()))  # engines read the last token
+        if completion.steps is not None:
+            return _Item(error=_STEPS)
+        if rendered.is_cut:
+            return _Item(error=f"more than max_length {renderer.max_length} tokens: {self.engine} would cut it in its own way")
+        text, tokenizer = renderer.text(completion), renderer.tokenizer
+        if text is None:
+            return _Item(error=f"{self.engine} takes text, not token ids")
+        adds = self.engine == "tei" and tokenizer.bos_token and tokenizer.num_special_tokens_to_add()
+        return _Item(text=text.removeprefix(tokenizer.bos_token) if adds else text)
+
+    def _described(self, until: float) -> dict[str, Any]:
+        """What the far side says of itself; nothing for engines that say nothing."""
+        if self.engine == "assay":
+            return self._own_description(until)
+        if (path := _IDENTITY.get(self.engine)) is None:
+            return {}
+        try:
+            reply, _ = self._request("GET", f"{self.base}{path}", None, until)
+        except _Refused as refusal:
+            if refusal.status == 404:  # this one says nothing
+                return {}
+            raise
+        except _Unanswered as failure:
+            raise EngineError(str(failure)) from failure
+        known = reply if isinstance(reply, dict) else {}
+        models = [row for row in known.get("data", []) if isinstance(row, dict) and self.model in (None, row.get("id"))]
+        known = models[0] if models else known
+        return {name: known[name] for name in _NAMES if isinstance(known.get(name), str)}
+
+    def _own_description(self, until: float) -> dict[str, Any]:
+        try:
+            reply, _ = self._request("GET", f"{self.base}/v1/info", None, until)
+        except _Unanswered as failure:
+            raise EngineError(f"{failure}: start it, mend the URL, or name the engine (vllm+http://...)") from failure
+        try:
+            models = {model["name"]: model for model in reply["models"]}
+            named = self.model or next(iter(models))
+            if named not in models:
+                raise EngineError(f"{self.name} serves {', '.join(models)}, not {named}")
+            chosen = models[named]
+            if chosen["scope"] != "global":
+                raise EngineError(f"{self.name} serves a prompt-scoped scorer, which needs all answers at once")
+            return {**chosen, "max_items": reply["limits"]["max_items"]}
+        except (KeyError, TypeError, StopIteration) as error:
+            raise EngineError(f"{self.name} is not Assay's service: name the engine, as in vllm+http://HOST:PORT") from error
+
+    def _fingerprint(self) -> str:
+        if self.engine == "assay":
+            return str(self._identity["fingerprint"])
+        policy = None if self.renderer is None else [self.renderer.tokenizer.chat_template, self.renderer.settings()]
+        content = json.dumps([self.engine, self.name, self.model, self._identity, policy], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+    def _check_identity(self, until: float) -> None:
+        try:
+            described = self._described(until)
+        except EngineError:
+            return  # nobody is there: the items say so
+        if described and self._identity and described != self._identity:
+            raise self._changed(str(described))
+
+    def _check_echo(self, echo: str | None) -> None:
+        with self._lock:
+            before, self._echo = self._echo, echo or self._echo
+        if before is not None and echo is not None and echo != before:
+            raise self._changed(echo)
+
+    def _changed(self, now: str) -> EngineError:
+        was = self._echo or self._identity.get("fingerprint") or self._identity
+        return EngineError(f"{self.name} answers with another model than before ({now}, not {was}): make a new scorer for it")
+
+    def _request(self, method: str, address: str, body: Any, until: float) -> tuple[Any, httpx2.Headers]:
+        """The JSON of an answer. Tries again what is worth it. Raises _Unanswered for what is no answer, EngineError for what no
+        other item would mend either."""
+        content = None if body is None else json.dumps(body).encode()  # escaped: invalid Unicode is for the far side to tell
+        failure = _Unanswered(f"{self.name} gave no answer in {self.deadline_seconds:g} s")
+        for attempt in range(self.attempts):
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            seconds = min(self.timeout_seconds, left)
+            headers = {**self._headers, "Content-Type": "application/json", "X-Request-Timeout": f"{seconds:.3f}"}
+            try:
+                response = self._client.request(method, address, content=content, headers=headers, timeout=seconds)
+            except httpx2.TimeoutException as error:
+                if not isinstance(error, httpx2.ConnectTimeout | httpx2.PoolTimeout):
+                    raise _Unanswered(f"{self.name} gave no answer in {seconds:g} s") from error
+                failure = _Unanswered(f"{self.name} cannot be reached in {seconds:g} s")
+            except httpx2.TransportError as error:
+                failure = _Unanswered(f"{self.name} cannot be reached ({type(error).__name__})")
+            else:
+                if response.status_code not in _AGAIN:
+                    return self._read(response), response.headers
+                failure = _Unanswered(f"{self.name} answered {response.status_code} ({_said(response)})", response.status_code)
+                failure.retry_after = _seconds(response.headers.get("Retry-After"))
+            if attempt + 1 < self.attempts:
+                time.sleep(min(self._pause(attempt, failure.retry_after), max(0.0, until - time.monotonic())))
+        raise failure
+
+    def _read(self, response: httpx2.Response) -> Any:
+        status = response.status_code
+        if status in _FIXES:
+            raise _Refused(f"{self.name} answered {status} ({_said(response)}): {_FIXES[status]}", status)
+        if status != 200:
+            raise _Unanswered(f"{self.name} answered {status} ({_said(response)})", status)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise EngineError(
+                f"{self.name} did not answer with JSON: is this the right address, and engine= the right one?"
+            ) from error
+
+    def _pause(self, attempt: int, asked_for: float) -> float:
+        with self._lock:
+            jitter = self._random.random()
+        return max(asked_for * (1 + 0.25 * jitter), min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * (0.5 + jitter / 2))
+
+
+class _Item(NamedTuple):
+    """What is sent for one completion: a row of Assay's, token ids, text, or a conversation; or the reason why nothing is."""
+
+    row: Mapping[str, Any] = MappingProxyType({})
+    token_ids: tuple[int, ...] | None = None
+    text: str | None = None
+    error: str | None = None
+
+    @property
+    def kind(self) -> Literal["text", "ids", "conversation", "item"]:
+        if self.text is not None:
+            return "text"
+        if self.token_ids is not None:
+            return "ids"
+        return "conversation" if "messages" in self.row else "item"
+
+
+class _Refused(EngineError):
+    """What no other item and no second try would mend."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Unanswered(Exception):
+    """No rewards came back; status 0 when there was no answer at all."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = 0.0
+
+
+def _own_item(completion: Completion) -> dict[str, Any]:
+    if completion.token_ids is not None:
+        return {"token_ids": list(completion.token_ids)}
+    if completion.text is not None:
+        return {"text": completion.text}
+    prompt = [{"role": role, "content": content} for role, content in completion.messages]
+    steps = {} if completion.steps is None else {"steps": list(completion.steps)}
+    return {"prompt": prompt, "response": completion.response, **steps}
+
+
+def _said(response: httpx2.Response) -> str:
+    """What the far side says is wrong, in short."""
+    try:
+        told = response.json()
+        told = told.get("error", told.get("detail", told)) if isinstance(told, dict) else told
+        told = told.get("message", told) if isinstance(told, dict) else told
+    except ValueError:
+        told = response.text
+    return " ".join(str(told).split())[:200]
+
+
+def _seconds(header: str | None) -> float:
+    try:
+        value = float(header or 0)
+    except ValueError:  # a date
+        return 1.0
+    return value if math.isfinite(value) and value > 0 else 0.0

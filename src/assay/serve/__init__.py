@@ -1,0 +1,1 @@
+"""The reward service: rewards over HTTP, in the forms that trainers already speak."""

@@ -1,0 +1,238 @@
+"""What answers under a name: a loaded model behind its engine, the one before it, and a candidate that may shadow it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import threading
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from assay.records import Completion
+from assay.scorers.base import Scorer, innermost
+from assay.serve.batcher import Batcher, EngineDown, QueueFull
+from assay.serve.figures import RewardWindow
+from assay.serve.waiting import Row
+
+log = logging.getLogger("assay.serve")
+
+_MOST_ANSWERS = 64  # of one prompt whose order is compared: pairs grow with the square
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How engines would read a text for this model, so that a contract gives what its engine would.
+
+    has_sigmoid: what vLLM's `use_activation` adds: nothing where config.json says "problem_type": "regression", as that of Assay's
+    artifacts does, a sigmoid elsewhere. before, after: special tokens that the tokenizer adds to a text when it is asked to. marks:
+    special tokens whose presence tells that a text was rendered. label: name of the one class. max_length: most tokens of a text,
+    None where it is not known.
+    """
+
+    has_sigmoid: bool = False
+    before: str = ""
+    after: str = ""
+    marks: tuple[str, ...] = ()
+    label: str | None = None
+    max_length: int | None = None
+
+    def with_specials(self, text: str) -> str:
+        """The text with the special tokens that an engine adds, but never twice."""
+        text = text if text.startswith(self.before) else self.before + text
+        return text if text.endswith(self.after) else text + self.after
+
+    def is_rendered(self, text: str) -> bool:
+        return any(mark in text for mark in self.marks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Loaded:
+    """One scorer behind its engine thread. source: what it was loaded from. rewards: the last ones that it gave. scale: what its
+    rewards are multiplied by, and how that was measured."""
+
+    source: str
+    batcher: Batcher
+    reading: Reading
+    rewards: RewardWindow
+    scale: dict[str, Any] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        return self.batcher.fingerprint
+
+    def describe(self) -> dict[str, Any]:
+        scorer = self.batcher.scorer
+        return {
+            "source": self.source,
+            "fingerprint": self.fingerprint,
+            "is_alive": self.batcher.is_alive,
+            "scope": scorer.scope,
+            "tolerance": scorer.tolerance,
+            "max_length": self.reading.max_length,
+            "batch_tokens": self.batcher.batch_tokens,
+            "scale": self.scale,
+        }
+
+
+class Served:
+    """One name that clients ask for. current answers; previous is kept for rolling back; candidate waits to be promoted.
+
+    What was asked of a model is answered by it, whatever is promoted meanwhile.
+    """
+
+    def __init__(self, name: str, current: Loaded) -> None:
+        self.name, self.current = name, current
+        self.previous: Loaded | None = None
+        self.candidate: Loaded | None = None
+        self.shadow: Shadow | None = None
+        self._lock = threading.Lock()
+
+    def submit(
+        self, loaded: Loaded, completions: Sequence[Completion], deadline: float, groups: Sequence[Hashable] | None = None
+    ) -> Future[list[Row]]:
+        """Ask `loaded`, which was the current one when the request began; the shadow, if there is one, is asked the same."""
+        answer = loaded.batcher.submit(completions, deadline=deadline, groups=groups)
+        if (shadow := self.shadow) is not None and loaded is self.current:
+            shadow.follow(answer, completions, deadline, groups)
+        return answer
+
+    def propose(self, candidate: Loaded) -> None:
+        """Hold a model ready; one that was ready before is dropped."""
+        with self._lock:
+            dropped, self.candidate, self.shadow = self.candidate, candidate, None
+        _retire(dropped)
+
+    def set_shadow(self, is_on: bool) -> None:
+        """Begin or end scoring with the candidate too. Raises ValueError when there is none."""
+        with self._lock:
+            if is_on and self.candidate is None:
+                raise ValueError(f"{self.name} has no candidate to shadow it: load one first")
+            self.shadow = Shadow(self.name, self.candidate) if is_on and self.candidate is not None else None
+
+    def promote(self) -> None:
+        """The candidate answers from now on; what was asked before is answered by the old model. Raises ValueError without one."""
+        with self._lock:
+            if self.candidate is None:
+                raise ValueError(f"{self.name} has no candidate to promote: load one first")
+            if not self.candidate.batcher.is_alive:
+                raise ValueError(f"the candidate of {self.name} has failed: load it again")
+            dropped, self.previous, self.current = self.previous, self.current, self.candidate
+            self.candidate = self.shadow = None
+        _retire(dropped)
+
+    def roll_back(self) -> None:
+        """The model before the last promotion answers again, the promoted one is the candidate. Raises ValueError without one."""
+        with self._lock:
+            if self.previous is None:
+                raise ValueError(f"{self.name} has no earlier model to go back to")
+            dropped, self.candidate, self.current = self.candidate, self.current, self.previous
+            self.previous = self.shadow = None
+        _retire(dropped)
+
+    def drop(self) -> None:
+        """Let go of the candidate. Raises ValueError when there is none."""
+        with self._lock:
+            if self.candidate is None:
+                raise ValueError(f"{self.name} has no candidate to drop")
+            dropped, self.candidate, self.shadow = self.candidate, None, None
+        _retire(dropped)
+
+    def loaded(self) -> list[Loaded]:
+        return [model for model in (self.current, self.candidate, self.previous) if model is not None]
+
+    def describe(self) -> dict[str, Any]:
+        roles = {"current": self.current, "candidate": self.candidate, "previous": self.previous}
+        told = {role: None if model is None else model.describe() for role, model in roles.items()}
+        return {"name": self.name, **told, "shadow": None if self.shadow is None else self.shadow.summary()}
+
+
+class Shadow:
+    """The candidate's rewards beside those that were answered; nobody waits for it, and what it cannot take in time is left out.
+
+    Differences are candidate less current. flips: pairs of answers to one prompt in one request that the two order differently.
+    """
+
+    def __init__(self, name: str, candidate: Loaded) -> None:
+        self.name, self.candidate = name, candidate
+        self._lock = threading.Lock()
+        self._num_asked = self._num_both = self._num_pairs = self._num_flips = 0
+        self._sum = self._squares = self._largest = 0.0
+
+    def follow(
+        self, answer: Future[list[Row]], completions: Sequence[Completion], deadline: float, groups: Sequence[Hashable] | None
+    ) -> None:
+        with self._lock:
+            self._num_asked += len(completions)
+        try:
+            theirs = self.candidate.batcher.submit(completions, deadline=deadline, groups=groups)
+        except (QueueFull, EngineDown):
+            return
+        if groups is None:
+            groups = [c.messages if c.response is not None else c.key for c in completions]
+        theirs.add_done_callback(lambda _: answer.add_done_callback(lambda _: self._compare(answer, theirs, groups)))
+
+    def summary(self) -> dict[str, Any]:
+        """n: rewards asked for; n_scored: those that both gave; mean, root mean square and largest difference; flips of pairs."""
+        with self._lock:
+            n = self._num_both
+            return {
+                "n": self._num_asked,
+                "n_scored": n,
+                "mean_difference": self._sum / n if n else None,
+                "rms_difference": math.sqrt(self._squares / n) if n else None,
+                "largest_difference": self._largest if n else None,
+                "flips": self._num_flips,
+                "pairs": self._num_pairs,
+            }
+
+    def _compare(self, answer: Future[list[Row]], theirs: Future[list[Row]], prompts: Sequence[Hashable]) -> None:
+        if any(future.cancelled() or future.exception() is not None for future in (answer, theirs)):
+            return
+        rows = [(prompt, a["value"], b["value"]) for prompt, a, b in zip(prompts, answer.result(), theirs.result(), strict=True)]
+        scored = [(prompt, a, b) for prompt, a, b in rows if a is not None and b is not None]
+        differences = [b - a for _, a, b in scored]
+        by_prompt: dict[Hashable, list[tuple[float, float]]] = {}
+        for prompt, a, b in scored:
+            by_prompt.setdefault(prompt, []).append((a, b))
+        pairs = [pair for answers in by_prompt.values() for pair in itertools.combinations(answers[:_MOST_ANSWERS], 2)]
+        flips = sum((one[0] - other[0]) * (one[1] - other[1]) < 0 for one, other in pairs)
+        with self._lock:
+            self._num_both += len(scored)
+            self._sum += sum(differences)
+            self._squares += sum(d * d for d in differences)
+            self._largest = max([self._largest, *(abs(d) for d in differences)])
+            self._num_pairs, self._num_flips = self._num_pairs + len(pairs), self._num_flips + flips
+        told = ", ".join(f"{a:.4g} -> {b:.4g}" for _, a, b in scored[:8])
+        counts = f"{len(scored)} of {len(rows)} rewards by both, {flips} of {len(pairs)} pairs flip"
+        log.info("shadow of %s: %s: %s", self.name, counts, told)
+
+
+def reading_of(scorer: Scorer) -> Reading:
+    """How engines read text for a scorer with a tokenizer; nothing is added for others."""
+    inner: Any = innermost(scorer)
+    inner = getattr(inner, "scorers", [inner])[0]  # the members of an ensemble read alike
+    renderer = getattr(inner, "renderer", None)
+    if renderer is None:
+        return Reading()
+    tokenizer = renderer.tokenizer
+    config = getattr(getattr(getattr(inner, "model", None), "backbone", None), "config", None)
+    with_ids, plain_ids = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
+    start = next((i for i in range(len(with_ids)) if with_ids[i : i + len(plain_ids)] == plain_ids), 0)
+    before, after = with_ids[:start], with_ids[start + len(plain_ids) :]
+    return Reading(
+        has_sigmoid=config is not None and getattr(config, "problem_type", None) != "regression",
+        before="".join(tokenizer.convert_ids_to_tokens(before)),
+        after="".join(tokenizer.convert_ids_to_tokens(after)),
+        marks=tuple(token for token in tokenizer.all_special_tokens if token.strip()),
+        label=(getattr(config, "id2label", None) or {}).get(0),
+        max_length=renderer.max_length,
+    )
+
+
+def _retire(loaded: Loaded | None) -> None:
+    """End an engine after what was asked of it, without waiting for that."""
+    if loaded is not None:
+        threading.Thread(target=loaded.batcher.close, daemon=True).start()

@@ -1,0 +1,285 @@
+"""The service behind its routes: models by name, and the one way by which every contract asks for rewards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import JSONResponse
+
+from assay.errors import AssayError
+from assay.records import Completion
+from assay.scorers.base import Scorer
+from assay.scorers.cache import Cached
+from assay.serve.batcher import LINGER_SECONDS, MAX_QUEUED, BatchDone, Batcher, DeadlinePassed
+from assay.serve.figures import ITEMS, SECONDS, TOKENS, Figures, Labels, RewardWindow
+from assay.serve.gate import Keys, Limits
+from assay.serve.served import Loaded, Reading, Served, reading_of
+from assay.serve.waiting import Row
+
+log = logging.getLogger("assay.serve")
+
+FINGERPRINT_HEADER = "X-Assay-Fingerprint"
+
+
+class BadRequest(AssayError):
+    """A request that is refused with this status: what is asked for is not there, too much, or has no reward."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ClientGone(AssayError):
+    """The client has closed its connection: nobody reads the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """Of every engine: see `Batcher`."""
+
+    max_queued: int = MAX_QUEUED
+    batch_tokens: int | None = None
+    linger_seconds: float = LINGER_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Swapping:
+    """How models are loaded while the service runs.
+
+    directory: where artifacts lie that may be loaded; load: the scorer of one. measure_scale(old engine, new scorer) gives what new
+    rewards are to be multiplied by ("factor"), and how sure that is; None without a reference set.
+    """
+
+    directory: Path
+    load: Callable[[Path], Scorer]
+    measure_scale: Callable[[Batcher, Scorer], dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Service:
+    """Everything the routes share. models: by name, the first is the default. aliases: other names of them."""
+
+    models: Mapping[str, Served]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    keys: Keys = field(default_factory=Keys)
+    limits: Limits = field(default_factory=Limits)
+    figures: Figures = field(default_factory=Figures)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    swapping: Swapping | None = None
+    log_text: bool = False
+
+    def find(self, name: str | None, *, is_lenient: bool = False) -> Served:
+        """The model of that name; the default without one. Raises BadRequest (404) for an unknown one.
+
+        is_lenient: of contracts whose engines do not look at the name: with one model, any name means it.
+        """
+        if name is None or (is_lenient and len(self.models) == 1):
+            return next(iter(self.models.values()))
+        served = self.models.get(self.aliases.get(name, name))
+        if served is None:
+            raise BadRequest(404, f"there is no model {name[:100]!r} here: use one of {', '.join(self.models)}")
+        return served
+
+    def trouble(self) -> str | None:
+        """Why the service cannot answer: an engine that has ended, or is stuck in a batch. None when all is well."""
+        for name, served in self.models.items():
+            batcher = served.current.batcher
+            if not batcher.is_alive:
+                return f"the engine of {name} has ended"
+            if batcher.busy_seconds > self.limits.stall_seconds:
+                return f"the engine of {name} is in one batch for {batcher.busy_seconds:.0f} s"
+        return None
+
+    def start_engine(self, name: str, scorer: Scorer, source: str, scale: dict[str, Any] | None = None) -> Loaded:
+        return start_engine(name, scorer, source, self.figures, self.engine, scale)
+
+    def close(self, timeout: float) -> None:
+        """End all engines after what they were asked."""
+        until = time.monotonic() + timeout
+        for loaded in [loaded for served in self.models.values() for loaded in served.loaded()]:
+            loaded.batcher.close(timeout=max(0.0, until - time.monotonic()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One request to one model: the model that was current when the request began, and the rows that it gave."""
+
+    served: Served
+    loaded: Loaded
+    request: Request
+    timeout: float
+
+    @property
+    def reading(self) -> Reading:
+        return self.loaded.reading
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {FINGERPRINT_HEADER: self.loaded.fingerprint}
+
+    async def rows(self, completions: Sequence[Completion], groups: Sequence[Hashable] | None = None) -> list[Row]:
+        """The rewards of N completions, N rows. Raises BadRequest for too many or too long, QueueFull, DeadlinePassed, EngineDown,
+        ClientGone."""
+        service = service_of(self.request)
+        check_size(completions, service.limits)
+        if service.log_text:
+            for completion in completions:
+                log.info("asked of %s: %r", self.served.name, completion)
+        left = self.timeout - (time.monotonic() - self.request.state.began)
+        future = self.served.submit(self.loaded, completions, time.monotonic() + left, groups)
+        return await _settled(future, self.request, left)
+
+    async def values(self, completions: Sequence[Completion], groups: Sequence[Hashable] | None = None) -> list[float]:
+        """Rewards for contracts that have no place for a reason: BadRequest (422) when one could not be scored."""
+        return all_values(await self.rows(completions, groups))
+
+
+def begin(request: Request, model: str | None = None, *, timeout: float | None = None, is_lenient: bool = False) -> Asked:
+    """A request to the model that is named in the path, in the body, or is the default."""
+    service = service_of(request)
+    in_path = request.state.model
+    served = service.find(in_path) if in_path is not None else service.find(model, is_lenient=is_lenient)
+    allowed = service.limits.timeout_seconds
+    if timeout is None and (header := request.headers.get("x-request-timeout")) is not None:
+        try:
+            timeout = float(header)
+        except ValueError:
+            timeout = math.nan
+    if timeout is not None and not timeout > 0:
+        raise BadRequest(422, "the timeout must be a positive number of seconds")
+    return Asked(served=served, loaded=served.current, request=request, timeout=min(timeout or allowed, allowed))
+
+
+def service_of(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+def check_size(completions: Sequence[Completion], limits: Limits) -> None:
+    """Raises BadRequest (413) for too many completions or one that is too long."""
+    if len(completions) > limits.max_items:
+        raise BadRequest(413, f"{len(completions)} completions in one request, {limits.max_items} are allowed: send several")
+    for i, completion in enumerate(completions):
+        turns = sum(len(message.content) for message in completion.messages)
+        size = turns + len(completion.response or completion.text or "") + len(completion.token_ids or ())
+        if size > limits.max_text:
+            raise BadRequest(413, f"completion {i} has {size} characters, {limits.max_text} are allowed")
+
+
+def all_values(rows: Iterable[Row]) -> list[float]:
+    """The values of rows that all have one. Raises BadRequest (422) naming the first that has not, and why."""
+    values = []
+    for i, row in enumerate(rows):
+        if row["value"] is None:
+            raise BadRequest(422, f"completion {i} has no reward: {row.get('error')}")
+        values.append(float(row["value"]))
+    return values
+
+
+def start_engine(
+    name: str, scorer: Scorer, source: str, figures: Figures, settings: EngineSettings, scale: dict[str, Any] | None = None
+) -> Loaded:
+    """A scorer behind an engine thread of its own, whose batches are counted under the model's name."""
+    window = RewardWindow()
+
+    def note(batch: BatchDone) -> None:
+        values = [row["value"] for row in batch.rows]
+        window.add(values)
+        figures.observe("assay_batch_items", "Completions of a batch.", batch.num_items, ITEMS, model=name)
+        figures.observe("assay_batch_tokens", "About how many tokens a batch has.", batch.num_tokens, TOKENS, model=name)
+        figures.observe("assay_batch_seconds", "Seconds to score a batch.", batch.seconds, SECONDS, model=name)
+        figures.count("assay_rewards_total", "Completions that were scored.", len(values), model=name)
+        figures.count("assay_rewards_failed_total", "Completions without a reward.", values.count(None), model=name)
+
+    reading = reading_of(scorer)  # before the thread: a tokenizer serves one thread at a time
+    batcher = Batcher(
+        scorer,
+        max_queued=settings.max_queued,
+        batch_tokens=settings.batch_tokens,
+        linger_seconds=settings.linger_seconds,
+        on_batch=note,
+    )
+    return Loaded(source=source, batcher=batcher, reading=reading, rewards=window, scale=scale)
+
+
+def read_gauges(service: Service) -> dict[str, tuple[str, dict[Labels, float]]]:
+    """What is read when somebody looks: queues, rewards of late, caches."""
+    gauges: dict[str, tuple[str, dict[Labels, float]]] = {}
+
+    def set_gauge(name: str, help: str, value: float, **labels: str) -> None:
+        gauges.setdefault(name, (help, {}))[1][tuple(labels.items())] = value
+
+    for name, served in service.models.items():
+        batcher = served.current.batcher
+        set_gauge(
+            "assay_model_info", "1, with the fingerprint of the model that answers.", 1, model=name, fingerprint=batcher.fingerprint
+        )
+        set_gauge("assay_engine_up", "Whether the engine is alive.", float(batcher.is_alive), model=name)
+        set_gauge("assay_queue_items", "Completions that wait.", batcher.num_queued, model=name)
+        set_gauge("assay_queue_tokens", "About how many tokens wait.", batcher.queued_tokens, model=name)
+        set_gauge("assay_coalesced_total", "Completions joined to an equal one.", batcher.num_coalesced, model=name)
+        set_gauge("assay_dropped_total", "Completions that nobody waited for any more.", batcher.num_dropped, model=name)
+        for figure, value in served.current.rewards.summary().items():
+            set_gauge(f"assay_reward_{figure}", f"Of the last rewards: {figure}.", value, model=name)
+        if (cache := _cache_of(batcher.scorer)) is not None:
+            set_gauge("assay_cache_hits_total", "Rewards that were known.", cache.num_hits, model=name)
+            set_gauge("assay_cache_misses_total", "Rewards that were not known.", cache.num_misses, model=name)
+        for figure, seen in (served.shadow.summary() if served.shadow is not None else {}).items():
+            set_gauge(
+                f"assay_shadow_{figure}", f"Candidate against current: {figure}.", math.nan if seen is None else seen, model=name
+            )
+    return gauges
+
+
+class Body(BaseModel):
+    """A request's body, read strictly: false is no token id, "4" no number."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class StrictJSON(JSONResponse):
+    """JSON that any client reads: no NaN, and text outside of Unicode escaped as it came."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+async def _settled(future: Future[list[Row]], request: Request, seconds: float) -> list[Row]:
+    """The rows, unless the client goes away or the time is over first: then the work is dropped."""
+    answer, gone = asyncio.wrap_future(future), asyncio.ensure_future(_disconnected(request))
+    either: set[asyncio.Future[Any]] = {answer, gone}
+    try:
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        if gone.done():
+            raise ClientGone("the client has gone")
+        raise DeadlinePassed("not scored before the deadline")
+    finally:
+        gone.cancel()
+        answer.cancel()  # cancels the future behind it, which the engine looks at
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _cache_of(scorer: Scorer) -> Cached | None:
+    while not isinstance(scorer, Cached):
+        if (inner := getattr(scorer, "scorer", None)) is None:
+            return None
+        scorer = inner
+    return scorer
