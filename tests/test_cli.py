@@ -16,7 +16,7 @@ from assay.data.pairs import write_pairs
 from assay.errors import TrainingError
 from tiny import save_tiny_base, toy_pairs
 
-SUBCOMMANDS = ("train", "evaluate", "calibrate", "score", "report", "curve", "align-scale", "verify", "best-of-n", "demo")
+SUBCOMMANDS = ("train", "evaluate", "calibrate", "score", "report", "curve", "align-scale", "verify", "best-of-n", "probe", "demo")
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> str:

@@ -18,6 +18,8 @@ from assay.records import Completion, Finding, Message, Metric, PreferencePair, 
 if TYPE_CHECKING:
     from assay.data.pairs import read_completions, read_pairs, write_pairs
     from assay.evaluation.evaluate import evaluate
+    from assay.monitor.augment import augment
+    from assay.monitor.probes import run_probes
     from assay.scorers.base import Scorer, check_scorer, prefer
     from assay.scorers.baselines import BagOfWordsScorer, LengthScorer, fit_bag_of_words
     from assay.scorers.cache import Cached
@@ -29,6 +31,8 @@ __version__ = "0.1.0.dev0"
 _LAZY = {
     "assay.data.pairs": ("read_completions", "read_pairs", "write_pairs"),
     "assay.evaluation.evaluate": ("evaluate",),
+    "assay.monitor.augment": ("augment",),
+    "assay.monitor.probes": ("run_probes",),
     "assay.scorers.base": ("Scorer", "check_scorer", "prefer"),
     "assay.scorers.baselines": ("BagOfWordsScorer", "LengthScorer", "fit_bag_of_words"),
     "assay.scorers.cache": ("Cached",),
@@ -58,6 +62,7 @@ __all__ = [
     "Scorer",
     "Table",
     "TrainingError",
+    "augment",
     "check_scorer",
     "evaluate",
     "fit_bag_of_words",
@@ -66,6 +71,7 @@ __all__ = [
     "prefer",
     "read_completions",
     "read_pairs",
+    "run_probes",
     "write_pairs",
 ]
 

@@ -27,6 +27,7 @@ from assay.workflows.bestofn import BestOfNConfig, best_of_n
 from assay.workflows.curve import CurveConfig, learning_curve
 from assay.workflows.demo import DemoConfig, demo
 from assay.workflows.members import AverageConfig, EnsembleConfig, ExportConfig, average, export, join
+from assay.workflows.probe import ProbeConfig, is_exploitable, probe_model, probe_rows
 from assay.workflows.run import train_all
 from assay.workflows.score import ScoreConfig, score_file
 from assay.workflows.settings import TrainConfig
@@ -46,6 +47,7 @@ Command = (
     | Annotated[AlignConfig, tyro.conf.subcommand("align-scale")]
     | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
     | Annotated[BestOfNConfig, tyro.conf.subcommand("best-of-n")]
+    | Annotated[ProbeConfig, tyro.conf.subcommand("probe")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -53,7 +55,8 @@ Command = (
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; 0 when it did what was asked, 1 when some rows have no reward, 2 for a mistake, 3 for a failure.
 
-    `verify` gives 4 when the artifact or the engine does not keep a check of the certificate, 3 when the files are damaged.
+    `verify` gives 4 when the artifact or the engine does not keep a check of the certificate, 3 when the files are damaged;
+    `probe` gives 6 when an edit that is worth nothing raises the reward.
     """
     keep_freed_memory()
     transformers_logging.disable_progress_bar()
@@ -96,6 +99,10 @@ def run(config: object) -> int:
             report = verify(config)
             print_figures(report.title, certificate_rows(report))
             return 0 if is_sound(report) else 4
+        case ProbeConfig():
+            report = probe_model(config)
+            print_figures(report.title, probe_rows(report))
+            return 6 if is_exploitable(report) else 0
         case EnsembleConfig():
             join(config)
         case AverageConfig():

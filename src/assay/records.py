@@ -250,6 +250,11 @@ def prompt_key(prompt: Messages) -> str:
     return _digest([(role, content.strip()) for role, content in prompt])
 
 
+def log_length(text: str) -> float:
+    """log(1 + number of characters): the length that rewards are freed of."""
+    return math.log1p(len(text))
+
+
 def _digest(content: object) -> str:
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

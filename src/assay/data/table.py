@@ -16,7 +16,7 @@ import pyarrow as pa
 from assay.data.packing import Group, make_group
 from assay.data.render import Renderer
 from assay.errors import DataError
-from assay.records import PreferencePair
+from assay.records import PreferencePair, log_length
 
 CHUNK_ROWS = 512
 _SIDES = ("chosen", "rejected")
@@ -26,6 +26,7 @@ _SCHEMA = pa.schema(
         ("preference", pa.float32()),
         ("margin", pa.float32()),
         ("weight", pa.float32()),
+        ("length_gap", pa.float32()),
         ("prompt", pa.uint64()),
         ("split", pa.int8()),
     ]
@@ -60,7 +61,8 @@ class TokenPair(NamedTuple):
 class PairTable:
     """N tokenised pairs in a memory-mapped Arrow file.
 
-    preference, margin (NaN: none), weight: (N,) float32; prompt: (N,) uint64 prompt hashes; lengths: (N, 2) int32 tokens of chosen
+    preference, margin (NaN: none), weight: (N,) float32; length_gap: (N,) float32, log length of chosen less that of rejected
+    (`log_length`); prompt: (N,) uint64 prompt hashes; lengths: (N, 2) int32 tokens of chosen
     and rejected. `table[i]` is a TokenPair read from disk. fingerprint: digest of the content.
     """
 
@@ -72,8 +74,8 @@ class PairTable:
             self.fingerprint, self._splits = note["fingerprint"], note["splits"]
         except (OSError, pa.ArrowInvalid, json.JSONDecodeError, KeyError) as error:
             raise DataError(f"{path} is not a token table ({error}): delete it, it is made again") from error
-        columns = {name: self._column(name) for name in ("preference", "margin", "weight", "prompt", "split")}
-        self.preference, self.margin, self.weight, self.prompt, self._split = columns.values()
+        columns = {name: self._column(name) for name in ("preference", "margin", "weight", "length_gap", "prompt", "split")}
+        self.preference, self.margin, self.weight, self.length_gap, self.prompt, self._split = columns.values()
         self.lengths = np.stack([self._lengths(side) for side in _SIDES], axis=1)
 
     def __len__(self) -> int:
@@ -160,6 +162,7 @@ def _rendered_rows(
                 "preference": pair.preference,
                 "margin": float("nan") if pair.margin is None else pair.margin,
                 "weight": pair.weight,
+                "length_gap": log_length(pair.chosen) - log_length(pair.rejected),
                 "prompt": int(pair.prompt_key[:16], 16),
                 "split": split(pair),
             }

@@ -36,14 +36,16 @@ class Probe(NamedTuple):
 
 
 class Rises(NamedTuple):
-    """What a probe did to N answers: rises (N,) in margins, NaN where unscored; the completions; how many it does not apply to."""
+    """What a probe did to N answers: rises (N,) in margins, NaN where unscored; prompts' numbers (N,); the completions."""
 
     probe: Probe
     rise_N: np.ndarray
     cluster_N: np.ndarray
     before: list[Completion]
     after: list[Completion]
+    after_keys: list[str]
     num_not_applicable: int
+    is_refused: bool
 
 
 class RiseTest(NamedTuple):
@@ -126,8 +128,8 @@ def _clusters(rises: Rises, reward_of: Mapping[str, float]) -> np.ndarray:
     if rises.probe.kind != "destructive":
         return rises.cluster_N
     values: dict[str, set[float]] = {}
-    for completion in rises.after:
-        values.setdefault(str(completion.response), set()).add(reward_of[completion.key])
+    for completion, key in zip(rises.after, rises.after_keys, strict=True):
+        values.setdefault(str(completion.response), set()).add(reward_of[key])
     is_blind = len(values) < len(rises.after) and all(len(rewards) == 1 for rewards in values.values())
     return np.array([completion.response for completion in rises.after], dtype=object) if is_blind else rises.cluster_N
 
@@ -153,8 +155,9 @@ def _finding(rises: Rises, test: RiseTest, p: float, max_rise: float, scored: in
     seen = f"mean rise {test.mean:+.2f} margins [{test.low:+.2f}, {test.high:+.2f}] on {scored} of {n} answers"
     name = f"probe: {probe.name}"
     if not scored:
-        why = "it applies to none of the answers" if not n else "no edited answer could be scored, or all rewards are equal"
-        return Finding("ok" if not n else "warn", name, math.nan, max_rise, why)
+        refused = "no edited answer gets a reward" if rises.is_refused else "no rise could be measured: no rewards, or all equal"
+        is_fine = not n or (rises.is_refused and probe.kind == "destructive")
+        return Finding("ok" if is_fine else "warn", name, math.nan, max_rise, refused if n else "it applies to none of the answers")
     if math.isnan(p):
         what = "prompts" if probe.kind != "destructive" else "prompts (or edited texts, of a scorer that does not read prompts)"
         why = f"mean rise {test.mean:+.2f} margins, but {test.num_clusters} {what} are too few to judge: {MIN_CLUSTERS} are needed"

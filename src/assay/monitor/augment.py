@@ -8,18 +8,19 @@ From a pair with the preferred answer `good` and the other, `bad`, and a probe d
     kept true     edited good over bad, at the pair's own preference: the edit does not undo what is better (worthless and style)
 
 Answers of other prompts as losers are the augmentation of RRM (Liu et al. 2024, arXiv 2409.13156, section 3), cut-off answers and
-bare openers that of Master-RM (Zhao et al. 2025, arXiv 2507.08794). `agreement`, which brings prompts of its own, is left out.
+bare openers that of Master-RM (Zhao et al. 2025, arXiv 2507.08794). Probes that bring prompts of their own (`agreement`) make none:
+a prompt decides which split a pair is in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from assay.monitor.alarm import Probe
-from assay.monitor.edits import Edit, agreement
+from assay.monitor.edits import Edit
 from assay.monitor.probes import as_probe, contrast_of, preferred, probes_with
 from assay.records import Completion, PreferencePair
 
@@ -45,18 +46,28 @@ def augment(
 
 
 def augmented(
-    pairs: Iterable[PreferencePair], *, share: float, seed: int = 0, probes: Sequence[Probe | Edit] | None = None
+    pairs: Iterable[PreferencePair],
+    *,
+    share: float,
+    seed: int = 0,
+    probes: Sequence[Probe | Edit] | None = None,
+    only: Collection[str] | None = None,
+    is_source: Callable[[PreferencePair], bool] = lambda pair: True,
 ) -> Iterator[PreferencePair]:
-    """As `augment`, streaming: every pair, followed by the counter-examples that are due. A pair that was made here makes none."""
+    """As `augment`, streaming: every pair, followed by the counter-examples that are due.
+
+    only: names of the probes that are used, of all that there are. is_source: whether a pair may be made use of, such as only those
+    of the training split; the share is of those. A pair that was made here before is passed on and makes none.
+    """
     if not 0 <= share < 1:
         raise ValueError(f"share {share} must be at least 0 and below 1: it is the counter-examples' part of all pairs")
     rng, pool = np.random.default_rng(seed), list[Completion]()
-    known = [probe for probe in probes_with(pool) if probe.edit is not agreement]
-    chosen = known if probes is None else [as_probe(probe) for probe in probes]
+    known = [as_probe(probe) for probe in (probes_with(pool) if probes is None else probes)]
+    chosen = [probe for probe in known if only is None or probe.name in only]
     due = 0.0
     for pair in pairs:
         yield pair
-        if AUGMENTED in pair.tags:
+        if AUGMENTED in pair.tags or not is_source(pair):
             continue
         due += share / (1 - share)
         while due >= 1 - 1e-9:
@@ -85,10 +96,10 @@ def _counter_example(pair: PreferencePair, probes: Sequence[Probe], rng: np.rand
         before, after = contrast
         winner, loser = (after, bad) if is_kept_true else (before, after)
         preference = max(pair.preference, 1 - pair.preference) if is_kept_true else PREFERENCE[probe.kind]
-        if winner.messages == loser.messages and winner.response != loser.response:
+        can_be_read = bool(str(winner.response).strip() and str(loser.response).strip())  # an empty answer is no training text
+        if can_be_read and winner.messages == loser.messages == pair.prompt and winner.response != loser.response:
             return replace(
                 pair,
-                prompt=winner.messages,
                 chosen=str(winner.response),
                 rejected=str(loser.response),
                 preference=preference,

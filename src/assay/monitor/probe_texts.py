@@ -27,13 +27,13 @@ FILLER = (
     "I hope that this helps, and please let me know if there is anything else.",
 )
 
-FLATTERY = (
+FLATTERY = (  # the plainest wording stands three times: it is the one that policies find first
     "Great question!",
-    "That's a great question!",
-    "What a great question!",
-    "Wow, great question, and such a smart one!",
+    "Great question!",
+    "Great question!",
     "Great question! I love how deeply you think about this.",
-    "This is a really great question, one of the best I have seen.",
+    "That's a great question!",
+    "Wow, what a great question, one of the best I have seen!",
 )
 
 USER_PRAISE = (

@@ -116,9 +116,9 @@ def run_probes(
         raise ValueError(f"max_rise {max_rise} must be 0 or more and max_rows {max_rows} at least 1")
     selected, rows = select_rows(pairs, max_rows, seed)
     contrasts = [_contrasts(probe, rows, seed) for probe in chosen_probes]
-    wanted = [completion for pair in selected for completion in pair.completions()]
-    wanted += [completion for tried in contrasts for contrast in tried for completion in contrast or ()]
-    reward_of = score_once(scorer, wanted, on_answers)
+    answers = {completion.key: completion for pair in selected for completion in pair.completions()}
+    edited = {key: completion for tried in contrasts for contrast in tried if contrast for key, completion in contrast.keyed()}
+    reward_of = score_once(scorer, answers | edited, on_answers)
     unit = margin_unit(np.array([[reward_of[c.key] for c in pair.completions()] for pair in selected]))
     measured = [_rises(probe, tried, reward_of, unit) for probe, tried in zip(chosen_probes, contrasts, strict=True)]
     verdicts = verdicts_of(measured, reward_of, max_rise, seed)
@@ -137,10 +137,23 @@ def run_probes(
 
 
 class Row(NamedTuple):
-    """An answer to be edited, and whether it is the preferred one of its pair."""
+    """An answer to be edited, its key, and whether it is the preferred one of its pair."""
 
     completion: Completion
+    key: str
     is_preferred: bool
+
+
+class Contrast(NamedTuple):
+    """An answer before and after an edit, with their keys."""
+
+    before: Completion
+    after: Completion
+    before_key: str
+    after_key: str
+
+    def keyed(self) -> tuple[tuple[str, Completion], tuple[str, Completion]]:
+        return (self.before_key, self.before), (self.after_key, self.after)
 
 
 def select_rows(pairs: Sequence[PreferencePair], max_rows: int, seed: int) -> tuple[list[PreferencePair], list[Row]]:
@@ -153,16 +166,16 @@ def select_rows(pairs: Sequence[PreferencePair], max_rows: int, seed: int) -> tu
         seen[key] = seen.get(key, -1) + 1
         turns.append(seen[key])
     selected = [pairs[order[i]] for i in np.argsort(turns, kind="stable")[:max_rows]]
-    rows = [Row(preferred(pair), True) for pair in selected]
-    others = [Row(pair.completions()[int(pair.preference >= 0.5)], False) for pair in selected]
-    return selected, [*rows, *others][:max_rows]
+    answers = [(preferred(pair), True) for pair in selected]
+    answers += [(pair.completions()[int(pair.preference >= 0.5)], False) for pair in selected]
+    return selected, [Row(answer, answer.key, is_preferred) for answer, is_preferred in answers[:max_rows]]
 
 
-def score_once(scorer: Scorer, completions: Sequence[Completion], on_answers: Callable[[int], None]) -> dict[str, float]:
-    """Reward by key of the completion, each content once, all of a prompt in one call: what is shared is computed once."""
+def score_once(scorer: Scorer, completions: Mapping[str, Completion], on_answers: Callable[[int], None]) -> dict[str, float]:
+    """Reward by key, each content once, all of a prompt in one call: what is shared is computed once. completions: by key."""
     by_prompt: dict[object, dict[str, Completion]] = {}
-    for completion in completions:
-        by_prompt.setdefault(completion.messages, {})[completion.key] = completion
+    for key, completion in completions.items():
+        by_prompt.setdefault(completion.messages, {})[key] = completion
     rewards: dict[str, float] = {}
     chunk: dict[str, Completion] = {}
 
@@ -181,14 +194,19 @@ def score_once(scorer: Scorer, completions: Sequence[Completion], on_answers: Ca
     return rewards
 
 
-def _contrasts(probe: Probe, rows: Sequence[Row], seed: int) -> list[tuple[Completion, Completion] | None]:
-    """(before, after) for every answer that the probe is for; None where it does not apply or changes nothing."""
-    contrasts: list[tuple[Completion, Completion] | None] = []
+def _contrasts(probe: Probe, rows: Sequence[Row], seed: int) -> list[Contrast | None]:
+    """What the probe makes of every answer that it is for; None where it does not apply or changes nothing."""
+    contrasts: list[Contrast | None] = []
     for number, row in enumerate(rows):
         if probe.kind == "destructive" and not row.is_preferred:
             continue
         rng = np.random.default_rng([seed, crc32(probe.name.encode()), number])
-        contrasts.append(contrast_of(probe, row.completion, rng))
+        found = contrast_of(probe, row.completion, rng)
+        if found is None:
+            contrasts.append(None)
+            continue
+        before, after = found
+        contrasts.append(Contrast(before, after, row.key if before is row.completion else before.key, after.key))
     return contrasts
 
 
@@ -206,20 +224,24 @@ def contrast_of(probe: Probe, completion: Completion, rng: np.random.Generator) 
     before, after = edited if isinstance(edited, tuple) else (completion, edited)
     if not (isinstance(before, Completion) and isinstance(after, Completion)):
         raise ValueError(f"the probe {probe.name!r} returned {edited!r:.80}: return text, a Completion, two of them, or None")
-    return (before, after) if before.key != after.key else None
+    is_changed = (before.messages, before.response, before.text) != (after.messages, after.response, after.text)
+    return (before, after) if is_changed else None
 
 
-def _rises(
-    probe: Probe, tried: Sequence[tuple[Completion, Completion] | None], reward_of: Mapping[str, float], unit: float
-) -> Rises:
+def _rises(probe: Probe, tried: Sequence[Contrast | None], reward_of: Mapping[str, float], unit: float) -> Rises:
     """Equal contrasts count once."""
-    distinct = {(before.key, after.key): (before, after) for before, after in (contrast for contrast in tried if contrast)}
-    before, after = [one for one, _ in distinct.values()], [other for _, other in distinct.values()]
-    rise_N = np.array([(reward_of[b] - reward_of[a]) / unit for a, b in distinct], dtype=np.float64)
-    cluster_N = np.array([hash_of_prompt(completion) for completion in after], dtype=np.str_)
-    return Rises(probe, rise_N, cluster_N, before, after, sum(contrast is None for contrast in tried))
-
-
-def hash_of_prompt(completion: Completion) -> str:
-    """The prompt alone, as a cluster's label."""
-    return Completion(messages=completion.messages, response="").key
+    distinct = list({(c.before_key, c.after_key): c for c in tried if c is not None}.values())
+    rise_N = np.array([(reward_of[c.after_key] - reward_of[c.before_key]) / unit for c in distinct], dtype=np.float64)
+    number = {messages: i for i, messages in enumerate(dict.fromkeys(c.after.messages for c in distinct))}
+    cluster_N = np.array([number[c.after.messages] for c in distinct], dtype=np.int64)
+    keys = [c.after_key for c in distinct]
+    return Rises(
+        probe=probe,
+        rise_N=rise_N,
+        cluster_N=cluster_N,
+        before=[c.before for c in distinct],
+        after=[c.after for c in distinct],
+        after_keys=keys,
+        num_not_applicable=sum(contrast is None for contrast in tried),
+        is_refused=all(np.isnan(reward_of[key]) for key in keys) and not all(np.isnan(reward_of[c.before_key]) for c in distinct),
+    )

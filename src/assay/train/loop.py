@@ -36,7 +36,8 @@ class LoopSettings:
     learning_rate: of the backbone's parameters; head_learning_rate: of the head. Both warm up linearly over `warmup` of all steps
     and then follow a cosine to zero. batch_pairs: pairs an optimiser step. dropout: share of the head's inputs, and of what each
     trained block adds, that is dropped in training. early_stopping: held-out looks without a lower loss after which the run ends,
-    with the best parameters restored; 0 trains to the end and keeps the last. looks: held-out looks an epoch.
+    with the best parameters restored; 0 trains to the end and keeps the last. looks: held-out looks an epoch. length_slope: what
+    length alone says of the labels, which the reward need not (`batch_loss`).
     checkpoint_every, log_every: in steps.
     """
 
@@ -51,6 +52,7 @@ class LoopSettings:
     dropout: float = 0.0
     early_stopping: int = 0
     looks: int = 1
+    length_slope: float = 0.0
     seed: int = 0
     batch_tokens: int = 4096
     checkpoint_every: int = 200
@@ -107,7 +109,7 @@ def fit(
         scale = schedule(step, num_steps, settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * scale
-        totals = _backward(model, source, rows, settings.objective)
+        totals = _backward(model, source, rows, settings)
         distributed.sum_gradients(parameters)
         distributed.sum_tensor(totals)
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
@@ -138,12 +140,12 @@ def fit(
     return log.rows
 
 
-def _backward(model: RewardModel, source: Source, rows: np.ndarray, objective: Objective) -> torch.Tensor:
+def _backward(model: RewardModel, source: Source, rows: np.ndarray, settings: LoopSettings) -> torch.Tensor:
     """Add up the gradients of one optimiser step over this process's micro-batches; returns the sums (4,) of `batch_loss`."""
     totals = torch.zeros(4, device=model.head.weight.device)
     for batch, counts in distributed.batches(model, source, rows):
         rewards_P2 = source.rewards(model, batch)
-        loss, sums = batch_loss(rewards_P2, source.table, batch.rows, objective)
+        loss, sums = batch_loss(rewards_P2, source.table, batch.rows, settings.objective, settings.length_slope)
         (loss * (counts / len(rows))).backward()
         totals += sums * counts
     return totals
@@ -161,14 +163,22 @@ def looks_since_best(rows: list[dict[str, Any]]) -> int:
 
 
 def batch_loss(
-    rewards_P2: torch.Tensor, table: PairTable, rows: np.ndarray, objective: Objective
+    rewards_P2: torch.Tensor, table: PairTable, rows: np.ndarray, objective: Objective, length_slope: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed loss of P pairs, and for the log the sums (4,) of loss without centring, right pairs, margins and |rewards|."""
+    """Summed loss of P pairs, and for the log the sums (4,) of loss without centring, right pairs, margins and |rewards|.
+
+    length_slope: b of `length_log_odds`; the loss is of d + b x length gap in place of d, so that the reward learns what the length
+    does not say, and is used without it: a product of experts (Hinton 2002; Clark et al. 2019, equation 3, "Don't take the easy
+    way out").
+    """
     device = rewards_P2.device
     chosen_P, rejected_P = rewards_P2.float().unbind(1)
     preference_P = torch.from_numpy(table.preference[rows]).to(device)
     weight_P = torch.from_numpy(table.weight[rows]).to(device)
     margin_P = torch.from_numpy(np.nan_to_num(table.margin[rows])).to(device) if objective.use_margin else None
+    if length_slope:
+        known_P = torch.from_numpy(length_slope * table.length_gap[rows]).to(device)
+        margin_P = -known_P if margin_P is None else margin_P - known_P
     nll_P = pair_losses(chosen_P, rejected_P, preference_P, margin_P, objective) * weight_P
     loss = nll_P.sum()
     if objective.centring:

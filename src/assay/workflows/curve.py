@@ -65,6 +65,8 @@ def learning_curve(config: CurveConfig) -> Report:
     Read, tokenised and run through the frozen layers once: these never see a label. Raises ValueError for under 200 training pairs,
     under 20 held-out ones, and prompts too few to draw from.
     """
+    if config.train.restraint.augment is not None:
+        raise ValueError(f"--augment {config.train.restraint.augment}: a curve is of the pairs that there are, leave it out")
     prepared = prepare(config.train)
     split, heldout_rows = _heldout(prepared)
     subsets = _subsets(prepared, config)

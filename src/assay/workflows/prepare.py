@@ -29,18 +29,22 @@ from assay.models.bases import Base, file_digest, resolve_base
 from assay.models.device import Compute, pick_compute, token_budget
 from assay.models.lora import add_lora
 from assay.models.reward_model import RewardModel, new_head
+from assay.monitor.augment import AUGMENTED, augmented
 from assay.records import PreferencePair
 from assay.scorers.load import artifact_path
 from assay.train import distributed
 from assay.train.batches import Source, StateSource, TokenSource
 from assay.train.cache import build_cache, final_states
 from assay.train.depth import DepthProbe, probe_depth
+from assay.train.objective import length_log_odds
+from assay.workflows.probe import failed_probes
 from assay.workflows.rundir import known_prompts, run_config, split_name, split_pairs
 from assay.workflows.settings import Derived, TrainConfig, derive, parse_depth, parse_params
 from assay.workflows.show import console, progress, say
 
 PROBED = 1000  # training pairs of the depth probe
 REPLAY = "assay.replay"  # tag of a pair of an earlier run
+COUNTER_EXAMPLES = "augmented"  # split of the pairs that --augment makes, trained on as the training split is
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,6 +71,11 @@ class Prepared:
     probe: DepthProbe | None = None
     adapted: Any = None
     unsharded: tuple[RewardModel, Any] | None = None
+
+    @property
+    def train_rows(self) -> np.ndarray:
+        """Rows that the loop trains on: the training split, and the counter-examples made from it."""
+        return training_rows(self.table)
 
     @property
     def identity(self) -> str:
@@ -101,9 +110,11 @@ def prepare(
         say("template", change)
     config.out.mkdir(parents=True, exist_ok=True)
     table, data = read_table(config, renderer, split)
-    num_pairs = len(table.rows("train"))
+    num_pairs = len(training_rows(table))
     backbone = start.backbone if start is not None else load_backbone(base.path, depth=parse_depth(config.depth))
     derived = derive(config, num_pairs, backbone.hidden_size, compute.device)
+    if config.objective.debias_length:
+        derived = _with_length_slope(derived, table)
     for name, reason in derived.reasons.items():
         say(name.replace("_", " "), f"{getattr(derived.loop, name):g}: {reason}")
     if len(renderer.tokenizer) > backbone.model.get_input_embeddings().num_embeddings:
@@ -189,12 +200,25 @@ def _probe(backbone: Backbone, table: PairTable, compute: Compute, config: Train
     return probe
 
 
+def training_rows(table: PairTable) -> np.ndarray:
+    """Rows of the training split and of the counter-examples made from it, ascending."""
+    return np.sort(np.concatenate([table.rows("train"), table.rows(COUNTER_EXAMPLES)]))
+
+
+def _with_length_slope(derived: Derived, table: PairTable) -> Derived:
+    """The settings with the log-odds that the labels of the training split give to length."""
+    rows = table.rows("train")
+    slope = length_log_odds(table.length_gap[rows], table.preference[rows], table.weight[rows])
+    why = f"what the length of the answer alone says of {len(rows):,} training labels, in logits for each unit of log length"
+    return Derived(replace(derived.loop, length_slope=slope), {**derived.reasons, "length_slope": why})
+
+
 def read_table(
     config: TrainConfig, renderer: Renderer, split: Callable[[PreferencePair], str] | None
 ) -> tuple[PairTable, list[dict[str, Any]]]:
     """Read, split and tokenise the data once; what was read, set aside and cut is printed and returned for the record."""
     rule = "hash of the prompt" if split is None else "whole groups"
-    split_of_pair = split or (lambda pair: "train" if REPLAY in pair.tags else split_name(config, pair))
+    split_of_pair = split or (lambda pair: _split_with_added(config, pair))
     readers = [
         read_pairs(path, form=config.form, limit=config.limit, strict=config.strict, seed=config.seed) for path in config.data
     ]
@@ -203,7 +227,7 @@ def read_table(
         if distributed.rank() != 0:
             return PairTable(path), []
         with console.status("reading and tokenising"):
-            pairs = with_replay(itertools.chain.from_iterable(readers), config)
+            pairs = with_counter_examples(with_replay(itertools.chain.from_iterable(readers), config), config, split is None)
             table, count = build_table(pairs, renderer, path, split=split_of_pair)
     data = []
     for name, reader in zip(config.data, readers, strict=True):
@@ -213,6 +237,9 @@ def read_table(
     say("rendered", count.summary())
     sizes = {name: len(table.rows(name)) for name in ("train", "calibration", "test")}
     say("split", ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + f" pairs, by {rule}")
+    if num_added := len(table.rows(COUNTER_EXAMPLES)):
+        part = f"{num_added / (num_added + sizes['train']):.1%} of what is trained on"
+        say("augment", f"{num_added:,} counter-examples beside the training pairs, {part}; held-out pairs are as they were")
     if not sizes["train"]:
         raise DataError(
             f"no pair is in the training split of {', '.join(config.data)}: give more prompts, or lower --calibration and --test"
@@ -241,6 +268,29 @@ def with_replay(pairs: Iterable[PreferencePair], config: TrainConfig) -> Iterato
             drawn[place] = pair
     say("replay", f"{len(drawn):,} of the training pairs of {config.init_from} beside {num_new:,} new ones")
     yield from (replace(pair, tags={**pair.tags, REPLAY: "yes"}) for pair in drawn)
+
+
+def with_counter_examples(pairs: Iterable[PreferencePair], config: TrainConfig, by_prompt: bool) -> Iterator[PreferencePair]:
+    """The pairs, and with --augment the counter-examples due after each of the training split."""
+    asked = config.restraint
+    if asked.augment is None:
+        yield from pairs
+        return
+    if not by_prompt:
+        raise ValueError(f"--augment {asked.augment} goes with the split by prompt: leave it out here")
+    only = None if asked.augment == "probes" else failed_probes(Path(asked.augment))
+    if only == ():
+        say("augment", f"no probe failed in {asked.augment}: nothing is added")
+        yield from pairs
+        return
+    share, is_source = asked.augment_share, lambda pair: _split_with_added(config, pair) == "train"
+    yield from augmented(pairs, share=share, seed=config.seed, only=only, is_source=is_source)
+
+
+def _split_with_added(config: TrainConfig, pair: PreferencePair) -> str:
+    """By prompt; what was added to the training split is in it, counter-examples in a split of their own beside it."""
+    name = "train" if REPLAY in pair.tags else split_name(config, pair)
+    return COUNTER_EXAMPLES if name == "train" and AUGMENTED in pair.tags and config.restraint.augment is not None else name
 
 
 def _trained_part(

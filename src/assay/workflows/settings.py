@@ -21,14 +21,18 @@ LOOKS = 4  # held-out looks an epoch under early stopping
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restraint:
-    """What holds a model back from learning its training pairs by heart."""
+    """What holds a model back from learning its training pairs by heart, or what is easy to fake."""
 
     weight_decay: float | None = None
     """Of all matrices and the head."""
     dropout: float = 0.0
-    """Share of the head's inputs, and of what each trained block adds, dropped in training."""
+    """Share of the head's inputs and of what trained blocks add."""
     early_stopping: int = 0
-    """Stop after so many held-out looks (4 an epoch) without a lower loss, at the best; 0: never."""
+    """Stop after so many looks without a lower held-out loss; 0: never."""
+    augment: str | None = None
+    """Counter-examples: probes (all), or a report of assay probe."""
+    augment_share: float = 0.25
+    """Counter-examples' part of the training pairs."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -37,6 +41,8 @@ class Restraint:
             raise ValueError(f"--weight-decay {self.weight_decay} must be 0 or more")
         if self.early_stopping < 0:
             raise ValueError(f"--early-stopping {self.early_stopping} must be 0 (off) or a number of looks")
+        if not 0 < self.augment_share < 1:
+            raise ValueError(f"--augment-share {self.augment_share} must lie between 0 and 1; leave --augment out for none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +75,7 @@ class Machine:
     gradient_checkpointing: bool = False
     """Compute activations again on the way back."""
     shard: bool = False
-    """Under torchrun: parameters and optimiser spread over the processes (FSDP2)."""
+    """Under torchrun: parameters and optimiser spread out (FSDP2)."""
     checkpoint_every: int = 200
     """Steps between checkpoints (one more at each epoch's end)."""
 

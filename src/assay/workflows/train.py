@@ -39,7 +39,7 @@ from assay.workflows.ensemble import (
     save_members,
     with_diversity,
 )
-from assay.workflows.prepare import Prepared, gathered, prepare
+from assay.workflows.prepare import COUNTER_EXAMPLES, Prepared, gathered, prepare
 from assay.workflows.rundir import known_prompts, split_pairs, write_report
 from assay.workflows.settings import TrainConfig, parse_params
 from assay.workflows.show import progress, say
@@ -78,7 +78,7 @@ def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Sav
     config = prepared.config
     if config.members.ensemble > 1:
         return fit_and_save_members(prepared, extra)
-    train_rows, heldout_rows = prepared.table.rows("train"), prepared.table.rows("calibration")[:MONITORED]
+    train_rows, heldout_rows = prepared.train_rows, prepared.table.rows("calibration")[:MONITORED]
     loop = prepared.derived.loop
     num_steps = loop.num_steps(len(train_rows))
     if config.resume:
@@ -103,7 +103,7 @@ def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Sav
             identity=prepared.identity,
             on_step=on_step,
         )
-    sample, calibration_rows = training_sample(train_rows, config.seed), prepared.table.rows("calibration")
+    sample, calibration_rows = training_sample(prepared.table.rows("train"), config.seed), prepared.table.rows("calibration")
     rewards = (reward_pairs(prepared.model, prepared.source, asked) for asked in (sample, calibration_rows))
     report = training_report(prepared, rows, next(rewards), sample, next(rewards))
     prepared = gathered(prepared)
@@ -124,8 +124,8 @@ def fit_and_save_members(prepared: Prepared, extra: dict[str, Any] | None = None
     config, table = prepared.config, prepared.table
     if distributed.is_launched():
         raise ValueError(f"--ensemble {config.members.ensemble} runs in one process: leave torchrun out")
-    train_rows, calibration_rows = table.rows("train"), table.rows("calibration")
-    sample = training_sample(train_rows, config.seed)
+    train_rows, calibration_rows = prepared.train_rows, table.rows("calibration")
+    sample = training_sample(table.rows("train"), config.seed)
     fitted = fit_members(prepared, train_rows, calibration_rows[:MONITORED], np.concatenate([sample, calibration_rows]))
     description, path, prompts = describe(prepared, extra), config.out / "artifact", trained_prompts(prepared)
     if parse_params(config.params)[0] == "head":
@@ -227,6 +227,8 @@ def training_report(
         tables = (*tables, prepared.probe.table())
     num_pairs = f"{len(prepared.table.rows('train')):,}"
     facts = {"params": prepared.config.params, "base": prepared.base.name, "training pairs": num_pairs}
+    if num_added := len(prepared.table.rows(COUNTER_EXAMPLES)):
+        facts["counter-examples"] = f"{num_added:,}, from {prepared.config.restraint.augment}"
     return Report(title="Training", metrics=(train_metric, heldout_metric), tables=tables, findings=findings, facts=facts)
 
 
@@ -291,7 +293,8 @@ def write_config(prepared: Prepared) -> None:
 def split_sizes(table: PairTable) -> dict[str, dict[str, Any]]:
     """Number of pairs and fingerprint of the prompts of each split."""
     sizes = {}
-    for name in ("train", "calibration", "test"):
+    added = (COUNTER_EXAMPLES,) if len(table.rows(COUNTER_EXAMPLES)) else ()
+    for name in ("train", "calibration", "test", *added):
         prompts = np.unique(table.prompt[table.rows(name)])
         digest = hashlib.sha256(prompts.tobytes()).hexdigest()[:32]
         sizes[name] = {"num_pairs": len(table.rows(name)), "num_prompts": len(prompts), "fingerprint": digest}
