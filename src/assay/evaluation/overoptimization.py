@@ -270,7 +270,7 @@ def _metrics(gains: Gains, best: Gains, bend: Bend, base_P: np.ndarray, weights_
         Metric(ALPHA, bend.alpha, *_interval(bend.alpha_S), *counts, "R(d) = d (alpha - beta d), standard deviations of gold"),
         Metric(BETA, bend.beta, *_interval(bend.beta_S), *counts, "above 0: the curve bends down"),
         Metric(PEAK, peak, *ends, *counts, no_peak),
-        Metric(PEAK_N, size_at(peak), *(size_at(end) for end in ends), *counts, no_peak),
+        Metric(PEAK_N, size_at(peak), size_at(ends.low), size_at(ends.high), *counts, no_peak),
         Metric(MISS, float(miss_M.max()), n_scored=counts[0], n=counts[1], note="of Gao's form, standard deviations of gold"),
     ]  # fmt: skip
 

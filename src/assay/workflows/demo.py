@@ -34,7 +34,7 @@ from assay.scorers.local import LocalScorer
 from assay.train.loop import fit, reward_pairs
 from assay.workflows.bestofn import measure
 from assay.workflows.demo_bias import PLANTED, PRAISE, plant, probes, repairing
-from assay.workflows.demo_table import BIASED, CLEAN, REPAIRED, Column, demo_rows, sentence
+from assay.workflows.demo_table import BIASED, CLEAN, REPAIRED, Column, demo_rows, found_habits, sentence
 from assay.workflows.prepare import Prepared, prepare
 from assay.workflows.rundir import write_report
 from assay.workflows.settings import TrainConfig, derive
@@ -97,8 +97,8 @@ def demo(config: DemoConfig) -> Report:
         else:
             fit_rows(prepared, material.rows[name], name)
         columns[name] = make_column(name, prepared, material, candidates)
-    ordered = [columns[name] for name in (CLEAN, BIASED, REPAIRED)]
-    told = sentence(*ordered, np.array(group_keys(material.of(material.held))), seed=config.seed)
+    clean, biased, repaired = ordered = [columns[name] for name in (CLEAN, BIASED, REPAIRED)]
+    told = sentence(clean, biased, repaired, np.array(group_keys(material.of(material.held))), seed=config.seed)
     overview = overview_of(ordered, told, material)
     page, difference = finish(config, material, ordered, overview)
     print_columns("Assay demo: build it, break it, fix it", ("", *(column.name for column in ordered)), demo_rows(ordered))
@@ -232,8 +232,8 @@ def overview_of(columns: Sequence[Column], told: str, material: Material) -> Rep
     table = Table(
         title="clean, biased, repaired", columns=("", *(column.name for column in columns)), rows=tuple(demo_rows(columns))
     )
-    alarms = [alarm for alarm in columns[1].alarms if alarm not in columns[0].alarms]
-    finding = Finding("ok" if alarms else "warn", "the biased labeller is noticed", len(alarms), 1, told)
+    found = found_habits(columns[0], columns[1])
+    finding = Finding("ok" if found else "warn", "the biased labeller is noticed", len(found), 1, told)
     return Report(title="Build it, break it, fix it", tables=(table,), findings=(finding,), facts=facts)
 
 

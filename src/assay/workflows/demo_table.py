@@ -66,7 +66,7 @@ def sentence(clean: Column, biased: Column, repaired: Column, groups: np.ndarray
     """
     change, interval = _change(biased.right, clean.right, groups, seed)
     seen = f"{100 * change:+.1f} points, [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
-    found = [probe for probe in PLANTED_PROBES if probe in biased.alarms and biased.rise(probe).low > clean.rise(probe).value]
+    found = found_habits(clean, biased)
     if not found:
         known = f"{_listed([f'{probe} {_gain(biased, probe)}' for probe in PLANTED_PROBES])}"
         return (
@@ -85,6 +85,11 @@ def sentence(clean: Column, biased: Column, repaired: Column, groups: np.ndarray
     missing = [probe for probe in PLANTED_PROBES if probe not in found]
     overlooked = f" {_listed(missing)} was planted too and not found." if missing else ""
     return f"{accuracy}; Assay found it: {which}; {repair}.{overlooked}"
+
+
+def found_habits(clean: Column, biased: Column) -> list[str]:
+    """The planted habits that fail in the biased model, with a rise whose interval lies above the clean model's."""
+    return [probe for probe in PLANTED_PROBES if probe in biased.alarms and biased.rise(probe).low > clean.rise(probe).value]
 
 
 def _change(right_P: np.ndarray, before_P: np.ndarray, groups_P: np.ndarray, seed: int) -> tuple[float, Interval]:
