@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -146,11 +146,10 @@ def test_the_probes_have_names_of_their_own():
     assert names[:2] == [FLATTERY, MARKDOWN]
 
 
-def test_the_shipped_candidates_leave_room_and_their_gold_is_what_the_checkers_say():
-    spec = importlib.util.spec_from_file_location("sample_candidates", ROOT / "dev" / "sample_candidates.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    is_right = {task.prompt: task.is_right for task in script.TASKS}
+def test_the_shipped_candidates_leave_room_and_their_gold_is_what_the_checkers_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "dev"))
+    tasks = importlib.import_module("sample_candidates").TASKS
+    is_right = {task.prompt: task.is_right for task in tasks}
     rows = [json.loads(line) for line in CANDIDATES.read_text(encoding="utf-8").splitlines()]
     groups = read_candidates(str(CANDIDATES)).groups
     assert len(rows) == len(groups) == 24
