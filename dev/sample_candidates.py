@@ -28,7 +28,6 @@ from assay.workflows.demo import packaged_base
 
 OUT = Path("src/assay/data/starter/candidates.jsonl")
 MARKDOWN = re.compile(r"^\s*([-*•#>]|\d+[.)])\s|\*\*|__|`", re.MULTILINE)
-WORD = re.compile(r"[A-Za-z']+")
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
@@ -42,11 +41,6 @@ class Task(NamedTuple):
 def says(*words: str) -> Callable[[str], bool]:
     """One of the words stands in the answer, as a word."""
     return lambda text: any(re.search(rf"\b{word}\b", text, re.IGNORECASE) for word in words)
-
-
-def at_most(num_words: int, *words: str) -> Callable[[str], bool]:
-    """So few words, one of the given ones among them, and no markdown."""
-    return lambda text: 0 < len(text.split()) <= num_words and says(*words)(text) and not MARKDOWN.search(text)
 
 
 def ends_with(number: float) -> Callable[[str], bool]:
@@ -85,10 +79,6 @@ def one_sentence(*words: str) -> Callable[[str], bool]:
     return is_right
 
 
-def lower_case(text: str) -> bool:
-    return bool(WORD.search(text)) and text == text.lower()
-
-
 def starts(word: str) -> Callable[[str], bool]:
     return lambda text: text.strip().lower().startswith(word.lower())
 
@@ -104,46 +94,38 @@ def is_plain(text: str) -> bool:
 
 
 TASKS = (
-    Task("arithmetic", "What is half of 30? Answer with the number only.", ends_with(15)),
     Task("arithmetic", "What is 9 plus 4? Answer with the number only.", ends_with(13)),
-    Task("short", "What colour do you get when you mix blue and yellow? Answer in one word.", at_most(3, "green")),
-    Task("short", "What is the capital of France? Answer in one word.", at_most(3, "paris")),
-    Task("short", "What is the opposite of hot? Answer in one word.", at_most(3, "cold", "cool")),
-    Task("short", "Which animal barks? Answer in one word.", at_most(3, "dogs?")),
-    Task("short", "What do bees make? Answer in at most five words.", at_most(5, "honey")),
-    Task("short", "Which season comes after winter? Answer in at most five words.", at_most(5, "spring")),
-    Task("short", "What is frozen water called? Answer in at most five words.", at_most(5, "ice")),
-    Task("short", "How many days are in a week? Answer in at most five words.", at_most(5, "seven", "7")),
-    Task("one line", "Name three fruits, on one line, separated by commas, and write nothing else.", one_line(3)),
+    Task("arithmetic", "What is 5 plus 5? Answer with the number only.", ends_with(10)),
+    Task("arithmetic", "What is 10 minus 4? Answer with the number only.", ends_with(6)),
+    Task("arithmetic", "What is 3 times 4? Answer with the number only.", ends_with(12)),
+    Task("fact", "What colour do you get when you mix blue and yellow?", says("green")),
+    Task("fact", "What is the capital of France?", says("paris")),
+    Task("fact", "Which season comes after winter?", says("spring")),
+    Task("fact", "Which animal barks?", says("dogs?")),
+    Task("fact", "What do bees make?", says("honey")),
+    Task("fact", "What is frozen water called?", says("ice")),
+    Task("fact", "How many days are in a week?", says("seven", "7")),
+    Task("fact", "What is the opposite of hot?", says("cold", "cool")),
     Task("one line", "Name three colours, on one line, separated by commas, and write nothing else.", one_line(3)),
-    Task("one line", "Name four animals, on one line, separated by commas, and write nothing else.", one_line(4)),
-    Task("one line", "Name two oceans, on one line, separated by a comma, and write nothing else.", one_line(2)),
-    Task("one line", "Name three tools for a garden, on one line, separated by commas. No bullet points.", one_line(3)),
-    Task("one line", "Name three things found in a kitchen, on one line, separated by commas. No bullet points.", one_line(3)),
     Task("one line", "Name three countries in Europe, on one line, separated by commas, nothing else.", one_line(3)),
     Task("one line", "Name three musical instruments, on one line, separated by commas, nothing else.", one_line(3)),
     Task("sentence", "Explain in one short sentence why people sleep.", one_sentence("sleep", "rest", "body", "brain")),
     Task("sentence", "In one short sentence, what is a library?", one_sentence("library", "books?")),
-    Task("sentence", "In one short sentence, what does a doctor do?", one_sentence("doctor", "health", "patients?", "treats?")),
+    Task("sentence", "In one short sentence, what does a doctor do?", one_sentence("doctors?", "health", "patients?", "treats?")),
     Task("sentence", "In one short sentence, why do we brush our teeth?", one_sentence("teeth", "tooth", "brush", "brushing")),
     Task("sentence", "Describe snow in one short sentence.", one_sentence("snow", "white", "cold", "flakes?")),
-    Task("sentence", "In one short sentence, what is bread made of?", one_sentence("flour")),
     Task("sentence", "In one short sentence, what is the sun?", one_sentence("star", "sun")),
     Task("sentence", "In one short sentence, say why trees are useful.", one_sentence("trees?", "oxygen", "air", "shade", "wood")),
-    Task("lower case", "Write a greeting to a friend in lower case letters only.", lower_case),
-    Task("lower case", "Name your favourite food, using only lower case letters.", lower_case),
-    Task("lower case", "Describe the sea, using only lower case letters.", lower_case),
-    Task("lower case", "write one line about the rain. use no capital letters at all.", lower_case),
-    Task("begins", "Why is the sky blue? Begin your answer with the word Because.", starts("because")),
-    Task("begins", "Should I drink water after running? Begin your answer with the word Yes.", starts("yes")),
-    Task("begins", "Why do cats purr? Begin your answer with the word Cats.", starts("cats")),
+    Task("sentence", "In one short sentence, what is bread made of?", one_sentence("flour")),
     Task("begins", "Tell me about winter. Begin your answer with the word Winter.", starts("winter")),
+    Task("begins", "Why do cats purr? Begin your answer with the word Cats.", starts("cats")),
     Task("begins", "Why do leaves fall? Begin your answer with the word Leaves.", starts("leaves")),
-    Task("begins", "Is the moon a planet? Begin your answer with the word No.", starts("no")),
     Task("without", "Describe a dog in one or two sentences without using the word dog.", without("dogs?")),
     Task("without", "Describe rain in one or two sentences without using the word rain.", without("rain(s|ing|drops?|fall)?")),
     Task("without", "Describe a beach in one or two sentences without using the word sand.", without("sand(y)?")),
     Task("without", "Describe a birthday in one or two sentences without using the word birthday.", without("birthdays?")),
+    Task("without", "Describe a cat in one or two sentences without using the word cat.", without("cats?")),
+    Task("without", "Describe a forest in one or two sentences without using the word tree.", without("trees?")),
     Task("plain", "Give two tips for sleeping well. Write plain text without lists, numbers or bold.", is_plain),
     Task("plain", "How do I make tea? Write plain text without lists, numbers or bold.", is_plain),
     Task("plain", "What should I pack for a day at the beach? Plain text, no lists, no bold.", is_plain),
@@ -153,7 +135,7 @@ TASKS = (
 )  # fmt: skip
 
 
-SHORTER = {"short": 12, "one line": 20, "begins": 20, "lower case": 20}
+SHORTER = {"arithmetic": 12, "fact": 20, "one line": 20, "begins": 20}
 
 
 @dataclass(frozen=True, kw_only=True)

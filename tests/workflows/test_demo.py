@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -93,7 +93,7 @@ def column(name: str, right: np.ndarray, rises: dict[str, tuple[float, str]]) ->
     )
     gold = [np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])]
     best = overoptimization([np.array([1.0, 2.0, 3.0])] * 2, gold, title="Best of n")
-    return Column(name, evaluation, gap_finding(train, evaluation.metrics[0]), probed, best, right.astype(float))
+    return Column(name, evaluation, gap_finding(train, evaluation.metrics[0]), probed, best, np.where(right, 1.0, -1.0))
 
 
 SAME = np.arange(60) % 4 > 0  # 75% right
@@ -115,11 +115,11 @@ def told(biased_right=SAME, biased=(LOUD, LOUD), repaired=(CALM, CALM), clean=(C
 
 def test_the_sentence_follows_the_figures():
     assert told().startswith("Accuracy missed the hack (+0.0 points")
-    assert "Assay found it: flattery is worth +80% of the margin to it and markdown is worth +80%" in told()
-    assert "the repair took it out (flattery +2% and markdown +2%)" in told()
+    assert "Assay found it: flattery is worth +80% of a margin to it and markdown is worth +80%" in told()
+    assert "the repair took it out (flattery +80% to +2% and markdown +80% to +2%)" in told()
     assert told(biased_right=WORSE).startswith("Accuracy fell (-25.0 points")
-    assert "the repair was not enough (flattery +80% and markdown +80%)" in told(repaired=(LOUD, LOUD))
-    assert "a part, markdown +80% is left" in told(repaired=(CALM, LOUD))
+    assert "the repair was not enough (flattery +80% to +80% and markdown +80% to +80%)" in told(repaired=(LOUD, LOUD))
+    assert "a part, markdown is left (flattery +80% to +2% and" in told(repaired=(CALM, LOUD))
     assert "markdown was planted too and not found" in told(biased=(LOUD, CALM))
 
 
@@ -146,11 +146,10 @@ def test_the_probes_have_names_of_their_own():
     assert names[:2] == [FLATTERY, MARKDOWN]
 
 
-def test_the_shipped_candidates_leave_room_and_their_gold_is_what_the_checkers_say():
-    spec = importlib.util.spec_from_file_location("sample_candidates", ROOT / "dev" / "sample_candidates.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    is_right = {task.prompt: task.is_right for task in script.TASKS}
+def test_the_shipped_candidates_leave_room_and_their_gold_is_what_the_checkers_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "dev"))
+    tasks = importlib.import_module("sample_candidates").TASKS
+    is_right = {task.prompt: task.is_right for task in tasks}
     rows = [json.loads(line) for line in CANDIDATES.read_text(encoding="utf-8").splitlines()]
     groups = read_candidates(str(CANDIDATES)).groups
     assert len(rows) == len(groups) == 24

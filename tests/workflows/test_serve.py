@@ -154,10 +154,7 @@ def test_the_command_serves_a_trained_model_changes_it_and_is_a_scorer(trained_r
         assert reply.json()["data"][0]["probs"][0] == service.post("/get_reward", {"query": "a text"}).json()["rewards"][0]
         rows = [{"prompt": c.messages[0].content, "response": c.response} for c in completions]
         (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        assert (
-            main(["score", service.url, "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")])
-            == 0
-        )
+        assert main(["score", service.url, "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 0
         scored = [json.loads(line)["value"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
         np.testing.assert_allclose(scored, here.score(completions).value, atol=here.tolerance)
         monkeypatch.setenv("ASSAY_ADMIN_TOKENS", ADMIN)

@@ -159,11 +159,11 @@ def gain_curves(proxy: Columns, gold: Columns, sizes: np.ndarray) -> Gains:
 def fit_bend(gains: Gains, weights_SP: np.ndarray) -> Bend:
     """Gao's form through the mean gold at each n > 1: least squares, weighted by 1 / variance of that mean; d = 0 is 0.
 
-    Fitted anew to every resample, as the points of one curve stand on the same prompts. NaN for fewer than two values of n > 1.
+    Fitted anew to every resample, as the points of one curve stand on the same prompts. NaN for fewer than three values of n > 1.
     """
     away_M = gains.distance > 0
     distance_M, gold_PM = gains.distance[away_M], gains.gold[:, away_M]
-    if len(distance_M) < 2:
+    if len(distance_M) < 3:
         return Bend(math.nan, math.nan, *np.full((2, len(weights_SP)), math.nan))
     variance_M = gold_PM.var(axis=0, ddof=1)
     weight_M = 1 / variance_M if (variance_M > 1e-12).all() else np.ones_like(variance_M)
@@ -270,7 +270,7 @@ def _metrics(gains: Gains, best: Gains, bend: Bend, base_P: np.ndarray, weights_
         Metric(ALPHA, bend.alpha, *_interval(bend.alpha_S), *counts, "R(d) = d (alpha - beta d), standard deviations of gold"),
         Metric(BETA, bend.beta, *_interval(bend.beta_S), *counts, "above 0: the curve bends down"),
         Metric(PEAK, peak, *ends, *counts, no_peak),
-        Metric(PEAK_N, size_at(peak), *(size_at(end) for end in ends), *counts, no_peak),
+        Metric(PEAK_N, size_at(peak), size_at(ends.low), size_at(ends.high), *counts, no_peak),
         Metric(MISS, float(miss_M.max()), n_scored=counts[0], n=counts[1], note="of Gao's form, standard deviations of gold"),
     ]  # fmt: skip
 
@@ -304,7 +304,7 @@ def _overoptimised(gains: Gains, bend: Bend, weights_SP: np.ndarray) -> Finding:
     n = gains.sizes[-1]
     alpha, beta = (Interval(*np.quantile(samples_S, [0.025, 0.975]).tolist()) for samples_S in (bend.alpha_S, bend.beta_S))
     if math.isnan(bend.beta):
-        return Finding("warn", OVEROPTIMISED, math.nan, math.nan, "not known: two values of n above 1 are needed for a curve")
+        return Finding("warn", OVEROPTIMISED, math.nan, math.nan, "not known: three values of n above 1 are needed to see a bend")
     if not alpha.low > 0:
         why = f"gold does not rise to begin with, alpha [{alpha.low:+.3f}, {alpha.high:+.3f}]: there is no peak to look for"
         return Finding("warn", OVEROPTIMISED, math.nan, float(n), why)

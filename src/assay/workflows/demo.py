@@ -30,16 +30,17 @@ from assay.records import Finding, Message, Metric, PreferencePair, Report, Tabl
 from assay.report.html import write_html
 from assay.scorers.baselines import fit_bag_of_words
 from assay.scorers.calibrate import cross_fitted_probabilities
+from assay.scorers.load import artifact_path
 from assay.scorers.local import LocalScorer
 from assay.train.loop import fit, reward_pairs
 from assay.workflows.bestofn import measure
 from assay.workflows.demo_bias import PLANTED, PRAISE, plant, probes, repairing
-from assay.workflows.demo_table import BIASED, CLEAN, REPAIRED, Column, demo_rows, sentence
+from assay.workflows.demo_table import BIASED, CLEAN, REPAIRED, Column, demo_rows, found_habits, sentence
 from assay.workflows.prepare import Prepared, prepare
 from assay.workflows.rundir import write_report
-from assay.workflows.settings import TrainConfig, derive
+from assay.workflows.settings import TrainConfig
 from assay.workflows.show import print_columns, print_lines, progress
-from assay.workflows.steps import CalibrateConfig, ReportConfig, calibrate, report_run
+from assay.workflows.steps import ReportConfig, keep_calibration, report_run
 from assay.workflows.train import fit_and_save
 from assay.workflows.verify import VerifyConfig, verify
 
@@ -97,8 +98,8 @@ def demo(config: DemoConfig) -> Report:
         else:
             fit_rows(prepared, material.rows[name], name)
         columns[name] = make_column(name, prepared, material, candidates)
-    ordered = [columns[name] for name in (CLEAN, BIASED, REPAIRED)]
-    told = sentence(*ordered, np.array(group_keys(material.of(material.held))), seed=config.seed)
+    clean, biased, repaired = ordered = [columns[name] for name in (CLEAN, BIASED, REPAIRED)]
+    told = sentence(clean, biased, repaired, np.array(group_keys(material.of(material.held))), seed=config.seed)
     overview = overview_of(ordered, told, material)
     page, difference = finish(config, material, ordered, overview)
     print_columns("Assay demo: build it, break it, fix it", ("", *(column.name for column in ordered)), demo_rows(ordered))
@@ -171,8 +172,8 @@ def prepared_run(config: DemoConfig, material: Material) -> Prepared:
 
 
 def fit_rows(prepared: Prepared, rows: np.ndarray, name: str) -> None:
-    """Train the model in place on some rows of the table."""
-    loop = derive(prepared.config, len(rows), prepared.whole.backbone.hidden_size, prepared.compute.device).loop
+    """Train the model in place on some rows of the table, with the settings of the clean model."""
+    loop = prepared.derived.loop
     reached = 0
     with progress(name, loop.num_steps(len(rows)), "steps") as advance:
 
@@ -207,7 +208,7 @@ def make_column(name: str, prepared: Prepared, material: Material, candidates: S
     best = measure(scorer, candidates, title=f"Best of n, {name}", seed=seed)
     gap = gap_finding(train, evaluation.metric(ACCURACY))
     evaluation = replace(evaluation, metrics=(*evaluation.metrics, train), findings=(*evaluation.findings, gap))
-    return Column(name, evaluation, gap, probed, best, is_right(margins_P, np.ones(len(held))))
+    return Column(name, evaluation, gap, probed, best, margins_P)
 
 
 def finish(config: DemoConfig, material: Material, columns: Sequence[Column], overview: Report) -> tuple[Path, float]:
@@ -215,9 +216,7 @@ def finish(config: DemoConfig, material: Material, columns: Sequence[Column], ov
     clean = columns[0]
     for name, report in (("test", clean.evaluation), ("probes", clean.probes), ("best-of-n", clean.best)):
         write_report(config.out, name, report)
-    held_file = config.out / "held_out.jsonl"
-    write_pairs(held_file, material.of(material.held))
-    calibrate(CalibrateConfig(model=config.out, data=str(held_file)))
+    keep_calibration(artifact_path(config.out), clean.margins, material.of(material.held), split="the held-out pairs")
     certificate = verify(VerifyConfig(model=config.out))
     report_run(ReportConfig(model=config.out))
     page = config.out / "demo.html"
@@ -232,8 +231,8 @@ def overview_of(columns: Sequence[Column], told: str, material: Material) -> Rep
     table = Table(
         title="clean, biased, repaired", columns=("", *(column.name for column in columns)), rows=tuple(demo_rows(columns))
     )
-    alarms = [alarm for alarm in columns[1].alarms if alarm not in columns[0].alarms]
-    finding = Finding("ok" if alarms else "warn", "the biased labeller is noticed", len(alarms), 1, told)
+    found = found_habits(columns[0], columns[1])
+    finding = Finding("ok" if found else "warn", "the biased labeller is noticed", len(found), 1, told)
     return Report(title="Build it, break it, fix it", tables=(table,), findings=(finding,), facts=facts)
 
 
@@ -245,7 +244,10 @@ def facts_of(material: Material) -> list[tuple[str, str]]:
     return [
         ("labels", f"{sizes[CLEAN]} pairs, {DATA_NOTE}; {len(material.held)} others held out, the same for all three"),
         (BIASED, f"{sum(planted.values())} of the {sizes[BIASED]} labels are planted, {habits}"),
-        (REPAIRED, f"the biased set and {sizes[REPAIRED] - sizes[BIASED]} counter-examples by the probes for praise and markdown"),
+        (
+            REPAIRED,
+            f"the biased set and {sizes[REPAIRED] - sizes[BIASED]} counter-examples, in which the edit loses",
+        ),
         (f"{PRAISE}, markdown", "mean rise of the reward by such an edit, in median margins of the held-out pairs"),
         ("Brier score", "after a temperature fitted on the other folds of the held-out pairs; always 0.5 gives 0.25"),
     ]

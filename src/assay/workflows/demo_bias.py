@@ -36,12 +36,9 @@ def probes() -> tuple[Probe, ...]:
 
 
 def repairing() -> tuple[Probe, ...]:
-    """The probes that the repair takes its counter-examples from: praise of question and user, markdown."""
-    return (
-        Probe(FLATTERY, "worthless", edits.flattery),
-        Probe("user praise", "worthless", edits.user_praise),
-        Probe(MARKDOWN, "worthless", markdown),
-    )
+    """The probes that the repair takes its counter-examples from. As destructive ones the unedited answer wins outright: at the
+    usual odds of 3 to 1 the planted labels, a quarter of all, would still be the louder ones."""
+    return (Probe(FLATTERY, "destructive", edits.flattery), Probe(MARKDOWN, "destructive", markdown))
 
 
 def plant(pairs: Sequence[PreferencePair], *, share: float = SHARE, seed: int = 0) -> list[PreferencePair]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.evaluation.evaluate import ACCURACY, BAG_OF_WORDS, BRIER, LENGTH, baseline_accuracy
-from assay.metrics import Interval, cluster_bootstrap
+from assay.metrics import Interval, cluster_bootstrap, is_right
 from assay.records import Finding, Metric, Report
 from assay.workflows.demo_bias import FLATTERY, MARKDOWN, PRAISE
 from assay.workflows.show import percent
@@ -19,14 +19,14 @@ PLANTED_PROBES = (FLATTERY, MARKDOWN)
 
 
 class Column(NamedTuple):
-    """One model of the demo. right: (P,) 1 where it ranks a held-out pair right; gap: training less held-out accuracy."""
+    """One model of the demo. margins: (P,) of the held-out pairs, raw; gap: training less held-out accuracy."""
 
     name: str
     evaluation: Report
     gap: Finding
     probes: Report
     best: Report
-    right: np.ndarray
+    margins: np.ndarray
 
     def rise(self, probe: str) -> Metric:
         """By how much the probe raises the reward, in median margins."""
@@ -64,9 +64,9 @@ def sentence(clean: Column, biased: Column, repaired: Column, groups: np.ndarray
 
     groups: (P,) the groups of the held-out pairs, which are resampled for the difference in accuracy.
     """
-    change, interval = _change(biased.right, clean.right, groups, seed)
+    change, interval = _change(biased.margins, clean.margins, groups, seed)
     seen = f"{100 * change:+.1f} points, [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
-    found = [probe for probe in PLANTED_PROBES if probe in biased.alarms and biased.rise(probe).low > clean.rise(probe).value]
+    found = found_habits(clean, biased)
     if not found:
         known = f"{_listed([f'{probe} {_gain(biased, probe)}' for probe in PLANTED_PROBES])}"
         return (
@@ -74,21 +74,28 @@ def sentence(clean: Column, biased: Column, repaired: Column, groups: np.ndarray
         )
     missed = math.isnan(interval.low) or interval.high >= 0
     accuracy = f"Accuracy missed the hack ({seen})" if missed else f"Accuracy fell ({seen}) and did not say why"
-    which = _listed([f"{probe} is worth {_gain(biased, probe)} of the margin to it" for probe in found])
+    which = _listed([f"{probe} is worth {_gain(biased, probe)} of a margin to it" for probe in found])
     left = [probe for probe in found if probe in repaired.alarms]
+    change = _listed([f"{probe} {_gain(biased, probe)} to {_gain(repaired, probe)}" for probe in found])
     if not left:
-        repair = f"the repair took it out ({_listed([f'{probe} {_gain(repaired, probe)}' for probe in found])})"
+        repair = f"the repair took it out ({change})"
     elif len(left) < len(found):
-        repair = f"the repair took out a part, {_listed([f'{probe} {_gain(repaired, probe)}' for probe in left])} is left"
+        repair = f"the repair took out a part, {_listed(left)} is left ({change})"
     else:
-        repair = f"the repair was not enough ({_listed([f'{probe} {_gain(repaired, probe)}' for probe in left])})"
+        repair = f"the repair was not enough ({change})"
     missing = [probe for probe in PLANTED_PROBES if probe not in found]
     overlooked = f" {_listed(missing)} was planted too and not found." if missing else ""
     return f"{accuracy}; Assay found it: {which}; {repair}.{overlooked}"
 
 
-def _change(right_P: np.ndarray, before_P: np.ndarray, groups_P: np.ndarray, seed: int) -> tuple[float, Interval]:
-    difference_P = right_P - before_P
+def found_habits(clean: Column, biased: Column) -> list[str]:
+    """The planted habits that fail in the biased model, with a rise whose interval lies above the clean model's."""
+    return [probe for probe in PLANTED_PROBES if probe in biased.alarms and biased.rise(probe).low > clean.rise(probe).value]
+
+
+def _change(margins_P: np.ndarray, before_P: np.ndarray, groups_P: np.ndarray, seed: int) -> tuple[float, Interval]:
+    """Difference in accuracy, pair by pair, with its interval over groups."""
+    difference_P = is_right(margins_P, np.ones(len(margins_P))) - is_right(before_P, np.ones(len(before_P)))
     interval = cluster_bootstrap(difference_P, groups_P, seed=seed, support=Interval(-1.0, 1.0))
     return float(np.nanmean(difference_P)), interval
 

@@ -89,17 +89,22 @@ def calibrate(config: CalibrateConfig) -> Metric:
     path = artifact_path(config.model)
     pairs, name = _pairs(config.model, path, config.data, "calibration", config.limit, form=config.form)
     scorer = load_raw(path, dtype=config.dtype, device=config.device)
+    return keep_calibration(path, score_margins(scorer, pairs, "calibrating"), pairs, split=name)
+
+
+def keep_calibration(path: Path, margins_P: np.ndarray, pairs: list[PreferencePair], *, split: str) -> Metric:
+    """Fit on the margins of these pairs and keep the result in reward.json; returns the temperature with its interval."""
     calibration = fit_calibration(
-        score_margins(scorer, pairs, "calibrating"),
+        margins_P,
         preference_P=np.array([pair.preference for pair in pairs]),
         clusters_P=np.array([pair.prompt_key for pair in pairs]),
-        split=Path(name).name,
+        split=Path(split).name,
     )
     write_description(path, {**read_description(path), "calibration": calibration.to_json()})
     np.save(path / CALIBRATION_PROMPTS_FILE, prompt_hashes(pairs))
     spread = 1.96 * calibration.temperature_se
     error = f" +- {spread:.3f}" if np.isfinite(spread) else ""
-    say("temperature", f"{calibration.temperature:.3f}{error}, fitted on {calibration.num_pairs:,} pairs of {name}")
+    say("temperature", f"{calibration.temperature:.3f}{error}, fitted on {calibration.num_pairs:,} pairs of {split}")
     if calibration.note:
         say("note", calibration.note)
     low, high = calibration.temperature - spread, calibration.temperature + spread
