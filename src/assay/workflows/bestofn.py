@@ -32,12 +32,12 @@ AT_ONCE = 8  # prompts to one call of the scorer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestOfNConfig:
-    """Gold of best-of-n by a model, from recorded candidates: the gain, its peak, and the gap to what the model promises."""
+    """What choosing the best of n by a model gains in gold, and where it turns down."""
 
     model: tyro.conf.Positional[Path]
     """Run directory or artifact."""
     data: str
-    """Candidates with gold: a file (prompt, candidates, gold), or a set of docs/data.md."""
+    """Candidates with gold: a file (prompt, candidates, gold), or one of docs/overoptimization.md."""
     prompts: int = 60
     """At most so many prompts, drawn by the seed: every candidate of each is scored."""
     max_n: int | None = None
