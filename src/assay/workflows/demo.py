@@ -55,7 +55,7 @@ SET, TRAIN, HELD, PLANT, ADDED = "assay.demo", "train", "calibration", "planted"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoConfig:
-    """Build a reward model, break it with a biased labeller, repair it: what is noticed."""
+    """Build a reward model, break it with a biased labeller, repair it."""
 
     out: Path = Path("runs/demo")
     """Run directory."""
