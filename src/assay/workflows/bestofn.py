@@ -36,7 +36,7 @@ class BestOfNConfig:
     model: ModelPath
     """Run directory or artifact."""
     data: str
-    """Candidates with gold: a file (prompt, candidates, gold), or a set of docs/data.md."""
+    """Candidates with gold: a file (prompt, candidates, gold), or one of docs/overoptimization.md."""
     prompts: int = 60
     """At most so many prompts, drawn by the seed: every candidate of each is scored."""
     max_n: int | None = None

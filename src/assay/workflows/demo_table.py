@@ -76,13 +76,13 @@ def sentence(clean: Column, biased: Column, repaired: Column, groups: np.ndarray
     accuracy = f"Accuracy missed the hack ({seen})" if missed else f"Accuracy fell ({seen}) and did not say why"
     which = _listed([f"{probe} is worth {_gain(biased, probe)} of a margin to it" for probe in found])
     left = [probe for probe in found if probe in repaired.alarms]
-    change = _listed([f"{probe} {_gain(biased, probe)} to {_gain(repaired, probe)}" for probe in found])
+    moved = _listed([f"{probe} {_gain(biased, probe)} to {_gain(repaired, probe)}" for probe in found])
     if not left:
-        repair = f"the repair took it out ({change})"
+        repair = f"the repair took it out ({moved})"
     elif len(left) < len(found):
-        repair = f"the repair took out a part, {_listed(left)} is left ({change})"
+        repair = f"the repair took out a part, {_listed(left)} is left ({moved})"
     else:
-        repair = f"the repair was not enough ({change})"
+        repair = f"the repair was not enough ({moved})"
     missing = [probe for probe in PLANTED_PROBES if probe not in found]
     overlooked = f" {_listed(missing)} was planted too and not found." if missing else ""
     return f"{accuracy}; Assay found it: {which}; {repair}.{overlooked}"
