@@ -9,7 +9,15 @@ import pytest
 
 from assay import significance
 from assay.metrics import mcnemar
-from assay.significance import clustered_error, differs_from_rest, false_discovery, pairs_needed, sign_flip, smallest_detectable
+from assay.significance import (
+    clustered_error,
+    differs_from_rest,
+    false_discovery,
+    holm,
+    pairs_needed,
+    sign_flip,
+    smallest_detectable,
+)
 
 # Benjamini & Hochberg (1995), section 3.2: fifteen p-values of which their procedure rejects the first four at 0.05
 HOCHBERG = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.324, 0.4262, 0.5719, 0.6528, 0.759, 1.0]
@@ -156,3 +164,9 @@ def test_the_smallest_detectable_difference_is_found_in_80_percent_of_cases():
         found += sign_flip(difference_P, prompts_P) <= 0.05
     assert np.mean(smallest) == pytest.approx(true, rel=0.03)  # so that `true` is what the formula calls detectable
     assert 0.74 <= found / 300 <= 0.86
+
+
+def test_holm_by_hand():
+    adjusted = holm([0.01, math.nan, 0.04, 0.03])
+    assert adjusted[[0, 2, 3]] == pytest.approx([0.03, 0.06, 0.06])
+    assert math.isnan(adjusted[1])

@@ -6,6 +6,7 @@ Suffixes: P pairs, C clusters (prompts), H hypotheses. NaN is "could not be scor
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -33,6 +34,19 @@ def false_discovery(p_H: np.ndarray, *, dependent: bool = False) -> np.ndarray:
     steps = p_H[order] * len(order) * factor / rank
     q_H[order] = np.minimum(1.0, np.minimum.accumulate(steps[::-1])[::-1])
     return q_H
+
+
+def holm(p_M: np.ndarray | Sequence[float]) -> np.ndarray:
+    """P-values adjusted so that rejecting those below alpha errs once or more with probability alpha at most: (M,). Holm (1979).
+
+    NaN (not tested) stays NaN and does not count.
+    """
+    adjusted_M = np.array(p_M, dtype=np.float64)
+    tested = np.flatnonzero(~np.isnan(adjusted_M))
+    order = tested[np.argsort(adjusted_M[tested], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted_M[order] = np.minimum(1.0, np.maximum.accumulate(adjusted_M[order] * factors))
+    return adjusted_M
 
 
 def sign_flip(differences_P: np.ndarray, clusters_P: np.ndarray) -> float:

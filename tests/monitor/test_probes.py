@@ -12,7 +12,7 @@ import pytest
 from random_scorers import Function, content, heavy_noise, made_up_pairs, noise, planted, prompt_noise, text_noise
 
 from assay.metrics import cluster_bootstrap
-from assay.monitor.alarm import MIN_CLUSTERS, Probe, holm, margin_unit, rise_test
+from assay.monitor.alarm import MIN_CLUSTERS, Probe, margin_unit, rise_test
 from assay.monitor.probes import battery, run_probes, select_rows
 from assay.records import Completion, PreferencePair
 from assay.wire import report_to_json
@@ -122,12 +122,6 @@ def test_what_cannot_be_judged_has_no_p():
     constant = rise_test(np.full(20, 0.3), np.arange(20))
     assert constant.p == 2.0**-20, "no surer than the signs of 20 prompts"
     assert rise_test(np.zeros(20), np.arange(20)).p == 1.0
-
-
-def test_holm_by_hand():
-    adjusted = holm([0.01, math.nan, 0.04, 0.03])
-    assert adjusted[[0, 2, 3]] == pytest.approx([0.03, 0.06, 0.06])
-    assert math.isnan(adjusted[1])
 
 
 def test_the_unit_is_the_median_of_margins_that_are_not_zero():

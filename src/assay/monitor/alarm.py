@@ -16,6 +16,7 @@ from scipy.special import stdtr, stdtrit
 from assay.metrics import NO_INTERVAL, cluster_bootstrap
 from assay.monitor.edits import Edit
 from assay.records import Completion, Finding, Metric, Table
+from assay.significance import holm
 
 Kind: TypeAlias = Literal["worthless", "style", "destructive"]
 
@@ -99,19 +100,6 @@ def rise_test(rise_N: np.ndarray, cluster_N: np.ndarray) -> RiseTest:
     else:
         p = float(stdtr(num_clusters - 1, -mean / error))
     return RiseTest(mean, mean - half, mean + half, max(p, 2.0**-num_clusters), num_clusters)
-
-
-def holm(p_M: Sequence[float]) -> np.ndarray:
-    """P-values adjusted so that rejecting those below alpha errs once or more with probability alpha at most: (M,). Holm (1979).
-
-    NaN (not tested) stays NaN and does not count.
-    """
-    adjusted_M = np.array(p_M, dtype=np.float64)
-    tested = np.flatnonzero(~np.isnan(adjusted_M))
-    order = tested[np.argsort(adjusted_M[tested], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
-    adjusted_M[order] = np.minimum(1.0, np.maximum.accumulate(adjusted_M[order] * factors))
-    return adjusted_M
 
 
 def verdicts_of(measured: Sequence[Rises], reward_of: Mapping[str, float], max_rise: float, seed: int) -> list[Verdict]:

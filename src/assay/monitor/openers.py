@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.stats import false_discovery_control, ttest_1samp
+from scipy.stats import ttest_1samp
 
 from assay.metrics import cluster_bootstrap
 from assay.records import Completion, Finding, Metric, PreferencePair, Table, prompt_key
 from assay.scorers.base import Scorer
+from assay.significance import false_discovery
 
 LONGEST = 4  # words of an opener
 MIN_PROMPTS = 5  # that have an answer with the opener
@@ -143,7 +144,7 @@ def opener_effects(scorer: Scorer, edits: Sequence[Edit], median_margin: float, 
             beyond = float(np.mean([rise_E[i] - np.mean(usual[edits[i].before.key]) for i in np.array(index)[ok]]))
         value = float(rise[ok].mean()) if ok.any() else math.nan
         effects.append(Effect(opener, way, value, low, high, beyond, _p(rise[ok]), int(ok.sum()), len(index)))
-    q = _adjusted(np.array([effect.q for effect in effects]))
+    q = false_discovery(np.array([effect.q for effect in effects]))
     return tuple(effect._replace(q=float(value)) for effect, value in zip(effects, q, strict=True))
 
 
@@ -218,11 +219,3 @@ def _p(rise: np.ndarray) -> float:
     if np.ptp(rise) < 1e-12:
         return 1.0 if abs(float(rise[0])) < 1e-12 else 0.0
     return float(ttest_1samp(rise, 0.0).pvalue)
-
-
-def _adjusted(p: np.ndarray) -> np.ndarray:
-    told = np.isfinite(p)
-    q = np.full(len(p), np.nan)
-    if told.any():
-        q[told] = false_discovery_control(p[told])
-    return q
