@@ -19,6 +19,7 @@ from assay import cli  # first: it sets OpenMP up before torch is loaded
 import numpy as np
 import torch
 import tyro
+from crossval import cross_validate
 
 from assay.data.pairs import read_pairs
 from assay.data.split import group_keys
@@ -27,7 +28,6 @@ from assay.records import Metric, Report
 from assay.scorers.base import sigmoid
 from assay.scorers.calibrate import cross_fitted_probabilities
 from assay.wire import report_from_json
-from assay.workflows.crossval import cross_validate
 from assay.workflows.demo import packaged_base
 from assay.workflows.prepare import prepare
 from assay.workflows.settings import TrainConfig
