@@ -70,7 +70,8 @@ def main() -> int:
             for members in (1, config.members) if place == 0 else (1,):
                 run = trained(config, name, files[name], work, members)
                 kind = "model" if members == 1 else f"ensemble of {members} heads"
-                trust(TrustConfig(model=run, against=others, max_rows=config.max_rows, seed=config.seed))
+                has_reference = (run / "artifact" / "monitor" / "reference.json").is_file()  # too few prompts make none
+                trust(TrustConfig(model=run, against=others if has_reference else (), max_rows=config.max_rows, seed=config.seed))
                 kept = sorted((run / "eval").glob("*.json"))
                 reports = {file.stem: report_from_json(file.read_text(encoding="utf-8")) for file in kept}
                 rows.append({"set": name, "scorer": kind, **figures(list(reports.values()), reports["trust"])})
@@ -93,7 +94,7 @@ def trained(config: TrustBenchConfig, name: str, file: Path, work: Path, members
     """The run directory of a calibrated model, its test split a quarter of the prompts."""
     out = work / f"{name}-{members}"
     if not (out / "artifact" / "reward.json").is_file():
-        asked = {"params": "head", "depth": config.depth, "max_length": 512, "test": 0.25, "seed": config.seed}
+        asked = {"params": "head", "depth": config.depth, "max_length": 512, "calibration": 0.25, "test": 0.25, "seed": config.seed}
         ensemble = Members(ensemble=members) if members > 1 else Members()
         train_all(TrainConfig(data=(str(file),), base=packaged_base(), out=out, members=ensemble, **asked))  # type: ignore[arg-type]
     return out
