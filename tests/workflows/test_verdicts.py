@@ -3,7 +3,7 @@ import math
 import pytest
 
 from assay.records import Finding, Report
-from assay.workflows.verdicts import MODES, verdicts, without_passed
+from assay.workflows.verdicts import MODES, below_verdicts, verdicts
 
 
 def found(level, name, value=0.5, why="seen"):
@@ -64,8 +64,10 @@ def test_every_kind_of_finding_has_its_mode(finding, mode):
     assert judged.facts["worst verdict"] == "fail"
 
 
-def test_passed_checks_are_counted_where_they_are_left_out():
+def test_below_the_verdicts_what_did_not_pass_is_a_table_and_what_did_is_counted():
     report = Report(title="r", findings=(found("ok", "a"), found("warn", "b"), found("ok", "c")))
-    left = without_passed(report)
-    assert [f.name for f in left.findings] == ["b"]
+    left = below_verdicts(report)
+    assert left.findings == ()
+    assert left.tables[0].rows == (("warn", "b", 0.5, 0.1, "seen"),)
     assert left.facts["checks passed"] == "2"
+    assert below_verdicts(Report(title="r", findings=(found("ok", "a"),))).tables == ()

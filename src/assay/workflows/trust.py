@@ -24,7 +24,7 @@ from assay.workflows.settings import ModelPath
 from assay.workflows.show import say
 from assay.workflows.steps import EvaluateConfig, evaluate_model
 from assay.workflows.suites import evaluate_suites
-from assay.workflows.verdicts import verdicts, without_passed
+from assay.workflows.verdicts import below_verdicts, verdicts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ def trust(config: TrustConfig) -> Report:
     judged = Report(title=title, tables=judged.tables, findings=judged.findings, facts=facts)
     write_report(config.model, "trust", judged)
     page = config.model / "trust.html"
-    write_html(page, [judged, *map(without_passed, reports)], title)
+    write_html(page, [judged, *map(below_verdicts, reports)], title)
     say("page", str(page))
     return judged
 
@@ -77,7 +77,7 @@ def trust(config: TrustConfig) -> Report:
 def trust_rows(report: Report) -> list[tuple[str, str, str]]:
     """The verdicts as rows for the screen: failure, verdict, why and what to do."""
     return [
-        (str(failure), str(level), f"{why}{f' -> {todo}' if todo else ''}")
+        (str(failure), str(level), str(why) if not todo or str(todo) in str(why) else f"{why} -> {todo}")
         for failure, level, _, _, why, todo, _ in report.tables[0].rows
     ]
 

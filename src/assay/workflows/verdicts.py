@@ -101,10 +101,13 @@ def verdicts(reports: Sequence[Report], *, title: str) -> Report:
     return Report(title=title, tables=(table,), findings=tuple(findings), facts=facts)
 
 
-def without_passed(report: Report) -> Report:
-    """The report with the findings that need a reader; how many passed is among its facts."""
-    kept = tuple(finding for finding in report.findings if finding.level != "ok")
-    return replace(report, findings=kept, facts={**report.facts, "checks passed": str(len(report.findings) - len(kept))})
+def below_verdicts(report: Report) -> Report:
+    """The report as it stands below the verdicts: its findings that did not pass as a table, the others counted among its facts."""
+    rows = tuple(tuple(finding) for finding in report.findings if finding.level != "ok")
+    heads = ("level", "check", "value", "threshold", "why")
+    checks = (Table(title="checks that did not pass", columns=heads, rows=rows),) if rows else ()
+    facts = {**report.facts, "checks passed": str(len(report.findings) - len(rows))}
+    return replace(report, findings=(), tables=(*checks, *report.tables), facts=facts)
 
 
 def _verdict(mode: Mode, reports: Sequence[Report]) -> tuple[Finding, str]:
