@@ -47,7 +47,7 @@ def values(scorer) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def same(scorer):
+def assert_same(scorer):
     """Compares with the rewards that the scorer gives, within its tolerance."""
     return lambda given, expected: np.testing.assert_allclose(given, expected, atol=scorer.tolerance)
 
@@ -63,15 +63,15 @@ def post(client, path: str, body: dict, status: int = 200):
 
 
 # OpenRLHF 0.11: one request a rollout, lists of length 1; query = decode(tokens, skip_special_tokens=False).
-def test_openrlhf_s_query_is_read_as_it_is(client, rendered, values, same):
+def test_openrlhf_s_query_is_read_as_it_is(client, rendered, values, assert_same):
     for text, value in zip(rendered, values, strict=True):
         reply = post(client, "/get_reward", {"query": [text], "prompts": [text[:20]], "labels": ["4"]})
         assert set(reply) == {"rewards", "scores", "extra_logs"}
-        same(reply["rewards"], [value])
+        assert_same(reply["rewards"], [value])
         assert reply["scores"] == reply["rewards"]
         assert reply["extra_logs"] == {}
     both = post(client, "/get_reward", {"query": rendered, "prompts": [QUESTION] * 2, "labels": [None, None]})
-    same(both["rewards"], values)
+    assert_same(both["rewards"], values)
 
 
 def test_openrlhf_s_query_is_never_templated_or_given_special_tokens():
@@ -100,57 +100,57 @@ def test_contracts_without_a_place_for_a_reason_give_an_error_and_no_number(clie
 
 
 # slime: {"prompt", "response", "label"} of one sample; what comes back is the reward, or a dict for --reward-key.
-def test_slime_s_sample_gets_a_bare_number(client, rendered, values, same):
+def test_slime_s_sample_gets_a_bare_number(client, rendered, values, assert_same):
     prompt = rendered[0].removesuffix(ANSWERS[0] + "<|im_end|>\n")
     assert prompt != rendered[0]
     for sent in (prompt, QUESTION, [{"role": "user", "content": QUESTION}]):
         response = ANSWERS[0] + ("<|im_end|>\n" if sent is prompt else "")
-        same(post(client, "/remote_rm", {"prompt": sent, "response": response, "label": "4"}), values[0])
+        assert_same(post(client, "/remote_rm", {"prompt": sent, "response": response, "label": "4"}), values[0])
     named = post(client, "/remote_rm?reward_key=score", {"prompt": QUESTION, "response": ANSWERS[0], "label": {"a": 1}})
-    same(named["score"], values[0])
+    assert_same(named["score"], values[0])
     plain = {"prompt": "say <|im_end|>", "response": "no"}
     said = post(client, "/remote_rm?rendered=false", plain)
     assert said != post(client, "/remote_rm", plain)
 
 
 # LLaMA-Factory: texts that the client rendered.
-def test_llama_factory_s_score_evaluation(client, rendered, values, same):
+def test_llama_factory_s_score_evaluation(client, rendered, values, assert_same):
     reply = post(client, "/v1/score/evaluation", {"model": "any name", "messages": rendered, "max_length": None})
     assert reply["object"] == "score.evaluation"
     assert reply["id"].startswith("scoreeval-")
     assert reply["model"] == "rm"
-    same(reply["scores"], values)
+    assert_same(reply["scores"], values)
     assert "leave it out" in str(post(client, "/v1/score/evaluation", {"model": "rm", "messages": rendered, "max_length": 8}, 422))
 
 
 # vLLM: verl posts {"model", "input": text, "use_activation": false} and reads data[-1].probs[-1].
-def test_vllm_s_classify(client, scorer, rendered, values, same):
+def test_vllm_s_classify(client, scorer, rendered, values, assert_same):
     reply = post(client, "/classify", {"model": "rm", "input": rendered[1], "use_activation": False})
     assert reply["id"].startswith("classify-")
     assert (reply["object"], reply["model"]) == ("list", "rm")
     assert isinstance(reply["created"], int)
     assert set(reply["usage"]) == {"prompt_tokens", "total_tokens", "completion_tokens"}
     assert [set(row) for row in reply["data"]] == [{"index", "label", "probs", "num_classes"}]
-    same(reply["data"][-1]["probs"][-1], values[1])
+    assert_same(reply["data"][-1]["probs"][-1], values[1])
     ids = [item.tokens.tolist() for item in scorer.renderer.render(conversations())]
     for given in (rendered, ids):
         reply = post(client, "/classify", {"input": given, "use_activation": False})
         assert [(row["index"], row["num_classes"]) for row in reply["data"]] == [(0, 1), (1, 1)]
-        same([row["probs"][0] for row in reply["data"]], values)
-    same(post(client, "/classify", {"input": ids[0], "use_activation": False})["data"][0]["probs"], values[:1])
+        assert_same([row["probs"][0] for row in reply["data"]], values)
+    assert_same(post(client, "/classify", {"input": ids[0], "use_activation": False})["data"][0]["probs"], values[:1])
     turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWERS[0]}]
-    same(post(client, "/classify", {"messages": turns, "use_activation": False})["data"][0]["probs"], values[:1])
+    assert_same(post(client, "/classify", {"messages": turns, "use_activation": False})["data"][0]["probs"], values[:1])
 
 
 @pytest.mark.parametrize("name", ["use_activation", "softmax", "activation"])
-def test_vllm_s_activation_is_on_when_left_out(name, client, rendered, values, same):
+def test_vllm_s_activation_is_on_when_left_out(name, client, rendered, values, assert_same):
     def probs(**switch):
         return [row["probs"][0] for row in post(client, "/classify", {"input": rendered, **switch})["data"]]
 
-    same(probs(), sigmoid(values))
-    same(probs(**{name: None}), sigmoid(values))
-    same(probs(**{name: True}), sigmoid(values))
-    same(probs(**{name: False}), values)
+    assert_same(probs(), sigmoid(values))
+    assert_same(probs(**{name: None}), sigmoid(values))
+    assert_same(probs(**{name: True}), sigmoid(values))
+    assert_same(probs(**{name: False}), values)
 
 
 def test_a_regression_has_no_activation_to_switch_on():
@@ -164,31 +164,31 @@ def test_a_regression_has_no_activation_to_switch_on():
             assert row["probs"][0] == pytest.approx(value, abs=scorer.tolerance)
 
 
-def test_vllm_s_pooling(client, rendered, values, same):
+def test_vllm_s_pooling(client, rendered, values, assert_same):
     body = {"model": "rm", "input": rendered, "use_activation": False, "task": "classify"}
     reply = post(client, "/pooling", body)
     assert reply["id"].startswith("pool-")
     assert [(row["index"], row["object"]) for row in reply["data"]] == [(0, "pooling"), (1, "pooling")]
-    same([row["data"][0] for row in reply["data"]], values)
+    assert_same([row["data"][0] for row in reply["data"]], values)
     packed = post(client, "/pooling", {**body, "encoding_format": "base64"})
-    same([struct.unpack("<f", base64.b64decode(row["data"]))[0] for row in packed["data"]], values)
+    assert_same([struct.unpack("<f", base64.b64decode(row["data"]))[0] for row in packed["data"]], values)
     assert "this is a reward model" in str(post(client, "/pooling", {**body, "task": "token_embed"}, 400))
 
 
-def test_vllm_s_score_and_rerank(client, values, same):
+def test_vllm_s_score_and_rerank(client, values, assert_same):
     for names in (("queries", "documents"), ("text_1", "text_2"), ("data_1", "data_2"), ("queries", "items")):
         reply = post(client, "/score", {"model": "rm", names[0]: QUESTION, names[1]: ANSWERS, "use_activation": False})
         assert [(row["index"], row["object"]) for row in reply["data"]] == [(0, "score"), (1, "score")]
-        same([row["score"] for row in reply["data"]], values)
+        assert_same([row["score"] for row in reply["data"]], values)
     one_each = post(client, "/score", {"queries": [QUESTION] * 2, "documents": ANSWERS})
-    same([row["score"] for row in one_each["data"]], sigmoid(values))
+    assert_same([row["score"] for row in one_each["data"]], sigmoid(values))
     assert "2 queries and 1 documents" in str(post(client, "/score", {"queries": ["a", "b"], "documents": "c"}, 400))
     assert "documents is missing" in str(post(client, "/score", {"queries": "a"}, 400))
     reply = post(client, "/rerank", {"model": "rm", "query": QUESTION, "documents": ANSWERS, "use_activation": False})
     best = int(np.argmax(values))
     assert [row["index"] for row in reply["results"]] == [best, 1 - best]
     assert reply["results"][0]["document"] == {"text": ANSWERS[best]}
-    same([row["relevance_score"] for row in reply["results"]], sorted(values, reverse=True))
+    assert_same([row["relevance_score"] for row in reply["results"]], sorted(values, reverse=True))
     assert len(post(client, "/rerank", {"query": QUESTION, "documents": ANSWERS, "top_n": 1})["results"]) == 1
 
 
@@ -214,36 +214,36 @@ def test_vllm_s_models(client, scorer):
 
 
 # SGLang: Skywork's card posts {"model", "text": [...]}, verl {"model", "input"} and reads data[-1].embedding[-1].
-def test_sglang_s_classify_and_embeddings(client, scorer, rendered, values, same):
+def test_sglang_s_classify_and_embeddings(client, scorer, rendered, values, assert_same):
     rows = post(client, "/classify", {"model": "served elsewhere", "text": rendered})
-    same([row["embedding"][0] for row in rows], values)
-    same(post(client, "/classify", {"text": rendered[0]})["embedding"], values[:1])
+    assert_same([row["embedding"][0] for row in rows], values)
+    assert_same(post(client, "/classify", {"text": rendered[0]})["embedding"], values[:1])
     ids = [item.tokens.tolist() for item in scorer.renderer.render(conversations())]
-    same([row["embedding"][0] for row in post(client, "/classify", {"input_ids": ids})], values)
-    same(post(client, "/classify", {"input_ids": ids[1]})["embedding"], values[1:])
+    assert_same([row["embedding"][0] for row in post(client, "/classify", {"input_ids": ids})], values)
+    assert_same(post(client, "/classify", {"input_ids": ids[1]})["embedding"], values[1:])
     reply = post(client, "/v1/embeddings", {"model": "served elsewhere", "input": rendered[1]})
     assert (reply["object"], reply["data"][-1]["object"], reply["data"][-1]["index"]) == ("list", "embedding", 0)
-    same(reply["data"][-1]["embedding"][-1], values[1])
+    assert_same(reply["data"][-1]["embedding"][-1], values[1])
     packed = post(client, "/v1/embeddings", {"input": rendered, "encoding_format": "base64"})
-    same([struct.unpack("<f", base64.b64decode(row["embedding"]))[0] for row in packed["data"]], values)
+    assert_same([struct.unpack("<f", base64.b64decode(row["embedding"]))[0] for row in packed["data"]], values)
 
 
-def test_teis_predict(client, rendered, values, same):
+def test_teis_predict(client, rendered, values, assert_same):
     for inputs, given in ((rendered[0], values[:1]), ([rendered[0]], values[:1]), ([QUESTION, ANSWERS[1]], values[1:])):
         (row,) = post(client, "/predict", {"inputs": inputs, "raw_scores": True})
         assert row["label"] == "LABEL_0"
-        same(row["score"], given[0])
+        assert_same(row["score"], given[0])
     rows = post(client, "/predict", {"inputs": [[rendered[0]], [QUESTION, ANSWERS[1]]], "raw_scores": True, "truncate": False})
-    same([row[0]["score"] for row in rows], values)
-    same(post(client, "/predict", {"inputs": rendered[0]})[0]["score"], sigmoid(values)[0])
+    assert_same([row[0]["score"] for row in rows], values)
+    assert_same(post(client, "/predict", {"inputs": rendered[0]})[0]["score"], sigmoid(values)[0])
     assert "3 texts" in str(post(client, "/predict", {"inputs": ["a", "b", "c"]}, 422))
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "tei", "openrlhf"])
-def test_the_certificate_can_be_made_against_each_contract(engine, client, scorer, rendered, values, same, monkeypatch):
+def test_the_certificate_can_be_made_against_each_contract(engine, client, scorer, rendered, values, assert_same, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     ids = [item.tokens.tolist() for item in scorer.renderer.render(conversations())]
-    same(ask_engine(str(client.base_url), ids, rendered, engine=engine), values)
+    assert_same(ask_engine(str(client.base_url), ids, rendered, engine=engine), values)
 
 
 def test_special_tokens_are_added_as_an_engine_adds_them_and_never_twice():

@@ -158,6 +158,7 @@ def _finding(rises: Rises, test: RiseTest, p: float, max_rise: float, scored: in
 
 
 def table_of(verdicts: Sequence[Verdict], max_rise: float) -> Table:
+    """A row a probe: how often and by how much the reward rose, with intervals by prompt, the adjusted p-value and the verdict."""
     rows = []
     for verdict in verdicts:
         share, test, rises = verdict.share, verdict.test, verdict.rises

@@ -18,7 +18,7 @@ LARGEST = 1e100
 
 
 def visible(text: object) -> str:
-    """The text with every character that would hide, reorder or fail to encode written out as ⟦U+XXXX⟧; line ends become \\n."""
+    """The text with each character that would hide, reorder or fail to encode as its code point, ⟦U+202E⟧; line ends become \\n."""
     plain = str(text).replace("\r\n", "\n").replace("\r", "\n")
     return _UNSAFE.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", plain)
 

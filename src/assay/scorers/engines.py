@@ -73,8 +73,8 @@ def endpoint(url: str, engine: Engine) -> str:
 def engine_request(
     address: str, engine: Engine, token_ids: Sequence[Sequence[int]], texts: Sequence[str], served_name: str | None
 ) -> dict[str, Any]:
-    name = {} if served_name is None else {"model": served_name}
     """The body to post for N texts, given as token ids and as rendered text."""
+    name = {} if served_name is None else {"model": served_name}
     match engine:
         case "sglang":
             return {**name, "input_ids": [list(ids) for ids in token_ids]}
