@@ -16,7 +16,7 @@ from assay.records import Completion
 from assay.scorers.base import check_scorer
 from assay.scorers.cache import Cached
 from assay.scorers.local import LocalScorer
-from assay.scorers.remote import RemoteScorer
+from assay.scorers.remote import RemoteScorer, _Silent
 from assay.serve.gate import Keys
 from fake_engine import fake_engine
 from serving import Lengths, answer, service_of, serving
@@ -134,6 +134,22 @@ def test_a_changed_model_on_the_far_side_raises():
             with pytest.raises(EngineError, match="answers with another model than before"):
                 scorer.score([text])
         assert RemoteScorer(url).score([text]).value.tolist() == [6.0]
+
+
+def test_rewards_of_an_engine_that_does_not_say_what_it_serves_are_not_taken(monkeypatch):
+    far = Lengths()
+    with serving(service_of(far)) as client:
+        scorer = RemoteScorer(str(client.base_url), engine="vllm")
+        assert scorer.score([Completion(text="abc")]).value.tolist() == [3.0]
+
+        def silent(self, until):
+            raise _Silent("it does not say what it serves")
+
+        monkeypatch.setattr(RemoteScorer, "_described", silent)
+        rewards = scorer.score([Completion(text="abc"), Completion(text="a")])
+    assert np.isnan(rewards.value).all()
+    assert rewards.error == ("it does not say what it serves",) * 2
+    assert far.batches == [["abc"]], "nothing was asked for that could not be believed"
 
 
 INFO = {

@@ -189,6 +189,8 @@ def test_an_open_address_demands_tokens(trained_run, tmp_path, monkeypatch):
         ({"models": ("a/rm", "b/rm")}, "two models are named rm"),
         ({"models": ("rm=nowhere",)}, "neither an artifact"),
         ({"models": ("./a b",)}, "cannot be a model's name"),
+        ({"models": ("http://127.0.0.1:1/t/secret",)}, r"http://127.0.0.1:1/t/\.\.\. has no name to be served under"),
+        ({"models": ("rm=runs/lr=3e-4",)}, "runs/lr=3e-4 is neither an artifact"),
         ({"models": ("rm",), "token_file": Path("nowhere")}, "--token-file nowhere does not exist"),
         ({"models": ("rm",), "max_queued": 10}, "such a request never fits"),
         ({"models": ("rm",), "timeout": 0.0}, "timeout_seconds 0.0 must be positive"),

@@ -92,7 +92,7 @@ class RemoteScorer:
         self.engine, self.model, self.renderer = engine, model, renderer
         self.base = url.rstrip("/")
         self.address = f"{self.base}/v1/score" if engine == "assay" else endpoint(url, engine)
-        self.name = re.sub(r"/t/[^/]+", "/t/...", self.address)  # as it may be told
+        self.name = as_told(self.address)
         if not self.base.startswith(("http://", "https://")):
             raise ValueError(f"{self.name} is no URL: give http://HOST:PORT")
         self.chunk, self.num_connections, self.attempts = chunk, num_connections, attempts
@@ -113,7 +113,10 @@ class RemoteScorer:
         """N completions -> N rewards, in order; with the far side's std and steps where it is Assay's."""
         until = time.monotonic() + self.deadline_seconds
         if self.engine in _IDENTITY and completions:
-            self._check_identity(until)
+            try:
+                self._check_identity(until)
+            except _Silent as silent:  # nobody says which model it is: no reward can be believed
+                return rewards_from_rows([{"value": None, "error": str(silent)}] * len(completions))
         rendered = None if self.renderer is None else self.renderer.render(completions)
         prepared = [self._prepared(c, None if rendered is None else rendered[i]) for i, c in enumerate(completions)]
         sent = [i for i, item in enumerate(prepared) if item.error is None]
@@ -224,7 +227,7 @@ class RemoteScorer:
                 return {}
             raise
         except _Unanswered as failure:
-            raise EngineError(str(failure)) from failure
+            raise _Silent(str(failure)) from failure
         known = reply if isinstance(reply, dict) else {}
         models = [row for row in known.get("data", []) if isinstance(row, dict) and self.model in (None, row.get("id"))]
         known = models[0] if models else known
@@ -234,7 +237,7 @@ class RemoteScorer:
         try:
             reply, _ = self._request("GET", f"{self.base}/v1/info", None, until)
         except _Unanswered as failure:
-            raise EngineError(f"{failure}: start it, mend the URL, or name the engine (vllm+http://...)") from failure
+            raise _Silent(f"{failure}: start it, mend the URL, or name the engine (vllm+http://...)") from failure
         try:
             models = {model["name"]: model for model in reply["models"]}
             named = self.model or next(iter(models))
@@ -255,10 +258,7 @@ class RemoteScorer:
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def _check_identity(self, until: float) -> None:
-        try:
-            described = self._described(until)
-        except EngineError:
-            return  # nobody is there: the items say so
+        described = self._described(until)
         if described and self._identity and described != self._identity:
             raise self._changed(str(described))
 
@@ -336,12 +336,21 @@ class _Item(NamedTuple):
         return "conversation" if "messages" in self.row else "item"
 
 
+def as_told(url: str) -> str:
+    """A URL as it may be printed: without the token in its path."""
+    return re.sub(r"/t/[^/]+", "/t/...", url)
+
+
 class _Refused(EngineError):
     """What no other item and no second try would mend."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class _Silent(EngineError):
+    """The far side does not say what it serves."""
 
 
 class _Unanswered(Exception):

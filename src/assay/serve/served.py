@@ -128,6 +128,8 @@ class Served:
         with self._lock:
             if self.previous is None:
                 raise ValueError(f"{self.name} has no earlier model to go back to")
+            if not self.previous.batcher.is_alive:
+                raise ValueError(f"the earlier model of {self.name} has failed: load it again")
             dropped, self.candidate, self.current = self.candidate, self.current, self.previous
             self.previous = self.shadow = None
         _retire(dropped)

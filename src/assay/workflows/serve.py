@@ -19,6 +19,7 @@ from assay.models.device import Dtype
 from assay.records import PreferencePair
 from assay.scorers.base import Scorer
 from assay.scorers.load import load
+from assay.scorers.remote import as_told
 from assay.workflows.align import AGREEMENT, FACTOR, compare_margins
 from assay.workflows.rundir import prompt_file
 from assay.workflows.show import say
@@ -114,8 +115,10 @@ def make_service(config: ServeConfig) -> Service:
     figures, models = Figures(), {}
     for name, spec in named.items():
         scorer = _load(config, spec)
-        models[name] = Served(name, start_engine(name, scorer, Path(spec).name, figures, engine))
-        say("model", f"{name}: {spec} ({models[name].current.fingerprint})")
+        told = as_told(spec)
+        source = told if "://" in told else Path(spec).name
+        models[name] = Served(name, start_engine(name, scorer, source, figures, engine))
+        say("model", f"{name}: {told} ({models[name].current.fingerprint})")
     swapping = None
     if config.models_dir is not None:
         if not config.models_dir.is_dir():
@@ -186,7 +189,9 @@ def _named(specs: tuple[str, ...]) -> dict[str, str]:
     """Name -> model. Raises ValueError for none, for two of one name, and for a name that could not stand in a path."""
     named: dict[str, str] = {}
     for spec in specs:
-        given, _, rest = spec.rpartition("=") if re.match(r"[A-Za-z0-9._-]+=", spec) else ("", "", spec)
+        given, _, rest = spec.partition("=") if re.match(r"[A-Za-z0-9._-]+=", spec) else ("", "", spec)
+        if not given and "://" in spec:
+            raise ValueError(f"{as_told(spec)} has no name to be served under: give NAME=URL")
         name = given or Path(rest).resolve().name
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ValueError(f"{name!r} cannot be a model's name: give one as NAME={rest}, of letters, digits and . _ -")
