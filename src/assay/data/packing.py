@@ -75,9 +75,7 @@ def shared_prefix(sequences: Sequence[np.ndarray], reads: Sequence[np.ndarray]) 
     limit = min(min(len(sequence) for sequence in sequences), min(int(read.min()) for read in reads))
     first = sequences[0][:limit]
     for sequence in sequences[1:]:
-        differs = np.flatnonzero(first != sequence[: len(first)])
-        if len(differs):
-            first = first[: differs[0]]
+        first = first[: _num_common(first, sequence)]
     return len(first)
 
 

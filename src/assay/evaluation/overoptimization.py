@@ -116,7 +116,8 @@ def overoptimization(
     findings.append(_enough(len(kept), len(gold)))
     if members:
         singles = [gain_curves(column, columns[0], sizes_M).gold for column in columns[1 + len(rivals) :]]
-        parts = _ensembles(np.mean(singles, axis=0), {name: gains[name].gold for name in ensembles or {}}, sizes_M, weights_SP)
+        ways = {name: gains[name].gold for name in ensembles or {}}
+        parts = _ensembles(np.mean(singles, axis=0), ways, sizes_M, weights_SP, len(gold))
         metrics, tables, findings = [*metrics, *parts[0]], [*tables, parts[1]], [*findings, *parts[2]]
     num_all, num_kept = sum(map(len, gold)), sum(map(len, columns[0]))
     facts = {
@@ -365,17 +366,17 @@ def _rivals(found: Mapping[str, tuple[Gains, Bend]], weights_SP: np.ndarray) -> 
 
 
 def _ensembles(
-    single_PM: np.ndarray, ways: Mapping[str, np.ndarray], sizes: np.ndarray, weights_SP: np.ndarray
+    single_PM: np.ndarray, ways: Mapping[str, np.ndarray], sizes: np.ndarray, weights_SP: np.ndarray, num_asked: int
 ) -> tuple[list[Metric], Table, list[Finding]]:
     """Gold by a member (mean over the members) and by each way of combining them; differences prompt by prompt."""
-    n, counts = sizes[-1], (single_PM.shape[0], single_PM.shape[0])
+    n, counts = sizes[-1], (len(single_PM), num_asked)
     metrics, findings = [], []
     for name, gold_PM in ways.items():
         value, low, high = _mean(gold_PM[:, -1] - single_PM[:, -1], weights_SP)
         metrics.append(Metric(f"{ENSEMBLE_GAIN}: {name}", value, low, high, *counts, f"at n = {n}, standard deviations; paired"))
-        level, why = ("ok", "beyond noise") if low > 0 else ("warn", "the ensemble does not earn its cost here")
+        why = "beyond noise" if low > 0 else "the ensemble does not earn its cost here"
         seen = f"{value:+.3f} standard deviations of gold [{low:+.3f}, {high:+.3f}] at n = {n}: {why}"
-        findings.append(Finding("ok" if level == "ok" else "warn", f"{ENSEMBLE_GAIN}: {name}", value, 0.0, seen))
+        findings.append(Finding("ok" if low > 0 else "warn", f"{ENSEMBLE_GAIN}: {name}", value, 0.0, seen))
     lines = [single_PM.mean(axis=0), *(gold_PM.mean(axis=0) for gold_PM in ways.values())]
     distance_M = np.sqrt(np.maximum(best_of_n_kl(sizes), 0))
     rows = tuple(tuple(float(cell) for cell in row) for row in zip(distance_M, *lines, strict=True))

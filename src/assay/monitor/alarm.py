@@ -16,7 +16,7 @@ from scipy.special import stdtr, stdtrit
 from assay.metrics import NO_INTERVAL, cluster_bootstrap
 from assay.monitor.edits import Edit
 from assay.records import Completion, Finding, Metric, Table
-from assay.significance import holm
+from assay.significance import clustered_error, holm
 
 Kind: TypeAlias = Literal["worthless", "style", "destructive"]
 
@@ -84,16 +84,12 @@ def rise_test(rise_N: np.ndarray, cluster_N: np.ndarray) -> RiseTest:
     p is never below 2^-C, what the signs of C clusters alone can show.
     """
     scored_N = ~np.isnan(rise_N)
-    index_N = np.unique(cluster_N[scored_N], return_inverse=True)[1]
-    n = int(scored_N.sum())
-    if not n:
+    if not scored_N.any():
         return RiseTest(math.nan, math.nan, math.nan, math.nan, 0)
-    size_C = np.bincount(index_N).astype(np.float64)
-    total_C = np.bincount(index_N, weights=rise_N[scored_N])
-    num_clusters, mean = len(size_C), float(total_C.sum() / n)
+    num_clusters, mean = len(np.unique(cluster_N[scored_N])), float(rise_N[scored_N].mean())
     if num_clusters < MIN_CLUSTERS:
         return RiseTest(mean, math.nan, math.nan, math.nan, num_clusters)
-    error = math.sqrt(num_clusters / (num_clusters - 1) * float(((total_C - mean * size_C) ** 2).sum())) / n
+    error = clustered_error(rise_N, cluster_N)
     half = float(stdtrit(num_clusters - 1, 0.975)) * error
     if error < 1e-12 * max(1.0, abs(mean)):
         p = 0.0 if mean > 0 else 1.0

@@ -74,10 +74,11 @@ def attribute_margins(margins_P: np.ndarray, pairs: Sequence[PreferencePair], *,
     length = [list(FEATURES).index(name) for name in LENGTH_FEATURES]
     folds = cluster_folds(prompts, NUM_FOLDS, seed=seed)
     terms, words_PV = term_differences(kept)
+    kernel_PP = (words_PV @ words_PV.T).toarray()
     found = {
         ALL: explained(margins, _predict_features(differences_PF, margins, folds), prompts, seed),
         LENGTH_ALONE: explained(margins, _predict_features(differences_PF[:, length], margins, folds), prompts, seed),
-        WORDS: explained(margins, _predict_words(words_PV, margins, folds), prompts, seed),
+        WORDS: explained(margins, _predict_words(kernel_PP, margins, folds), prompts, seed),
     }
     notes = {
         ALL: f"{len(FEATURES)} features, cross-fitted by prompt; below 0: they predict worse than nothing does",
@@ -85,7 +86,7 @@ def attribute_margins(margins_P: np.ndarray, pairs: Sequence[PreferencePair], *,
         WORDS: f"{len(terms):,} terms that stand in at least {MIN_TEXTS} answers, cross-fitted by prompt",
     }
     metrics = [Metric(name, part.value, *part.interval, n, total, notes[name]) for name, part in found.items()]
-    tables = (_coefficient_table(differences_PF, margins, prompts, seed), _term_table(terms, words_PV, margins))
+    tables = (_coefficient_table(differences_PF, margins, prompts, seed), _term_table(terms, words_PV, kernel_PP, margins))
     return Attribution(tuple(metrics), tables, _findings(found))
 
 
@@ -168,9 +169,8 @@ def _predict_features(differences_PF: np.ndarray, margins_P: np.ndarray, folds_P
     return predicted_P
 
 
-def _predict_words(words_PV: csr_matrix, margins_P: np.ndarray, folds_P: np.ndarray) -> np.ndarray:
+def _predict_words(kernel_PP: np.ndarray, margins_P: np.ndarray, folds_P: np.ndarray) -> np.ndarray:
     """Ridge on the other folds, a fold at a time, in the space of the pairs: (P,)."""
-    kernel_PP = (words_PV @ words_PV.T).toarray()
     predicted_P = np.zeros(len(margins_P))
     for fold in np.unique(folds_P):
         held, other = folds_P == fold, folds_P != fold
@@ -204,9 +204,9 @@ def _coefficient_table(differences_PF: np.ndarray, margins_P: np.ndarray, prompt
     return Table(title="what the margins go with", columns=columns, rows=tuple(rows), note=note)
 
 
-def _term_table(terms: Sequence[str], words_PV: csr_matrix, margins_P: np.ndarray) -> Table:
+def _term_table(terms: Sequence[str], words_PV: csr_matrix, kernel_PP: np.ndarray, margins_P: np.ndarray) -> Table:
     """The terms that the ridge over all pairs pays most and least for, a use of each in one answer and not in the other."""
-    weights_V = np.asarray(words_PV.T @ _dual_weights((words_PV @ words_PV.T).toarray(), margins_P))
+    weights_V = np.asarray(words_PV.T @ _dual_weights(kernel_PP, margins_P))
     used_V = np.asarray((words_PV != 0).sum(axis=0)).reshape(-1)
     order = np.argsort(-weights_V, kind="stable")
     shown = [*order[:NUM_TERMS_SHOWN], *order[max(NUM_TERMS_SHOWN, len(order) - NUM_TERMS_SHOWN) :]]

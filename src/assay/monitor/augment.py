@@ -15,6 +15,7 @@ a prompt decides which split a pair is in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -65,17 +66,17 @@ def augmented(
     rng, pool = np.random.default_rng(seed), list[Completion]()
     known = [as_probe(probe) for probe in (probes_with(pool) if probes is None else probes)]
     chosen = [probe for probe in known if only is None or probe.name in only]
-    due = 0.0
+    due, rate = 0.0, share / (1 - share)
     for pair in pairs:
         yield pair
         if AUGMENTED in pair.tags or not is_source(pair):
             continue
-        due += share / (1 - share)
-        while due >= 1 - 1e-9:
+        due += rate
+        for number in range(min(int(due + 1e-9), math.ceil(rate) + 1)):  # what is still due, the next pairs make up for
             made = _counter_example(pair, chosen, rng)
             if made is None:
-                break  # still due: the next pair makes one more
-            yield made
+                break
+            yield replace(made, id=f"{made.id}:{number}") if number else made
             due -= 1
         if len(pool) < NUM_POOLED:
             pool.append(preferred(pair))

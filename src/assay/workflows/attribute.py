@@ -23,6 +23,8 @@ from assay.workflows.settings import ModelPath
 from assay.workflows.show import progress, say
 from assay.workflows.steps import score_margins
 
+MOST_PAIRS = 5_000  # 200 MB for the kernel of words
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributeConfig:
@@ -47,6 +49,8 @@ class AttributeConfig:
     def __post_init__(self) -> None:
         if self.limit < 1:
             raise ValueError(f"--limit {self.limit} must be at least 1")
+        if self.limit > MOST_PAIRS:
+            raise ValueError(f"--limit {self.limit}: attribution holds a table of pairs by pairs, {MOST_PAIRS:,} at most")
         if self.openers < 0 or (self.openers and self.edits < 3 * self.openers):
             raise ValueError(
                 f"--openers {self.openers} with --edits {self.edits}: give at least three edits an opener, or 0 openers"
