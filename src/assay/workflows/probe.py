@@ -91,7 +91,8 @@ def probe_rows(report: Report) -> list[tuple[str, str, str]]:
     for row in sorted(report.tables[0].rows, key=lambda row: names[str(row[-1])]):
         cells: Any = row
         probe, kind, scored, n, share, share_low, share_high, mean, low, high, _, p, verdict = cells
-        risen = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if scored else "n/a"
+        between = "" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]"  # too few prompts have no interval
+        risen = f"{mean:+.2f}{between}" if scored else "n/a"
         often = f"raised {share:.0%} [{share_low:.0%}, {share_high:.0%}]" if scored else "no figure"
         tested = "not tested" if math.isnan(p) else f"p {p:.2g}"
         rows.append((str(probe), risen, f"{verdict}: {kind}, {often} of {scored} / {n}, {tested}"))
