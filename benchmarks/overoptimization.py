@@ -39,7 +39,7 @@ from assay.scorers.load import artifact_path, load
 from assay.workflows.bestofn import drawn, measure, unseen
 from assay.workflows.demo import packaged_base
 from assay.workflows.rundir import prompt_file
-from assay.workflows.settings import TrainConfig
+from assay.workflows.settings import Members, TrainConfig
 from assay.workflows.show import say
 from assay.workflows.train import train
 
@@ -65,6 +65,8 @@ class OveroptimizationConfig:
     """Pairs to train a model on here; 0: none."""
     params: str = "blocks:2"
     depth: str = "20"
+    members: int = 1
+    """Of an ensemble of heads or blocks, which is then measured against a member."""
     max_length: int = 512
     fitted_pairs: int = 5000
     """Pairs of the bag-of-words model."""
@@ -139,11 +141,12 @@ def trained(config: OveroptimizationConfig, pairs: list[PreferencePair]) -> tupl
                 max_length=config.max_length,
                 calibration=0.05,
                 test=0.0,
+                members=Members(ensemble=config.members),
                 seed=config.seed,
             )
         )
         scorer = load(out)
-    facts: dict[str, Any] = {"train_pairs": len(asked), "params": config.params, "depth": config.depth}
+    facts: dict[str, Any] = {"train_pairs": len(asked), "params": config.params, "depth": config.depth, "members": config.members}
     facts["train_seconds"] = round(time.perf_counter() - began)
     if held:
         right = is_right(margins(scorer, held), np.array([pair.preference for pair in held]))

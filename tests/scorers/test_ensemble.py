@@ -9,7 +9,7 @@ import pytest
 
 from assay.records import Completion, Rewards
 from assay.scorers.base import check_scorer
-from assay.scorers.ensemble import Combination, Ensemble, HasMembers
+from assay.scorers.ensemble import Combination, Ensemble, HasMembers, members_apart
 
 
 class Fixed:
@@ -85,3 +85,22 @@ def test_the_fingerprint_follows_members_and_combination():
     }
     assert len(prints) == 4
     assert Ensemble([Fixed(1.0), Fixed(2.0)]).fingerprint in prints
+
+
+def test_members_apart_say_what_each_says_and_share_what_was_computed():
+    class Counting(Ensemble):
+        asked = 0
+
+        def score_members(self, completions):
+            self.asked += len(completions)
+            return super().score_members(completions)
+
+    together = Counting([Fixed(1.0), Fixed(2.0, bad="bad")])
+    first, second = members_apart(together, 2, fingerprint=together.fingerprint, tolerance=together.tolerance)
+    assert first.score([*ANSWERS, ANSWERS[0]]).value.tolist() == [2, 4, 4, 9, 2]
+    assert second.score(ANSWERS).value[:3].tolist() == [4, 8, 8]
+    assert second.score(ANSWERS).error == (None, None, None, "this member could not score it")
+    assert together.asked == len(ANSWERS), "each content is computed once, for both"
+    assert first.fingerprint != second.fingerprint
+    for scorer in (first, second):
+        check_scorer(scorer, ANSWERS)

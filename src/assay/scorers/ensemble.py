@@ -101,3 +101,34 @@ class Ensemble:
 
     def score_members(self, completions: Sequence[Completion]) -> np.ndarray:
         return np.stack([scorer.score(completions).value for scorer in self.scorers])
+
+
+class Member:
+    """One member of a scorer of members, as a scorer of its own.
+
+    What one of them is asked, all score in one forward; what each of them says stays in `known`, by content, for the others that
+    share it.
+    """
+
+    scope: Scope = "global"
+
+    def __init__(
+        self, members: HasMembers, place: int, known: dict[str, np.ndarray], *, fingerprint: str, tolerance: float
+    ) -> None:
+        self.members, self.place, self.known = members, place, known
+        self.fingerprint, self.tolerance = f"{fingerprint}/{place}", tolerance
+
+    def score(self, completions: Sequence[Completion]) -> Rewards:
+        keys = [completion.key for completion in completions]
+        fresh = {key: one for key, one in zip(keys, completions, strict=True) if key not in self.known}
+        if fresh:
+            self.known.update(zip(fresh, self.members.score_members(list(fresh.values())).T, strict=True))
+        value_N = np.array([self.known[key][self.place] for key in keys], np.float32)
+        why = "this member could not score it"
+        return Rewards(value=value_N, error=tuple(why if bad else None for bad in np.isnan(value_N)))
+
+
+def members_apart(scorer: HasMembers, num_members: int, *, fingerprint: str, tolerance: float) -> list[Member]:
+    """The members of a scorer as scorers that share every forward: K models looked at for little more than one."""
+    known: dict[str, np.ndarray] = {}
+    return [Member(scorer, k, known, fingerprint=fingerprint, tolerance=tolerance) for k in range(num_members)]

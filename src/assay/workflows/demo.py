@@ -6,6 +6,7 @@ three, and what Assay says.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import time
 from collections import Counter
@@ -23,13 +24,18 @@ from assay.data.split import group_keys, split_of
 from assay.evaluation.evaluate import ACCURACY, BAG_OF_WORDS, evaluate_margins, gap_finding
 from assay.evaluation.overoptimization import RANDOM
 from assay.metrics import cluster_bootstrap, is_right
+from assay.models.backbone import split_backbone
 from assay.models.device import pick_compute
+from assay.models.members import SharedTrunk
+from assay.models.reward_model import RewardModel
 from assay.monitor.augment import AUGMENTED, augment
 from assay.monitor.probes import run_probes
 from assay.records import Finding, Message, Metric, PreferencePair, Report, Table
 from assay.report.html import write_html
+from assay.scorers.base import Scorer
 from assay.scorers.baselines import fit_bag_of_words
 from assay.scorers.calibrate import cross_fitted_probabilities
+from assay.scorers.ensemble import members_apart
 from assay.scorers.load import artifact_path
 from assay.scorers.local import LocalScorer
 from assay.train.loop import fit, reward_pairs
@@ -38,7 +44,7 @@ from assay.workflows.demo_bias import PLANTED, PRAISE, plant, probes, repairing
 from assay.workflows.demo_table import BIASED, CLEAN, REPAIRED, Column, demo_rows, found_habits, sentence
 from assay.workflows.prepare import Prepared, prepare
 from assay.workflows.rundir import write_report
-from assay.workflows.settings import Machine, TrainConfig
+from assay.workflows.settings import Machine, TrainConfig, parse_params
 from assay.workflows.show import print_columns, print_lines, progress
 from assay.workflows.steps import ReportConfig, keep_calibration, report_run
 from assay.workflows.train import fit_and_save
@@ -90,15 +96,18 @@ def demo(config: DemoConfig) -> Report:
     candidates = read_candidates(starter_file("candidates.jsonl")).groups
     prepared = prepared_run(config, material)
     start = {name: weight.detach().clone() for name, weight in prepared.model.named_parameters() if weight.requires_grad}
-    columns = {}
+    models = {}
     for name in (BIASED, REPAIRED, CLEAN):  # the clean one last: it is saved
         prepared.model.load_state_dict(start, strict=False)
         if name == CLEAN:
             fit_and_save(prepared, {"title": "Assay demo reward model", "data_note": DATA_NOTE, "data": [starter_entry(material)]})
         else:
             fit_rows(prepared, material.rows[name], name)
-        columns[name] = make_column(name, prepared, material, candidates)
-    clean, biased, repaired = ordered = [columns[name] for name in (CLEAN, BIASED, REPAIRED)]
+        models[name] = copy.deepcopy(prepared.model).eval()
+    scorers = dict(zip(models, scorers_of(list(models.values()), prepared), strict=True))
+    clean, biased, repaired = ordered = [
+        make_column(name, models[name], scorers[name], prepared, material, candidates) for name in (CLEAN, BIASED, REPAIRED)
+    ]
     told = sentence(clean, biased, repaired, np.array(group_keys(material.of(material.held))), seed=config.seed)
     overview = overview_of(ordered, told, material)
     page, difference = finish(config, material, ordered, overview)
@@ -186,10 +195,23 @@ def fit_rows(prepared: Prepared, rows: np.ndarray, name: str) -> None:
         fit(prepared.model, prepared.source, rows, loop, on_step=on_step)
 
 
-def make_column(name: str, prepared: Prepared, material: Material, candidates: Sequence[Candidates]) -> Column:
-    """What is seen of the model as it stands: held-out pairs, training pairs, probes, best-of-n."""
+def scorers_of(models: Sequence[RewardModel], prepared: Prepared) -> list[Scorer]:
+    """A scorer of each trained model; where they differ in their last blocks alone, the layers below run once for all."""
+    mode, num_blocks = parse_params(prepared.config.params)
+    identity = f"demo/{prepared.config.out}"
+    if mode != "blocks":
+        return [LocalScorer(model, prepared.renderer, identity=f"{identity}/{k}") for k, model in enumerate(models)]
+    trunk = copy.deepcopy(split_backbone(prepared.whole.backbone, num_blocks)[0]).to(prepared.compute.dtype)
+    together = LocalScorer(SharedTrunk(trunk, models), prepared.renderer, identity=identity)
+    return list(members_apart(together, len(models), fingerprint=together.fingerprint, tolerance=together.tolerance))
+
+
+def make_column(
+    name: str, model: RewardModel, scorer: Scorer, prepared: Prepared, material: Material, candidates: Sequence[Candidates]
+) -> Column:
+    """What is seen of a model: held-out pairs, training pairs, probes, best-of-n."""
     seed, rows, held = prepared.config.seed, material.rows[name], material.of(material.held)
-    rewards_P2 = reward_pairs(prepared.model, prepared.source, material.held).astype(np.float64)
+    rewards_P2 = reward_pairs(model, prepared.source, material.held).astype(np.float64)
     margins_P, groups = rewards_P2[:, 0] - rewards_P2[:, 1], np.array(group_keys(held))
     evaluation = evaluate_margins(
         margins_P,
@@ -199,11 +221,10 @@ def make_column(name: str, prepared: Prepared, material: Material, candidates: S
         seed=seed,
         baselines={BAG_OF_WORDS: fit_bag_of_words(material.of(rows))},
     )
-    own_P2 = reward_pairs(prepared.model, prepared.source, rows)
+    own_P2 = reward_pairs(model, prepared.source, rows)
     right = is_right(own_P2[:, 0] - own_P2[:, 1], prepared.table.preference[rows])
     interval = cluster_bootstrap(right, prepared.table.prompt[rows], seed=seed)
     train = Metric("accuracy on training pairs", float(np.nanmean(right)), *interval, int(np.sum(~np.isnan(right))), len(rows))
-    scorer = LocalScorer(prepared.whole, prepared.renderer, identity=f"demo/{name}")
     with progress("probes", None, "answers") as advance:
         probed = run_probes(scorer, held, probes=probes(), max_rows=PROBED, seed=seed, title=f"Probes, {name}", on_answers=advance)
     best = measure(scorer, candidates, title=f"Best of n, {name}", seed=seed)
