@@ -20,6 +20,7 @@ def fake_engine(answer: Callable[[str, dict[str, Any]], tuple[int, Any]]) -> Ite
             status, reply = answer(self.path, body)
             content = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
             self.send_response(status)
+            self.send_header("Content-Type", "text/plain" if isinstance(reply, bytes) else "application/json")
             self.send_header("Content-Length", str(len(content)))
             with suppress(BrokenPipeError):  # a client that waits no longer
                 self.end_headers()

@@ -152,6 +152,7 @@ def test_rewards_of_an_engine_that_does_not_say_what_it_serves_are_not_taken(mon
     assert far.batches == [["abc"]], "nothing was asked for that could not be believed"
 
 
+BUSY = {"error": {"message": "busy"}}
 INFO = {
     "models": [{"name": "rm", "fingerprint": "f", "scope": "global", "tolerance": 0.0}],
     "limits": {"max_items": 2},
@@ -179,19 +180,19 @@ def far_side(respond, monkeypatch):
     return fake_engine(respond)
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_only_what_may_pass_is_tried_again(status, monkeypatch):
-    respond, asked = served([(status, {"error": {"message": "busy"}})] * 2)
+@pytest.mark.parametrize("refusal", [(429, BUSY), (503, BUSY), (500, b"busy")], ids=["429", "503", "a proxy's 500"])
+def test_only_what_may_pass_is_tried_again(refusal, monkeypatch):
+    respond, asked = served([refusal] * 2)
     with far_side(respond, monkeypatch) as url:
         scorer = RemoteScorer(url, seed=0)
         assert scorer.score([answer("abc")]).value.tolist() == [3.0]
         assert asked == [1, 1, 1]
         asked.clear()
-    respond, asked = served([(status, {"error": {"message": "busy"}})] * 9)
+    respond, asked = served([refusal] * 9)
     with far_side(respond, monkeypatch) as url:
         rewards = RemoteScorer(url, attempts=2, seed=0).score([answer("abc")])
         assert math.isnan(rewards.value[0])
-        assert f"answered {status} (busy)" in rewards.error[0]
+        assert f"answered {refusal[0]} (busy)" in rewards.error[0]
         assert len(asked) == 2
 
 

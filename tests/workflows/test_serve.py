@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -21,9 +17,9 @@ import assay
 from assay.cli import main
 from assay.workflows.serve import ServeConfig, make_service
 from assay.workflows.swap import SwapConfig, swap, swap_rows
-from serving import sent, wait_for
+from served_process import process
+from serving import sent
 
-TESTS = Path(__file__).parents[1]
 TOKEN, ADMIN = "a-token-of-those-who-ask", "an-admin-token-for-models"
 SLOW = """
 import sys, time
@@ -46,49 +42,6 @@ except AssayError as error:
     print(error, file=sys.stderr)
     sys.exit(3)
 """
-
-
-class Process:
-    """A process that serves; `url` is what it printed."""
-
-    def __init__(self, arguments: list[str], **environment: str) -> None:
-        path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-        self.errors: list[str] = []
-        self.popen = subprocess.Popen(
-            arguments,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path, "NO_COLOR": "1", "COLUMNS": "200", **environment},
-        )
-        threading.Thread(target=self._read, daemon=True).start()
-        wait_for(lambda: self.url is not None or self.popen.poll() is not None, 60)
-        assert self.url, "".join(self.errors)
-
-    def _read(self) -> None:
-        assert self.popen.stderr is not None
-        for line in self.popen.stderr:
-            self.errors.append(line)
-
-    @property
-    def url(self) -> str | None:
-        return next((word for line in self.errors if line.startswith("serving") for word in line.split() if "://" in word), None)
-
-    def post(self, path: str, body: dict, **more) -> httpx2.Response:
-        return httpx2.post(f"{self.url}{path}", json=body, timeout=30, trust_env=False, **more)
-
-    def end(self, seconds: float = 30) -> int:
-        return self.popen.wait(seconds)
-
-
-@contextmanager
-def process(arguments: list[str], **environment: str) -> Iterator[Process]:
-    running = Process(arguments, **environment)
-    try:
-        yield running
-    finally:
-        running.popen.kill()
-        running.popen.wait()
 
 
 def slow(seconds: float, drain: float = 20.0):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -188,13 +188,17 @@ def factory_of(spec: str | Path, *, dtype: Dtype, device: str, max_tokens: int |
     """`load(spec)` as a function that does the same on every worker: what "auto" would measure there is measured once."""
     from assay.scorers.load import load
 
-    ray = import_ray()
-    if dtype == "auto":
-        measure = ray.remote(_measured_dtype).options(**slots_of(1, device))
-        (dtype,) = remote_results([measure.remote(device)])
     place = Path(spec).resolve() if Path(spec).exists() else spec
     cache = None if cache is None else Path(cache).resolve()
-    return partial(load, place, dtype=dtype, device=device, max_tokens=max_tokens, cache=cache)
+    return partial(load, place, dtype=settled_dtype(dtype, device), device=device, max_tokens=max_tokens, cache=cache)
+
+
+def settled_dtype(dtype: Dtype, device: str) -> Dtype:
+    """The number format of all workers: what "auto" gives is measured on one of them."""
+    if dtype != "auto":
+        return dtype
+    measure = import_ray().remote(_measured_dtype).options(**slots_of(1, device))
+    return cast("Dtype", remote_results([measure.remote(device)])[0])
 
 
 def slots_of(num_actors: int, device: str) -> dict[str, Any]:

@@ -61,9 +61,9 @@ class RemoteScorer:
     artifact that an engine serves. tolerance: of engines, which do not say it. chunk: completions a request; num_connections:
     requests at once; timeout_seconds: for one answer; deadline_seconds: for one call of `score`. attempts: of one request.
 
-    Connection errors, 429 and 503 are tried again, after a pause that grows, with jitter, or that the far side asks for. What has
-    no reward then is NaN with the reason. Raises ValueError for what is no URL; EngineError when nobody answers at construction,
-    for a refused token, and when the model on the far side is not the one it was.
+    Connection errors, 429 and 503, and what Ray Serve says of a replica that died, are tried again, after a pause that grows, with
+    jitter, or that the far side asks for. What has no reward then is NaN with the reason. Raises ValueError for what is no URL;
+    EngineError when nobody answers at construction, for a refused token, and when the model on the far side is not the one it was.
     """
 
     scope: Scope = "global"
@@ -292,13 +292,18 @@ class RemoteScorer:
             except httpx2.TransportError as error:
                 failure = _Unanswered(f"{self.name} cannot be reached ({type(error).__name__})")
             else:
-                if response.status_code not in _AGAIN:
+                if response.status_code not in _AGAIN and not self._is_of_a_proxy(response):
                     return self._read(response), response.headers
                 failure = _Unanswered(f"{self.name} answered {response.status_code} ({_said(response)})", response.status_code)
                 failure.retry_after = _seconds(response.headers.get("Retry-After"))
             if attempt + 1 < self.attempts:
                 time.sleep(min(self._pause(attempt, failure.retry_after), max(0.0, until - time.monotonic())))
         raise failure
+
+    def _is_of_a_proxy(self, response: httpx2.Response) -> bool:
+        """Whether a 500 is not the service's own, whose failures are JSON, but Ray Serve's, of a replica that died meanwhile."""
+        kind = response.headers.get("Content-Type", "")
+        return self.engine == "assay" and response.status_code == 500 and not kind.startswith("application/json")
 
     def _read(self, response: httpx2.Response) -> Any:
         status = response.status_code

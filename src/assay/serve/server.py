@@ -36,7 +36,7 @@ def run_service(service: Service, *, host: str, port: int, drain_seconds: float,
         server.should_exit = True
 
     app = build_app(service, on_failure=stop, drain_seconds=drain_seconds)
-    _log_to_stderr()
+    log_to_stderr()
     listener = _listen(host, port)
     settings = uvicorn.Config(
         app,
@@ -85,7 +85,8 @@ def _signals_taken() -> Iterator[None]:
             signal.signal(kind, handler)
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
+    """The service's log and uvicorn's warnings, with their time."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for name, level in (("assay.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,7 @@ from assay.workflows.show import say
 
 if TYPE_CHECKING:
     from assay.serve.batcher import Batcher
+    from assay.serve.gate import Keys
     from assay.serve.service import Service
 
 TOKENS_VARIABLE, ADMIN_VARIABLE = "ASSAY_TOKENS", "ASSAY_ADMIN_TOKENS"
@@ -72,6 +74,10 @@ class ServeConfig:
     """Write prompts and answers to the log."""
     device: str = "auto"
     dtype: Dtype = "auto"
+    ray: int = 0
+    """Serve from so many replicas, by Ray Serve; 0: from this process."""
+    ray_address: str | None = None
+    """Ray cluster to join, as HOST:PORT, or auto; else one is started on this machine."""
 
 
 def serve(config: ServeConfig) -> None:
@@ -84,15 +90,43 @@ def serve(config: ServeConfig) -> None:
         from assay.serve.server import run_service
     except ImportError as error:
         raise ValueError(f"{error.name} is not installed: pip install 'assay-rm[serve]'") from None
-    run_service(make_service(config), host=config.host, port=config.port, drain_seconds=config.drain, say=say)
+    if config.ray:
+        serve_on_ray(config)
+    else:
+        run_service(make_service(config), host=config.host, port=config.port, drain_seconds=config.drain, say=say)
 
 
-def make_service(config: ServeConfig) -> Service:
-    """Load the models and start their engines."""
-    from assay.serve.figures import Figures
-    from assay.serve.gate import Keys, Limits
-    from assay.serve.served import Served
-    from assay.serve.service import EngineSettings, Service, Swapping, start_engine
+def serve_on_ray(config: ServeConfig) -> None:
+    """The same on replicas, each of which loads the models: from places that every node finds, in one number format."""
+    from assay.scorers.ray import connect, settled_dtype
+    from assay.serve.replicas import import_serve, run_replicas
+
+    if config.ray < 0:
+        raise ValueError(f"--ray {config.ray} must be a number of replicas")
+    if config.models_dir is not None:
+        raise ValueError("--models-dir goes without --ray: a swap would reach one replica alone; start a second service instead")
+    if config.ray_address is None and not _is_loopback(config.host):
+        raise ValueError(f"--host {config.host} needs --ray-address: the cluster that is started here takes 127.0.0.1 alone")
+    import_serve()
+    keys, named = keys_of(config), _named(config.models)
+    places = tuple(f"{name}={Path(spec).resolve() if Path(spec).exists() else spec}" for name, spec in named.items())
+    cache = None if config.cache is None else config.cache.resolve()
+    connect(config.ray, config.ray_address)
+    settled = replace(config, models=places, cache=cache, dtype=settled_dtype(config.dtype, config.device))
+    run_replicas(
+        partial(make_service, settled, keys),
+        num_replicas=config.ray,
+        device=config.device,
+        host=config.host,
+        port=config.port,
+        drain_seconds=config.drain,
+        say=say,
+    )
+
+
+def keys_of(config: ServeConfig) -> Keys:
+    """The tokens of file and environment. Raises ValueError for an address that others reach, without any."""
+    from assay.serve.gate import Keys
 
     keys = Keys.of(
         _tokens(config.token_file, TOKENS_VARIABLE, "--token-file"),
@@ -102,6 +136,17 @@ def make_service(config: ServeConfig) -> Service:
         raise ValueError(
             f"--host {config.host} lets other machines ask: give --token-file or {TOKENS_VARIABLE}, or listen on 127.0.0.1"
         )
+    return keys
+
+
+def make_service(config: ServeConfig, keys: Keys | None = None) -> Service:
+    """Load the models and start their engines; keys: of `keys_of`, where it was asked already."""
+    from assay.serve.figures import Figures
+    from assay.serve.gate import Limits
+    from assay.serve.served import Served
+    from assay.serve.service import EngineSettings, Service, Swapping, start_engine
+
+    keys = keys or keys_of(config)
     limits = Limits(
         max_body_bytes=round(config.max_body_mb * 2**20),
         max_items=config.max_items,
