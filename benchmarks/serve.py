@@ -13,6 +13,7 @@ Every reward is compared with the offline scorer's; status 1 when one is wrong, 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -158,4 +159,5 @@ def is_bad(found: dict[str, Any]) -> bool:
 
 if __name__ == "__main__":
     cli.keep_freed_memory()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server is left behind
     sys.exit(main())

@@ -71,7 +71,7 @@ def faults(bench: Bench, count: int) -> dict[str, Any]:
 
 
 def memory(bench: Bench, count: int) -> dict[str, Any]:
-    """`count` requests as fast as 64 callers get answers; memory as a line over the requests of the last three quarters."""
+    """`count` requests as fast as 64 callers get answers; memory as a line over the requests of the second half."""
     with assay_server(bench) as server:
         ask(bench, server, "assay", count=16, callers=8)
         chunks = [count // 40] * 40
@@ -82,13 +82,14 @@ def memory(bench: Bench, count: int) -> dict[str, Any]:
                 resident.append(resident_bytes(server.pid))
         end = aftermath(server)
     sent = np.cumsum([0, *chunks])
-    slope, low, high = line(sent[10:] / 1e4, np.array(resident[10:]) / 2**20)
+    slope, low, high = line(sent[20:] / 1e4, np.array(resident[20:]) / 2**20)
     return {
         "requests": int(sent[-1]),
         "samples_per_s": rounded(sent[-1] / sum(row["seconds"] for row in rows)),
         "client_cpus": rounded(np.mean([row["client_cpus"] for row in rows])),
         "mib_per_10000_requests": {"slope": rounded(slope), "low": rounded(low), "high": rounded(high)},
-        "resident_bytes": {"before": resident[0], "at_a_quarter": resident[10], **peaks(watch), "after": resident[-1]},
+        "resident_bytes": {"before": resident[0], "at_half": resident[20], **peaks(watch), "after": resident[-1]},
+        "resident_mib_along": [round(size / 2**20, 1) for size in resident],
         "wrong": sum(row["wrong"] for row in rows),
         "lost": sum(row["unanswered"] for row in rows),
         **end,
