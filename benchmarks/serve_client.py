@@ -82,13 +82,14 @@ async def closed(url: str, form: str, bodies: list[bytes], count: int, callers: 
     return answers
 
 
-async def at_rate(url: str, form: str, bodies: list[bytes], rate: float, seconds: float) -> list[Answer]:
-    """Requests that arrive at a rate whatever becomes of those before."""
+async def at_rate(url: str, form: str, bodies: list[bytes], rate: float, seconds: float, late: list[float]) -> list[Answer]:
+    """Requests that arrive at a rate whatever becomes of those before; by how much each was sent too late is put into `late`."""
     began = time.perf_counter()
     async with client_of(url, 1000) as client, asyncio.TaskGroup() as group:
         tasks = []
         for number in range(round(rate * seconds)):
             await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
+            late.append(time.perf_counter() - began - number / rate)
             item = number % len(bodies)
             tasks.append(group.create_task(ask(client, form, bodies[item], item)))
         await asyncio.wait(tasks)
@@ -112,7 +113,8 @@ def prepare(work: Path) -> Mapping[str, Callable[..., Any]]:
 
     def run_at_rate(url: str, form: str, workload: str, rate: float, seconds: float) -> dict[str, Any]:
         asked = bodies(workload, form, None)
-        return timed(lambda: at_rate(url, form, asked, rate, seconds))
+        late: list[float] = []
+        return timed(lambda: at_rate(url, form, asked, rate, seconds, late)) | {"latest_s": max(late)}
 
     return {"closed": run_closed, "at_rate": run_at_rate, "faults": lambda **asked: serve_faults.run(work, **asked)}
 
