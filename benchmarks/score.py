@@ -22,14 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assay import cli  # first: it sets OpenMP up before torch is loaded
+from score_child import Child, ChildError  # first: it notes which cores are ours
+
+# isort: split
+from assay import cli  # then: it sets OpenMP up before torch is loaded
 
 # isort: split
 import numpy as np
 import torch
 import transformers
 import tyro
-from score_child import Child, ChildError
 from score_texts import MAX_LENGTH, make_workloads, read_texts, sizes
 from transformers import AutoTokenizer
 

@@ -15,12 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# Where this process may run. To be read before OpenMP is loaded, which binds it to one core, and a child inherits that.
+CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+
 
 class Child:
     """A process that stays loaded and answers requests; what it prints goes to a log, shown when it fails."""
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
-        every = set(range(os.cpu_count() or 1))  # OpenMP has bound this process to one core, and a child inherits that
         self.log = log
         with log.open("w") as stream:
             self.process = subprocess.Popen(
@@ -30,7 +32,7 @@ class Child:
                 stderr=stream,
                 text=True,
                 env=None if environment is None else dict(environment),
-                preexec_fn=lambda: os.sched_setaffinity(0, every) if hasattr(os, "sched_setaffinity") else None,
+                preexec_fn=lambda: os.sched_setaffinity(0, CPUS) if CPUS else None,
             )
 
     def __enter__(self) -> Child:

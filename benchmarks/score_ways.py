@@ -117,6 +117,8 @@ def ours(work: Path, dtype: torch.dtype) -> Handlers:
         "about": lambda: {
             **flops_a_token(backbone.model, backbone.num_layers - int(backbone.stops_early())),
             "max_tokens": scorer.max_tokens,
+            "tolerance": scorer.tolerance,
+            "fingerprint": scorer.fingerprint,
         },
         "one_by_one": lambda workload: one_by_one(scorer, completions_of(work, workload)),
         "cached": lambda workload: cached_twice(scorer, completions_of(work, workload), work / "rewards.sqlite"),

@@ -122,6 +122,23 @@ def test_a_reward_that_is_not_finite_is_a_failure_with_a_reason():
     assert rewards.error == ("the model gave a reward that is not finite",) * 2
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_inside_of_one_sequence_spoils_none_that_is_computed_with_it(kind):
+    scorer = scorer_of(kind, max_tokens=1000)
+    with torch.no_grad():
+        scorer.model.backbone.model.get_input_embeddings().weight[390] = float("nan")
+    clean = [one for one in many_completions()[:40] if 390 not in scorer.renderer.render([one])[0].tokens]
+    (token,) = [text for text, number in scorer.renderer.tokenizer.get_vocab().items() if number == 390]
+    bad = scorer.renderer.tokenizer.convert_tokens_to_string([token])
+    poisoned = [Completion(messages=clean[0].messages, response=f"a {bad}"), Completion(messages=f"{bad}?", response="water")]
+    assert all(390 in item.tokens for item in scorer.renderer.render(poisoned))
+    rewards, states_ND = scorer.score_with_states([*clean, *poisoned])
+    np.testing.assert_array_equal(rewards.ok, [True] * len(clean) + [False] * 2)
+    np.testing.assert_allclose(rewards.value[:-2], scorer.score(clean).value, rtol=0, atol=scorer.tolerance)
+    np.testing.assert_array_equal(np.isfinite(states_ND).all(axis=1), rewards.ok)
+    check_scorer(scorer, [*clean[:5], *poisoned, *clean[-3:]])
+
+
 def test_several_heads_are_members_whose_disagreement_is_the_std():
     model = tiny_model(num_members=3)
     scorer = LocalScorer(model, tiny_renderer(max_length=64), identity="x", combination=Combination(penalty=0.5))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,12 +92,15 @@ class LocalScorer:
         """As `score`, and (N, D) float32 hidden states that the head reads, of several members the first one's; NaN where there is
         no reward."""
         rendered = self.renderer.render(completions)
-        members_NK = np.full((len(completions), self.num_members), np.nan, dtype=np.float32)
-        states_ND = np.full((len(completions), self.model.head_weights.shape[1]), np.nan, dtype=np.float32)
+        width = self.num_members + self.model.head_weights.shape[1]
+
+        def both(batch: PackedBatch) -> torch.Tensor:
+            rewards_RK, states_RD = self.model.forward_with_states(batch)
+            return torch.cat([rewards_RK, states_RD.to(rewards_RK)], dim=1)
+
         with torch.inference_mode():
-            for batch, index in self._batches(completions, rendered):
-                rewards_RK, states_RD = self.model.forward_with_states(batch)
-                members_NK[index], states_ND[index] = rewards_RK.float().cpu().numpy(), states_RD.float().cpu().numpy()
+            found = self._run(both, completions, rendered, width)
+        members_NK, states_ND = found[:, : self.num_members], found[:, self.num_members :]
         errors = _reasons(members_NK, rendered)
         states_ND[np.isnan(members_NK).any(axis=1)] = np.nan
         value, std = (members_NK[:, 0], None) if self.num_members == 1 else self.combination(members_NK.T)
@@ -134,15 +137,36 @@ class LocalScorer:
 
     def _rewards(self, completions: Sequence[Completion]) -> tuple[np.ndarray, tuple[str | None, ...]]:
         rendered = self.renderer.render(completions)
-        members_NK = np.full((len(completions), self.num_members), np.nan, dtype=np.float32)
         comes_alone = len(completions) == 1 and bool(completions[0].messages) and rendered[0].error is None
         with torch.inference_mode():
             if comes_alone and self.prompts is not None:
-                members_NK[0] = self._after_prompt(self.prompts, completions[0], rendered[0])
-                return members_NK.T, _reasons(members_NK, rendered)
-            for batch, index in self._batches(completions, rendered):
-                members_NK[index] = self.model(batch).float().cpu().numpy()
+                members_NK = self._after_prompt(self.prompts, completions[0], rendered[0])[None]
+            else:
+                members_NK = self._run(self.model, completions, rendered, self.num_members)
         return members_NK.T, _reasons(members_NK, rendered)
+
+    def _run(
+        self,
+        forward: Callable[[PackedBatch], torch.Tensor],
+        completions: Sequence[Completion],
+        rendered: Sequence[Rendered],
+        width: int,
+    ) -> np.ndarray:
+        """(N, width) float32 of `forward`, which gives a row for each read, the rewards first; NaN where there is none.
+
+        A token that is not seen has weight 0, and 0 times NaN is NaN: a sequence with NaN inside can spoil those in its batch. What
+        is not finite is therefore run again in halves, down to each alone.
+        """
+        found = np.full((len(completions), width), np.nan, dtype=np.float32)
+        for batch, index in self._batches(completions, rendered):
+            found[index] = forward(batch).float().cpu().numpy()
+            is_finite = np.isfinite(found[index, : self.num_members]).all(axis=1)
+            if is_finite.all() or len(index) == 1:
+                continue
+            for part in np.array_split(index[~is_finite], 2):
+                if len(part):
+                    found[part] = self._run(forward, [completions[i] for i in part], [rendered[i] for i in part], width)
+        return found
 
     def _after_prompt(self, prompts: PromptStates, completion: Completion, item: Rendered) -> np.ndarray:
         """(K,) rewards of one answer, behind its prompt's keys and values where they are still there."""
