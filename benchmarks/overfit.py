@@ -48,6 +48,8 @@ class OverfitConfig:
     seeds: int = 3
     members: int = 3
     """Of the ensemble."""
+    only: tuple[str, ...] = ()
+    """Of the remedies; all when left out. "none" is always among them."""
     keep: Path | None = None
 
 
@@ -85,6 +87,8 @@ def main() -> int:
         write_pairs(work / "truthful.jsonl", pairs)
         ready: dict[str, Prepared] = {}
         for name, settings in remedies(config.flips).items():
+            if config.only and name not in ("none", *config.only):
+                continue
             params = settings.get("params", config.params)
             dropout = settings.get("restraint", Restraint()).dropout
             key = f"{params}-{dropout}"  # a prepared model has its dropout built in
