@@ -3,7 +3,7 @@
 python benchmarks/policy.py --model runs/demo
 python benchmarks/policy.py --model runs/demo --trainer rloo --steps 3
 
-SmolLM2-135M-Instruct is the policy; `assay serve` runs as a process of its own, and a `RemoteScorer` is the reward function, through
+SmolLM2-135M-Instruct is the policy, `assay serve` a process of its own, a `RemoteScorer` the reward function, through
 `assay.policy.trl`. After half of the steps the server is killed and started anew on its port: the step that asks meanwhile
 waits. At the end every reward is compared with that of the same model in this process, and a server of another model must raise.
 """
