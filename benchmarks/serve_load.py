@@ -146,6 +146,7 @@ def load(bench: Bench, callers: Sequence[int], rounds: int, seconds: float, vllm
         for form, server in servers.items():
             rows[form] = {number: [] for number in callers}
             ask(bench, server, form, count=16, callers=8)  # to warm up
+            server.pause()
         for turn in range(rounds):
             before = spent(scorer.process.pid)
             found = scorer.ask("score", workload="serve-part")
@@ -156,7 +157,9 @@ def load(bench: Bench, callers: Sequence[int], rounds: int, seconds: float, vllm
             for number in callers:
                 for form, server in servers.items():
                     count = samples(bench, number, seconds * rates[form], number <= ONE_SIZE)
+                    server.resume()
                     rows[form][number].append(ask(bench, server, form, count=count, callers=number))
+                    server.pause()
                     log(f"round {turn + 1} {form}", rows[form][number][-1])
     ours = rows["assay"][compared]
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -86,12 +87,24 @@ class Server:
 
     def close(self) -> int:
         """The exit status after SIGTERM; killed with its children when it does not end in 30 seconds."""
+        self.resume()
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             return self.process.wait()
+
+    def pause(self) -> None:
+        """Stop it and its children until `resume`: processes of vLLM spin while nobody asks, beside those measured."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, kind: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, kind)
 
     def get(self, path: str, timeout: float = 10.0) -> tuple[int, str]:
         """Status and text of a GET; raises OSError when nobody answers."""

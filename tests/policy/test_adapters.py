@@ -41,6 +41,15 @@ def test_trl_conversations_are_scored_as_messages_and_strings_as_rendered():
     assert scorer.seen[0] == Completion(text="count to 4")
 
 
+def test_rendered_texts_are_closed_as_the_template_closes_an_answer():
+    scorer = LastDigit()
+    scorer.closing = "</a>\n1"
+    assert trl_reward(scorer)(prompts=["count "], completions=["to 4"]) == [1.0]
+    assert scorer.seen[0] == Completion(text="count to 4</a>\n1")
+    openrlhf_reward(scorer)(["count to 4</a>\n1", "x"], ["", ""], ["", ""])
+    assert [c.text for c in scorer.seen] == ["count to 4</a>\n1", "x</a>\n1"]
+
+
 def test_trl_groups_are_the_prompts():
     function = trl_reward(LastDigit(), on_failure="group-mean")
     assert function(["a", "a", "a", "b"], ["1", "2", "x", "8"]) == [1.0, 2.0, 1.5, 8.0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from assay.records import Completion, PreferencePair, Rewards
-from assay.scorers.base import Comparer, Scorer, check_scorer, margins, prefer, sigmoid
+from assay.scorers.base import Comparer, Scorer, check_scorer, closed, margins, prefer, sigmoid
 
 COMPLETIONS = [Completion(messages="question", response=text) for text in ("one", "three", "", "eleven", "a b", "of")]
 
@@ -210,3 +210,13 @@ def test_sigmoid_neither_overflows_nor_loses_nan():
     with np.errstate(all="raise", under="ignore"):
         p = sigmoid(np.array([-1e4, -1.0, 0.0, 1.0, 1e4, math.nan]))
     np.testing.assert_allclose(p, [0.0, 1 / (1 + math.e), 0.5, math.e / (1 + math.e), 1.0, math.nan])
+
+
+def test_closed_by_hand():
+    closing = "<|im_end|>\n"
+    assert closed("a cat", closing) == "a cat<|im_end|>\n"
+    assert closed("a cat<|im_end|>", closing) == "a cat<|im_end|>\n"
+    assert closed("a cat<|im_end|>\n", closing) == "a cat<|im_end|>\n"
+    assert closed("1 <", closing) == "1 <<|im_end|>\n", "no part of an end token is taken for one"
+    assert closed("a cat", "") == "a cat"
+    assert closed("", closing) == "", "what is empty stays so, and has no reward"

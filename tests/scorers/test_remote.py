@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +15,15 @@ import pytest
 
 import assay
 from assay.errors import EngineError
+from assay.policy.verl import verl_reward
 from assay.records import Completion
-from assay.scorers.base import check_scorer
+from assay.scorers.base import check_scorer, closed
 from assay.scorers.cache import Cached
 from assay.scorers.local import LocalScorer
 from assay.scorers.remote import RemoteScorer, _Silent
 from assay.serve.gate import Keys
 from fake_engine import fake_engine
-from serving import Lengths, answer, service_of, serving
+from serving import Lengths, answer, service_of, serving, wait_for
 from tiny import tiny_model, tiny_renderer
 
 COMPLETIONS = [
@@ -64,11 +68,17 @@ def test_a_service_of_assay_is_a_scorer_that_keeps_the_laws(url, scorer):
     assert given.error[:7] == expected.error[:7]
 
 
+def as_read(engine: str, scorer: LocalScorer) -> list[Completion]:
+    """A trainer's texts end where generation did, and are closed; those of engines are read as they are."""
+    closes = engine == "openrlhf"
+    return [replace(c, text=closed(c.text, scorer.closing)) if closes and c.text else c for c in COMPLETIONS]
+
+
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "tei", "openrlhf"])
 def test_the_contracts_of_engines_are_scorers_too(engine, url, scorer):
     remote = RemoteScorer(url, engine=engine, renderer=scorer.renderer, tolerance=scorer.tolerance, chunk=3)
     check_scorer(remote, COMPLETIONS)
-    given, expected = remote.score(COMPLETIONS), scorer.score(COMPLETIONS)
+    given, expected = remote.score(COMPLETIONS), scorer.score(as_read(engine, scorer))
     told = expected.ok & np.array([engine in ("vllm", "sglang") or c.token_ids is c.steps is None for c in COMPLETIONS])
     np.testing.assert_array_equal(given.ok, told)
     np.testing.assert_allclose(given.value[told], expected.value[told], atol=scorer.tolerance)
@@ -77,7 +87,7 @@ def test_the_contracts_of_engines_are_scorers_too(engine, url, scorer):
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "tei", "openrlhf"])
 def test_without_a_renderer_an_engine_gets_what_it_can_read_as_it_is(engine, url, scorer):
     remote = assay.load(f"{engine}+{url}")
-    given, expected = remote.score(COMPLETIONS), scorer.score(COMPLETIONS)
+    given, expected = remote.score(COMPLETIONS), scorer.score(as_read(engine, scorer))
     assert given.ok[4]
     for i in np.flatnonzero(given.ok):
         assert given.value[i] == pytest.approx(expected.value[i], abs=scorer.tolerance)
@@ -270,3 +280,27 @@ def test_what_is_no_service_of_assay_is_told_at_once(monkeypatch):
     respond, _ = served([(200, {"rewards": []})])
     with far_side(respond, monkeypatch) as url, pytest.raises(EngineError, match="did not answer with 1 rewards"):
         RemoteScorer(url).score([answer("abc")])
+
+
+def test_it_travels_to_another_process_and_says_how_answers_are_closed():
+    scorer = LocalScorer(tiny_model(), tiny_renderer(), identity="tiny")
+    with serving(service_of(scorer)) as client:
+        remote = RemoteScorer(str(client.base_url))
+        assert remote.closing == scorer.closing == "<|im_end|>\n"
+        there = pickle.loads(pickle.dumps(remote))
+        assert there.fingerprint == remote.fingerprint
+        given, expected = there.score([answer("abc")]), remote.score([answer("abc")])
+        np.testing.assert_allclose(given.value, expected.value, atol=remote.tolerance)
+
+
+def test_threads_ask_at_once_and_are_scored_together():
+    lengths = Lengths(is_open=False)
+    with serving(service_of(lengths)) as client:
+        compute_score = verl_reward(RemoteScorer(str(client.base_url), num_connections=8))
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(compute_score, "set", "a" * size, None, {"prompt": "q"}) for size in range(1, 9)]
+            assert lengths.has_begun.wait(20)
+            wait_for(lambda: b'assay_queue_items{model="rm"} 7' in client.get("/metrics").content, 20)
+            lengths.gate.set()
+            assert [row.result(20)["score"] for row in asked] == list(range(1, 9))
+    assert [len(batch) for batch in lengths.batches] == [1, 7]

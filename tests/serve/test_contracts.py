@@ -74,6 +74,18 @@ def test_openrlhf_s_query_is_read_as_it_is(client, rendered, values, assert_same
     assert_same(both["rewards"], values)
 
 
+def test_a_trainer_s_text_that_ends_where_generation_did_is_closed(client, rendered, values, assert_same):
+    assert all(text.endswith("<|im_end|>\n") for text in rendered)
+    for cut in ("\n", "<|im_end|>\n"):  # generation ends with the end token, or before it
+        texts = [text.removesuffix(cut) for text in rendered]
+        assert_same(post(client, "/get_reward", {"query": texts})["rewards"], values)
+        assert_same(post(client, "/v1/score/evaluation", {"messages": texts})["scores"], values)
+        assert_same(post(client, "/remote_rm?rendered=true", {"prompt": "", "response": texts[0]}), values[0])
+    as_it_is = post(client, "/v1/score", {"items": [{"text": rendered[0].removesuffix("<|im_end|>\n")}]})
+    assert abs(as_it_is["rewards"][0]["value"] - values[0]) > 1e-3
+    assert "empty" in post(client, "/get_reward", {"query": [""]}, 422)["error"]["message"]
+
+
 def test_openrlhf_s_query_is_never_templated_or_given_special_tokens():
     scorer = Lengths()
     with serving(service_of(scorer)) as client:

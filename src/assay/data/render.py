@@ -65,7 +65,8 @@ class Renderer:
     tokenizer: a transformers tokenizer (fast); its `chat_template` is replaced by the settled one.
     max_length: most tokens of one sequence. overlong: "keep_end" cuts tokens off the front (the answer's end is what is
     rewarded), "set_aside" leaves the completion unscored with a reason. Both are counted by whoever renders.
-    template_changes: what was settled in the template, in words, for the printout and the card.
+    template_changes: what was settled in the template, in words, for the printout and the card. closing: what the template writes
+    after an answer, at whose end the reward is read.
     """
 
     def __init__(self, tokenizer: Any, *, max_length: int = 1024, overlong: Overlong = "keep_end") -> None:
@@ -75,7 +76,7 @@ class Renderer:
             raise ValueError(f"overlong {overlong!r} is unknown: use 'keep_end' or 'set_aside'")
         self.tokenizer, self.max_length, self.overlong = tokenizer, max_length, overlong
         tokenizer.chat_template, self.template_changes = _settle_template(tokenizer)
-        self._tail = _probe_tail(tokenizer)
+        self.closing = _probe_tail(tokenizer)
         self.pad_id = _settle_padding(tokenizer, self._last_token())
         tokenizer.padding_side = "right"
         tokenizer.truncation_side = tokenizer.init_kwargs["truncation_side"] = "left"  # only what is in init_kwargs gets saved
@@ -102,7 +103,7 @@ class Renderer:
                 tokens = np.asarray(encoded["input_ids"][row], dtype=np.int32)
                 reads, error = np.array([len(tokens) - 1], dtype=np.int32), None
                 if completions[i].steps is not None:
-                    reads, error = _step_reads(completions[i], str(texts[i]), self._tail, encoded["offset_mapping"][row])
+                    reads, error = _step_reads(completions[i], str(texts[i]), self.closing, encoded["offset_mapping"][row])
                 results[i] = _failed(error) if error else self._fit(tokens, reads)
         for i, completion in enumerate(completions):
             if completion.token_ids is not None and results[i] is None:
@@ -120,7 +121,7 @@ class Renderer:
         if item.error:
             raise ValueError(f"the completion cannot be rendered: {item.error}")
         text, core = str(self._text(completion)[0]), completion.response.strip()
-        first = text.rfind(core, 0, len(text) - len(self._tail) if text.endswith(self._tail) else len(text))
+        first = text.rfind(core, 0, len(text) - len(self.closing) if text.endswith(self.closing) else len(text))
         if first < 0:
             raise ValueError("the chat template altered the response, so its tokens cannot be located")
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

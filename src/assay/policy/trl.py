@@ -9,7 +9,7 @@ import numpy as np
 
 from assay.policy.failures import OnFailure, check, settle
 from assay.records import Completion, Message, as_messages
-from assay.scorers.base import Scorer
+from assay.scorers.base import Scorer, closed, closing_of
 
 Turns = Sequence[Mapping[str, str]]
 
@@ -18,13 +18,15 @@ def trl_reward(scorer: Scorer, *, on_failure: OnFailure = "raise", name: str = "
     """A function with the signature that TRL 1.16 calls: (prompts, completions, completion_ids, **columns) -> N rewards.
 
     Conversational prompts go through the reward model's own chat template; plain strings are taken as rendered already, prompt and
-    answer joined, as TRL does with reward models of its own. All answers of the batch are scored in one call.
+    answer joined, as TRL does with reward models of its own, and closed as the template closes an answer (TRL skips end tokens).
+    All answers of the batch are scored in one call.
     on_failure: see `settle`. TRL gives a row without any reward an advantage of 0 and leaves it out of the baseline; where other
     reward functions score the row, None counts as 0 in their sum: use "group-mean" beside others. A group that lies on several
     ranks is seen in parts, each settled for itself.
     name: under which TRL logs. Also logged: NAME/unscored, the share without a reward, and NAME/std, an ensemble's mean std.
     """
     check(on_failure)
+    closing = closing_of(scorer)
 
     def reward(
         prompts: Sequence[str | Turns],
@@ -34,7 +36,7 @@ def trl_reward(scorer: Scorer, *, on_failure: OnFailure = "raise", name: str = "
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        items = [as_completion(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+        items = [as_completion(prompt, completion, closing) for prompt, completion in zip(prompts, completions, strict=True)]
         rewards = scorer.score(items)
         if log_metric is not None and len(items):
             log_metric(f"{name}/unscored", float(1 - rewards.ok.mean()))
@@ -46,10 +48,10 @@ def trl_reward(scorer: Scorer, *, on_failure: OnFailure = "raise", name: str = "
     return reward
 
 
-def as_completion(prompt: str | Turns, completion: str | Turns) -> Completion:
+def as_completion(prompt: str | Turns, completion: str | Turns, closing: str = "") -> Completion:
     """One of TRL's rows as a thing to score. Raises ValueError when one of the two is conversational, or no answer is there."""
     if isinstance(prompt, str) and isinstance(completion, str):
-        return Completion(text=prompt + completion)
+        return Completion(text=closed(prompt + completion, closing))
     if isinstance(prompt, str) or isinstance(completion, str):
         raise ValueError("prompt and completion must both be conversational or both plain strings")
     turns = [*_messages(prompt), *_messages(completion)]

@@ -1,4 +1,4 @@
-"""A Scorer as verl's custom reward function: `--reward.custom_reward_function.path reward.py`.
+"""A Scorer as verl's custom reward function: `reward.custom_reward_function.path=reward.py`.
 
 # reward.py
 import assay
@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from assay.policy.failures import ALONE, OnFailure, check, settle
 from assay.records import Completion, Message
-from assay.scorers.base import Scorer
+from assay.scorers.base import Scorer, turn_of
 
 Prompt = str | Iterable[Message | Mapping[str, str]]
 
@@ -31,13 +30,13 @@ def verl_reward(
     """A function with the signature that verl 0.9 calls: (data_source, solution_str, ground_truth, extra_info) -> score and extras.
 
     verl passes the answer alone: the prompt (a string, or messages) must travel in the data set's `extra_info`, under the key
-    `prompt`, or where the function `prompt` finds it. Calls from several threads take turns.
-    Gives {"score", "reward_std"}, the same keys for every answer of a scorer that has a std, as verl demands.
+    `prompt`, or where the function `prompt` finds it. Calls from several threads take turns, but for a served model, which scores
+    them together. Gives {"score", "reward_std"}, the same keys for every answer of a scorer that has a std, as verl demands.
     on_failure: "raise", or "none" for NaN. verl's rate-limited manager turns an exception into a reward of 0.0: use "none" there,
     for a NaN is seen. Raises ValueError for an `extra_info` without the prompt, RewardError for an answer without a reward.
     """
     check(on_failure, ALONE)
-    turn = threading.Lock()
+    turn = turn_of(scorer)
 
     def compute_score(
         data_source: str, solution_str: str, ground_truth: Any, extra_info: Mapping[str, Any] | None = None, **_: Any

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -71,6 +73,30 @@ def innermost(scorer: Scorer) -> Scorer:
     while isinstance(inner := getattr(scorer, "scorer", None), Scorer):
         scorer = inner
     return scorer
+
+
+def closing_of(scorer: Scorer) -> str:
+    """What the chat template of the scorer's model writes after an answer; "" for a scorer that does not say."""
+    inner: object = innermost(scorer)
+    inner = getattr(inner, "scorers", (inner,))[0]  # the members of an ensemble read alike
+    return str(getattr(inner, "closing", ""))
+
+
+def closed(text: str, closing: str) -> str:
+    """Rendered prompt and answer, ended as the template ends an answer, since there the reward is read.
+
+    A trainer's text ends where generation did: in ChatML at the end token, without the newline behind it, or with no end token when
+    the answer was cut or special tokens were skipped. An end token that stands there already is not written again.
+    """
+    end = closing.rstrip()
+    if not end or not text.strip():
+        return text
+    return text.rstrip().removesuffix(end) + closing if text.rstrip().endswith(end) else text + closing
+
+
+def turn_of(scorer: Scorer) -> AbstractContextManager[Any]:
+    """What threads hold while they ask a scorer: a lock, or nothing where several may ask at once (`takes_threads`)."""
+    return nullcontext() if getattr(scorer, "takes_threads", False) else Lock()
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

@@ -78,6 +78,11 @@ class LocalScorer:
         )
 
     @property
+    def closing(self) -> str:
+        """See `closing_of`."""
+        return self.renderer.closing
+
+    @property
     def max_tokens(self) -> int:
         return self.plan.max_tokens
 

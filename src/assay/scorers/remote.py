@@ -67,6 +67,7 @@ class RemoteScorer:
     """
 
     scope: Scope = "global"
+    takes_threads = True  # and the far side scores together what they ask
 
     def __init__(
         self,
@@ -99,8 +100,7 @@ class RemoteScorer:
         self.timeout_seconds, self.deadline_seconds = timeout_seconds, deadline_seconds
         token = token if token is not None else os.environ.get("ASSAY_TOKEN")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._client = client or httpx2.Client(limits=httpx2.Limits(max_connections=num_connections), follow_redirects=False)
-        self._random, self._lock = random.Random(seed), threading.Lock()
+        self._connect(client, seed)
         self._echo: str | None = None  # the fingerprint that an engine gives with its rewards, if it does
         until = time.monotonic() + timeout_seconds
         self._identity = self._described(until)
@@ -108,6 +108,24 @@ class RemoteScorer:
         if engine == "assay":
             self.tolerance = float(self._identity["tolerance"])
             self.chunk = min(chunk, int(self._identity["max_items"]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process (verl's and Ray's workers), its token included; connections are made anew there."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_client", "_lock", "_random")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._connect(None, None)
+
+    @property
+    def closing(self) -> str:
+        """See `closing_of`."""
+        return str(self._identity.get("closing", "")) if self.renderer is None else self.renderer.closing
+
+    def _connect(self, client: httpx2.Client | None, seed: int | None) -> None:
+        limits = httpx2.Limits(max_connections=self.num_connections)
+        self._client = client or httpx2.Client(limits=limits, follow_redirects=False)
+        self._random, self._lock = random.Random(seed), threading.Lock()
 
     def score(self, completions: Sequence[Completion]) -> Rewards:
         """N completions -> N rewards, in order; with the far side's std and steps where it is Assay's."""

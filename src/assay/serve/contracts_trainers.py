@@ -4,7 +4,8 @@
     slime           POST /remote_rm             prompt and response of one sample, the reply is the reward
     LLaMA-Factory   POST /v1/score/evaluation   rendered texts
 
-None of them has a place for a reason: what has no reward is an HTTP error, never a number.
+None of them has a place for a reason: what has no reward is an HTTP error, never a number. Their texts end where generation did;
+they are closed as the template closes an answer, since there the reward is read.
 Written from the trainers' sources: OpenRLHF's utils/agent.py and serve_rm.py, slime's rm_hub, LLaMA-Factory's api/.
 """
 
@@ -17,6 +18,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from assay.records import Completion, as_messages
+from assay.scorers.base import closed
 from assay.serve.contracts_engines import ChatTurn, as_turns
 from assay.serve.served import Reading
 from assay.serve.service import BadRequest, Body, StrictJSON, all_values, begin
@@ -54,7 +56,7 @@ async def get_reward(body: GetRewardRequest, request: Request) -> Response:
     prompts = [body.prompts] if isinstance(body.prompts, str) else body.prompts
     if prompts is not None and len(prompts) != len(queries):
         raise BadRequest(422, f"{len(queries)} queries and {len(prompts)} prompts: give one for each, or none")
-    rows = await asked.rows([Completion(text=query) for query in queries], prompts)
+    rows = await asked.rows([Completion(text=closed(query, asked.reading.closing)) for query in queries], prompts)
     values = all_values(rows)
     has_std = bool(rows) and all(row.get("std") is not None for row in rows)
     logs = {"reward_std": [row["std"] for row in rows]} if has_std else {}
@@ -79,7 +81,7 @@ async def score_evaluation(body: EvaluationRequest, request: Request) -> Respons
     longest = asked.reading.max_length
     if body.max_length is not None and longest is not None and body.max_length < longest:
         raise BadRequest(422, f"max_length {body.max_length}: the length policy is the artifact's, {longest} tokens; leave it out")
-    scores = await asked.values([Completion(text=text) for text in body.messages])
+    scores = await asked.values([Completion(text=closed(text, asked.reading.closing)) for text in body.messages])
     reply = {"id": f"scoreeval-{uuid.uuid4().hex}", "object": "score.evaluation", "model": asked.served.name, "scores": scores}
     return StrictJSON(reply, headers=asked.headers)
 
@@ -88,5 +90,5 @@ def _sample(body: RemoteRequest, reading: Reading, rendered: bool | None) -> Com
     if not isinstance(body.prompt, str):
         return Completion(messages=as_turns(body.prompt), response=body.response)
     if reading.is_rendered(body.prompt) if rendered is None else rendered:
-        return Completion(text=body.prompt + body.response)
+        return Completion(text=closed(body.prompt + body.response, reading.closing))
     return Completion(messages=as_messages(body.prompt), response=body.response)

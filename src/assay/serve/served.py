@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from assay.records import Completion
-from assay.scorers.base import Scorer, innermost
+from assay.scorers.base import Scorer, closing_of, innermost
 from assay.serve.batcher import Batcher, EngineDown, QueueFull
 from assay.serve.figures import RewardWindow
 from assay.serve.waiting import Row
@@ -28,14 +28,15 @@ class Reading:
 
     has_sigmoid: what vLLM's `use_activation` adds: nothing where config.json says "problem_type": "regression", as that of Assay's
     artifacts does, a sigmoid elsewhere. before, after: special tokens that the tokenizer adds to a text when it is asked to. marks:
-    special tokens whose presence tells that a text was rendered. label: name of the one class. max_length: most tokens of a text,
-    None where it is not known.
+    special tokens whose presence tells that a text was rendered. closing: what the template writes after an answer. label: name of
+    the one class. max_length: most tokens of a text, None where it is not known.
     """
 
     has_sigmoid: bool = False
     before: str = ""
     after: str = ""
     marks: tuple[str, ...] = ()
+    closing: str = ""
     label: str | None = None
     max_length: int | None = None
 
@@ -72,6 +73,7 @@ class Loaded:
             "scope": scorer.scope,
             "tolerance": scorer.tolerance,
             "max_length": self.reading.max_length,
+            "closing": self.reading.closing,
             "batch_tokens": self.batcher.batch_tokens,
             "scale": self.scale,
         }
@@ -218,7 +220,7 @@ def reading_of(scorer: Scorer) -> Reading:
     inner = getattr(inner, "scorers", [inner])[0]  # the members of an ensemble read alike
     renderer = getattr(inner, "renderer", None)
     if renderer is None:
-        return Reading()
+        return Reading(closing=closing_of(scorer))
     tokenizer = renderer.tokenizer
     config = getattr(getattr(getattr(inner, "model", None), "backbone", None), "config", None)
     with_ids, plain_ids = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
@@ -229,6 +231,7 @@ def reading_of(scorer: Scorer) -> Reading:
         before="".join(tokenizer.convert_ids_to_tokens(before)),
         after="".join(tokenizer.convert_ids_to_tokens(after)),
         marks=tuple(token for token in tokenizer.all_special_tokens if token.strip()),
+        closing=renderer.closing,
         label=(getattr(config, "id2label", None) or {}).get(0),
         max_length=renderer.max_length,
     )
