@@ -1,4 +1,4 @@
-"""A Scorer as verl's custom reward function: `--reward.custom_reward_function.path reward.py`.
+"""A Scorer as verl's custom reward function: `reward.custom_reward_function.path=reward.py`.
 
 # reward.py
 import assay
