@@ -195,6 +195,23 @@ def test_only_what_may_pass_is_tried_again(status, monkeypatch):
         assert len(asked) == 2
 
 
+def test_a_long_absence_is_bridged_by_a_scorer_at_work_and_not_by_a_new_one(monkeypatch):
+    monkeypatch.setattr(RemoteScorer, "_pause", lambda *_: 0.0)
+    asked = []
+
+    def busy(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        asked.append(path)
+        return 503, {"error": {"message": "busy"}}
+
+    with fake_engine(busy) as url, pytest.raises(EngineError, match="answered 503"):
+        RemoteScorer(url)
+    assert len(asked) == 6
+    respond, sizes = served([(503, {"error": {"message": "busy"}})] * 11)
+    with far_side(respond, monkeypatch) as url:
+        assert RemoteScorer(url).score([answer("abc")]).value.tolist() == [3.0]
+    assert sizes == [1] * 12
+
+
 def test_what_will_not_pass_is_not_tried_again(monkeypatch):
     for status in (500, 504):
         respond, asked = served([(status, {"error": {"message": "no"}})])
