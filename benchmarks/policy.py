@@ -40,7 +40,7 @@ from assay.models.artifact import load_artifact, save_artifact
 from assay.models.bases import resolve_base
 from assay.policy.trl import trl_reward
 from assay.records import Completion, Rewards
-from assay.scorers.base import Scorer
+from assay.scorers.base import Scope, Scorer
 from assay.scorers.load import artifact_path
 from assay.workflows.demo import packaged_base
 from assay.workflows.show import say
@@ -84,7 +84,7 @@ class Call(NamedTuple):
 class Timed:
     """A scorer that keeps what it was asked, what it answered and the seconds, and calls `before` ahead of each call."""
 
-    scope = "global"
+    scope: Scope = "global"
 
     def __init__(self, scorer: Scorer, before: Callable[[int], None]) -> None:
         self.scorer, self.before = scorer, before
@@ -113,19 +113,22 @@ class Server:
     """`assay serve` as a process on a port that it keeps over restarts."""
 
     def __init__(self, model: str) -> None:
-        self.port, self.process = 0, None
+        self.port = 0
+        self.process: subprocess.Popen[str]
         self.start(model)
 
     def start(self, model: str) -> None:
         """Returns when the process says that it serves."""
         command = [str(Path(sys.executable).with_name("assay")), "serve", f"rm={model}", "--port", str(self.port)]
-        self.process: Any = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         said = []
-        for line in self.process.stdout:
+        stdout = self.process.stdout
+        assert stdout is not None
+        for line in stdout:
             said.append(line)
             if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
                 self.port = int(found[1])
-                threading.Thread(target=self.process.stdout.read, daemon=True).start()  # or its pipe fills
+                threading.Thread(target=stdout.read, daemon=True).start()  # or its pipe fills
                 return
         raise RuntimeError(f"the server ended before it served: {''.join(said)}")
 

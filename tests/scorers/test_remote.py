@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 
@@ -199,12 +200,12 @@ def test_a_long_absence_is_bridged_by_a_scorer_at_work_and_not_by_a_new_one(monk
     monkeypatch.setattr(RemoteScorer, "_pause", lambda *_: 0.0)
     asked = []
 
-    def busy(path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        asked.append(path)
-        return 503, {"error": {"message": "busy"}}
+    def busy(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.url.path)
+        return httpx2.Response(503, json={"error": {"message": "busy"}})
 
-    with fake_engine(busy) as url, pytest.raises(EngineError, match="answered 503"):
-        RemoteScorer(url)
+    with httpx2.Client(transport=httpx2.MockTransport(busy)) as client, pytest.raises(EngineError, match="answered 503"):
+        RemoteScorer("http://far", client=client)
     assert len(asked) == 6
     respond, sizes = served([(503, {"error": {"message": "busy"}})] * 11)
     with far_side(respond, monkeypatch) as url:
