@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 
@@ -204,6 +205,23 @@ def test_only_what_may_pass_is_tried_again(refusal, monkeypatch):
         assert math.isnan(rewards.value[0])
         assert f"answered {refusal[0]} (busy)" in rewards.error[0]
         assert len(asked) == 2
+
+
+def test_a_long_absence_is_bridged_by_a_scorer_at_work_and_not_by_a_new_one(monkeypatch):
+    monkeypatch.setattr(RemoteScorer, "_pause", lambda *_: 0.0)
+    asked = []
+
+    def busy(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.url.path)
+        return httpx2.Response(503, json={"error": {"message": "busy"}})
+
+    with httpx2.Client(transport=httpx2.MockTransport(busy)) as client, pytest.raises(EngineError, match="answered 503"):
+        RemoteScorer("http://far", client=client)
+    assert len(asked) == 6
+    respond, sizes = served([(503, {"error": {"message": "busy"}})] * 11)
+    with far_side(respond, monkeypatch) as url:
+        assert RemoteScorer(url).score([answer("abc")]).value.tolist() == [3.0]
+    assert sizes == [1] * 12
 
 
 def test_what_will_not_pass_is_not_tried_again(monkeypatch):

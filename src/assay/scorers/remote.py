@@ -47,6 +47,7 @@ _SPLITS = (400, 413, 422)  # one item may be to blame: the others are asked agai
 _AGAIN = (429, 503)
 _STEPS = "the reward of steps is read at the last step, engines read the end of a text: leave steps out"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 20.0
+_FIRST_ATTEMPTS = 6  # at construction: a wrong URL is told after seconds, not after the minutes that a restart may take
 _FIXES = {
     401: "give token=, or set ASSAY_TOKEN",
     403: "this token may not ask",
@@ -59,7 +60,8 @@ class RemoteScorer:
 
     engine: who is there. model: which of several. token: sent as a bearer header (from ASSAY_TOKEN when left out). renderer: of the
     artifact that an engine serves. tolerance: of engines, which do not say it. chunk: completions a request; num_connections:
-    requests at once; timeout_seconds: for one answer; deadline_seconds: for one call of `score`. attempts: of one request.
+    requests at once; timeout_seconds: for one answer; deadline_seconds: for one call of `score`. attempts: of one request
+    (12 take about 80 seconds, in which a server may load its model again; at construction there are 6 at most, about 6 seconds).
 
     Connection errors, 429 and 503, and what Ray Serve says of a replica that died, are tried again, after a pause that grows, with
     jitter, or that the far side asks for. What has no reward then is NaN with the reason. Raises ValueError for what is no URL;
@@ -82,7 +84,7 @@ class RemoteScorer:
         num_connections: int = 4,
         timeout_seconds: float = 60.0,
         deadline_seconds: float = 600.0,
-        attempts: int = 6,
+        attempts: int = 12,
         seed: int | None = None,
         client: httpx2.Client | None = None,
     ) -> None:
@@ -96,7 +98,7 @@ class RemoteScorer:
         self.name = as_told(self.address)
         if not self.base.startswith(("http://", "https://")):
             raise ValueError(f"{self.name} is no URL: give http://HOST:PORT")
-        self.chunk, self.num_connections, self.attempts = chunk, num_connections, attempts
+        self.chunk, self.num_connections, self.attempts = chunk, num_connections, min(attempts, _FIRST_ATTEMPTS)
         self.timeout_seconds, self.deadline_seconds = timeout_seconds, deadline_seconds
         token = token if token is not None else os.environ.get("ASSAY_TOKEN")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -104,6 +106,7 @@ class RemoteScorer:
         self._echo: str | None = None  # the fingerprint that an engine gives with its rewards, if it does
         until = time.monotonic() + timeout_seconds
         self._identity = self._described(until)
+        self.attempts = attempts
         self.fingerprint, self.tolerance = self._fingerprint(), tolerance
         if engine == "assay":
             self.tolerance = float(self._identity["tolerance"])
