@@ -97,8 +97,9 @@ def test_single_requests_that_arrive_together_are_scored_together_and_right(scor
         replies = list(pool.map(lambda c: ask_one(client, c), completions))
         figures = client.get("/metrics").text
     np.testing.assert_allclose(replies, expected, atol=scorer.tolerance)
-    assert figure(figures, 'assay_batch_items_sum{model="rm"}') == 32
-    assert figure(figures, 'assay_batch_items_count{model="rm"}') < 16
+    labels = f'{{model="rm",fingerprint="{scorer.fingerprint}"}}'
+    assert figure(figures, f"assay_batch_items_sum{labels}") == 32
+    assert figure(figures, f"assay_batch_items_count{labels}") < 16
 
 
 def ask_one(client: httpx2.Client, completion: Completion) -> float:
@@ -303,8 +304,8 @@ def test_metrics_count_what_was_asked_and_what_came_of_it():
     assert figure(text, 'assay_requests_total{route="/get_reward",status="422"}') == 1
     assert figure(text, 'assay_request_seconds_count{route="/v1/score"}') == 3
     assert figure(text, 'assay_request_seconds_bucket{route="/v1/score",le="+Inf"}') == 3
-    assert figure(text, 'assay_rewards_total{model="rm"}') == 5
-    assert figure(text, 'assay_rewards_failed_total{model="rm"}') == 2
+    assert figure(text, 'assay_rewards_total{model="rm",fingerprint="lengths 1.0"}') == 5
+    assert figure(text, 'assay_rewards_failed_total{model="rm",fingerprint="lengths 1.0"}') == 2
     assert figure(text, 'assay_reward_mean{model="rm"}') == 3.0
     assert figure(text, 'assay_reward_std{model="rm"}') == 2.0
     assert figure(text, 'assay_reward_nan_rate{model="rm"}') == pytest.approx(0.4)

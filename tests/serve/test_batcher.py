@@ -246,3 +246,16 @@ def test_many_callers_at_once_get_their_own_rewards():
     with running(Lengths(), linger_seconds=0.0005, batch_tokens=30) as batcher, ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(call, range(8))) > 200
         wait_for(lambda: batcher.num_queued == batcher.queued_tokens == 0)
+
+
+def test_what_waits_for_an_engine_that_is_stuck_hears_of_it():
+    scorer = Lengths(is_open=False)
+    batcher = Batcher(scorer, linger_seconds=0)
+    asked = batcher.submit([answer("abc")])
+    assert scorer.has_begun.wait(20)
+    assert not batcher.close(timeout=0.01)
+    batcher.abandon()
+    with pytest.raises(EngineDown):
+        asked.result(20)
+    scorer.gate.set()  # what comes after all is told nobody
+    assert batcher.close(timeout=20)

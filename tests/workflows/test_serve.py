@@ -103,8 +103,9 @@ def test_the_command_serves_a_trained_model_changes_it_and_is_a_scorer(trained_r
         there = assay.load(service.url)
         np.testing.assert_allclose(there.score(completions).value, here.score(completions).value, atol=here.tolerance)
         assert there.fingerprint == here.fingerprint
-        reply = service.post("/classify", {"input": "a text"})
-        assert reply.json()["data"][0]["probs"][0] == service.post("/get_reward", {"query": "a text"}).json()["rewards"][0]
+        closed_text = f"a text{here.scorer.closing}"
+        reply = service.post("/classify", {"input": closed_text})
+        assert reply.json()["data"][0]["probs"][0] == service.post("/get_reward", {"query": closed_text}).json()["rewards"][0]
         rows = [{"prompt": c.messages[0].content, "response": c.response} for c in completions]
         (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         assert main(["score", service.url, "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 0

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from assay.errors import AssayError
 from assay.scorers.scaled import Scaled
-from assay.serve.service import BadRequest, Body, Service, StrictJSON, service_of
+from assay.serve.service import BadRequest, Body, Service, StrictJSON, aside, service_of
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 log = logging.getLogger("assay.serve")
@@ -48,7 +48,7 @@ async def load_candidate(name: str, body: LoadRequest, request: Request) -> Resp
     if not _loading.acquire(blocking=False):
         raise BadRequest(409, "another model is being loaded: wait for it")
     try:
-        await asyncio.to_thread(_load, service, name, body)
+        await asyncio.wrap_future(aside(_load, service, name, body))
     finally:
         _loading.release()
     return StrictJSON(service.find(name).describe())

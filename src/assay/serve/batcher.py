@@ -155,6 +155,15 @@ class Batcher:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def abandon(self) -> None:
+        """Tell everybody who still waits that nothing comes any more: of an engine that did not end in time."""
+        with self._lock:
+            self._is_closing = True
+            self._waiting.clear()
+            lost = list(self._jobs.values())
+        for job in lost:
+            job.fail(EngineDown("the service is closing"))
+
     @property
     def is_alive(self) -> bool:
         return self.failure is None and self._thread.is_alive()

@@ -174,6 +174,7 @@ class Shadow:
             theirs = self.candidate.batcher.submit(completions, deadline=deadline, groups=groups)
         except (QueueFull, EngineDown):
             return
+        answer.add_done_callback(lambda _: theirs.cancel() if answer.cancelled() else None)  # the client has gone
         if groups is None:
             groups = [c.messages if c.response is not None else c.key for c in completions]
         theirs.add_done_callback(lambda _: answer.add_done_callback(lambda _: self._compare(answer, theirs, groups)))

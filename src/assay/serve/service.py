@@ -6,12 +6,13 @@ import asyncio
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict
@@ -26,6 +27,8 @@ from assay.serve.figures import ITEMS, SECONDS, TOKENS, Figures, Labels, RewardW
 from assay.serve.gate import Keys, Limits
 from assay.serve.served import Loaded, Reading, Served, reading_of
 from assay.serve.waiting import Row
+
+T = TypeVar("T")
 
 log = logging.getLogger("assay.serve")
 
@@ -105,10 +108,11 @@ class Service:
         return start_engine(name, scorer, source, self.figures, self.engine, scale)
 
     def close(self, timeout: float) -> None:
-        """End all engines after what they were asked."""
+        """End all engines after what they were asked, in so many seconds; what is not answered by then gets EngineDown."""
         until = time.monotonic() + timeout
         for loaded in [loaded for served in self.models.values() for loaded in served.loaded()]:
-            loaded.batcher.close(timeout=max(0.0, until - time.monotonic()))
+            if not loaded.batcher.close(timeout=max(0.0, until - time.monotonic())):
+                loaded.batcher.abandon()  # a model that is being loaded waits for it, and would keep the process from ending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,15 +197,16 @@ def start_engine(
 ) -> Loaded:
     """A scorer behind an engine thread of its own, whose batches are counted under the model's name."""
     window = RewardWindow()
+    labels = {"model": name, "fingerprint": scorer.fingerprint}  # a candidate that shadows is counted apart
 
     def note(batch: BatchDone) -> None:
         values = [row["value"] for row in batch.rows]
         window.add(values)
-        figures.observe("assay_batch_items", "Completions of a batch.", batch.num_items, ITEMS, model=name)
-        figures.observe("assay_batch_tokens", "About how many tokens a batch has.", batch.num_tokens, TOKENS, model=name)
-        figures.observe("assay_batch_seconds", "Seconds to score a batch.", batch.seconds, SECONDS, model=name)
-        figures.count("assay_rewards_total", "Completions that were scored.", len(values), model=name)
-        figures.count("assay_rewards_failed_total", "Completions without a reward.", values.count(None), model=name)
+        figures.observe("assay_batch_items", "Completions of a batch.", batch.num_items, ITEMS, **labels)
+        figures.observe("assay_batch_tokens", "About how many tokens a batch has.", batch.num_tokens, TOKENS, **labels)
+        figures.observe("assay_batch_seconds", "Seconds to score a batch.", batch.seconds, SECONDS, **labels)
+        figures.count("assay_rewards_total", "Completions that were scored.", len(values), **labels)
+        figures.count("assay_rewards_failed_total", "Completions without a reward.", values.count(None), **labels)
 
     reading = reading_of(scorer)  # before the thread: a tokenizer serves one thread at a time
     batcher = Batcher(
@@ -212,6 +217,24 @@ def start_engine(
         on_batch=note,
     )
     return Loaded(source=source, batcher=batcher, reading=reading, rewards=window, scale=scale)
+
+
+def aside(function: Callable[..., T], *arguments: Any) -> Future[T]:
+    """Run in a thread of its own, which ends: what loads a model, before and while engines run.
+
+    OpenMP keeps a team of threads for every thread that ever computed. Once the teams hold more threads than there are cores, they
+    sleep at every step in place of spinning, and an engine loses a quarter of its speed (dev/LOG.md).
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:  # whatever it is, it belongs to whoever asked
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="assay-load", daemon=True).start()
+    return future
 
 
 def read_gauges(service: Service) -> dict[str, tuple[str, dict[Labels, float]]]:

@@ -144,7 +144,7 @@ def make_service(config: ServeConfig, keys: Keys | None = None) -> Service:
     from assay.serve.figures import Figures
     from assay.serve.gate import Limits
     from assay.serve.served import Served
-    from assay.serve.service import EngineSettings, Service, Swapping, start_engine
+    from assay.serve.service import EngineSettings, Service, Swapping, aside, start_engine
 
     keys = keys or keys_of(config)
     limits = Limits(
@@ -159,7 +159,7 @@ def make_service(config: ServeConfig, keys: Keys | None = None) -> Service:
     named = _named(config.models)
     figures, models = Figures(), {}
     for name, spec in named.items():
-        scorer = _load(config, spec)
+        scorer = aside(_load, config, spec).result()
         told = as_told(spec)
         source = told if "://" in told else Path(spec).name
         models[name] = Served(name, start_engine(name, scorer, source, figures, engine))
