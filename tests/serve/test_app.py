@@ -314,6 +314,16 @@ def test_metrics_count_what_was_asked_and_what_came_of_it():
         assert re.fullmatch(r'# (HELP|TYPE) .+|[a-z_]+(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? \S+', line), line
 
 
+def test_a_body_refused_while_it_is_sent_does_not_cost_the_answer():
+    limits = Limits(max_body_bytes=1000)
+
+    def refused(client: httpx2.Client) -> int:
+        return client.post("/v1/score", content=(b"x" * 65_536 for _ in range(30))).status_code
+
+    with serving(service_of(Lengths(), limits=limits)) as client, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(refused, [client] * 40)) == [413] * 40
+
+
 def test_models_are_chosen_by_the_body_or_the_path_and_described():
     with serving(service_of(Lengths(), Lengths(factor=2))) as client:
         body = {"items": [item("abc")]}

@@ -14,6 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ log = logging.getLogger("assay.serve")
 OPEN_PATHS = ("/healthz", "/readyz")
 ADMIN_PATH = "/v1/admin"
 MIN_TOKEN = 16
+DRAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,7 @@ class Gate:
         unknown = self.limits.max_body_bytes if b"transfer-encoding" in headers else 0
         size = int(declared) if declared.isdigit() else unknown
         if size > self.limits.max_body_bytes:
-            await _refuse(send, 413, f"the body has {size} bytes, {self.limits.max_body_bytes} are allowed")
+            await _refuse(send, 413, f"the body has {size} bytes, {self.limits.max_body_bytes} are allowed", receive)
             return
         if self._held_bytes + size > self.limits.max_held_bytes:
             await _refuse(send, 429, "too much is being answered already: try again later")
@@ -134,7 +136,7 @@ class Gate:
             await _refuse(send, 408, f"the body did not arrive in {self.limits.body_seconds:g} s")
             return
         except _TooLarge:
-            await _refuse(send, 413, f"the body has more than the {self.limits.max_body_bytes} bytes that are allowed")
+            await _refuse(send, 413, f"the body has more than the {self.limits.max_body_bytes} bytes that are allowed", receive)
             return
         if body is None:
             return  # the client has gone
@@ -200,14 +202,24 @@ def error_body(status: int, message: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": status}}
 
 
-async def _refuse(send: _Answer, status: int, message: str) -> None:
+async def _refuse(send: _Answer, status: int, message: str, receive: Receive | None = None) -> None:
+    """receive: of a client that is still sending. What comes in a second is thrown away before the connection is closed: closed at
+    once, it is reset, and the client loses the answer."""
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]  # what is left of the body is not read
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if status == 429:
         headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(error_body(status, message)).encode()})
+    body = json.dumps(error_body(status, message)).encode()
+    if receive is not None:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while (await receive()).get("more_body", False):
+                    pass
+        body = b""
+    await send({"type": "http.response.body", "body": body})
 
 
 def _without_prefixes(scope: Scope) -> tuple[Scope, str | None]:
