@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from assay.records import Completion, PreferencePair, Rewards
-from assay.scorers.base import Comparer, Scorer, check_scorer, closed, margins, prefer, sigmoid
+from assay.scorers.base import Comparer, Scorer, check_scorer, closed, closing_of, margins, prefer, sigmoid
 
 COMPLETIONS = [Completion(messages="question", response=text) for text in ("one", "three", "", "eleven", "a b", "of")]
 
@@ -220,3 +220,19 @@ def test_closed_by_hand():
     assert closed("1 <", closing) == "1 <<|im_end|>\n", "no part of an end token is taken for one"
     assert closed("a cat", "") == "a cat"
     assert closed("", closing) == "", "what is empty stays so, and has no reward"
+
+
+def test_the_closing_is_that_of_the_model_inside():
+    class Closing(Lawful):
+        closing = "</a>\n"
+
+    class Around(Lawful):
+        def __init__(self, scorer):
+            self.scorer = scorer
+
+    class Several(Lawful):
+        def __init__(self, *scorers):
+            self.scorers = scorers
+
+    assert closing_of(Around(Several(Around(Closing()), Closing()))) == "</a>\n"
+    assert closing_of(Lawful()) == ""

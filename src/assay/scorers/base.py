@@ -77,9 +77,9 @@ def innermost(scorer: Scorer) -> Scorer:
 
 def closing_of(scorer: Scorer) -> str:
     """What the chat template of the scorer's model writes after an answer; "" for a scorer that does not say."""
-    inner: object = innermost(scorer)
-    inner = getattr(inner, "scorers", (inner,))[0]  # the members of an ensemble read alike
-    return str(getattr(inner, "closing", ""))
+    inner = innermost(scorer)
+    members = getattr(inner, "scorers", ())  # of an ensemble: they read alike
+    return closing_of(members[0]) if members else str(getattr(inner, "closing", ""))
 
 
 def closed(text: str, closing: str) -> str:
