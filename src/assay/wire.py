@@ -16,6 +16,9 @@ import numpy as np
 
 from assay.records import Finding, Metric, Report, Rewards, Table
 
+FINGERPRINT_HEADER = "X-Assay-Fingerprint"
+"""Of every reply with rewards: the model that gave them."""
+
 
 def rewards_to_rows(rewards: Rewards) -> list[dict[str, Any]]:
     """N rewards as N JSON-ready rows; columns that the rewards do not have are left out."""

@@ -254,7 +254,8 @@ def test_packed_bfloat16_is_as_exact_as_plain_transformers_is_with_itself(smollm
     assert largest([packed - plain[1]]) <= 1.5 * largest(own)
     assert largest([packed - exact]) <= 1.5 * largest(own)
     assert largest([packed - exact]) <= 1.5 * largest(from_exact)
-    assert rms(packed - plain[1]) <= 1.5 * max(rms(each) for each in own)
+    # not against `own`: where batches of 1, 4 and 8 run through the same kernels, their errors are alike and say little of rounding
+    assert rms(packed - exact) <= 1.5 * max(rms(each) for each in from_exact)
 
 
 def largest(differences: list[torch.Tensor]) -> float:

@@ -32,14 +32,13 @@ from assay.errors import EngineError
 from assay.records import Completion, Rewards
 from assay.scorers.base import Scope
 from assay.scorers.engines import TAKES_IDS, Engine, endpoint, engine_request, read_rewards
-from assay.wire import rewards_from_rows
+from assay.wire import FINGERPRINT_HEADER, rewards_from_rows
 
 if TYPE_CHECKING:
     from assay.data.render import Rendered, Renderer
 
 Remote = Literal["assay", "vllm", "sglang", "tei", "openrlhf"]
 
-FINGERPRINT_HEADER = "X-Assay-Fingerprint"
 ENGINE_TOLERANCE = 0.15  # how far bfloat16 engines may move a reward from batch to batch, for a head of norm 1
 _IDENTITY = {"vllm": "/v1/models", "sglang": "/get_model_info", "tei": "/info"}
 _NAMES = ("id", "root", "model_path", "model_id", "model_sha")  # what those call the model

@@ -27,12 +27,11 @@ from assay.serve.figures import ITEMS, SECONDS, TOKENS, Figures, Labels, RewardW
 from assay.serve.gate import Keys, Limits
 from assay.serve.served import Loaded, Reading, Served, reading_of
 from assay.serve.waiting import Row
+from assay.wire import FINGERPRINT_HEADER
 
 T = TypeVar("T")
 
 log = logging.getLogger("assay.serve")
-
-FINGERPRINT_HEADER = "X-Assay-Fingerprint"
 
 
 class BadRequest(AssayError):
