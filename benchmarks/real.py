@@ -2,8 +2,11 @@
 
 python benchmarks/real.py --set truthful --depths auto full
 
-Held out by prompt, one split a seed. The base, the cached trunk and the layer states are computed once for all seeds (no label is
-seen by them); depth, head, blocks and bag-of-words model are fitted on each seed's own training pairs.
+Held out by prompt: each seed draws --folds folds, and every pair is tested once a seed by what was fitted on the other folds. The
+base, the cached trunk and the layer states are computed once for all fits (no label is seen by them); depth, head, blocks and
+bag-of-words model are fitted on the training pairs of each fit alone. Intervals resample prompts, of a pair's mean over the seeds.
+
+Suffixes: P pairs, S seeds, L layers, D hidden size.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from assay import cli  # first: it sets OpenMP up before torch is loaded
 
@@ -46,6 +49,7 @@ from assay.workflows.settings import Machine, Objective, Restraint, TrainConfig,
 from assay.workflows.show import say
 
 Set = Literal["harmless", "truthful", "rmb-helpful", "rmb-harmless", "alpaca"]
+Read = Literal["last", "mean", "both"]
 _FILES = {
     "harmless": "hh-rlhf-harmless/pairs.jsonl.gz",
     "truthful": "truthfulqa-judge/truth.jsonl.gz",
@@ -63,19 +67,21 @@ class RealConfig:
     depths: tuple[str, ...] = ("auto", "full")
     """auto, full or a number of layers; each is a model of its own."""
     params: str = "blocks:4"
-    """As in assay train; or linear: a linear Bradley-Terry model of frozen states (L2 by cross-validation), all depths and seeds
-    from one forward."""
+    """As in assay train; or linear: a linear Bradley-Terry model of frozen states (L2 by cross-validation), all depths, reads and
+    fits from one forward."""
+    reads: tuple[Read, ...] = ("last",)
+    """Where a linear model reads: the last token, the mean over the text, or both side by side."""
     epochs: int | None = None
     learning_rate: float | None = None
     batch_pairs: int | None = None
     pairs: int | None = None
     """At most so many pairs, drawn by prompt."""
     max_length: int = 512
-    test: float = 0.25
+    folds: int = 4
     seeds: int = 3
     base: str | None = None
     trl: bool = False
-    """Also TRL's RewardTrainer, full fine-tuning of the whole base, as many steps of as many pairs, on the first seed's split."""
+    """Also TRL's RewardTrainer, full fine-tuning of the whole base, as many steps of as many pairs, on the first fold."""
     keep: Path | None = None
     """Keep token tables and caches here, for another run of the same set."""
     objective: Objective = field(default_factory=Objective)
@@ -101,55 +107,23 @@ def main() -> int:
         work = config.keep or Path(directory)
         work.mkdir(parents=True, exist_ok=True)
         write_pairs(work / f"{config.set}.jsonl", pairs)
-        splits = [
-            np.array([split_of(p.prompt, seed=seed, calibration=0.0, test=config.test) for p in pairs])
-            for seed in range(config.seeds)
-        ]
-        rivals = [baselines(pairs, split) for split in splits]
-        result["seeds"] = [{"train": int((s == "train").sum()), "test": int((s == "test").sum())} for s in splits]
-        result["baselines"] = {
-            name: summary([rival[name] for rival in rivals], pairs, splits) for name in ("length", "bag of words")
-        }
+        draws = all_draws(pairs, config.folds, config.seeds)
+        rivals = baselines(pairs, draws, config.seeds)
+        result["fits"] = {"seeds": config.seeds, "folds": config.folds, "train": int((draws[0].split == "train").sum())}
+        result["baselines"] = {name: summary(margins_SP, pairs) for name, margins_SP in rivals.items()}
         say("baselines", json.dumps({name: row["accuracy"] for name, row in result["baselines"].items()}))
-        chosen: list[DepthProbe] = []
+        words_SP = rivals["bag of words"]
+        found: dict[str, np.ndarray] = {}  # margins (S, P) by depth and read
         if config.params == "linear":
-            table, differences = states_of(config, base, work, np.arange(len(pairs)))
-            chosen = [probe_on(table, differences, probe_sample(split, seed), seed) for seed, split in enumerate(splits)]
-            for depth in config.depths:
-                runs = [
-                    linear_run(table, differences, split, chosen[seed].depth if depth == "auto" else depth)
-                    for seed, split in enumerate(splits)
-                ]
-                row = summary([run[0] for run in runs], pairs, splits, [rival["bag of words"] for rival in rivals])
-                result[f"depth {depth}"] = {**row, "runs": [run[1] for run in runs]}
-                say(f"depth {depth}", json.dumps(row))
-        elif "auto" in config.depths:
-            rows = [probe_sample(split, seed) for seed, split in enumerate(splits)]
-            union = np.unique(np.concatenate(rows))
-            table, differences = states_of(config, base, work, union)
-            chosen = [probe_on(table, differences, mine, seed) for seed, mine in enumerate(rows)]
-        if chosen:
-            result["probe"] = probe_rows(chosen)
-        for depth in config.depths:
-            if config.params == "linear":
-                continue
-            depths = [str(chosen[seed].depth) if depth == "auto" else depth for seed in range(config.seeds)]
-            scored: list[np.ndarray] = []
-            facts: list[dict[str, Any]] = []
-            for name in sorted(set(depths)):
-                prepared = prepare(train_config(config, base, work, name), split=lambda pair: "train")
-                assert len(prepared.table) == len(pairs), "pairs were set aside: margins and pairs no longer correspond"
-                for seed in [seed for seed in range(config.seeds) if depths[seed] == name]:
-                    found, fact = train_and_score(prepared, config, splits[seed], seed)
-                    scored.append(found)
-                    facts.append({"seed": seed, "depth": prepared.whole.backbone.num_layers, **fact})
-                    say(f"depth {depth}", json.dumps(facts[-1]))
-            order = np.argsort([fact["seed"] for fact in facts])
-            row = summary([scored[i] for i in order], pairs, splits, [rival["bag of words"] for rival in rivals])
-            result[f"depth {depth}"] = {**row, "runs": [facts[i] for i in order]}
-            say(f"depth {depth}", json.dumps(row))
+            found = linear_models(config, base, work, pairs, draws, words_SP, result)
+        else:
+            found = trained_models(config, base, work, pairs, draws, words_SP, result)
+        for name in [name for name in found if name.startswith("auto")]:
+            if (full := name.replace("auto", "full")) in found:
+                result[f"depth {name}"]["above_full"] = difference(found[name], found[full], pairs)
+                say(f"{name} less {full}", str(result[f"depth {name}"]["above_full"]))
         if config.trl:
-            result["trl"] = trl_run(config, base, pairs, splits[0], rivals[0]["bag of words"], work)
+            result["trl"] = trl_run(config, base, pairs, draws[0].split, words_SP, work)
             say("trl", json.dumps(result["trl"]))
     result["seconds"] = round(time.perf_counter() - began)
     print(json.dumps(result))
@@ -183,6 +157,91 @@ def split_names(pairs: list[PreferencePair], seed: int, test: float) -> np.ndarr
     return np.array([split_of(pair.prompt, seed=seed, calibration=0.0, test=test) for pair in pairs])
 
 
+class Draw(NamedTuple):
+    """One fit: number tells it from the others of its run and seeds its model; split (P,) says train or test."""
+
+    number: int
+    seed: int
+    split: np.ndarray
+
+
+def all_draws(pairs: list[PreferencePair], folds: int, seeds: int) -> list[Draw]:
+    """Every fold of every seed, drawn by prompt."""
+    prompts = np.array([pair.prompt_key for pair in pairs])
+    draws = []
+    for seed in range(seeds):
+        folds_P = cluster_folds(prompts, folds, seed=seed)
+        draws += [Draw(seed * folds + fold, seed, np.where(folds_P == fold, "test", "train")) for fold in range(folds)]
+    return draws
+
+
+def linear_models(
+    config: RealConfig,
+    base: str,
+    work: Path,
+    pairs: list[PreferencePair],
+    draws: list[Draw],
+    words_SP: np.ndarray,
+    result: dict[str, Any],
+) -> dict[str, np.ndarray]:
+    """Margins (S, P) of linear models of frozen states, by depth and read; figures go into the result."""
+    table, differences = states_of(config, base, work, np.arange(len(pairs)))
+    probes: list[DepthProbe] = []
+    if "auto" in config.depths:
+        probes = [probe_on(table, differences, probe_sample(draw), draw.seed) for draw in draws]
+        result["probe"] = probe_rows(probes)
+    found: dict[str, np.ndarray] = {}
+    for depth in config.depths:
+        for read in config.reads:
+            name = f"{depth} {read}"
+            found[name] = np.full((config.seeds, len(pairs)), np.nan)
+            facts = []
+            for draw in draws:
+                layer = probes[draw.number].depth if depth == "auto" else len(differences) if depth == "full" else int(depth)
+                tested = draw.split == "test"
+                margins_P, fact = linear_run(table, differences[layer - 1], draw.split, read)
+                found[name][draw.seed, tested] = margins_P[tested]
+                facts.append({"depth": layer, **fact})
+            result[f"depth {name}"] = {**summary(found[name], pairs, words_SP), "runs": facts}
+            say(f"depth {name}", json.dumps(result[f"depth {name}"] | {"runs": len(facts)}))
+    return found
+
+
+def trained_models(
+    config: RealConfig,
+    base: str,
+    work: Path,
+    pairs: list[PreferencePair],
+    draws: list[Draw],
+    words_SP: np.ndarray,
+    result: dict[str, Any],
+) -> dict[str, np.ndarray]:
+    """Margins (S, P) of models trained as `assay train` trains them, by depth; figures go into the result."""
+    probes: list[DepthProbe] = []
+    if "auto" in config.depths:
+        union = np.unique(np.concatenate([probe_sample(draw) for draw in draws]))
+        table, differences = states_of(config, base, work, union)
+        probes = [probe_on(table, differences, probe_sample(draw), draw.seed) for draw in draws]
+        result["probe"] = probe_rows(probes)
+    found: dict[str, np.ndarray] = {}
+    for depth in config.depths:
+        found[depth] = np.full((config.seeds, len(pairs)), np.nan)
+        facts: list[dict[str, Any]] = []
+        depths = [str(probes[draw.number].depth) if depth == "auto" else depth for draw in draws]
+        for cut in sorted(set(depths)):
+            prepared = prepare(train_config(config, base, work, cut), split=lambda pair: "train")
+            assert len(prepared.table) == len(pairs), "pairs were set aside: margins and pairs no longer correspond"
+            for draw in [draw for draw in draws if depths[draw.number] == cut]:
+                tested = draw.split == "test"
+                margins_P, fact = train_and_score(prepared, config, draw)
+                found[depth][draw.seed, tested] = margins_P[tested]
+                facts.append({"fit": draw.number, "depth": prepared.whole.backbone.num_layers, **fact})
+                say(f"depth {depth}", json.dumps(facts[-1]))
+        result[f"depth {depth}"] = {**summary(found[depth], pairs, words_SP), "runs": sorted(facts, key=lambda row: row["fit"])}
+        say(f"depth {depth}", json.dumps(result[f"depth {depth}"] | {"runs": len(facts)}))
+    return found
+
+
 def train_config(config: RealConfig, base: str, work: Path, depth: str) -> TrainConfig:
     return TrainConfig(
         data=(str(work / f"{config.set}.jsonl"),),
@@ -200,27 +259,40 @@ def train_config(config: RealConfig, base: str, work: Path, depth: str) -> Train
     )
 
 
-def baselines(pairs: list[PreferencePair], split: np.ndarray) -> dict[str, np.ndarray]:
-    """(P,) margins of the longer answer and of a bag-of-words model of the training pairs."""
-    words = fit_bag_of_words([pair for pair, name in zip(pairs, split, strict=True) if name == "train"])
-    return {"length": margins(LengthScorer(), pairs), "bag of words": margins(words, pairs)}
+def baselines(pairs: list[PreferencePair], draws: list[Draw], seeds: int) -> dict[str, np.ndarray]:
+    """(S, P) margins of the longer answer and of bag-of-words models of each fit's training pairs."""
+    length_P = margins(LengthScorer(), pairs)
+    words_SP = np.full((seeds, len(pairs)), np.nan)
+    for draw in draws:
+        words = fit_bag_of_words([pair for pair, name in zip(pairs, draw.split, strict=True) if name == "train"])
+        tested = np.flatnonzero(draw.split == "test")
+        words_SP[draw.seed, tested] = margins(words, [pairs[i] for i in tested])
+    return {"length": np.tile(length_P, (seeds, 1)), "bag of words": words_SP}
 
 
-def probe_sample(split: np.ndarray, seed: int) -> np.ndarray:
+def probe_sample(draw: Draw) -> np.ndarray:
     """The training pairs that `--depth auto` would look at."""
-    return np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(split == "train"))[:PROBED])
+    return np.sort(np.random.default_rng(draw.number).permutation(np.flatnonzero(draw.split == "train"))[:PROBED])
 
 
 def states_of(config: RealConfig, base: str, work: Path, rows: np.ndarray) -> tuple[PairTable, np.ndarray]:
-    """The token table, and (L, 2, N, D) float16 differences of the frozen states after every layer; zeros but at `rows`."""
+    """The token table, and (L, 2, N, D) float16 differences of the frozen states after every layer; zeros but at `rows`.
+
+    All rows are kept beside the table, with --keep for the next run of the same set and base.
+    """
     resolved = resolve_base(base)
     renderer = Renderer(AutoTokenizer.from_pretrained(resolved.path), max_length=config.max_length)
     table, _ = build_table(read_pairs(work / f"{config.set}.jsonl"), renderer, work / f"{config.set}-probe.arrow")
+    kept = work / f"{config.set}-{Path(base).stem}-{len(table)}x{config.max_length}-states.npy"
+    if kept.is_file():
+        return table, np.load(kept)
     compute = pick_compute()
     backbone = load_backbone(resolved.path, dtype=compute.dtype).to(compute.device).eval()
     found = layer_differences(backbone, table, rows, max_tokens=token_budget(compute.device))
     differences = np.zeros((*found.shape[:2], len(table), found.shape[-1]), np.float16)
     differences[:, :, rows] = found
+    if len(rows) == len(table):
+        np.save(kept, differences)
     return table, differences
 
 
@@ -232,28 +304,27 @@ def probe_on(table: PairTable, differences: np.ndarray, rows: np.ndarray, seed: 
     return found
 
 
-def linear_run(table: PairTable, differences: np.ndarray, split: np.ndarray, depth: int | str) -> tuple[np.ndarray, dict[str, Any]]:
-    """(P,) margins of a linear model of the last token's states after a layer, fitted on the training pairs."""
-    layer = len(differences) if depth == "full" else int(depth)
-    states = differences[layer - 1, 0].astype(np.float32)
+def linear_run(table: PairTable, differences_RPD: np.ndarray, split: np.ndarray, read: Read) -> tuple[np.ndarray, dict[str, Any]]:
+    """(P,) margins of a linear model of the states after a layer, fitted on the training pairs."""
+    parts = differences_RPD if read == "both" else differences_RPD[[0 if read == "last" else 1]]
+    states = np.concatenate(list(parts), axis=-1).astype(np.float32)
     train = np.flatnonzero(split == "train")
     scale = np.sqrt((states[train] ** 2).mean(0)) + 1e-6
     states, preference = states / scale, table.preference.astype(np.float64)
     folds = cluster_folds(table.prompt[train], 5, seed=0)
-    losses = []
-    for penalty in PENALTIES:
-        margins_P = np.zeros(len(train))
-        for fold in range(5):
-            inside, outside = train[folds == fold], train[folds != fold]
-            weights = fit_linear(states[outside], preference[outside], penalty, start=np.zeros(states.shape[1]))
-            margins_P[folds == fold] = states[inside] @ weights
-        signed = preference[train] * np.logaddexp(0, -margins_P) + (1 - preference[train]) * np.logaddexp(0, margins_P)
-        losses.append(signed.mean())
+    losses = np.zeros(len(PENALTIES))
+    for fold in range(5):
+        inside, outside = train[folds == fold], train[folds != fold]
+        weights = np.zeros(states.shape[1])
+        for number, penalty in reversed(list(enumerate(PENALTIES))):  # the strongest first: each start is near its end
+            weights = fit_linear(states[outside], preference[outside], penalty, start=weights)
+            margins_P, label = states[inside] @ weights, preference[inside]
+            losses[number] += float((label * np.logaddexp(0, -margins_P) + (1 - label) * np.logaddexp(0, margins_P)).sum())
     penalty = PENALTIES[int(np.argmin(losses))]
     weights = fit_linear(states[train], preference[train], penalty, start=np.zeros(states.shape[1]))
     found = (states @ weights).astype(np.float64)
     told = is_right(found[train], preference[train])
-    return found, {"depth": layer, "penalty": penalty, "train_accuracy": round(float(np.nanmean(told)), 4)}
+    return found, {"penalty": penalty, "train_accuracy": round(float(np.nanmean(told)), 4)}
 
 
 def probe_rows(found: list[DepthProbe]) -> dict[str, Any]:
@@ -268,23 +339,23 @@ def probe_rows(found: list[DepthProbe]) -> dict[str, Any]:
     }
 
 
-def train_and_score(prepared: Prepared, config: RealConfig, split: np.ndarray, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """(P,) margins of the model of one seed, NaN for no pair, and how the run went. The model is put back to its start."""
+def train_and_score(prepared: Prepared, config: RealConfig, draw: Draw) -> tuple[np.ndarray, dict[str, Any]]:
+    """(P,) margins of the model of one fit, NaN for no pair, and how the run went. The model is put back to its start."""
     began = time.perf_counter()
-    train, test = np.flatnonzero(split == "train"), np.flatnonzero(split == "test")
+    train, test = np.flatnonzero(draw.split == "train"), np.flatnonzero(draw.split == "test")
     width = prepared.whole.backbone.hidden_size
-    loop = derive(replace(prepared.config, seed=seed), len(train), width, prepared.compute.device).loop
+    loop = derive(replace(prepared.config, seed=draw.number), len(train), width, prepared.compute.device).loop
     start = {name: p.detach().clone() for name, p in prepared.model.named_parameters() if p.requires_grad}
     with torch.no_grad():
-        prepared.model.head.weight.copy_(new_head(width, seed=seed).weight)
+        prepared.model.head.weight.copy_(new_head(width, seed=draw.number).weight)
     held = None
     if config.restraint.early_stopping:  # a sixth of the training prompts to look at
-        inner = np.random.default_rng(seed).permutation(np.unique(prepared.table.prompt[train]))
+        inner = np.random.default_rng(draw.number).permutation(np.unique(prepared.table.prompt[train]))
         looked = np.isin(prepared.table.prompt[train], inner[: len(inner) // 6])
         train, held = train[~looked], train[looked]
     rows = fit(prepared.model, prepared.source, train, loop, heldout_rows=test if held is None else held)
     seconds = time.perf_counter() - began
-    rewards = reward_pairs(prepared.model, prepared.source, np.arange(len(split)))
+    rewards = reward_pairs(prepared.model, prepared.source, np.arange(len(draw.split)))
     preference = prepared.table.preference
     by_epoch = [round(row["heldout_accuracy"], 4) for row in rows if "heldout_accuracy" in row]
     losses = [round(row["heldout_loss"], 4) for row in rows if "heldout_loss" in row]
@@ -306,7 +377,7 @@ def train_and_score(prepared: Prepared, config: RealConfig, split: np.ndarray, s
 
 
 def trl_run(
-    config: RealConfig, base: str, pairs: list[PreferencePair], split: np.ndarray, words: np.ndarray, work: Path
+    config: RealConfig, base: str, pairs: list[PreferencePair], split: np.ndarray, words_SP: np.ndarray, work: Path
 ) -> dict[str, Any]:
     """Accuracy of TRL's RewardTrainer on the same training and test pairs, scored by plain transformers in float32."""
     import trl
@@ -365,34 +436,38 @@ def trl_run(
     test = np.flatnonzero(split == "test")
     completions = [completion for row in test for completion in pairs[row].completions()]
     scores[test] = plain_scores(work / "trl" / "model", completions).reshape(-1, 2)
-    row = summary([scores[:, 0] - scores[:, 1]], pairs, [split], [words])
+    row = summary((scores[:, 0] - scores[:, 1])[None], pairs, words_SP[:1])
     settings = {"epochs": loop.epochs, "learning_rate": loop.learning_rate, "batch_pairs": loop.batch_pairs}
     return {"version": trl.__version__, **row, **settings, "steps": trainer.state.global_step, "seconds": round(seconds)}
 
 
-def summary(
-    margins_SP: list[np.ndarray], pairs: list[PreferencePair], splits: list[np.ndarray], rival_SP: list[np.ndarray] | None = None
-) -> dict[str, Any]:
-    """Accuracy over the test pairs of all seeds, resampled by prompt; with a rival, the paired difference to it."""
-    preference = np.array([pair.preference for pair in pairs])
-    prompts = np.array([pair.prompt_key for pair in pairs])
-    tests = [split == "test" for split in splits]
-    right = np.concatenate([is_right(m[t], preference[t]) for m, t in zip(margins_SP, tests, strict=True)])
-    clusters = np.concatenate([prompts[t] for t in tests])
-    interval = cluster_bootstrap(right, clusters, seed=0)
-    probability = np.concatenate([sigmoid(m[t]) for m, t in zip(margins_SP, tests, strict=True)])
-    labels = np.concatenate([preference[t] for t in tests])
+def summary(margins_SP: np.ndarray, pairs: list[PreferencePair], rival_SP: np.ndarray | None = None) -> dict[str, Any]:
+    """Accuracy on the pairs that were tested, a pair's mean over the seeds, resampled by prompt; the difference to a rival."""
+    preference_P, prompts_P = np.array([pair.preference for pair in pairs]), np.array([pair.prompt_key for pair in pairs])
+    right_SP = np.array([is_right(margins_P, preference_P) for margins_P in margins_SP])
+    tested_P = ~np.isnan(right_SP).all(0)
+    interval = cluster_bootstrap(np.nanmean(right_SP[:, tested_P], 0), prompts_P[tested_P], seed=0)
     row: dict[str, Any] = {
-        "accuracy": round(float(np.nanmean(right)), 4),
+        "accuracy": round(float(np.nanmean(right_SP)), 4),
         "interval": [round(interval.low, 4), round(interval.high, 4)],
-        "by_seed": [round(float(np.nanmean(is_right(m[t], preference[t]))), 4) for m, t in zip(margins_SP, tests, strict=True)],
-        "brier": round(float(np.nanmean(brier(probability, labels))), 4),
+        "by_seed": np.nanmean(right_SP, 1).round(4).tolist(),
+        "num_tested": int(tested_P.sum()),
+        "brier": round(float(np.nanmean(brier(sigmoid(margins_SP), np.broadcast_to(preference_P, margins_SP.shape)))), 4),
     }
     if rival_SP is not None:
-        other = np.concatenate([is_right(m[t], preference[t]) for m, t in zip(rival_SP, tests, strict=True)])
-        gain = cluster_bootstrap(right - other, clusters, seed=0, support=None)
-        row["above_bag_of_words"] = [round(float(np.nanmean(right - other)), 4), round(gain.low, 4), round(gain.high, 4)]
+        row["above_bag_of_words"] = difference(margins_SP, rival_SP, pairs)
     return row
+
+
+def difference(margins_SP: np.ndarray, other_SP: np.ndarray, pairs: list[PreferencePair]) -> list[float]:
+    """[mean, low, high] of the paired difference in accuracy, resampled by prompt, on the pairs that both were tested on."""
+    preference_P, prompts_P = np.array([pair.preference for pair in pairs]), np.array([pair.prompt_key for pair in pairs])
+    both = zip(margins_SP, other_SP, strict=True)
+    gain_SP = np.array([is_right(mine, preference_P) - is_right(other, preference_P) for mine, other in both])
+    tested_P = ~np.isnan(gain_SP).all(0)
+    gain_P = np.nanmean(gain_SP[:, tested_P], 0)
+    interval = cluster_bootstrap(gain_P, prompts_P[tested_P], seed=0, support=None)
+    return [round(float(gain_P.mean()), 4), round(interval.low, 4), round(interval.high, 4)]
 
 
 def machine() -> dict[str, Any]:

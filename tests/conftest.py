@@ -33,6 +33,8 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     settings = [
         "--params",
         "blocks:2",
+        "--depth",
+        "full",
         "--learning-rate",
         "1e-3",
         "--batch-tokens",

@@ -45,6 +45,7 @@ BAD = [
     ({"base": None}, "give --base"),
     ({"init_from": Path("run")}, "give --base"),
     ({"base": None, "init_from": Path("run"), "depth": "3"}, "--depth 3 cannot be joined with --init-from"),
+    ({"base": None, "init_from": Path("run"), "mean_read": True}, "--mean-read cannot be joined with --init-from"),
     ({"replay": 0.5}, "--replay 0.5"),
     ({"members": Members(ensemble=3), "params": "lora:4"}, "--ensemble 3 cannot be joined with --params lora:4"),
     ({"members": Members(ensemble=3), "machine": Machine(shard=True)}, "--ensemble 3 cannot be joined with --shard"),
@@ -134,7 +135,7 @@ def test_a_long_run_is_not_logged_at_every_step():
 def test_a_configuration_is_frozen_and_has_few_fields():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config().seed = 3
-    assert len(dataclasses.fields(TrainConfig)) <= 25
+    assert len(dataclasses.fields(TrainConfig)) <= 26
 
 
 def test_wider_bases_get_smaller_rates_but_the_head_alone_does_not():
@@ -143,3 +144,20 @@ def test_wider_bases_get_smaller_rates_but_the_head_alone_does_not():
     assert rates[1152] == pytest.approx(1e-4)
     assert rates[4608] == pytest.approx(2.5e-5)
     assert derive(config(params="head"), 1000, 4608, CPU).loop.learning_rate == pytest.approx(3e-3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rule"),
+    [
+        ({}, "auto"),
+        ({"params": "head"}, "auto"),
+        ({"params": "full"}, "full"),
+        ({"params": "lora:4"}, "full"),
+        ({"params": "full", "depth": "auto"}, "auto"),
+        ({"depth": "full"}, "full"),
+        ({"depth": "3"}, "3"),
+        ({"base": None, "init_from": Path("run")}, "full"),
+    ],
+)
+def test_a_depth_left_out_is_probed_where_the_trunk_is_frozen(asked, rule):
+    assert TrainConfig(**{"data": ("pairs.jsonl",), "base": "base", "out": Path("run"), **asked}).depth_rule == rule

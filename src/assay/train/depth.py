@@ -50,26 +50,17 @@ class DepthProbe:
         return Table(title="where the reward is read best", columns=("after layer", *READS), rows=rows, chart="line", note=note)
 
 
-def probe_depth(
-    backbone: Backbone,
-    table: PairTable,
-    rows: np.ndarray,
-    *,
-    max_tokens: int,
-    seed: int = 0,
-    on_answers: Callable[[int], None] = lambda num_answers: None,
-) -> DepthProbe:
-    """Probe every layer on the pairs at `rows` and choose a depth by the log loss at the last token, which is where plain
-    sequence-classification models read.
-
-    Its states are those of `layer_differences`, the choice is that of `probe_differences`.
-    """
-    differences_LRPD = layer_differences(backbone, table, rows, max_tokens=max_tokens, on_answers=on_answers)
-    return probe_differences(differences_LRPD, table.preference[rows], table.prompt[rows], seed=seed)
-
-
 def probe_differences(differences_LRPD: np.ndarray, preference_P: np.ndarray, prompt_P: np.ndarray, *, seed: int = 0) -> DepthProbe:
-    """Held-out linear Bradley-Terry models after every layer; `choose_depth` chooses by their losses at the last token."""
+    """Held-out linear Bradley-Terry models after every layer; `choose_depth` chooses by their losses at the last token.
+
+    Fewer prompts than folds tell nothing: NaN, and two thirds of the depth.
+    """
+    num_prompts, num_layers = len(np.unique(prompt_P)), len(differences_LRPD)
+    if num_prompts < NUM_FOLDS:
+        unknown_LR = np.full((num_layers, len(READS)), math.nan)
+        depth = max(1, round(USUAL * num_layers))
+        reason = f"{num_prompts} prompts are too few to probe: two thirds of {num_layers} layers"
+        return DepthProbe(losses_LR=unknown_LR, accuracies_LR=unknown_LR, depth=depth, reason=reason, num_pairs=len(prompt_P))
     folds_P = cluster_folds(prompt_P, NUM_FOLDS, seed=seed)
     preference_P = preference_P.astype(np.float64)
     margins = np.stack([[held_out_margins(layer[r], preference_P, folds_P) for r in range(2)] for layer in differences_LRPD])
@@ -98,6 +89,24 @@ def choose_depth(losses_LP: np.ndarray) -> tuple[int, str]:
     depth = int(good[np.abs(good + 1 - USUAL * len(means_L)).argmin()]) + 1
     seen = f"held-out log loss {means_L[depth - 1]:.3f} after layer {depth} of {len(means_L)}, {means_L[-1]:.3f} after the last"
     return depth, f"{seen}; of the {len(good)} as good as the best ({good[0] + 1} to {good[-1] + 1}) the one nearest to two thirds"
+
+
+@torch.no_grad()
+def last_size(backbone: Backbone, table: PairTable, rows: np.ndarray, *, max_tokens: int) -> float:
+    """Root mean square of the states at the last tokens of some pairs, before the final norm: what `add_mean_layer` asks for."""
+    seen: list[torch.Tensor] = []
+    hook = backbone.model.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    sums, count = 0.0, 0
+    try:
+        for batch in pair_batches(table, rows, max_tokens, layout=backbone.layout):
+            seen.clear()
+            backbone(batch.packed)
+            reads = torch.from_numpy(batch.packed.reads).to(seen[-1].device)
+            sizes_R = seen[-1].flatten(0, 1).index_select(0, reads).float().square().mean(1).sqrt()
+            sums, count = sums + float(sizes_R.sum()), count + len(sizes_R)
+    finally:
+        hook.remove()
+    return sums / count
 
 
 @torch.no_grad()
@@ -164,8 +173,31 @@ def held_out_margins(difference_PD: np.ndarray, preference_P: np.ndarray, folds_
 
     The penalty is the one with the least held-out loss; features are scaled to a root mean square of 1 by the other folds.
     """
-    by_penalty = []
-    margins = np.zeros((len(PENALTIES), len(preference_P)))
+    margins_KP = _margins_by_penalty(difference_PD, preference_P, folds_P)
+    return margins_KP[_best_penalty(margins_KP, preference_P)]
+
+
+def fit_reads(difference_RPD: np.ndarray, preference_P: np.ndarray, prompt_P: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Weights (2, D) of a linear Bradley-Terry model of the last token and the mean together, given their differences (2, P, D).
+
+    The penalty is the one with the least held-out loss, by prompt; the weights are of the states as they are. Raises ValueError for
+    fewer prompts than folds.
+    """
+    num_prompts = len(np.unique(prompt_P))
+    if num_prompts < NUM_FOLDS:
+        raise ValueError(
+            f"--mean-read needs {NUM_FOLDS} prompts to train on, there are {num_prompts}: give more data, or leave it out"
+        )
+    both_PD, preference_P = np.concatenate(list(difference_RPD), axis=1), preference_P.astype(np.float64)
+    margins_KP = _margins_by_penalty(both_PD, preference_P, cluster_folds(prompt_P, NUM_FOLDS, seed=seed))
+    scale_D = np.sqrt((both_PD**2).mean(0)) + 1e-6
+    penalty = PENALTIES[_best_penalty(margins_KP, preference_P)]
+    weights_D = fit_linear((both_PD / scale_D).astype(np.float32), preference_P, penalty, start=np.zeros(both_PD.shape[1]))
+    return (weights_D / scale_D).reshape(2, -1)
+
+
+def _margins_by_penalty(difference_PD: np.ndarray, preference_P: np.ndarray, folds_P: np.ndarray) -> np.ndarray:
+    margins_KP = np.zeros((len(PENALTIES), len(preference_P)))
     for fold in np.unique(folds_P):
         inside, outside = folds_P == fold, folds_P != fold
         scale_D = np.sqrt((difference_PD[outside] ** 2).mean(0)) + 1e-6
@@ -173,10 +205,13 @@ def held_out_margins(difference_PD: np.ndarray, preference_P: np.ndarray, folds_
         weights_D = np.zeros(train.shape[1])
         for number, penalty in reversed(list(enumerate(PENALTIES))):  # the strongest first: each start is near its end
             weights_D = fit_linear(train, preference_P[outside], penalty, start=weights_D)
-            margins[number, inside] = test @ weights_D
-    for row in margins:
-        by_penalty.append(float((preference_P * np.logaddexp(0, -row) + (1 - preference_P) * np.logaddexp(0, row)).mean()))
-    return margins[int(np.argmin(by_penalty))]
+            margins_KP[number, inside] = test @ weights_D
+    return margins_KP
+
+
+def _best_penalty(margins_KP: np.ndarray, preference_P: np.ndarray) -> int:
+    losses_KP = preference_P * np.logaddexp(0, -margins_KP) + (1 - preference_P) * np.logaddexp(0, margins_KP)
+    return int(losses_KP.mean(1).argmin())
 
 
 def fit_linear(difference_PD: np.ndarray, preference_P: np.ndarray, penalty: float, *, start: np.ndarray) -> np.ndarray:

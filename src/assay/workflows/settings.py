@@ -101,7 +101,7 @@ class TrainConfig:
     base: str | None = None
     """Instruct model to start from: hub id, directory or .gguf."""
     init_from: Path | None = None
-    """Reward model (run directory or artifact) to start from, head included, in place of --base."""
+    """Reward model (run or artifact) to go on from, in place of --base."""
     replay: float = 0.0
     """Share of the training pairs drawn from those of --init-from."""
     out: Path
@@ -116,8 +116,10 @@ class TrainConfig:
     """Read at most so many pairs of each file."""
     params: str = "blocks:4"
     """What is trained: full, head, blocks:K (the last K blocks and the head), or lora:R (adapters of rank R and the head)."""
-    depth: str = "full"
-    """Layers of the base that are kept: full, a number, or auto (a probe of every layer finds where the reward reads best)."""
+    depth: str | None = None
+    """Layers kept: full, a number, or auto (where a probe reads the reward best). Left out: auto with head and blocks:K."""
+    mean_read: bool = False
+    """Read the mean over the text too, by one more layer."""
     epochs: int | None = None
     """Passes over the training pairs."""
     batch_pairs: int | None = None
@@ -144,7 +146,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         parse_params(self.params)
-        parse_depth(self.depth)
+        parse_depth(self.depth_rule)
         if self.machine.shard and self.params == "head":
             raise ValueError("--shard spreads trained layers over the processes, --params head trains none: leave it out")
         if self.members.ensemble > 1 and (self.machine.shard or parse_params(self.params)[0] == "lora"):
@@ -159,8 +161,10 @@ class TrainConfig:
                 raise ValueError(f"--{name.replace('_', '-')} {value} must be at least 1")
         if (self.base is None) == (self.init_from is None):
             raise ValueError("give --base (an instruct model) or --init-from (a reward model), one of the two")
-        if self.init_from is not None and self.depth != "full":
+        if self.init_from is not None and self.depth_rule != "full":
             raise ValueError(f"--depth {self.depth} cannot be joined with --init-from: a reward model is not cut again")
+        if self.init_from is not None and self.mean_read:
+            raise ValueError("--mean-read cannot be joined with --init-from: a reward model keeps its own layers")
         if not 0 <= self.replay < 1 or (self.replay and self.init_from is None):
             raise ValueError(f"--replay {self.replay} must be a share below 1 of the pairs of --init-from")
         if not (0 < self.calibration < 1 and 0 <= self.test < 1 and self.calibration + self.test < 1):
@@ -169,6 +173,13 @@ class TrainConfig:
             )
         if self.learning_rate is not None and not (0 < self.learning_rate < 1):
             raise ValueError(f"--learning-rate {self.learning_rate} must lie between 0 and 1")
+
+    @property
+    def depth_rule(self) -> str:
+        """`depth`; left out, auto where what is read first is frozen (measured: benchmarks/results/real), else full."""
+        if self.depth is not None:
+            return self.depth
+        return "auto" if self.init_from is None and parse_params(self.params)[0] in ("head", "blocks") else "full"
 
 
 class Derived(NamedTuple):

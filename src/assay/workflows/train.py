@@ -162,7 +162,7 @@ def tracking(config: TrainConfig, loop: LoopSettings) -> Iterator[Callable[[dict
     asked = {name: value for name, value in flat(loop).items() if isinstance(value, int | float | str)}
     accelerator.init_trackers(
         "assay",
-        config={"params": config.params, "depth": config.depth, "base": str(config.base or config.init_from), **asked},
+        config={"params": config.params, "depth": config.depth_rule, "base": str(config.base or config.init_from), **asked},
         init_kwargs={name: names[name] for name in config.track if name in names},
     )
     try:
@@ -277,7 +277,7 @@ def finish_run(prepared: Prepared, report: Report) -> Saved:
 
 def write_config(prepared: Prepared) -> None:
     """config.json: what was asked for (files by their whole path), what was derived, what was read."""
-    config = asdict(prepared.config)
+    config = asdict(prepared.config) | {"depth": prepared.config.depth_rule}
     config["data"] = [str(Path(name).resolve()) if Path(name).exists() else name for name in prepared.config.data]
     if config["init_from"] is not None:
         config["init_from"] = str(Path(config["init_from"]).resolve())
