@@ -33,7 +33,7 @@ from assay.data.render import Renderer
 from assay.data.split import split_of
 from assay.data.table import PairTable, build_table
 from assay.metrics import brier, cluster_bootstrap, cluster_folds, is_right
-from assay.models.backbone import load_backbone
+from assay.models.backbone import Backbone, load_backbone
 from assay.models.bases import resolve_base
 from assay.models.device import pick_compute, token_budget
 from assay.models.plain import plain_scores
@@ -41,15 +41,16 @@ from assay.models.reward_model import new_head
 from assay.records import PreferencePair
 from assay.scorers.base import margins, sigmoid
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words
-from assay.train.depth import PENALTIES, DepthProbe, fit_linear, layer_differences, probe_differences
+from assay.train.batches import pair_batches
+from assay.train.depth import PENALTIES, DepthProbe, fit_linear, layer_differences, probe_differences, read_states
 from assay.train.loop import fit, pair_figures, reward_pairs
 from assay.workflows.demo import packaged_base
 from assay.workflows.prepare import PROBED, Prepared, prepare
-from assay.workflows.settings import Machine, Objective, Restraint, TrainConfig, derive
+from assay.workflows.settings import Machine, Objective, Restraint, TrainConfig, derive, parse_depth
 from assay.workflows.show import say
 
 Set = Literal["harmless", "truthful", "rmb-helpful", "rmb-harmless", "alpaca"]
-Read = Literal["last", "mean", "both"]
+Read = Literal["last", "mean", "both", "layer"]
 _FILES = {
     "harmless": "hh-rlhf-harmless/pairs.jsonl.gz",
     "truthful": "truthfulqa-judge/truth.jsonl.gz",
@@ -70,7 +71,8 @@ class RealConfig:
     """As in assay train; or linear: a linear Bradley-Terry model of frozen states (L2 by cross-validation), all depths, reads and
     fits from one forward."""
     reads: tuple[Read, ...] = ("last",)
-    """Where a linear model reads: the last token, the mean over the text, or both side by side."""
+    """Where a linear model reads: the last token, the mean over the text, both side by side, or both through one more layer of a
+    plain checkpoint (layer: not at depth auto)."""
     epochs: int | None = None
     learning_rate: float | None = None
     batch_pairs: int | None = None
@@ -91,6 +93,8 @@ class RealConfig:
 def main() -> int:
     cli.keep_freed_memory()
     config = tyro.cli(RealConfig, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
+    if "layer" in config.reads and "auto" in config.depths:
+        raise ValueError("--reads layer needs --depths that are numbers or full")
     began = time.perf_counter()
     pairs = read_set(config)
     base = config.base or packaged_base()
@@ -196,15 +200,71 @@ def linear_models(
             name = f"{depth} {read}"
             found[name] = np.full((config.seeds, len(pairs)), np.nan)
             facts = []
+            reads = reads_of(config, base, work, depth)[1] if read == "layer" else None
             for draw in draws:
                 layer = probes[draw.number].depth if depth == "auto" else len(differences) if depth == "full" else int(depth)
                 tested = draw.split == "test"
-                margins_P, fact = linear_run(table, differences[layer - 1], draw.split, read)
+                if reads is not None:
+                    margins_P, fact = layer_run(table, reads, draw.split)
+                else:
+                    margins_P, fact = linear_run(table, differences[layer - 1], draw.split, read)
                 found[name][draw.seed, tested] = margins_P[tested]
                 facts.append({"depth": layer, **fact})
             result[f"depth {name}"] = {**summary(found[name], pairs, words_SP), "runs": facts}
             say(f"depth {name}", json.dumps(result[f"depth {name}"] | {"runs": len(facts)}))
     return found
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Of every answer: the state at its last token before the final norm, and the mean of the normed states; (N, 2, D) each."""
+
+    backbone: Backbone
+    last: np.ndarray
+    mean: np.ndarray
+
+    def normed(self, states: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return self.backbone.model.norm(torch.from_numpy(states)).numpy()
+
+    def margins(self, weights_RD: np.ndarray, train: np.ndarray) -> np.ndarray:
+        """(N,) of a head behind one more plain layer: attention is uniform (zero queries and keys), and values and output add what
+        the linear model makes of the mean, in the direction in which the last token is read."""
+        last_D, mean_D = weights_RD
+        read_D = last_D * self.backbone.model.norm.weight.detach().float().numpy()
+        size = np.sqrt((self.last[train] ** 2).mean(-1)).mean()
+        added = size * (self.mean @ mean_D)[..., None] * read_D / (read_D @ read_D)
+        rewards = self.normed((self.last + added).astype(np.float32)) @ last_D
+        return (rewards[:, 0] - rewards[:, 1]).astype(np.float64)
+
+
+@torch.no_grad()
+def reads_of(config: RealConfig, base: str, work: Path, depth: str) -> tuple[PairTable, Reads]:
+    """The token table and the reads of a frozen base cut at a depth; kept beside it."""
+    resolved = resolve_base(base)
+    renderer = Renderer(AutoTokenizer.from_pretrained(resolved.path), max_length=config.max_length)
+    table, _ = build_table(read_pairs(work / f"{config.set}.jsonl"), renderer, work / f"{config.set}-probe.arrow")
+    compute = pick_compute()
+    cut = load_backbone(resolved.path, depth=parse_depth(depth))
+    plain = cut.float().eval().requires_grad_(False)
+    kept = work / f"{config.set}-{Path(base).stem}-{len(table)}x{config.max_length}-depth-{depth}-reads.npz"
+    if kept.is_file():
+        with np.load(kept) as values:
+            return table, Reads(plain, values["last"], values["mean"])
+    backbone = load_backbone(resolved.path, dtype=compute.dtype, depth=parse_depth(depth)).to(compute.device).eval()
+    last = np.zeros((len(table), 2, backbone.hidden_size), np.float32)
+    mean = np.zeros_like(last)
+    raw: list[torch.Tensor] = []
+    backbone.model.norm.register_forward_pre_hook(lambda module, inputs: raw.append(inputs[0]))
+    for start in range(0, len(table), 256):
+        rows = np.arange(start, min(start + 256, len(table)))
+        for batch in pair_batches(table, rows, token_budget(compute.device), layout=backbone.layout):
+            raw.clear()
+            normed = backbone(batch.packed)
+            last[batch.rows] = read_states(raw[-1].flatten(0, 1).float(), batch)[0].cpu().numpy()
+            mean[batch.rows] = read_states(normed.flatten(0, 1).float(), batch)[1].cpu().numpy()
+    np.savez(kept, last=last, mean=mean)
+    return table, Reads(plain, last, mean)
 
 
 def trained_models(
@@ -307,24 +367,43 @@ def probe_on(table: PairTable, differences: np.ndarray, rows: np.ndarray, seed: 
 def linear_run(table: PairTable, differences_RPD: np.ndarray, split: np.ndarray, read: Read) -> tuple[np.ndarray, dict[str, Any]]:
     """(P,) margins of a linear model of the states after a layer, fitted on the training pairs."""
     parts = differences_RPD if read == "both" else differences_RPD[[0 if read == "last" else 1]]
-    states = np.concatenate(list(parts), axis=-1).astype(np.float32)
-    train = np.flatnonzero(split == "train")
+    states, train = np.concatenate(list(parts), axis=-1).astype(np.float32), np.flatnonzero(split == "train")
+    weights, penalty = fit_states(table, states, train)
+    return states @ weights, fact_of(states @ weights, table, train, penalty)
+
+
+def layer_run(table: PairTable, reads: Reads, split: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """(P,) margins of the linear model of both, put into one more layer and a head."""
+    train, normed = np.flatnonzero(split == "train"), reads.normed(reads.last)
+    both = np.concatenate([part[:, 0] - part[:, 1] for part in (normed, reads.mean)], axis=-1)
+    weights, penalty = fit_states(table, both, train)
+    found = reads.margins(weights.reshape(2, -1), train)
+    return found, {
+        **fact_of(found, table, train, penalty),
+        "correlation_with_both": round(np.corrcoef(found, both @ weights)[0, 1], 4),
+    }
+
+
+def fit_states(table: PairTable, states: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights of a linear Bradley-Terry model of the training pairs, and its penalty, the best in five folds of them."""
+    preference = table.preference.astype(np.float64)
     scale = np.sqrt((states[train] ** 2).mean(0)) + 1e-6
-    states, preference = states / scale, table.preference.astype(np.float64)
-    folds = cluster_folds(table.prompt[train], 5, seed=0)
+    scaled, folds = states / scale, cluster_folds(table.prompt[train], 5, seed=0)
     losses = np.zeros(len(PENALTIES))
     for fold in range(5):
         inside, outside = train[folds == fold], train[folds != fold]
         weights = np.zeros(states.shape[1])
         for number, penalty in reversed(list(enumerate(PENALTIES))):  # the strongest first: each start is near its end
-            weights = fit_linear(states[outside], preference[outside], penalty, start=weights)
-            margins_P, label = states[inside] @ weights, preference[inside]
+            weights = fit_linear(scaled[outside], preference[outside], penalty, start=weights)
+            margins_P, label = scaled[inside] @ weights, preference[inside]
             losses[number] += float((label * np.logaddexp(0, -margins_P) + (1 - label) * np.logaddexp(0, margins_P)).sum())
     penalty = PENALTIES[int(np.argmin(losses))]
-    weights = fit_linear(states[train], preference[train], penalty, start=np.zeros(states.shape[1]))
-    found = (states @ weights).astype(np.float64)
-    told = is_right(found[train], preference[train])
-    return found, {"penalty": penalty, "train_accuracy": round(float(np.nanmean(told)), 4)}
+    return fit_linear(scaled[train], preference[train], penalty, start=np.zeros(states.shape[1])) / scale, penalty
+
+
+def fact_of(margins_P: np.ndarray, table: PairTable, train: np.ndarray, penalty: float) -> dict[str, Any]:
+    told = is_right(margins_P[train], table.preference[train].astype(np.float64))
+    return {"penalty": penalty, "train_accuracy": round(float(np.nanmean(told)), 4)}
 
 
 def probe_rows(found: list[DepthProbe]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from assay.data.table import PairTable, build_table
 from assay.metrics import cluster_folds
 from assay.models.backbone import cut_depth
-from assay.train.depth import choose_depth, fit_linear, fit_reads, held_out_margins, last_size, layer_differences, probe_differences
+from assay.train.depth import choose_depth, fit_linear, held_out_margins, layer_differences, probe_differences
 from tiny import tiny_model, tiny_renderer, toy_pairs
 
 
@@ -99,28 +99,3 @@ def test_too_few_prompts_tell_nothing_and_two_thirds_of_the_depth_is_taken():
     assert np.isnan(found.losses_LR).all()
     assert np.isnan(found.accuracies_LR).all()
     assert "4 prompts are too few" in found.reason
-
-
-def test_both_reads_are_weighed_by_what_they_tell():
-    rng = np.random.default_rng(0)
-    difference_RPD = rng.normal(size=(2, 400, 3)).astype(np.float32)
-    truth = 2 * difference_RPD[0, :, 0] - 3 * difference_RPD[1, :, 2]
-    weights_RD = fit_reads(difference_RPD, (truth > 0).astype(float), np.arange(400))
-    margins = (difference_RPD * weights_RD[:, None]).sum((0, 2))
-    assert np.corrcoef(margins, truth)[0, 1] > 0.98
-    assert np.abs(weights_RD).argsort(axis=None)[::-1][:2].tolist() == [5, 0]
-    with pytest.raises(ValueError, match="--mean-read needs 5 prompts to train on, there are 4"):
-        fit_reads(difference_RPD, (truth > 0).astype(float), np.arange(400) % 4)
-
-
-def test_the_size_of_the_last_states_is_that_before_the_final_norm(table):
-    backbone = tiny_model("llama").backbone.eval()
-    found = last_size(backbone, table, np.arange(3), max_tokens=300)
-    raw = []
-    backbone.model.norm.register_forward_pre_hook(lambda module, inputs: raw.append(inputs[0][0, -1]))
-    for row in range(3):
-        for group in table.groups(row, share=False):
-            with torch.no_grad():
-                backbone.model(input_ids=torch.from_numpy(group.tokens.astype(np.int64))[None])
-    assert len(raw) == 6
-    assert found == pytest.approx(float(torch.stack(raw).square().mean(1).sqrt().mean()), rel=1e-4)

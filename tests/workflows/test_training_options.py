@@ -111,15 +111,6 @@ def test_the_probe_never_sees_a_held_out_pair(tmp_path, monkeypatch):
     assert seen == prepared.table.rows("train").tolist()
 
 
-@pytest.mark.parametrize("params", ["head", "blocks:2"])
-def test_a_mean_read_is_one_more_layer_of_a_plain_checkpoint(params, tmp_path):
-    artifact = train(config_of(tmp_path, toy_pairs(120), params=params, depth="2", mean_read=True))
-    assert json.loads((artifact / "config.json").read_text())["num_hidden_layers"] == 3
-    queries = load_file(artifact / "model.safetensors")["model.layers.2.self_attn.q_proj.weight"]
-    assert float(queries.abs().max()) == 0.0, "attention stays uniform when its layer is trained"
-    assert training_report(tmp_path / "run").metric("reload check: largest difference").value < 1e-4
-
-
 # From an earlier reward model
 
 

@@ -92,24 +92,6 @@ def choose_depth(losses_LP: np.ndarray) -> tuple[int, str]:
 
 
 @torch.no_grad()
-def last_size(backbone: Backbone, table: PairTable, rows: np.ndarray, *, max_tokens: int) -> float:
-    """Root mean square of the states at the last tokens of some pairs, before the final norm: what `add_mean_layer` asks for."""
-    seen: list[torch.Tensor] = []
-    hook = backbone.model.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    sums, count = 0.0, 0
-    try:
-        for batch in pair_batches(table, rows, max_tokens, layout=backbone.layout):
-            seen.clear()
-            backbone(batch.packed)
-            reads = torch.from_numpy(batch.packed.reads).to(seen[-1].device)
-            sizes_R = seen[-1].flatten(0, 1).index_select(0, reads).float().square().mean(1).sqrt()
-            sums, count = sums + float(sizes_R.sum()), count + len(sizes_R)
-    finally:
-        hook.remove()
-    return sums / count
-
-
-@torch.no_grad()
 def layer_differences(
     backbone: Backbone,
     table: PairTable,
@@ -139,7 +121,8 @@ def layer_differences(
                 where = [place[int(row)] for row in batch.rows]
                 for number, state in enumerate(states):
                     normed = backbone.model.norm(state).flatten(0, 1).float()
-                    out[number, 0, where], out[number, 1, where] = _differences(normed, batch)
+                    for read, states_P2D in enumerate(read_states(normed, batch)):
+                        out[number, read, where] = (states_P2D[:, 0] - states_P2D[:, 1]).cpu().numpy()
                 on_answers(2 * len(batch.rows))
     finally:
         for hook in hooks:
@@ -148,8 +131,8 @@ def layer_differences(
     return out
 
 
-def _differences(states_TD: torch.Tensor, batch: PairBatch) -> tuple[np.ndarray, np.ndarray]:
-    """(P, D) differences at the last token and of the means, of the pairs of a batch."""
+def read_states(states_TD: torch.Tensor, batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(P, 2, D) of chosen and rejected: the states at the last token, and the means over the text, of the pairs of a batch."""
     packed, num_pairs = batch.packed, len(batch.rows)
     place = torch.empty(len(batch.slots), dtype=torch.long)
     place[torch.from_numpy(batch.slots)] = torch.from_numpy(packed.reads)
@@ -164,8 +147,7 @@ def _differences(states_TD: torch.Tensor, batch: PairBatch) -> tuple[np.ndarray,
         index = slots[group[mine], side].to(states_TD.device)
         sums.index_add_(0, index, states_TD[mine.to(states_TD.device)])
         counts.index_add_(0, index, torch.ones(len(index), 1, device=states_TD.device))
-    mean = (sums / counts).view(num_pairs, 2, -1)
-    return tuple((part[:, 0] - part[:, 1]).cpu().numpy() for part in (last, mean))  # type: ignore[return-value]
+    return last, (sums / counts).view(num_pairs, 2, -1)
 
 
 def held_out_margins(difference_PD: np.ndarray, preference_P: np.ndarray, folds_P: np.ndarray) -> np.ndarray:
@@ -173,31 +155,8 @@ def held_out_margins(difference_PD: np.ndarray, preference_P: np.ndarray, folds_
 
     The penalty is the one with the least held-out loss; features are scaled to a root mean square of 1 by the other folds.
     """
-    margins_KP = _margins_by_penalty(difference_PD, preference_P, folds_P)
-    return margins_KP[_best_penalty(margins_KP, preference_P)]
-
-
-def fit_reads(difference_RPD: np.ndarray, preference_P: np.ndarray, prompt_P: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """Weights (2, D) of a linear Bradley-Terry model of the last token and the mean together, given their differences (2, P, D).
-
-    The penalty is the one with the least held-out loss, by prompt; the weights are of the states as they are. Raises ValueError for
-    fewer prompts than folds.
-    """
-    num_prompts = len(np.unique(prompt_P))
-    if num_prompts < NUM_FOLDS:
-        raise ValueError(
-            f"--mean-read needs {NUM_FOLDS} prompts to train on, there are {num_prompts}: give more data, or leave it out"
-        )
-    both_PD, preference_P = np.concatenate(list(difference_RPD), axis=1), preference_P.astype(np.float64)
-    margins_KP = _margins_by_penalty(both_PD, preference_P, cluster_folds(prompt_P, NUM_FOLDS, seed=seed))
-    scale_D = np.sqrt((both_PD**2).mean(0)) + 1e-6
-    penalty = PENALTIES[_best_penalty(margins_KP, preference_P)]
-    weights_D = fit_linear((both_PD / scale_D).astype(np.float32), preference_P, penalty, start=np.zeros(both_PD.shape[1]))
-    return (weights_D / scale_D).reshape(2, -1)
-
-
-def _margins_by_penalty(difference_PD: np.ndarray, preference_P: np.ndarray, folds_P: np.ndarray) -> np.ndarray:
-    margins_KP = np.zeros((len(PENALTIES), len(preference_P)))
+    by_penalty = []
+    margins = np.zeros((len(PENALTIES), len(preference_P)))
     for fold in np.unique(folds_P):
         inside, outside = folds_P == fold, folds_P != fold
         scale_D = np.sqrt((difference_PD[outside] ** 2).mean(0)) + 1e-6
@@ -205,13 +164,10 @@ def _margins_by_penalty(difference_PD: np.ndarray, preference_P: np.ndarray, fol
         weights_D = np.zeros(train.shape[1])
         for number, penalty in reversed(list(enumerate(PENALTIES))):  # the strongest first: each start is near its end
             weights_D = fit_linear(train, preference_P[outside], penalty, start=weights_D)
-            margins_KP[number, inside] = test @ weights_D
-    return margins_KP
-
-
-def _best_penalty(margins_KP: np.ndarray, preference_P: np.ndarray) -> int:
-    losses_KP = preference_P * np.logaddexp(0, -margins_KP) + (1 - preference_P) * np.logaddexp(0, margins_KP)
-    return int(losses_KP.mean(1).argmin())
+            margins[number, inside] = test @ weights_D
+    for row in margins:
+        by_penalty.append(float((preference_P * np.logaddexp(0, -row) + (1 - preference_P) * np.logaddexp(0, row)).mean()))
+    return margins[int(np.argmin(by_penalty))]
 
 
 def fit_linear(difference_PD: np.ndarray, preference_P: np.ndarray, penalty: float, *, start: np.ndarray) -> np.ndarray:

@@ -28,7 +28,6 @@ from assay.models.backbone import Backbone, add_dropout, cut_depth, load_backbon
 from assay.models.bases import Base, file_digest, resolve_base
 from assay.models.device import Compute, pick_compute, token_budget
 from assay.models.lora import add_lora
-from assay.models.mean_layer import add_mean_layer
 from assay.models.reward_model import RewardModel, new_head
 from assay.monitor.augment import AUGMENTED, augmented
 from assay.records import PreferencePair
@@ -36,7 +35,7 @@ from assay.scorers.load import artifact_path
 from assay.train import distributed
 from assay.train.batches import Source, StateSource, TokenSource
 from assay.train.cache import build_cache, final_states
-from assay.train.depth import DepthProbe, fit_reads, last_size, layer_differences, probe_differences
+from assay.train.depth import DepthProbe, layer_differences, probe_differences
 from assay.train.objective import length_log_odds
 from assay.workflows.probe import failed_probes
 from assay.workflows.rundir import known_prompts, run_config, split_name, split_pairs
@@ -120,7 +119,8 @@ def prepare(
         say(name.replace("_", " "), f"{getattr(derived.loop, name):g}: {reason}")
     if len(renderer.tokenizer) > backbone.model.get_input_embeddings().num_embeddings:
         backbone.model.resize_token_embeddings(len(renderer.tokenizer))
-    backbone, probe = _settled(backbone, table, compute, config)
+    probe = _probe(backbone, table, compute, config) if config.depth_rule == "auto" else None
+    backbone = cut_depth(backbone, probe.depth) if probe is not None else backbone
     saved_dtype, base_digest = next(backbone.parameters()).dtype, _weights_digest(backbone)
     head = start.head if start is not None else new_head(backbone.hidden_size, seed=config.seed)
     whole = RewardModel(backbone, head, compute_dtype=compute.dtype).to(compute.device)
@@ -186,31 +186,19 @@ def _starting_point(config: TrainConfig) -> tuple[Base, Any, RewardModel | None]
     return base, loaded.renderer.tokenizer, loaded.model
 
 
-def _settled(backbone: Backbone, table: PairTable, compute: Compute, config: TrainConfig) -> tuple[Backbone, DepthProbe | None]:
-    """The backbone cut at its depth, with --mean-read one layer deeper again, and what the probe of the depth found.
-
-    Both look at the same states of up to `PROBED` training pairs.
-    """
-    if config.depth_rule != "auto" and not config.mean_read:
-        return backbone, None
+def _probe(backbone: Backbone, table: PairTable, compute: Compute, config: TrainConfig) -> DepthProbe:
+    """The depth probe on up to `PROBED` training pairs; the first process's word, and deep enough for the trained blocks."""
     rows = np.sort(np.random.default_rng(config.seed).permutation(table.rows("train"))[:PROBED])
-    frozen, budget = _computing(backbone, compute.dtype).to(compute.device), token_budget(compute.device)
-    with progress("depth probe" if config.depth_rule == "auto" else "mean read", 2 * len(rows), "answers") as advance:
+    frozen = _computing(backbone, compute.dtype).to(compute.device)
+    with progress("depth probe", 2 * len(rows), "answers") as advance:
+        budget = token_budget(compute.device)
         differences_LRPD = layer_differences(frozen, table, rows, max_tokens=budget, on_answers=advance)
-    preference, prompt, probe = table.preference[rows], table.prompt[rows], None
-    if config.depth_rule == "auto":
-        probe = probe_differences(differences_LRPD, preference, prompt, seed=config.seed)
-        mode, num_blocks = parse_params(config.params)
-        least = min(num_blocks + 1, backbone.num_layers) if mode == "blocks" else 1  # trained blocks stand on a frozen one
-        probe = replace(probe, depth=max(least, distributed.of_first(probe.depth)))  # the first process's word
-        say("depth", probe.reason)
-        backbone, frozen = cut_depth(backbone, probe.depth), cut_depth(frozen, probe.depth)
-    if config.mean_read:
-        last_D, mean_D = fit_reads(differences_LRPD[backbone.num_layers - 1], preference, prompt, seed=config.seed)
-        size = last_size(frozen, table, rows[:32], max_tokens=budget)
-        backbone = add_mean_layer(backbone, torch.from_numpy(last_D).float(), torch.from_numpy(mean_D).float(), size)
-        say("mean read", f"one more layer adds the mean over the text to the last token; fitted on {len(rows):,} training pairs")
-    return backbone, probe
+    probe = probe_differences(differences_LRPD, table.preference[rows], table.prompt[rows], seed=config.seed)
+    mode, num_blocks = parse_params(config.params)
+    least = min(num_blocks + 1, backbone.num_layers) if mode == "blocks" else 1  # trained blocks stand on a frozen one
+    probe = replace(probe, depth=max(least, distributed.of_first(probe.depth)))
+    say("depth", probe.reason)
+    return probe
 
 
 def training_rows(table: PairTable) -> np.ndarray:

@@ -118,8 +118,6 @@ class TrainConfig:
     """What is trained: full, head, blocks:K (the last K blocks and the head), or lora:R (adapters of rank R and the head)."""
     depth: str | None = None
     """Layers kept: full, a number, or auto (where a probe reads the reward best). Left out: auto with head and blocks:K."""
-    mean_read: bool = False
-    """Read the mean over the text too, by one more layer."""
     epochs: int | None = None
     """Passes over the training pairs."""
     batch_pairs: int | None = None
@@ -163,8 +161,6 @@ class TrainConfig:
             raise ValueError("give --base (an instruct model) or --init-from (a reward model), one of the two")
         if self.init_from is not None and self.depth_rule != "full":
             raise ValueError(f"--depth {self.depth} cannot be joined with --init-from: a reward model is not cut again")
-        if self.init_from is not None and self.mean_read:
-            raise ValueError("--mean-read cannot be joined with --init-from: a reward model keeps its own layers")
         if not 0 <= self.replay < 1 or (self.replay and self.init_from is None):
             raise ValueError(f"--replay {self.replay} must be a share below 1 of the pairs of --init-from")
         if not (0 < self.calibration < 1 and 0 <= self.test < 1 and self.calibration + self.test < 1):
