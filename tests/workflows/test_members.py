@@ -113,7 +113,7 @@ def test_an_average_of_members_has_the_mean_of_their_weights(made, tmp_path):
     mean = load_artifact(tmp_path / "mean").model
     first = load_file(run / "artifact" / "members" / "0" / "model.safetensors")
     others = [load_file(run / "artifact" / "members" / f"{number}.safetensors") for number in (1, 2)]
-    name = "layers.3.mlp.down_proj.weight"
+    name = f"layers.{mean.backbone.num_layers - 1}.mlp.down_proj.weight"
     expected = (first[f"model.{name}"] + others[0][name] + others[1][name]) / 3
     torch.testing.assert_close(dict(mean.backbone.model.named_parameters())[name].data, expected)
     head = (first["score.weight"] + others[0]["score.weight"] + others[1]["score.weight"]) / 3

@@ -158,9 +158,8 @@ def _refuse_unlike(first: RewardModel, other: RewardModel) -> None:
     ours, theirs = ({name: value.shape for name, value in model.named_parameters()} for model in (first, other))
     if ours != theirs:
         unlike = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-        raise ValueError(
-            f"the models are of different architectures (unlike in {unlike[:2]}): only members of one base are averaged"
-        )
+        needed = "only members of one base, cut at one --depth, are averaged"
+        raise ValueError(f"the models are of different architectures (unlike in {unlike[:2]}): {needed}")
 
 
 def _joint(descriptions: Sequence[dict[str, Any]], title: str) -> dict[str, Any]:
