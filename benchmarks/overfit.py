@@ -22,9 +22,10 @@ from assay import cli  # first: it sets OpenMP up before torch is loaded
 import numpy as np
 import torch
 import tyro
-from real import RealConfig, machine, read_set, split_names
+from real import RealConfig, machine, read_set
 
 from assay.data.pairs import write_pairs
+from assay.data.split import split_of
 from assay.metrics import cluster_bootstrap, is_right
 from assay.models.reward_model import new_head
 from assay.train.loop import fit, pair_figures, reward_pairs
@@ -78,7 +79,9 @@ def main() -> int:
     pairs = read_set(RealConfig(set="truthful", folder=config.folder))
     labels = np.array([pair.preference for pair in pairs])
     prompts = np.array([pair.prompt_key for pair in pairs])
-    splits = [split_names(pairs, seed, 0.25) for seed in range(config.seeds)]
+    splits = [
+        np.array([split_of(pair.prompt, seed=seed, calibration=0.0, test=0.25) for pair in pairs]) for seed in range(config.seeds)
+    ]
     found: dict[str, list[np.ndarray]] = {}
     facts: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as directory:

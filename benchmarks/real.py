@@ -11,12 +11,14 @@ Suffixes: P pairs, S seeds, L layers, D hidden size.
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,10 +32,9 @@ from transformers import AutoTokenizer
 
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.render import Renderer
-from assay.data.split import split_of
 from assay.data.table import PairTable, build_table
 from assay.metrics import brier, cluster_bootstrap, cluster_folds, is_right
-from assay.models.backbone import Backbone, load_backbone
+from assay.models.backbone import load_backbone
 from assay.models.bases import resolve_base
 from assay.models.device import pick_compute, token_budget
 from assay.models.plain import plain_scores
@@ -117,11 +118,9 @@ def main() -> int:
         result["baselines"] = {name: summary(margins_SP, pairs) for name, margins_SP in rivals.items()}
         say("baselines", json.dumps({name: row["accuracy"] for name, row in result["baselines"].items()}))
         words_SP = rivals["bag of words"]
-        found: dict[str, np.ndarray] = {}  # margins (S, P) by depth and read
-        if config.params == "linear":
-            found = linear_models(config, base, work, pairs, draws, words_SP, result)
-        else:
-            found = trained_models(config, base, work, pairs, draws, words_SP, result)
+        study = Study(config, base, work, pairs, draws, words_SP)
+        models = linear_models if config.params == "linear" else trained_models
+        found = models(study, result)  # margins (S, P) by depth and read
         for name in [name for name in found if name.startswith("auto")]:
             if (full := name.replace("auto", "full")) in found:
                 result[f"depth {name}"]["above_full"] = difference(found[name], found[full], pairs)
@@ -156,11 +155,6 @@ def read_set(config: RealConfig) -> list[PreferencePair]:
     return pairs
 
 
-def split_names(pairs: list[PreferencePair], seed: int, test: float) -> np.ndarray:
-    """train or test for each pair, by prompt."""
-    return np.array([split_of(pair.prompt, seed=seed, calibration=0.0, test=test) for pair in pairs])
-
-
 class Draw(NamedTuple):
     """One fit: number tells it from the others of its run and seeds its model; split (P,) says train or test."""
 
@@ -179,28 +173,35 @@ def all_draws(pairs: list[PreferencePair], folds: int, seeds: int) -> list[Draw]
     return draws
 
 
-def linear_models(
-    config: RealConfig,
-    base: str,
-    work: Path,
-    pairs: list[PreferencePair],
-    draws: list[Draw],
-    words_SP: np.ndarray,
-    result: dict[str, Any],
-) -> dict[str, np.ndarray]:
+class Study(NamedTuple):
+    """What every model of a run is fitted to and compared with. words_SP: margins of the bag-of-words models."""
+
+    config: RealConfig
+    base: str
+    work: Path
+    pairs: list[PreferencePair]
+    draws: list[Draw]
+    words_SP: np.ndarray
+
+    def probes(self, table: PairTable, differences: np.ndarray, result: dict[str, Any]) -> list[DepthProbe]:
+        """What `--depth auto` would find on the training pairs of each draw; into the result too."""
+        found = [probe_on(table, differences, probe_sample(draw), draw.seed) for draw in self.draws]
+        result["probe"] = probe_rows(found)
+        return found
+
+
+def linear_models(study: Study, result: dict[str, Any]) -> dict[str, np.ndarray]:
     """Margins (S, P) of linear models of frozen states, by depth and read; figures go into the result."""
+    config, base, work, pairs, draws, words_SP = study
     table, differences = states_of(config, base, work, np.arange(len(pairs)))
-    probes: list[DepthProbe] = []
-    if "auto" in config.depths:
-        probes = [probe_on(table, differences, probe_sample(draw), draw.seed) for draw in draws]
-        result["probe"] = probe_rows(probes)
+    probes = study.probes(table, differences, result) if "auto" in config.depths else []
     found: dict[str, np.ndarray] = {}
     for depth in config.depths:
         for read in config.reads:
             name = f"{depth} {read}"
             found[name] = np.full((config.seeds, len(pairs)), np.nan)
             facts = []
-            reads = reads_of(config, base, work, depth)[1] if read == "layer" else None
+            reads = reads_of(config, base, work, depth) if read == "layer" else None
             for draw in draws:
                 layer = probes[draw.number].depth if depth == "auto" else len(differences) if depth == "full" else int(depth)
                 tested = draw.split == "test"
@@ -219,41 +220,50 @@ def linear_models(
 class Reads:
     """Of every answer: the state at its last token before the final norm, and the mean of the normed states; (N, 2, D) each."""
 
-    backbone: Backbone
+    norm: torch.nn.Module
     last: np.ndarray
     mean: np.ndarray
 
+    @cached_property
+    def both(self) -> np.ndarray:
+        """(N, 2D) differences of chosen and rejected, at the last token and of the means."""
+        return np.concatenate([part[:, 0] - part[:, 1] for part in (self.normed(self.last), self.mean)], axis=-1)
+
     def normed(self, states: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return self.backbone.model.norm(torch.from_numpy(states)).numpy()
+            return self.norm(torch.from_numpy(states)).numpy()
 
     def margins(self, weights_RD: np.ndarray, train: np.ndarray) -> np.ndarray:
         """(N,) of a head behind one more plain layer: attention is uniform (zero queries and keys), and values and output add what
         the linear model makes of the mean, in the direction in which the last token is read."""
         last_D, mean_D = weights_RD
-        read_D = last_D * self.backbone.model.norm.weight.detach().float().numpy()
+        read_D = last_D * self.norm.weight.numpy()
         size = np.sqrt((self.last[train] ** 2).mean(-1)).mean()
         added = size * (self.mean @ mean_D)[..., None] * read_D / (read_D @ read_D)
         rewards = self.normed((self.last + added).astype(np.float32)) @ last_D
         return (rewards[:, 0] - rewards[:, 1]).astype(np.float64)
 
 
-@torch.no_grad()
-def reads_of(config: RealConfig, base: str, work: Path, depth: str) -> tuple[PairTable, Reads]:
-    """The token table and the reads of a frozen base cut at a depth; kept beside it."""
-    resolved = resolve_base(base)
-    renderer = Renderer(AutoTokenizer.from_pretrained(resolved.path), max_length=config.max_length)
+def table_of(config: RealConfig, base: str, work: Path) -> tuple[str, PairTable]:
+    """Where the base lies, and the pairs as its tokens."""
+    path = resolve_base(base).path
+    renderer = Renderer(AutoTokenizer.from_pretrained(path), max_length=config.max_length)
     table, _ = build_table(read_pairs(work / f"{config.set}.jsonl"), renderer, work / f"{config.set}-probe.arrow")
+    return path, table
+
+
+@torch.no_grad()
+def reads_of(config: RealConfig, base: str, work: Path, depth: str) -> Reads:
+    """The reads of a frozen base cut at a depth; kept in the working folder."""
+    path, table = table_of(config, base, work)
     compute = pick_compute()
-    cut = load_backbone(resolved.path, depth=parse_depth(depth))
-    plain = cut.float().eval().requires_grad_(False)
+    backbone = load_backbone(path, dtype=compute.dtype, depth=parse_depth(depth)).to(compute.device).eval()
+    norm = copy.deepcopy(backbone.model.norm).float().cpu().requires_grad_(False)
     kept = work / f"{config.set}-{Path(base).stem}-{len(table)}x{config.max_length}-depth-{depth}-reads.npz"
     if kept.is_file():
         with np.load(kept) as values:
-            return table, Reads(plain, values["last"], values["mean"])
-    backbone = load_backbone(resolved.path, dtype=compute.dtype, depth=parse_depth(depth)).to(compute.device).eval()
-    last = np.zeros((len(table), 2, backbone.hidden_size), np.float32)
-    mean = np.zeros_like(last)
+            return Reads(norm, values["last"], values["mean"])
+    last, mean = (np.zeros((len(table), 2, backbone.hidden_size), np.float32) for _ in range(2))
     raw: list[torch.Tensor] = []
     backbone.model.norm.register_forward_pre_hook(lambda module, inputs: raw.append(inputs[0]))
     for start in range(0, len(table), 256):
@@ -261,28 +271,20 @@ def reads_of(config: RealConfig, base: str, work: Path, depth: str) -> tuple[Pai
         for batch in pair_batches(table, rows, token_budget(compute.device), layout=backbone.layout):
             raw.clear()
             normed = backbone(batch.packed)
-            last[batch.rows] = read_states(raw[-1].flatten(0, 1).float(), batch)[0].cpu().numpy()
-            mean[batch.rows] = read_states(normed.flatten(0, 1).float(), batch)[1].cpu().numpy()
+            both = read_states(torch.cat([raw[0], normed], -1).flatten(0, 1).float(), batch)
+            last[batch.rows] = both[0].chunk(2, -1)[0].cpu().numpy()
+            mean[batch.rows] = both[1].chunk(2, -1)[1].cpu().numpy()
     np.savez(kept, last=last, mean=mean)
-    return table, Reads(plain, last, mean)
+    return Reads(norm, last, mean)
 
 
-def trained_models(
-    config: RealConfig,
-    base: str,
-    work: Path,
-    pairs: list[PreferencePair],
-    draws: list[Draw],
-    words_SP: np.ndarray,
-    result: dict[str, Any],
-) -> dict[str, np.ndarray]:
+def trained_models(study: Study, result: dict[str, Any]) -> dict[str, np.ndarray]:
     """Margins (S, P) of models trained as `assay train` trains them, by depth; figures go into the result."""
+    config, base, work, pairs, draws, words_SP = study
     probes: list[DepthProbe] = []
     if "auto" in config.depths:
         union = np.unique(np.concatenate([probe_sample(draw) for draw in draws]))
-        table, differences = states_of(config, base, work, union)
-        probes = [probe_on(table, differences, probe_sample(draw), draw.seed) for draw in draws]
-        result["probe"] = probe_rows(probes)
+        probes = study.probes(*states_of(config, base, work, union), result)
     found: dict[str, np.ndarray] = {}
     for depth in config.depths:
         found[depth] = np.full((config.seeds, len(pairs)), np.nan)
@@ -340,14 +342,12 @@ def states_of(config: RealConfig, base: str, work: Path, rows: np.ndarray) -> tu
 
     All rows are kept beside the table, with --keep for the next run of the same set and base.
     """
-    resolved = resolve_base(base)
-    renderer = Renderer(AutoTokenizer.from_pretrained(resolved.path), max_length=config.max_length)
-    table, _ = build_table(read_pairs(work / f"{config.set}.jsonl"), renderer, work / f"{config.set}-probe.arrow")
+    path, table = table_of(config, base, work)
     kept = work / f"{config.set}-{Path(base).stem}-{len(table)}x{config.max_length}-states.npy"
     if kept.is_file():
         return table, np.load(kept)
     compute = pick_compute()
-    backbone = load_backbone(resolved.path, dtype=compute.dtype).to(compute.device).eval()
+    backbone = load_backbone(path, dtype=compute.dtype).to(compute.device).eval()
     found = layer_differences(backbone, table, rows, max_tokens=token_budget(compute.device))
     differences = np.zeros((*found.shape[:2], len(table), found.shape[-1]), np.float16)
     differences[:, :, rows] = found
@@ -374,13 +374,12 @@ def linear_run(table: PairTable, differences_RPD: np.ndarray, split: np.ndarray,
 
 def layer_run(table: PairTable, reads: Reads, split: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """(P,) margins of the linear model of both, put into one more layer and a head."""
-    train, normed = np.flatnonzero(split == "train"), reads.normed(reads.last)
-    both = np.concatenate([part[:, 0] - part[:, 1] for part in (normed, reads.mean)], axis=-1)
-    weights, penalty = fit_states(table, both, train)
+    train = np.flatnonzero(split == "train")
+    weights, penalty = fit_states(table, reads.both, train)
     found = reads.margins(weights.reshape(2, -1), train)
     return found, {
         **fact_of(found, table, train, penalty),
-        "correlation_with_both": round(np.corrcoef(found, both @ weights)[0, 1], 4),
+        "correlation_with_both": round(np.corrcoef(found, reads.both @ weights)[0, 1], 4),
     }
 
 
@@ -469,10 +468,10 @@ def trl_run(
     )
     train = [pair for pair, name in zip(pairs, split, strict=True) if name == "train"]
     loop = derive(asked, len(train), 576, torch.device("cpu")).loop
-    resolved = resolve_base(base)
-    tokenizer = Renderer(AutoTokenizer.from_pretrained(resolved.path), max_length=config.max_length).tokenizer
+    path = resolve_base(base).path
+    tokenizer = Renderer(AutoTokenizer.from_pretrained(path), max_length=config.max_length).tokenizer
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(resolved.path, num_labels=1, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=torch.float32)
     model.config.pad_token_id = tokenizer.pad_token_id
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))

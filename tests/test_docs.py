@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -60,4 +61,8 @@ def test_the_flags_that_are_shown_exist(capsys):
 
 @pytest.mark.parametrize(("page", "line"), sorted(set(imports())), ids=lambda value: str(value)[:60])
 def test_a_name_that_is_shown_can_be_imported(page, line):
-    exec(line, {})
+    shown = {alias.asname or alias.name.split(".")[0] for node in ast.parse(line).body for alias in node.names}
+    found: dict[str, object] = {}
+    exec(line, found)
+    assert shown
+    assert shown <= found.keys()

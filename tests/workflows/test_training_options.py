@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_train import MACHINE, config_of
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from assay.data.pairs import write_pairs
 from assay.data.split import prompt_hashes, split_of
@@ -109,6 +110,26 @@ def test_the_probe_never_sees_a_held_out_pair(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "layer_differences", spy)
     prepared = prepare(config_of(tmp_path, toy_pairs(120), depth="auto"))
     assert seen == prepared.table.rows("train").tolist()
+
+
+def test_a_base_that_cannot_be_cut_keeps_its_layers_unless_auto_was_asked_for(tmp_path):
+    config = config_of(tmp_path, toy_pairs(60))
+    shape = GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    GPT2LMHeadModel(shape).save_pretrained(tmp_path / "base")
+    prepared = prepare(config)
+    assert prepared.probe is None
+    assert prepared.whole.backbone.num_layers == 2
+    with pytest.raises(ValueError, match=r"GPT2Model has no plain .layers and .norm to cut at"):
+        prepare(replace(config, depth="auto", out=tmp_path / "asked"))
+
+
+def test_a_run_on_too_few_prompts_to_probe_still_ends_in_a_report(tmp_path):
+    config = config_of(tmp_path, toy_pairs(40, num_prompts=6))
+    artifact = train(config)
+    assert read_description(artifact)["depth"] == 3
+    (table,) = [table for table in training_report(config.out).tables if table.title == "where the reward is read best"]
+    assert math.isnan(table.rows[0][1])
+    assert "too few to probe" in table.note
 
 
 # From an earlier reward model

@@ -313,8 +313,13 @@ def add_dropout(model: Any, rate: float) -> None:
             part.register_forward_hook(drop)
 
 
+def can_cut(backbone: Backbone) -> bool:
+    """Whether its layers stand in a plain list with one norm behind them, so that it can be cut between any two."""
+    return hasattr(backbone.model, "layers") and hasattr(backbone.model, "norm")
+
+
 def _refuse_uncuttable(backbone: Backbone, fix: str) -> None:
-    if not (hasattr(backbone.model, "layers") and hasattr(backbone.model, "norm")):
+    if not can_cut(backbone):
         raise ValueError(f"{type(backbone.model).__name__} has no plain .layers and .norm to cut at: {fix}")
 
 

@@ -24,7 +24,7 @@ from assay.data.split import refuse_overlap
 from assay.data.table import PairTable, build_table
 from assay.errors import DataError
 from assay.models.artifact import ENSEMBLE, load_artifact, read_description
-from assay.models.backbone import Backbone, add_dropout, cut_depth, load_backbone, split_backbone
+from assay.models.backbone import Backbone, add_dropout, can_cut, cut_depth, load_backbone, split_backbone
 from assay.models.bases import Base, file_digest, resolve_base
 from assay.models.device import Compute, pick_compute, token_budget
 from assay.models.lora import add_lora
@@ -186,8 +186,16 @@ def _starting_point(config: TrainConfig) -> tuple[Base, Any, RewardModel | None]
     return base, loaded.renderer.tokenizer, loaded.model
 
 
-def _probe(backbone: Backbone, table: PairTable, compute: Compute, config: TrainConfig) -> DepthProbe:
-    """The depth probe on up to `PROBED` training pairs; the first process's word, and deep enough for the trained blocks."""
+def _probe(backbone: Backbone, table: PairTable, compute: Compute, config: TrainConfig) -> DepthProbe | None:
+    """The depth probe on up to `PROBED` training pairs; the first process's word, and deep enough for the trained blocks.
+
+    None for a base that cannot be cut: ValueError where --depth auto was asked for by name.
+    """
+    if not can_cut(backbone):
+        if config.depth is not None:
+            cut_depth(backbone, backbone.num_layers)  # which says why not
+        say("depth", f"all {backbone.num_layers} layers: {type(backbone.model).__name__} cannot be cut between layers")
+        return None
     rows = np.sort(np.random.default_rng(config.seed).permutation(table.rows("train"))[:PROBED])
     frozen = _computing(backbone, compute.dtype).to(compute.device)
     with progress("depth probe", 2 * len(rows), "answers") as advance:
