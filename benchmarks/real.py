@@ -11,14 +11,12 @@ Suffixes: P pairs, S seeds, L layers, D hidden size.
 
 from __future__ import annotations
 
-import copy
 import json
 import platform
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -42,16 +40,15 @@ from assay.models.reward_model import new_head
 from assay.records import PreferencePair
 from assay.scorers.base import margins, sigmoid
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words
-from assay.train.batches import pair_batches
-from assay.train.depth import PENALTIES, DepthProbe, fit_linear, layer_differences, probe_differences, read_states
+from assay.train.depth import PENALTIES, DepthProbe, fit_linear, layer_differences, probe_differences
 from assay.train.loop import fit, pair_figures, reward_pairs
 from assay.workflows.demo import packaged_base
 from assay.workflows.prepare import PROBED, Prepared, prepare
-from assay.workflows.settings import Machine, Objective, Restraint, TrainConfig, derive, parse_depth
+from assay.workflows.settings import Machine, Objective, Restraint, TrainConfig, derive
 from assay.workflows.show import say
 
 Set = Literal["harmless", "truthful", "rmb-helpful", "rmb-harmless", "alpaca"]
-Read = Literal["last", "mean", "both", "layer"]
+Read = Literal["last", "mean", "both"]
 _FILES = {
     "harmless": "hh-rlhf-harmless/pairs.jsonl.gz",
     "truthful": "truthfulqa-judge/truth.jsonl.gz",
@@ -72,8 +69,7 @@ class RealConfig:
     """As in assay train; or linear: a linear Bradley-Terry model of frozen states (L2 by cross-validation), all depths, reads and
     fits from one forward."""
     reads: tuple[Read, ...] = ("last",)
-    """Where a linear model reads: the last token, the mean over the text, both side by side, or both through one more layer of a
-    plain checkpoint (layer: not at depth auto)."""
+    """Where a linear model reads: the last token, the mean over the text, or both side by side."""
     epochs: int | None = None
     learning_rate: float | None = None
     batch_pairs: int | None = None
@@ -94,8 +90,6 @@ class RealConfig:
 def main() -> int:
     cli.keep_freed_memory()
     config = tyro.cli(RealConfig, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
-    if "layer" in config.reads and "auto" in config.depths:
-        raise ValueError("--reads layer needs --depths that are numbers or full")
     began = time.perf_counter()
     pairs = read_set(config)
     base = config.base or packaged_base()
@@ -201,81 +195,15 @@ def linear_models(study: Study, result: dict[str, Any]) -> dict[str, np.ndarray]
             name = f"{depth} {read}"
             found[name] = np.full((config.seeds, len(pairs)), np.nan)
             facts = []
-            reads = reads_of(config, base, work, depth) if read == "layer" else None
             for draw in draws:
                 layer = probes[draw.number].depth if depth == "auto" else len(differences) if depth == "full" else int(depth)
                 tested = draw.split == "test"
-                if reads is not None:
-                    margins_P, fact = layer_run(table, reads, draw.split)
-                else:
-                    margins_P, fact = linear_run(table, differences[layer - 1], draw.split, read)
+                margins_P, fact = linear_run(table, differences[layer - 1], draw.split, read)
                 found[name][draw.seed, tested] = margins_P[tested]
                 facts.append({"depth": layer, **fact})
             result[f"depth {name}"] = {**summary(found[name], pairs, words_SP), "runs": facts}
             say(f"depth {name}", json.dumps(result[f"depth {name}"] | {"runs": len(facts)}))
     return found
-
-
-@dataclass(frozen=True)
-class Reads:
-    """Of every answer: the state at its last token before the final norm, and the mean of the normed states; (N, 2, D) each."""
-
-    norm: torch.nn.Module
-    last: np.ndarray
-    mean: np.ndarray
-
-    @cached_property
-    def both(self) -> np.ndarray:
-        """(N, 2D) differences of chosen and rejected, at the last token and of the means."""
-        return np.concatenate([part[:, 0] - part[:, 1] for part in (self.normed(self.last), self.mean)], axis=-1)
-
-    def normed(self, states: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return self.norm(torch.from_numpy(states)).numpy()
-
-    def margins(self, weights_RD: np.ndarray, train: np.ndarray) -> np.ndarray:
-        """(N,) of a head behind one more plain layer: attention is uniform (zero queries and keys), and values and output add what
-        the linear model makes of the mean, in the direction in which the last token is read."""
-        last_D, mean_D = weights_RD
-        read_D = last_D * self.norm.weight.numpy()
-        size = np.sqrt((self.last[train] ** 2).mean(-1)).mean()
-        added = size * (self.mean @ mean_D)[..., None] * read_D / (read_D @ read_D)
-        rewards = self.normed((self.last + added).astype(np.float32)) @ last_D
-        return (rewards[:, 0] - rewards[:, 1]).astype(np.float64)
-
-
-def table_of(config: RealConfig, base: str, work: Path) -> tuple[str, PairTable]:
-    """Where the base lies, and the pairs as its tokens."""
-    path = resolve_base(base).path
-    renderer = Renderer(AutoTokenizer.from_pretrained(path), max_length=config.max_length)
-    table, _ = build_table(read_pairs(work / f"{config.set}.jsonl"), renderer, work / f"{config.set}-probe.arrow")
-    return path, table
-
-
-@torch.no_grad()
-def reads_of(config: RealConfig, base: str, work: Path, depth: str) -> Reads:
-    """The reads of a frozen base cut at a depth; kept in the working folder."""
-    path, table = table_of(config, base, work)
-    compute = pick_compute()
-    backbone = load_backbone(path, dtype=compute.dtype, depth=parse_depth(depth)).to(compute.device).eval()
-    norm = copy.deepcopy(backbone.model.norm).float().cpu().requires_grad_(False)
-    kept = work / f"{config.set}-{Path(base).stem}-{len(table)}x{config.max_length}-depth-{depth}-reads.npz"
-    if kept.is_file():
-        with np.load(kept) as values:
-            return Reads(norm, values["last"], values["mean"])
-    last, mean = (np.zeros((len(table), 2, backbone.hidden_size), np.float32) for _ in range(2))
-    raw: list[torch.Tensor] = []
-    backbone.model.norm.register_forward_pre_hook(lambda module, inputs: raw.append(inputs[0]))
-    for start in range(0, len(table), 256):
-        rows = np.arange(start, min(start + 256, len(table)))
-        for batch in pair_batches(table, rows, token_budget(compute.device), layout=backbone.layout):
-            raw.clear()
-            normed = backbone(batch.packed)
-            both = read_states(torch.cat([raw[0], normed], -1).flatten(0, 1).float(), batch)
-            last[batch.rows] = both[0].chunk(2, -1)[0].cpu().numpy()
-            mean[batch.rows] = both[1].chunk(2, -1)[1].cpu().numpy()
-    np.savez(kept, last=last, mean=mean)
-    return Reads(norm, last, mean)
 
 
 def trained_models(study: Study, result: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -342,7 +270,9 @@ def states_of(config: RealConfig, base: str, work: Path, rows: np.ndarray) -> tu
 
     All rows are kept beside the table, with --keep for the next run of the same set and base.
     """
-    path, table = table_of(config, base, work)
+    path = resolve_base(base).path
+    renderer = Renderer(AutoTokenizer.from_pretrained(path), max_length=config.max_length)
+    table, _ = build_table(read_pairs(work / f"{config.set}.jsonl"), renderer, work / f"{config.set}-probe.arrow")
     kept = work / f"{config.set}-{Path(base).stem}-{len(table)}x{config.max_length}-states.npy"
     if kept.is_file():
         return table, np.load(kept)
@@ -370,17 +300,6 @@ def linear_run(table: PairTable, differences_RPD: np.ndarray, split: np.ndarray,
     states, train = np.concatenate(list(parts), axis=-1).astype(np.float32), np.flatnonzero(split == "train")
     weights, penalty = fit_states(table, states, train)
     return states @ weights, fact_of(states @ weights, table, train, penalty)
-
-
-def layer_run(table: PairTable, reads: Reads, split: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """(P,) margins of the linear model of both, put into one more layer and a head."""
-    train = np.flatnonzero(split == "train")
-    weights, penalty = fit_states(table, reads.both, train)
-    found = reads.margins(weights.reshape(2, -1), train)
-    return found, {
-        **fact_of(found, table, train, penalty),
-        "correlation_with_both": round(np.corrcoef(found, reads.both @ weights)[0, 1], 4),
-    }
 
 
 def fit_states(table: PairTable, states: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, float]:
@@ -425,7 +344,7 @@ def train_and_score(prepared: Prepared, config: RealConfig, draw: Draw) -> tuple
     loop = derive(replace(prepared.config, seed=draw.number), len(train), width, prepared.compute.device).loop
     start = {name: p.detach().clone() for name, p in prepared.model.named_parameters() if p.requires_grad}
     with torch.no_grad():
-        prepared.model.head.weight.copy_(new_head(width, seed=draw.number).weight)
+        prepared.model.head.weight[:, :width].copy_(new_head(width, seed=draw.number).weight)
     held = None
     if config.restraint.early_stopping:  # a sixth of the training prompts to look at
         inner = np.random.default_rng(draw.number).permutation(np.unique(prepared.table.prompt[train]))

@@ -129,11 +129,13 @@ def test_what_cannot_be_averaged_or_joined_is_refused_by_name(made, tmp_path, ca
     for number, run in enumerate((blocks, heads)):
         assert main(["export", str(run), "--out", str(tmp_path / str(number))]) == 0
     other = save_tiny_base(tmp_path / "qwen", "qwen")
-    _, _, data = made
-    settings = ["--params", "head", "--dtype", "float32", "--device", "cpu", "--calibration", "0.25"]
-    assert main(["train", "--data", str(data), "--base", str(other), "--out", str(tmp_path / "other"), *settings]) == 0
+    _, base, data = made
+    settings = ["--data", str(data), "--dtype", "float32", "--device", "cpu", "--calibration", "0.25"]
+    for name, path, params in (("other", other, "head"), ("both", base, "head:mean")):
+        assert main(["train", "--base", str(path), "--out", str(tmp_path / name), "--params", params, *settings]) == 0
     cases = {
         "at least two models, got 1": ["average", str(tmp_path / "0")],
+        "models of --params head:mean cannot be averaged": ["average", str(tmp_path / "0"), str(tmp_path / "both")],
         "of different architectures": ["average", str(tmp_path / "0"), str(tmp_path / "other")],
         "at least two members, got 1": ["ensemble", str(tmp_path / "0")],
         "the same weights": ["ensemble", str(tmp_path / "0"), str(tmp_path / "0")],

@@ -21,17 +21,41 @@ def config(**settings) -> TrainConfig:
 
 
 @pytest.mark.parametrize(
-    ("text", "parsed"), [("full", ("full", 0)), ("head", ("head", 0)), ("blocks:3", ("blocks", 3)), ("lora:8", ("lora", 8))]
+    ("text", "parsed"),
+    [
+        ("full", ("full", 0)),
+        ("head", ("head", 0)),
+        ("head:mean", ("head", 0)),
+        ("blocks:3", ("blocks", 3)),
+        ("lora:8", ("lora", 8)),
+    ],
 )
 def test_params(text, parsed):
     assert parse_params(text) == parsed
 
 
 @pytest.mark.parametrize(
-    "text", ["", "lora", "blocks", "blocks:", "blocks:0", "blocks:-1", "blocks:2.5", "full:2", "head:1", "Full", "lora:", "lora:0"]
+    "text",
+    [
+        "",
+        "lora",
+        "blocks",
+        "blocks:",
+        "blocks:0",
+        "blocks:-1",
+        "blocks:2.5",
+        "full:2",
+        "head:1",
+        "head:last",
+        "Full",
+        "lora:",
+        "lora:0",
+    ],
 )
-def test_bad_params_name_the_four_forms(text):
-    with pytest.raises(ValueError, match=r"--params .* use full, head, blocks:K with K >= 1, or lora:R with R >= 1") as caught:
+def test_bad_params_name_the_forms(text):
+    with pytest.raises(
+        ValueError, match=r"--params .* use full, head, head:mean, blocks:K with K >= 1, or lora:R with R >= 1"
+    ) as caught:
         config(params=text)
     assert repr(text) in str(caught.value)
 
@@ -47,6 +71,9 @@ BAD = [
     ({"base": None, "init_from": Path("run"), "depth": "3"}, "--depth 3 cannot be joined with --init-from"),
     ({"replay": 0.5}, "--replay 0.5"),
     ({"members": Members(ensemble=3), "params": "lora:4"}, "--ensemble 3 cannot be joined with --params lora:4"),
+    ({"members": Members(ensemble=3), "params": "head:mean"}, "--ensemble 3 cannot be joined with --params head:mean"),
+    ({"base": None, "init_from": Path("run"), "params": "head:mean"}, "--params head:mean cannot be joined with --init-from"),
+    ({"machine": Machine(shard=True), "params": "head:mean"}, "--shard spreads trained layers .* --params head:mean trains none"),
     ({"members": Members(ensemble=3), "machine": Machine(shard=True)}, "--ensemble 3 cannot be joined with --shard"),
     ({"calibration": 0.0}, "--calibration 0.0"),
     ({"calibration": 0.5, "test": 0.5}, "--calibration 0.5 and --test 0.5"),

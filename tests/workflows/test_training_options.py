@@ -19,14 +19,15 @@ from assay.data.split import prompt_hashes, split_of
 from assay.errors import DataError
 from assay.models.artifact import PROMPTS_FILE, read_description
 from assay.models.lora import add_lora, merge_lora
-from assay.train.loop import best_loss, looks_since_best
+from assay.scorers.load import load_raw
+from assay.train.loop import best_loss, looks_since_best, reward_pairs
 from assay.train.objective import Objective
 from assay.wire import report_from_json
 from assay.workflows.prepare import prepare
 from assay.workflows.rundir import run_config, split_pairs
 from assay.workflows.settings import Restraint, TrainConfig
-from assay.workflows.train import train
-from tiny import tiny_model, toy_pairs
+from assay.workflows.train import fit_and_save, train
+from tiny import save_tiny_base, tiny_model, toy_pairs
 
 
 def training_report(run: Path):
@@ -130,6 +131,47 @@ def test_a_run_on_too_few_prompts_to_probe_still_ends_in_a_report(tmp_path):
     (table,) = [table for table in training_report(config.out).tables if table.title == "where the reward is read best"]
     assert math.isnan(table.rows[0][1])
     assert "too few to probe" in table.note
+
+
+# The mean over the text beside the last token
+
+
+def test_a_head_of_both_reads_is_saved_as_a_plain_model_that_gives_the_rewards_it_was_trained_with(tmp_path):
+    config = config_of(tmp_path, toy_pairs(120), params="head:mean", depth="3", epochs=20, learning_rate=1e-2)
+    prepared = prepare(config)
+    saved = fit_and_save(prepared)
+    assert read_description(saved.path)["depth"] == 4
+    assert json.loads((saved.path / "config.json").read_text())["num_hidden_layers"] == 4
+    assert saved.checked.value < 1e-4
+    report = training_report(config.out)
+    assert report.metric("accuracy on calibration pairs").value > 0.9
+    weight_D, width = prepared.model.head.weight[0].detach(), prepared.whole.backbone.hidden_size
+    assert float(weight_D[width:].abs().max()) > 0.01, "the mean was learnt"
+    rows = prepared.table.rows("calibration")
+    kept_P2 = reward_pairs(prepared.model, prepared.source, rows)
+    pairs = list(split_pairs(config, "calibration"))
+    answers = [completion for pair in pairs for completion in pair.completions()]
+    np.testing.assert_allclose(load_raw(saved.path, dtype="float32").score(answers).value.reshape(-1, 2), kept_P2, atol=1e-4)
+    layers = [name for name in load_file(saved.path / "model.safetensors") if ".layers.3." in name]
+    assert {name.split(".layers.3.")[1] for name in layers} >= {"self_attn.v_proj.weight", "mlp.down_proj.weight"}
+
+
+def test_a_killed_run_of_both_reads_is_resumed(tmp_path):
+    config = config_of(tmp_path, toy_pairs(60), params="head:mean", epochs=3, batch_pairs=8)
+    whole = load_file(train(replace(config, out=tmp_path / "whole")) / "model.safetensors")
+    train(config)
+    last = sorted((config.out / "checkpoints").glob("step-*"))[-1]
+    (last / "state.json").write_text("cut")
+    resumed = load_file(train(replace(config, resume=True)) / "model.safetensors")
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
+def test_a_base_of_another_form_is_refused_before_its_states_are_computed(tmp_path):
+    config = config_of(tmp_path, toy_pairs(60), params="head:mean", depth="2")
+    save_tiny_base(tmp_path / "gemma", "gemma")
+    with pytest.raises(ValueError, match="--params head:mean cannot be given for Gemma3TextModel"):
+        prepare(replace(config, base=str(tmp_path / "gemma")))
+    assert not (config.out / "cache" / "activations.bin").exists()
 
 
 # From an earlier reward model

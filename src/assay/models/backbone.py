@@ -282,6 +282,17 @@ def cut_depth(backbone: Backbone, depth: int) -> Backbone:
     return Backbone(_with_layers(backbone.model, range(depth)))
 
 
+def with_layer(backbone: Backbone, layer: nn.Module) -> Backbone:
+    """The same backbone with one more layer, of the form of its others, behind its last one."""
+    part = _with_layers(backbone.model, range(backbone.num_layers))
+    part.layers.append(layer)
+    config = part.config.get_text_config()
+    config.num_hidden_layers += 1
+    if getattr(config, "layer_types", None):
+        config.layer_types = [*config.layer_types, config.layer_types[-1]]
+    return Backbone(part)
+
+
 def split_backbone(backbone: Backbone, num_top: int) -> tuple[Backbone, Backbone]:
     """(trunk, top): the first layers without the final norm, and the last `num_top` layers with it. They share the parameters.
 

@@ -19,7 +19,11 @@ NOT_RECORDED = "not recorded"
 MAX_LISTED = 6  # numbers of a list that the card spells out
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 LICENSE_ID = re.compile(r"[a-z][a-z0-9.-]*")
-PARAMS = {"full": "all weights", "head": "the head alone, on a frozen backbone"}
+PARAMS = {
+    "full": "all weights",
+    "head": "the head alone, on a frozen backbone",
+    "head:mean": "the head and a read of the mean over the text (the last layer), on a frozen backbone",
+}
 
 LOAD_ASSAY = """\
 ```python

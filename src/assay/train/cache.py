@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from assay.data.packing import PackedBatch, RowLayout, pack
 from assay.data.table import PairTable
 from assay.errors import TrainingError
 from assay.models.backbone import Backbone
+from assay.models.mean_layer import last_and_mean
 from assay.train import distributed
 from assay.train.checkpoint import is_disk_full
 
@@ -91,20 +93,27 @@ def final_states(
     identity: str,
     max_tokens: int,
     limit_bytes: int,
+    with_mean: bool = False,
     on_start: Callable[[int, int], None] = lambda num_bytes, num_reads: None,
     on_answers: Callable[[int], None] = lambda num_answers: None,
 ) -> np.ndarray:
-    """Hidden states (N, 2, D), float32, at the rewarded tokens of every pair, by a frozen backbone; on disk too."""
-    on_start(8 * len(table) * backbone.hidden_size, 2 * len(table))
+    """Hidden states (N, 2, D), float32, at the rewarded tokens of every pair, by a frozen backbone; on disk too.
+
+    with_mean: (N, 2, 2D), what `last_and_mean` gives.
+    """
+    width, read = (
+        (2 * backbone.hidden_size, partial(last_and_mean, backbone)) if with_mean else (backbone.hidden_size, backbone.read)
+    )
+    on_start(8 * len(table) * width, 2 * len(table))
 
     def fill(states: np.ndarray) -> None:
         flat = states.reshape(2 * len(table), -1)
         for batch, groups in _trunk_batches(table, max_tokens, backbone.layout):
             reads = (2 * groups[:, None] + np.arange(2)).reshape(-1) if backbone.can_branch else groups
-            flat[reads] = backbone.read(batch).float().cpu().numpy()
+            flat[reads] = read(batch).float().cpu().numpy()
             on_answers(len(batch.reads))
 
-    shape = (len(table), 2, backbone.hidden_size)
+    shape = (len(table), 2, width)
     return _cached(path, shape, np.dtype(np.float32), identity, limit_bytes, fill, lambda: on_answers(2 * len(table)))
 
 

@@ -17,6 +17,7 @@ from scipy.optimize import minimize
 from assay.data.table import PairTable
 from assay.metrics import cluster_folds
 from assay.models.backbone import Backbone
+from assay.models.mean_layer import mean_states
 from assay.records import Table
 from assay.train import distributed
 from assay.train.batches import PairBatch, pair_batches
@@ -133,21 +134,10 @@ def layer_differences(
 
 def read_states(states_TD: torch.Tensor, batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """(P, 2, D) of chosen and rejected: the states at the last token, and the means over the text, of the pairs of a batch."""
-    packed, num_pairs = batch.packed, len(batch.rows)
-    place = torch.empty(len(batch.slots), dtype=torch.long)
-    place[torch.from_numpy(batch.slots)] = torch.from_numpy(packed.reads)
-    last = states_TD[place.to(states_TD.device)].view(num_pairs, 2, -1)
-    sums = torch.zeros(2 * num_pairs, states_TD.shape[1], device=states_TD.device)
-    counts = torch.zeros(2 * num_pairs, 1, device=states_TD.device)
-    group, branch = (torch.from_numpy(part).flatten().long() for part in (packed.group, packed.branch))
-    per_group = len(batch.slots) // len(packed.order)  # 2 answers where prompts are shared, else 1
-    slots = torch.from_numpy(batch.slots).view(-1, per_group)
-    for side in range(per_group):  # the shared tokens (branch 0) count for each side
-        mine = (group >= 0) & ((branch == 0) | (branch == side + 1))
-        index = slots[group[mine], side].to(states_TD.device)
-        sums.index_add_(0, index, states_TD[mine.to(states_TD.device)])
-        counts.index_add_(0, index, torch.ones(len(index), 1, device=states_TD.device))
-    return last, (sums / counts).view(num_pairs, 2, -1)
+    last_RD = states_TD[torch.from_numpy(batch.packed.reads).to(states_TD.device)]
+    order_R = torch.from_numpy(np.argsort(batch.slots)).to(states_TD.device)
+    last, mean = (part[order_R].view(len(batch.rows), 2, -1) for part in (last_RD, mean_states(states_TD, batch.packed)))
+    return last, mean
 
 
 def held_out_margins(difference_PD: np.ndarray, preference_P: np.ndarray, folds_P: np.ndarray) -> np.ndarray:

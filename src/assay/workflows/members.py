@@ -17,7 +17,7 @@ from assay.models.reward_model import RewardModel
 from assay.scorers.ensemble import Combination, How
 from assay.scorers.load import artifact_path
 from assay.workflows.rundir import prompt_file
-from assay.workflows.settings import ModelPath
+from assay.workflows.settings import HEAD_OF_BOTH, ModelPath
 from assay.workflows.show import say
 
 _SAME = {"template_digest": "chat template", "max_length": "max_length", "overlong": "length policy"}
@@ -99,6 +99,11 @@ def average(config: AverageConfig) -> Path:
     if len(models) < 2:
         raise ValueError(f"an average takes at least two models, got {len(models)}")
     descriptions = [read_description(path) for path in paths]
+    if HEAD_OF_BOTH in {description.get("params") for description in descriptions}:
+        fix = "join them with assay ensemble"
+        raise ValueError(
+            f"models of --params {HEAD_OF_BOTH} cannot be averaged, as their last layer is a product of weights: {fix}"
+        )
     for key, name in _SAME.items():
         if any(description[key] != descriptions[0][key] for description in descriptions):
             raise ValueError(f"{config.models[0]} and another of the models differ in their {name}: an average would be of neither")

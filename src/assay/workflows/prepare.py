@@ -28,6 +28,7 @@ from assay.models.backbone import Backbone, add_dropout, can_cut, cut_depth, loa
 from assay.models.bases import Base, file_digest, resolve_base
 from assay.models.device import Compute, pick_compute, token_budget
 from assay.models.lora import add_lora
+from assay.models.mean_layer import MeanReadModel
 from assay.models.reward_model import RewardModel, new_head
 from assay.monitor.augment import AUGMENTED, augmented
 from assay.records import PreferencePair
@@ -327,7 +328,11 @@ def _trained_part(
         shared |= {"on_start": on_start, "on_answers": lambda answers: advance(answers * distributed.world_size())}
         if mode == "head":
             frozen = _computing(whole.backbone, whole.compute_dtype)
-            return whole, StateSource(table=table, states_N2D=final_states(frozen, table, path, **shared))
+            model = MeanReadModel(whole) if config.reads_mean else whole
+            states_N2D = final_states(frozen, table, path, with_mean=config.reads_mean, **shared)
+            if isinstance(model, MeanReadModel):
+                model.set_size(states_N2D[:256])
+            return model, StateSource(table=table, states_N2D=states_N2D)
         trunk, top = split_backbone(whole.backbone, num_blocks)
         for part in (top.model.layers, top.model.norm):
             part.float().requires_grad_(True)

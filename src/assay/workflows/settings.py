@@ -18,6 +18,7 @@ from assay.train.objective import Objective
 
 ModelPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]  # the first word after a command
 Tracker = Literal["tensorboard", "wandb", "trackio"]
+HEAD_OF_BOTH = "head:mean"  # of --params: the head alone, on the last token and the mean over the text
 LOOKS = 4  # held-out looks an epoch under early stopping
 
 
@@ -115,7 +116,7 @@ class TrainConfig:
     limit: int | None = None
     """Read at most so many pairs of each file."""
     params: str = "blocks:4"
-    """What is trained: full, head, blocks:K (the last K blocks and the head), or lora:R (adapters of rank R and the head)."""
+    """full, head, head:mean (reads the mean over the text too), blocks:K (the last K and the head), lora:R (of rank R)."""
     depth: str | None = None
     """Layers kept: full, a number, or auto (where a probe reads the reward best). Left out: auto with head and blocks:K."""
     epochs: int | None = None
@@ -145,9 +146,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         parse_params(self.params)
         parse_depth(self.depth_rule)
-        if self.machine.shard and self.params == "head":
-            raise ValueError("--shard spreads trained layers over the processes, --params head trains none: leave it out")
-        if self.members.ensemble > 1 and (self.machine.shard or parse_params(self.params)[0] == "lora"):
+        if self.machine.shard and parse_params(self.params)[0] == "head":
+            raise ValueError(f"--shard spreads trained layers over the processes, --params {self.params} trains none: leave it out")
+        if self.members.ensemble > 1 and (self.machine.shard or self.reads_mean or parse_params(self.params)[0] == "lora"):
             other = "--shard" if self.machine.shard else f"--params {self.params}"
             fix = "train each member by itself (--seed 0, 1, ...) and join them with assay ensemble"
             raise ValueError(f"--ensemble {self.members.ensemble} cannot be joined with {other}: {fix}")
@@ -159,6 +160,8 @@ class TrainConfig:
                 raise ValueError(f"--{name.replace('_', '-')} {value} must be at least 1")
         if (self.base is None) == (self.init_from is None):
             raise ValueError("give --base (an instruct model) or --init-from (a reward model), one of the two")
+        if self.init_from is not None and self.reads_mean:
+            raise ValueError(f"--params {self.params} cannot be joined with --init-from, which has its layers: use --params head")
         if self.init_from is not None and self.depth_rule != "full":
             raise ValueError(f"--depth {self.depth} cannot be joined with --init-from: a reward model is not cut again")
         if not 0 <= self.replay < 1 or (self.replay and self.init_from is None):
@@ -169,6 +172,10 @@ class TrainConfig:
             )
         if self.learning_rate is not None and not (0 < self.learning_rate < 1):
             raise ValueError(f"--learning-rate {self.learning_rate} must lie between 0 and 1")
+
+    @property
+    def reads_mean(self) -> bool:
+        return self.params == HEAD_OF_BOTH
 
     @property
     def depth_rule(self) -> str:
@@ -206,13 +213,13 @@ _BATCH_WHY = "below the usual 128 of supervised fine-tuning: small preference se
 
 
 def parse_params(params: str) -> tuple[str, int]:
-    """("full", 0), ("head", 0), ("blocks", K) or ("lora", R). Raises ValueError naming the four forms."""
+    """("full", 0), ("head", 0), ("blocks", K) or ("lora", R). Raises ValueError naming the forms."""
     mode, _, count = params.partition(":")
-    if mode in ("full", "head") and not count:
+    if params in ("full", "head", HEAD_OF_BOTH):
         return mode, 0
     if mode in ("blocks", "lora") and count.isdigit() and int(count) >= 1:
         return mode, int(count)
-    raise ValueError(f"--params {params!r}: use full, head, blocks:K with K >= 1, or lora:R with R >= 1")
+    raise ValueError(f"--params {params!r}: use full, head, head:mean, blocks:K with K >= 1, or lora:R with R >= 1")
 
 
 def parse_depth(depth: str) -> int | None:

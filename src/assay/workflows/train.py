@@ -22,6 +22,7 @@ from assay.evaluation.evaluate import gap_finding
 from assay.metrics import cluster_bootstrap, is_right
 from assay.models.artifact import ENSEMBLE, REWARD_FILE, read_description, save_artifact
 from assay.models.lora import merge_lora
+from assay.models.mean_layer import MeanReadModel
 from assay.models.member_files import MEMBERS
 from assay.models.plain import plain_scores
 from assay.records import Finding, Metric, Report, Table
@@ -114,6 +115,8 @@ def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Sav
         say("early stopping", f"after {rows[-1]['epoch']:.2f} epochs; held-out loss {best_loss(rows):.4f} at best, which is kept")
     if prepared.adapted is not None:
         merge_lora(prepared.adapted)
+    if isinstance(prepared.model, MeanReadModel):
+        prepared = replace(prepared, whole=prepared.model.folded())
     prompts = trained_prompts(prepared)
     description, path = describe(prepared, extra), config.out / "artifact"
     save_artifact(prepared.whole, prepared.renderer, path, description, dtype=prepared.saved_dtype, train_prompts=prompts)

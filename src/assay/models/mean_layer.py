@@ -1,0 +1,128 @@
+"""The mean over the text as a second read beside the last token, in a checkpoint that stays a plain one: one more layer.
+
+The layer's queries and keys are zero, so that its attention is uniform over what a token sees. Its values and output carry one
+number, a projection of the mean of the normed states, into the direction in which the last token is read. Whoever loads the
+checkpoint runs it as any other layer. Shapes: R rewarded tokens, T tokens of a batch, D hidden size.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+
+from assay.data.packing import PackedBatch
+from assay.models.backbone import Backbone, with_layer
+from assay.models.last_layer import has_known_form
+from assay.models.reward_model import RewardModel
+
+
+class MeanReadModel(RewardModel):
+    """What `--params head:mean` trains on kept states (R, 2D) of a frozen backbone, as `last_and_mean` gives them.
+
+    The head's weights are (2D): those of the last token, then those of the mean. The reward is what `folded` computes from tokens,
+    w . norm(last + added), where added is (v . mean) size a / (a . a) and a = w times the norm's gain: to first order
+    w . norm(last) + v . mean, in so far as the root mean square of `last` is `size` (4% around it in SmolLM2-135M).
+    Raises ValueError for architectures whose layers have another form than Llama's.
+    """
+
+    size: torch.Tensor
+    gain_D: torch.Tensor
+
+    def __init__(self, whole: RewardModel) -> None:
+        _refuse_other_forms(whole.backbone)
+        width = whole.backbone.hidden_size
+        head = nn.Linear(2 * width, 1, bias=False, dtype=torch.float32, device=whole.head.weight.device)
+        with torch.no_grad():
+            head.weight.zero_()[:, :width].copy_(whole.head.weight)
+        super().__init__(whole.backbone, head, compute_dtype=whole.compute_dtype)
+        self.norm = copy.deepcopy(whole.backbone.model.norm).float().requires_grad_(False)
+        self.register_buffer("gain_D", _gain(self.norm, width), persistent=False)
+        self.register_buffer("size", torch.ones((), device=self.gain_D.device), persistent=False)
+
+    def read(self, states_R2D: torch.Tensor) -> torch.Tensor:
+        """Rewards (R, 1)."""
+        states_R2D = nn.functional.dropout(states_R2D.float(), self.dropout, self.training)
+        last_RD, mean_RD = states_R2D.chunk(2, dim=-1)
+        last_D, mean_D = self.head.weight[0].chunk(2)
+        added_RD = (mean_RD @ mean_D)[:, None] * self._direction(last_D)
+        return (self.norm(last_RD + added_RD) @ last_D)[:, None]
+
+    @torch.no_grad()
+    def folded(self) -> RewardModel:
+        """The same rewards from tokens: the backbone with one more layer, and a head of its own width."""
+        last_D, mean_D = self.head.weight[0].chunk(2)
+        backbone, width = self.backbone, self.backbone.hidden_size
+        layer = copy.deepcopy(backbone.model.layers[-1]).requires_grad_(False)
+        attention = layer.self_attn
+        attention.layer_idx = backbone.num_layers
+        layer.input_layernorm.load_state_dict(backbone.model.norm.state_dict())
+        for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, layer.mlp.down_proj):
+            for parameter in part.parameters():
+                parameter.zero_()
+        attention.v_proj.weight[0] = mean_D
+        attention.o_proj.weight[:, 0] = self._direction(last_D)
+        head = nn.Linear(width, 1, bias=False, dtype=torch.float32, device=last_D.device)
+        head.weight.copy_(last_D[None])
+        return RewardModel(with_layer(backbone, layer), head, compute_dtype=self.compute_dtype)
+
+    @torch.no_grad()
+    def set_size(self, states_N2D: np.ndarray) -> None:
+        """Take `size` from some of the kept states: the root mean square of those at the last tokens, averaged."""
+        last_ND = torch.from_numpy(states_N2D[..., : states_N2D.shape[-1] // 2].copy())
+        self.size.copy_(last_ND.square().mean(-1).sqrt().mean())
+
+    def _direction(self, last_D: torch.Tensor) -> torch.Tensor:
+        read_D = last_D * self.gain_D
+        return self.size * read_D / (read_D @ read_D)
+
+
+@torch.no_grad()
+def last_and_mean(backbone: Backbone, packed: PackedBatch) -> torch.Tensor:
+    """(R, 2D), float32: the state at each rewarded token before the final norm, and the mean of the normed states up to it."""
+    raw: list[torch.Tensor] = []  # the last one is it: the first forward of a backbone tries a few tokens before
+    hook = backbone.model.norm.register_forward_pre_hook(lambda module, inputs: raw.append(inputs[0]))
+    try:
+        normed_BLD = backbone(packed)
+    finally:
+        hook.remove()
+    last_RD = raw[-1].flatten(0, 1)[torch.from_numpy(packed.reads).to(normed_BLD.device)]
+    return torch.cat([last_RD.float(), mean_states(normed_BLD.flatten(0, 1).float(), packed)], dim=-1)
+
+
+def mean_states(states_TD: torch.Tensor, packed: PackedBatch) -> torch.Tensor:
+    """(R, D): of each text of a packed batch, one read a text, the mean of its states; a shared prompt counts for each answer."""
+    num_reads, device = len(packed.reads), states_TD.device
+    sums_RD = torch.zeros(num_reads, states_TD.shape[1], device=device)
+    counts_R = torch.zeros(num_reads, 1, device=device)
+    group_T, branch_T = (torch.from_numpy(part).flatten().long() for part in (packed.group, packed.branch))
+    per_group = num_reads // len(packed.order)
+    for side in range(per_group):  # the shared tokens (branch 0) count for each side
+        mine_T = (group_T >= 0) & ((branch_T == 0) | (branch_T == side + 1))
+        read = (group_T[mine_T] * per_group + side).to(device)
+        sums_RD.index_add_(0, read, states_TD[mine_T.to(device)])
+        counts_R.index_add_(0, read, torch.ones(len(read), 1, device=device))
+    return sums_RD / counts_R
+
+
+def _gain(norm: nn.Module, width: int) -> torch.Tensor:
+    """The gain g (D) of norm(x) = g x / rms(x), whichever way its parameter says it."""
+    return norm(torch.ones(width, device=next(norm.parameters()).device))
+
+
+@torch.no_grad()
+def _refuse_other_forms(backbone: Backbone) -> None:
+    model, name = backbone.model, type(backbone.model).__name__
+    refused = f"--params head:mean cannot be given for {name}: "
+    if not has_known_form(model) or type(model.norm) is not type(model.layers[-1].input_layernorm):
+        raise ValueError(f"{refused}its layers have another form than Llama's; use --params head")
+    probe = torch.linspace(-1, 2, backbone.hidden_size, device=next(model.norm.parameters()).device)
+    norm = copy.deepcopy(model.norm).float()
+    if not torch.allclose(norm(probe), _gain(norm, len(probe)) * probe / probe.square().mean().sqrt(), atol=1e-3):
+        raise ValueError(f"{refused}its final norm is not a root-mean-square norm; use --params head")
+    config = model.config.get_text_config()
+    types = getattr(config, "layer_types", None)
+    if types[-1] != "full_attention" if types else getattr(config, "sliding_window", None):
+        raise ValueError(f"{refused}its last layer sees a window of the text only; use --params head")
