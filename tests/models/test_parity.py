@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from assay.data.packing import Group, make_group, pack, split_group
 from assay.data.render import Rendered, Renderer
+from assay.models.attention import side_by_side
 from assay.models.backbone import load_backbone
 from assay.models.bases import convert_gguf
 from assay.models.reward_model import RewardModel, new_head
@@ -131,6 +132,32 @@ def test_an_answer_does_not_see_its_siblings(kind):
     torch.testing.assert_close(rewards[0], rewards[1], atol=1e-5, rtol=0)
     torch.testing.assert_close(swapped, rewards[0], atol=1e-5, rtol=0)
     assert abs(unlike - swapped) > 1e-3, "another answer has another reward, so the lines above could fail"
+
+
+def test_answers_run_side_by_side_where_filling_up_costs_little():
+    """Costs are columns of queries times columns of keys, prompt included."""
+    assert side_by_side(np.array([100, 100, 100]), 50) == [0, 3]
+    assert side_by_side(np.array([100, 95]), 0) == [0, 2]  # 100 x 100 + 95 x 95 of 2 x 100 x 100: 5% filling
+    assert side_by_side(np.array([100, 80]), 0) == [0, 1, 2]  # 18%
+    assert side_by_side(np.array([100, 80]), 1000) == [0, 2]  # 100 x 1100 + 80 x 1080 of 2 x 100 x 1100: 11%
+    assert side_by_side(np.array([3, 64, 9]), 500) == [0, 3]  # short ones always
+    assert side_by_side(np.array([200, 60, 60, 210]), 10) == [0, 1, 3, 4]
+    assert side_by_side(np.array([], np.int64), 10) == []
+
+
+@pytest.mark.parametrize("sizes", [(70, 90, 20), (20, 70, 70, 150), (5, 6)])
+@torch.no_grad()
+def test_answers_of_any_lengths_get_the_states_they_have_alone(sizes):
+    rng = np.random.default_rng(0)
+    prompt = rng.integers(3, 400, 30).astype(np.int32)
+    texts = [np.concatenate([prompt, [i + 3], rng.integers(3, 400, size - 1)]).astype(np.int32) for i, size in enumerate(sizes)]
+    batch = pack([make_group(texts, [np.array([len(text) - 1]) for text in texts])], 1024, layout="one row")[0]
+    backbone = tiny_model("llama").backbone.eval()
+    assert backbone.attention() == "parts"
+    alone = [backbone.model(input_ids=torch.from_numpy(text)[None].long()).last_hidden_state[0, -1] for text in texts]
+    torch.testing.assert_close(
+        backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reads)], torch.stack(alone), atol=2e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,14 +1,16 @@
 """Attention over packed groups that costs what is seen: a dense mask over a row costs the row's length squared, seen or not.
 
 On a CUDA device it is FlexAttention. On a CPU it runs part by part: a prompt attends to itself, causally; the answers of a group,
-side by side, to the prompt and to themselves. What is computed is what is seen, so that whole groups lie in one row without
-padding. transformers runs it under the name `ATTENTION`; without a `Layout` on the mask, or a block mask, it is transformers' SDPA.
+those of about one length side by side, to the prompt and to themselves. What is computed is what is seen, so that whole groups
+lie in one row without padding. transformers runs it under the name `ATTENTION`; without a `Layout` on the mask, or a block mask,
+it is transformers' SDPA.
 
-Shapes: B rows, L columns, H heads, E their size, P columns of a prompt, S answers of a group, A columns of the longest of them.
+Shapes: B rows, L columns, H heads, E their size, P columns of a prompt, S answers side by side, A columns of the longest of them.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -26,19 +28,29 @@ from assay.data.packing import PackedBatch
 ATTENTION = "assay_parts"
 
 
-class Part(NamedTuple):
-    """One group: its row, its prompt's columns, and those of its answers.
+MOST_FILL = 0.15  # of what answers side by side cost that may be filling up
+FEW = 64  # columns up to which filling up costs less than another call
 
-    columns_SA: the answers side by side, the short ones filled up with their first column. kept: which of the S * A are
-    real, None when all are. seen_AC: (A, P + A) bool, what an answer's token sees of the prompt and of its own answer.
+
+class Answers(NamedTuple):
+    """Neighbouring answers of a group that run side by side.
+
+    columns_SA: their columns, the short ones filled up with their first one. kept: which of the S * A are real, None when all are.
+    seen_AC: (A, P + A) bool, what an answer's token sees of the prompt and of its own answer.
     """
+
+    columns_SA: torch.Tensor
+    kept: torch.Tensor | None
+    seen_AC: torch.Tensor
+
+
+class Part(NamedTuple):
+    """One group: its row, its prompt's columns, and its answers in the order of their columns."""
 
     row: int
     start: int
     num_prompt: int
-    columns_SA: torch.Tensor
-    kept: torch.Tensor | None
-    seen_AC: torch.Tensor
+    answers: tuple[Answers, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +137,19 @@ def _attend_part(
             enable_gqa=True,
         )
         pieces.append(mixed[0].transpose(0, 1))
-    if part.columns_SA.numel():
-        keys, values = (_with_prompt(whole, prompt, part.columns_SA) for whole in (key, value))
+    for columns_SA, kept, seen_AC in part.answers:
+        keys, values = (_with_prompt(whole, prompt, columns_SA) for whole in (key, value))
         mixed = scaled_dot_product_attention(
-            _side_by_side(query, part.columns_SA),
+            _side_by_side(query, columns_SA),
             keys,
             values,
-            attn_mask=part.seen_AC,
+            attn_mask=seen_AC,
             dropout_p=dropout,
             scale=scaling,
             enable_gqa=True,
         )
         flat = mixed.transpose(1, 2).flatten(0, 1)
-        pieces.append(flat if part.kept is None else flat.index_select(0, part.kept))
+        pieces.append(flat if kept is None else flat.index_select(0, kept))
     return pieces
 
 
@@ -175,16 +187,37 @@ def _parts(batch: PackedBatch, window: int | None) -> list[Part]:
         num_prompt = int(np.searchsorted(branches, 1))
         sizes = np.bincount(branches)[1:]
         row, column = divmod(start, width)
-        longest = int(sizes.max(initial=0))
         if len(sizes) == 1:  # one sequence: nothing branches off
-            num_prompt, sizes, longest = size, sizes[:0], 0
+            num_prompt, sizes = size, sizes[:0]
         firsts = column + num_prompt + np.cumsum(sizes) - sizes
-        inside_SA = np.arange(longest) < sizes[:, None]
-        columns_SA = np.where(inside_SA, firsts[:, None] + np.arange(longest), firsts[:, None])
-        kept = None if inside_SA.all() else torch.from_numpy(np.flatnonzero(inside_SA))
-        seen_AC = _causal(num_prompt + longest, window)[num_prompt:]
-        parts.append(Part(row, column, num_prompt, torch.from_numpy(columns_SA.astype(np.int64)), kept, seen_AC))
+        bounds = side_by_side(sizes, num_prompt)
+        answers = tuple(_answers(firsts[a:b], sizes[a:b], num_prompt, window) for a, b in itertools.pairwise(bounds))
+        parts.append(Part(row, column, num_prompt, answers))
     return parts
+
+
+def _answers(firsts: np.ndarray, sizes: np.ndarray, num_prompt: int, window: int | None) -> Answers:
+    longest = int(sizes.max())
+    inside_SA = np.arange(longest) < sizes[:, None]
+    columns_SA = np.where(inside_SA, firsts[:, None] + np.arange(longest), firsts[:, None])
+    kept = None if inside_SA.all() else torch.from_numpy(np.flatnonzero(inside_SA))
+    return Answers(torch.from_numpy(columns_SA.astype(np.int64)), kept, _causal(num_prompt + longest, window)[num_prompt:])
+
+
+def side_by_side(sizes: np.ndarray, num_prompt: int) -> list[int]:
+    """Where runs of neighbouring answers begin that are worth running side by side, and the number of all at the end.
+
+    A run ends where filling up to its longest answer would be more than `MOST_FILL` of its cost, the columns of queries times those
+    of keys. Answers of at most `FEW` columns are always worth it.
+    """
+    bounds, longest, cost = [0], 0, 0
+    for i, size in enumerate(sizes.tolist()):
+        longest, cost = max(longest, size), cost + size * (num_prompt + size)
+        padded = (i + 1 - bounds[-1]) * longest * (num_prompt + longest)
+        if longest > FEW and cost < (1 - MOST_FILL) * padded:
+            bounds.append(i)
+            longest, cost = size, size * (num_prompt + size)
+    return [*bounds, len(sizes)] if len(sizes) else []
 
 
 def _causal(size: int, window: int | None) -> torch.Tensor:
