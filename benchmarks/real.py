@@ -40,6 +40,7 @@ from assay.models.reward_model import new_head
 from assay.records import PreferencePair
 from assay.scorers.base import margins, sigmoid
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words
+from assay.train.decay import choose_decay
 from assay.train.depth import PENALTIES, DepthProbe, fit_linear, layer_differences, probe_differences
 from assay.train.loop import fit, pair_figures, reward_pairs
 from assay.workflows.demo import packaged_base
@@ -342,6 +343,8 @@ def train_and_score(prepared: Prepared, config: RealConfig, draw: Draw) -> tuple
     train, test = np.flatnonzero(draw.split == "train"), np.flatnonzero(draw.split == "test")
     width = prepared.whole.backbone.hidden_size
     loop = derive(replace(prepared.config, seed=draw.number), len(train), width, prepared.compute.device).loop
+    if config.params.startswith("head") and config.restraint.weight_decay is None:
+        loop = replace(loop, weight_decay=choose_decay(prepared.model, prepared.source, train, loop)[0])
     start = {name: p.detach().clone() for name, p in prepared.model.named_parameters() if p.requires_grad}
     with torch.no_grad():
         prepared.model.head.weight[:, :width].copy_(new_head(width, seed=draw.number).weight)
@@ -364,6 +367,7 @@ def train_and_score(prepared: Prepared, config: RealConfig, draw: Draw) -> tuple
         "learning_rate": loop.learning_rate,
         "epochs": loop.epochs,
         "batch_pairs": loop.batch_pairs,
+        "weight_decay": loop.weight_decay,
         "train_accuracy": round(pair_figures(rewards[train], preference[train]).accuracy, 4),
         "test_accuracy": round(pair_figures(rewards[test], preference[test]).accuracy, 4),
         "looks_accuracy": by_epoch,

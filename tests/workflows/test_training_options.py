@@ -20,6 +20,7 @@ from assay.errors import DataError
 from assay.models.artifact import PROMPTS_FILE, read_description
 from assay.models.lora import add_lora, merge_lora
 from assay.scorers.load import load_raw
+from assay.train.decay import DECAYS
 from assay.train.loop import best_loss, looks_since_best, reward_pairs
 from assay.train.objective import Objective
 from assay.wire import report_from_json
@@ -172,6 +173,19 @@ def test_a_base_of_another_form_is_refused_before_its_states_are_computed(tmp_pa
     with pytest.raises(ValueError, match="--params head:mean cannot be given for Gemma3TextModel"):
         prepare(replace(config, base=str(tmp_path / "gemma")))
     assert not (config.out / "cache" / "activations.bin").exists()
+
+
+def test_how_far_a_head_is_held_back_is_found_in_the_training_pairs_unless_it_is_asked_for(tmp_path):
+    config = config_of(tmp_path, toy_pairs(120))
+    description = read_description(train(config))
+    found = description["settings"]["weight_decay"]
+    assert found["value"] in DECAYS
+    assert f"in 3 folds of {description['splits']['train']['num_pairs']} training pairs" in found["reason"]
+    asked = prepare(replace(config, restraint=Restraint(weight_decay=0.5), out=tmp_path / "asked"))
+    assert asked.derived.loop.weight_decay == 0.5
+    assert "weight_decay" not in asked.derived.reasons
+    blocks = prepare(replace(config, params="blocks:1", out=tmp_path / "blocks"))
+    assert blocks.derived.loop.weight_decay == 0.01
 
 
 # From an earlier reward model

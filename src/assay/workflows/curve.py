@@ -108,7 +108,8 @@ def run_fits(prepared: Prepared, subsets: Sequence[Sequence[np.ndarray]], heldou
         for k, repeat in np.ndindex(sizes.shape):
             rows = subsets[repeat][k]
             loop = derive(config, len(rows), prepared.whole.backbone.hidden_size, prepared.compute.device).loop
-            loop = replace(loop, seed=config.seed + repeat)
+            known = prepared.derived.loop  # what was found in the training pairs
+            loop = replace(loop, seed=config.seed + repeat, weight_decay=known.weight_decay, length_slope=known.length_slope)
             torch.manual_seed(loop.seed)  # of dropout
             fit(model, prepared.source, rows, loop, heldout_rows=monitored)
             margins_P, preference_P = margins(heldout_rows), table.preference[heldout_rows].astype(np.float64)

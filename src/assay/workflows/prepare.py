@@ -36,6 +36,7 @@ from assay.scorers.load import artifact_path
 from assay.train import distributed
 from assay.train.batches import Source, StateSource, TokenSource
 from assay.train.cache import build_cache, final_states
+from assay.train.decay import NUM_FITS, choose_decay
 from assay.train.depth import DepthProbe, layer_differences, probe_differences
 from assay.train.objective import length_log_odds
 from assay.workflows.probe import failed_probes
@@ -130,6 +131,8 @@ def prepare(
         adapted = add_lora(whole.backbone, parse_params(config.params)[1], dropout=config.restraint.dropout)
     model, source = _trained_part(config, derived, whole, table, base_digest)
     model.dropout = config.restraint.dropout
+    if parse_params(config.params)[0] == "head" and config.restraint.weight_decay is None:
+        derived = _with_weight_decay(derived, model, source)
     unsharded = None
     if config.machine.shard:
         unsharded = _without_weights(whole, adapted)
@@ -221,6 +224,14 @@ def _with_length_slope(derived: Derived, table: PairTable) -> Derived:
     slope = length_log_odds(table.length_gap[rows], table.preference[rows], table.weight[rows])
     why = f"what the length of the answer alone says of {len(rows):,} training labels, in logits for each unit of log length"
     return Derived(replace(derived.loop, length_slope=slope), {**derived.reasons, "length_slope": why})
+
+
+def _with_weight_decay(derived: Derived, model: RewardModel, source: Source) -> Derived:
+    """The settings with the weight decay that holds a head alone back best."""
+    with progress("weight decay", NUM_FITS, "fits") as advance:
+        decay, why = choose_decay(model, source, training_rows(source.table), derived.loop, on_fit=advance)
+    say("weight decay", f"{decay:g}: {why}")
+    return Derived(replace(derived.loop, weight_decay=decay), {**derived.reasons, "weight_decay": why})
 
 
 def read_table(
