@@ -13,7 +13,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from assay.data.packing import Group, make_group, pack, split_group
 from assay.data.render import Rendered, Renderer
-from assay.models.attention import side_by_side
+from assay.models import attention
+from assay.models.attention import MatrixBackward, side_by_side
 from assay.models.backbone import load_backbone
 from assay.models.bases import convert_gguf
 from assay.models.reward_model import RewardModel, new_head
@@ -143,6 +144,41 @@ def test_answers_run_side_by_side_where_filling_up_costs_little():
     assert side_by_side(np.array([3, 64, 9]), 500) == [0, 3]  # short ones always
     assert side_by_side(np.array([200, 60, 60, 210]), 10) == [0, 1, 3, 4]
     assert side_by_side(np.array([], np.int64), 10) == []
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_the_way_back_by_matrix_products_is_the_gradient(causal, scaling):
+    """Against finite differences, in float64; three queries share the keys of one head."""
+    generator = torch.Generator().manual_seed(0)
+    num_queries, num_columns = (5, 5) if causal else (3, 7)
+    seen_AC = None if causal else torch.ones(num_columns, num_columns, dtype=torch.bool).tril()[-num_queries:]
+    shapes = ((2, 6, num_queries, 4), (2, 2, num_columns, 4), (2, 2, num_columns, 4))
+    given = [torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(lambda *parts: MatrixBackward.apply(*parts, seen_AC, scaling), given)
+
+
+def test_it_is_taken_in_bfloat16_alone_and_gives_the_gradients_of_sdpa(monkeypatch):
+    model = tiny_model("llama")
+    texts = [np.arange(3, size, dtype=np.int32) % 390 + 3 for size in (60, 90, 85)]
+    batch = pack([make_group(texts, [np.array([len(text) - 1]) for text in texts])], 1024, layout="one row")[0]
+
+    def gradients(most: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr(attention, "MOST_WEIGHTS", most)
+        model.compute_dtype = dtype
+        model.zero_grad()
+        model(batch).square().sum().backward()
+        return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+    exact = gradients(1 << 25, torch.float32)
+    by_sdpa, by_products = (gradients(most, torch.bfloat16) for most in (0, 1 << 25))
+    names = [name for name in exact if "q_proj" in name or "v_proj" in name]
+    assert len(names) == 8
+    for name in names:
+        size = exact[name].norm()
+        assert (by_products[name] - exact[name]).norm() < 1.5 * (by_sdpa[name] - exact[name]).norm() + 0.01 * size
+    assert any(not torch.equal(by_products[name], by_sdpa[name]) for name in names)
+    assert all(torch.equal(value, exact[name]) for name, value in gradients(0, torch.float32).items())
 
 
 @pytest.mark.parametrize("sizes", [(70, 90, 20), (20, 70, 70, 150), (5, 6)])

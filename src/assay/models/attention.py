@@ -29,6 +29,7 @@ ATTENTION = "assay_parts"
 
 
 MOST_FILL = 0.15  # of what answers side by side cost that may be filling up
+MOST_WEIGHTS = 1 << 25  # attention weights of one call that are held at once on the way back, 64 MB in bfloat16
 FEW = 64  # columns up to which filling up costs less than another call
 
 
@@ -105,6 +106,11 @@ def attend(
     layout: Layout | None = getattr(attention_mask, "assay_layout", None)
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    if torch.is_autocast_enabled(
+        query.device.type
+    ):  # SDPA would cast each part by itself, and the prompt's columns again and again
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     rows: list[list[torch.Tensor]] = [[] for _ in range(len(query))]
     for part in layout.parts:
         rows[part.row] += _attend_part(query[part.row], key[part.row], value[part.row], part, layout.window, dropout, scaling)
@@ -126,31 +132,72 @@ def _attend_part(
     prompt = slice(part.start, part.start + part.num_prompt)
     if part.num_prompt:
         seen = _causal(part.num_prompt, window) if window is not None and window < part.num_prompt else None
-        mixed = scaled_dot_product_attention(
-            query[None, :, prompt],
-            key[None, :, prompt],
-            value[None, :, prompt],
-            attn_mask=seen,
-            dropout_p=dropout,
-            is_causal=seen is None,
-            scale=scaling,
-            enable_gqa=True,
-        )
+        mixed = _mixed(query[None, :, prompt], key[None, :, prompt], value[None, :, prompt], seen, dropout, scaling)
         pieces.append(mixed[0].transpose(0, 1))
     for columns_SA, kept, seen_AC in part.answers:
         keys, values = (_with_prompt(whole, prompt, columns_SA) for whole in (key, value))
-        mixed = scaled_dot_product_attention(
-            _side_by_side(query, columns_SA),
-            keys,
-            values,
-            attn_mask=seen_AC,
-            dropout_p=dropout,
-            scale=scaling,
-            enable_gqa=True,
-        )
+        mixed = _mixed(_side_by_side(query, columns_SA), keys, values, seen_AC, dropout, scaling)
         flat = mixed.transpose(1, 2).flatten(0, 1)
         pieces.append(flat if kept is None else flat.index_select(0, kept))
     return pieces
+
+
+def _mixed(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    seen_AC: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """What the queries of the last A of C columns gather, (S, H, A, E); keys and values have fewer heads. seen_AC None: causal."""
+    size = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
+    if query.dtype == torch.bfloat16 and torch.is_grad_enabled() and not dropout and size <= MOST_WEIGHTS:
+        return MatrixBackward.apply(query, key, value, seen_AC, scaling)  # type: ignore[no-any-return,no-untyped-call]
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=seen_AC, dropout_p=dropout, is_causal=seen_AC is None, scale=scaling, enable_gqa=True
+    )
+
+
+class MatrixBackward(torch.autograd.Function):
+    """SDPA forward; the way back by whole matrix products.
+
+    On a CPU with matrix units a product of two bfloat16 matrices runs at several hundred GFLOP/s a core, the blocked backward of
+    SDPA at some tens: it took a third of a training step (dev/LOG.md). The attention weights are computed again, not kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        seen_AC: torch.Tensor | None,
+        scaling: float | None,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.seen_AC, ctx.scale = seen_AC, query.shape[-1] ** -0.5 if scaling is None else scaling
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=seen_AC, is_causal=seen_AC is None, scale=ctx.scale, enable_gqa=True
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value = ctx.saved_tensors
+        num_columns, size = query.shape[2], query.shape[3]
+        groups = key.shape[0] * key.shape[1]  # heads that share keys stand one below the other
+        query_GQE, gradient_GQE = (whole.reshape(groups, -1, size) for whole in (query, gradients[0]))
+        key_GCE, value_GCE = (whole.reshape(groups, -1, size) for whole in (key, value))
+        seen_AC = _causal(num_columns, None) if ctx.seen_AC is None else ctx.seen_AC
+        hidden_AC = torch.zeros(seen_AC.shape, dtype=query.dtype).masked_fill_(~seen_AC, float("-inf"))
+        hidden_QC = hidden_AC.repeat(query_GQE.shape[1] // num_columns, 1)
+        weights_GQC = torch.baddbmm(hidden_QC, query_GQE, key_GCE.mT, alpha=ctx.scale).softmax(-1)
+        value_gradient = torch.bmm(weights_GQC.mT, gradient_GQE)
+        weights_gradient = torch.bmm(gradient_GQE, value_GCE.mT)
+        scores_gradient = torch.ops.aten._softmax_backward_data(weights_gradient, weights_GQC, -1, query.dtype)
+        query_gradient = torch.bmm(scores_gradient, key_GCE).mul_(ctx.scale)
+        key_gradient = torch.bmm(scores_gradient.mT, query_GQE).mul_(ctx.scale)
+        return query_gradient.view(query.shape), key_gradient.view(key.shape), value_gradient.view(value.shape), None, None
 
 
 def _with_prompt(heads_HLE: torch.Tensor, prompt: slice, columns_SA: torch.Tensor) -> torch.Tensor:
