@@ -106,11 +106,9 @@ def attend(
     layout: Layout | None = getattr(attention_mask, "assay_layout", None)
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    if torch.is_autocast_enabled(
-        query.device.type
-    ):  # SDPA would cast each part by itself, and the prompt's columns again and again
-        dtype = torch.get_autocast_dtype(query.device.type)
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # once: SDPA would cast each part by itself
+        query, key, value = (whole.to(torch.get_autocast_dtype(device)) for whole in (query, key, value))
     rows: list[list[torch.Tensor]] = [[] for _ in range(len(query))]
     for part in layout.parts:
         rows[part.row] += _attend_part(query[part.row], key[part.row], value[part.row], part, layout.window, dropout, scaling)
@@ -184,10 +182,11 @@ class MatrixBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
-        num_columns, size = query.shape[2], query.shape[3]
         groups = key.shape[0] * key.shape[1]  # heads that share keys stand one below the other
-        query_GQE, gradient_GQE = (whole.reshape(groups, -1, size) for whole in (query, gradients[0]))
-        key_GCE, value_GCE = (whole.reshape(groups, -1, size) for whole in (key, value))
+        query_GQE, key_GCE, value_GCE, gradient_GQE = (
+            whole.reshape(groups, -1, whole.shape[-1]) for whole in (query, key, value, gradients[0])
+        )
+        num_columns = query.shape[2]
         seen_AC = _causal(num_columns, None) if ctx.seen_AC is None else ctx.seen_AC
         hidden_AC = torch.zeros(seen_AC.shape, dtype=query.dtype).masked_fill_(~seen_AC, float("-inf"))
         hidden_QC = hidden_AC.repeat(query_GQE.shape[1] // num_columns, 1)
