@@ -31,12 +31,13 @@ def model_on(backbone: Backbone, *, size: float = 0.5) -> MeanReadModel:
     model = MeanReadModel(RewardModel(backbone, new_head(backbone.hidden_size, seed=0)))
     nn.init.normal_(model.head.weight, 0.0, 1 / 6)
     model.size.fill_(size)
+    model.scale.fill_(1.5)
     return model.eval()
 
 
 @torch.no_grad()
 def by_hand(model: MeanReadModel) -> list[float]:
-    """Rewards of the two answers from the states of each text by itself: w . norm(last + (v . mean) size a / (a . a))."""
+    """Rewards of the two answers from the states of each text by itself: w . norm(last + (v . 1.5 mean) size a / (a . a))."""
     rewards, decoder = [], model.backbone.model
     last_D, mean_D = model.head.weight[0].chunk(2)
     for answer in ANSWERS:
@@ -45,7 +46,7 @@ def by_hand(model: MeanReadModel) -> list[float]:
         normed_TD = decoder(input_ids=torch.tensor([[*PROMPT, *answer]])).last_hidden_state[0]
         hook.remove()
         read_D = last_D * decoder.norm.weight
-        added_D = float(model.size) * (normed_TD.mean(0) @ mean_D) * read_D / (read_D @ read_D)
+        added_D = float(model.size) * (1.5 * normed_TD.mean(0) @ mean_D) * read_D / (read_D @ read_D)
         rewards.append(float(decoder.norm(raw[0][-1] + added_D) @ last_D))
     return rewards
 
@@ -79,19 +80,25 @@ def test_with_states_of_one_size_the_reward_is_the_sum_of_both_reads():
     last_RD /= last_RD.square().mean(-1, keepdim=True).sqrt()  # a root mean square of 1 each
     model.size.fill_(1.0)
     last_D, mean_D = model.head.weight[0].chunk(2)
-    of_last, of_mean = model.norm(last_RD) @ last_D, mean_RD @ mean_D
+    of_last, of_mean = model.norm(last_RD) @ last_D, 1.5 * mean_RD @ mean_D
     found = model.read(torch.cat([last_RD, mean_RD], -1))[:, 0]
     # the norm takes back what lies along the state: a share (w . norm(last))^2 / (D |a|^2)
     share = of_last**2 / (32 * (last_D * model.gain_D).square().sum())
     torch.testing.assert_close(found - of_last, of_mean * (1 - share), rtol=0.05, atol=1e-4)
 
 
-def test_the_size_is_that_of_the_states_at_the_last_token():
+def test_size_and_scale_are_measured_on_kept_states():
+    """Last tokens of 1, 2, 3 throughout: a root mean square of 2 on average. Means that differ by 0.5 in every feature."""
     model = model_on(tiny_backbone())
     states = np.zeros((3, 2, 64), np.float32)
-    states[..., :32], states[..., 32:] = np.array([1.0, 2.0, 3.0])[:, None, None], 9.0
-    model.set_size(states)
+    states[..., :32], states[:, 0, 32:], states[:, 1, 32:] = np.array([1.0, 2.0, 3.0])[:, None, None], 9.0, 8.5
+    states[:, 1, :32] *= -1  # norm(last) is the gain, then minus the gain
+    model.measure(states)
     assert float(model.size) == pytest.approx(2.0)
+    assert float(model.scale) == pytest.approx(float((2 * model.gain_D).square().mean().sqrt()) / 0.5, rel=1e-4)
+    states[:, :, 32:] = 1.0
+    model.measure(states)  # means that tell nothing keep a finite scale
+    assert np.isfinite(float(model.scale))
 
 
 def test_only_the_head_learns_and_what_it_learns_is_folded():

@@ -22,13 +22,15 @@ from assay.models.reward_model import RewardModel
 class MeanReadModel(RewardModel):
     """What `--params head:mean` trains on kept states (R, 2D) of a frozen backbone, as `last_and_mean` gives them.
 
-    The head's weights are (2D): those of the last token, then those of the mean. The reward is what `folded` computes from tokens,
-    w . norm(last + added), where added is (v . mean) size a / (a . a) and a = w times the norm's gain: to first order
-    w . norm(last) + v . mean, in so far as the root mean square of `last` is `size` (4% around it in SmolLM2-135M).
+    The head's weights are (2D): w of the last token, then v of the mean times `scale`. The reward is what `folded` computes from
+    tokens, w . norm(last + added), where added is (v . scale mean) size a / (a . a) and a = w times the norm's gain: to first order
+    w . norm(last) + v . scale mean, in so far as the root mean square of `last` is `size` (4% around it in SmolLM2-135M). scale
+    makes the two reads differ as much between answers, so that weight decay holds both back alike.
     Raises ValueError for architectures whose layers have another form than Llama's.
     """
 
     size: torch.Tensor
+    scale: torch.Tensor
     gain_D: torch.Tensor
 
     def __init__(self, whole: RewardModel) -> None:
@@ -40,14 +42,15 @@ class MeanReadModel(RewardModel):
         super().__init__(whole.backbone, head, compute_dtype=whole.compute_dtype)
         self.norm = copy.deepcopy(whole.backbone.model.norm).float().requires_grad_(False)
         self.register_buffer("gain_D", _gain(self.norm, width), persistent=False)
-        self.register_buffer("size", torch.ones((), device=self.gain_D.device), persistent=False)
+        for name in ("size", "scale"):
+            self.register_buffer(name, torch.ones((), device=self.gain_D.device), persistent=False)
 
     def read(self, states_R2D: torch.Tensor) -> torch.Tensor:
         """Rewards (R, 1)."""
         states_R2D = nn.functional.dropout(states_R2D.float(), self.dropout, self.training)
         last_RD, mean_RD = states_R2D.chunk(2, dim=-1)
         last_D, mean_D = self.head.weight[0].chunk(2)
-        added_RD = (mean_RD @ mean_D)[:, None] * self._direction(last_D)
+        added_RD = (mean_RD @ (self.scale * mean_D))[:, None] * self._direction(last_D)
         return (self.norm(last_RD + added_RD) @ last_D)[:, None]
 
     @torch.no_grad()
@@ -62,17 +65,20 @@ class MeanReadModel(RewardModel):
         for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, layer.mlp.down_proj):
             for parameter in part.parameters():
                 parameter.zero_()
-        attention.v_proj.weight[0] = mean_D
+        attention.v_proj.weight[0] = self.scale * mean_D
         attention.o_proj.weight[:, 0] = self._direction(last_D)
         head = nn.Linear(width, 1, bias=False, dtype=torch.float32, device=last_D.device)
         head.weight.copy_(last_D[None])
         return RewardModel(with_layer(backbone, layer), head, compute_dtype=self.compute_dtype)
 
     @torch.no_grad()
-    def set_size(self, states_N2D: np.ndarray) -> None:
-        """Take `size` from some of the kept states: the root mean square of those at the last tokens, averaged."""
-        last_ND = torch.from_numpy(states_N2D[..., : states_N2D.shape[-1] // 2].copy())
-        self.size.copy_(last_ND.square().mean(-1).sqrt().mean())
+    def measure(self, states_N2D: np.ndarray) -> None:
+        """Take `size` and `scale` from some kept states (N, 2, 2D) of chosen and rejected."""
+        last_N2D, mean_N2D = torch.from_numpy(states_N2D.copy()).to(self.gain_D.device).chunk(2, dim=-1)
+        self.size.copy_(last_N2D.square().mean(-1).sqrt().mean())
+        of_last, of_mean = (part.diff(dim=1).square().mean().sqrt() for part in (self.norm(last_N2D), mean_N2D))
+        if of_mean > 0:
+            self.scale.copy_(of_last / of_mean)
 
     def _direction(self, last_D: torch.Tensor) -> torch.Tensor:
         read_D = last_D * self.gain_D

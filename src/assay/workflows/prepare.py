@@ -342,7 +342,7 @@ def _trained_part(
             model = MeanReadModel(whole) if config.reads_mean else whole
             states_N2D = final_states(frozen, table, path, with_mean=config.reads_mean, **shared)
             if isinstance(model, MeanReadModel):
-                model.set_size(states_N2D[:256])
+                model.measure(states_N2D[:256])
             return model, StateSource(table=table, states_N2D=states_N2D)
         trunk, top = split_backbone(whole.backbone, num_blocks)
         for part in (top.model.layers, top.model.norm):
