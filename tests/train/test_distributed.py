@@ -38,6 +38,7 @@ MODES: dict[str, dict[str, Any]] = {
     },
     "lora-sharded": {"params": "lora:2", "machine": {"shard": True, "gradient_checkpointing": True}},
     "head": {"params": "head"},
+    "head-mean": {"params": "head:mean"},
 }
 
 
