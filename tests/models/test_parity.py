@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from assay.data.packing import Group, make_group, pack, split_group
 from assay.data.render import Rendered, Renderer
 from assay.models import attention
-from assay.models.attention import MatrixBackward, side_by_side
+from assay.models.attention import MatrixBackward, runs_of_answers
 from assay.models.backbone import load_backbone
 from assay.models.bases import convert_gguf
 from assay.models.reward_model import RewardModel, new_head
@@ -137,13 +137,13 @@ def test_an_answer_does_not_see_its_siblings(kind):
 
 def test_answers_run_side_by_side_where_filling_up_costs_little():
     """Costs are columns of queries times columns of keys, prompt included."""
-    assert side_by_side(np.array([100, 100, 100]), 50) == [0, 3]
-    assert side_by_side(np.array([100, 95]), 0) == [0, 2]  # 100 x 100 + 95 x 95 of 2 x 100 x 100: 5% filling
-    assert side_by_side(np.array([100, 80]), 0) == [0, 1, 2]  # 18%
-    assert side_by_side(np.array([100, 80]), 1000) == [0, 2]  # 100 x 1100 + 80 x 1080 of 2 x 100 x 1100: 11%
-    assert side_by_side(np.array([3, 64, 9]), 500) == [0, 3]  # short ones always
-    assert side_by_side(np.array([200, 60, 60, 210]), 10) == [0, 1, 3, 4]
-    assert side_by_side(np.array([], np.int64), 10) == []
+    assert runs_of_answers(np.array([100, 100, 100]), 50) == [0, 3]
+    assert runs_of_answers(np.array([100, 95]), 0) == [0, 2]  # 100 x 100 + 95 x 95 of 2 x 100 x 100: 5% filling
+    assert runs_of_answers(np.array([100, 80]), 0) == [0, 1, 2]  # 18%
+    assert runs_of_answers(np.array([100, 80]), 1000) == [0, 2]  # 100 x 1100 + 80 x 1080 of 2 x 100 x 1100: 11%
+    assert runs_of_answers(np.array([3, 64, 9]), 500) == [0, 3]  # short ones always
+    assert runs_of_answers(np.array([200, 60, 60, 210]), 10) == [0, 1, 3, 4]
+    assert runs_of_answers(np.array([], np.int64), 10) == []
 
 
 @pytest.mark.parametrize("causal", [True, False])

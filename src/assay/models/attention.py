@@ -236,7 +236,7 @@ def _parts(batch: PackedBatch, window: int | None) -> list[Part]:
         if len(sizes) == 1:  # one sequence: nothing branches off
             num_prompt, sizes = size, sizes[:0]
         firsts = column + num_prompt + np.cumsum(sizes) - sizes
-        bounds = side_by_side(sizes, num_prompt)
+        bounds = runs_of_answers(sizes, num_prompt)
         answers = tuple(_answers(firsts[a:b], sizes[a:b], num_prompt, window) for a, b in itertools.pairwise(bounds))
         parts.append(Part(row, column, num_prompt, answers))
     return parts
@@ -250,7 +250,7 @@ def _answers(firsts: np.ndarray, sizes: np.ndarray, num_prompt: int, window: int
     return Answers(torch.from_numpy(columns_SA.astype(np.int64)), kept, _causal(num_prompt + longest, window)[num_prompt:])
 
 
-def side_by_side(sizes: np.ndarray, num_prompt: int) -> list[int]:
+def runs_of_answers(sizes: np.ndarray, num_prompt: int) -> list[int]:
     """Where runs of neighbouring answers begin that are worth running side by side, and the number of all at the end.
 
     A run ends where filling up to its longest answer would be more than `MOST_FILL` of its cost, the columns of queries times those

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from assay.metrics import cluster_folds
 from assay.models.reward_model import RewardModel
@@ -49,10 +48,7 @@ def choose_decay(
             inside, outside = rows[folds_P == fold], rows[folds_P != fold]
             fit(model, source, outside, replace(settings, weight_decay=decay))
             loss += len(inside) * pair_figures(reward_pairs(model, source, inside), table.preference[inside]).loss
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    if name in start:
-                        parameter.copy_(start[name])
+            model.load_state_dict(start, strict=False)
             on_fit(1)
         losses.append(loss / len(rows))
     best = int(np.argmin(losses))
