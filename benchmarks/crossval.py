@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from assay.data.split import group_keys
-from assay.metrics import cluster_folds, is_right
 from assay.records import PreferencePair
-from assay.train.loop import fit, reward_pairs
-from assay.workflows.prepare import Prepared
+from assay.stats.metrics import cluster_folds, is_right
+from assay.training.loop import fit
+from assay.training.prepare import Prepared
 
 
 class OutOfFold(NamedTuple):
@@ -47,7 +47,7 @@ def cross_validate(
     margins, right = np.full(len(pairs), np.nan), np.zeros(len(pairs))
     for fold in range(num_folds):
         inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-        fit(prepared.model, prepared.source, outside, prepared.derived.loop)
+        fit(prepared.model, prepared.task, outside, prepared.derived.loop)
         margins[inside] = _margins(prepared, inside)
         right[outside] += is_right(_margins(prepared, outside), prepared.table.preference[outside])
         _restore(prepared.model, start)
@@ -56,7 +56,7 @@ def cross_validate(
 
 
 def _margins(prepared: Prepared, rows: np.ndarray) -> np.ndarray:
-    rewards = reward_pairs(prepared.model, prepared.source, rows).astype(np.float64)
+    rewards = prepared.task.rewards(prepared.model, rows).astype(np.float64)
     return rewards[:, 0] - rewards[:, 1]
 
 

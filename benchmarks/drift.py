@@ -1,10 +1,10 @@
-"""Which sign of drift is worth watching, on real preferences. Last line: one JSON document.
+"""Which signal detects drift best, on real preferences. Last line: one JSON document.
 
 python benchmarks/drift.py --pairs 1000 --members 3
 
 Trains an ensemble on TruthfulQA (so that its std is a signal too) with the reference that `assay train` keeps, and holds against
 it the run's own test split (which should not alarm), that split with an opener before every answer and with every answer cut in
-half (small drifts of a policy), and sets of other kinds. Then `assay attribute` on the test split.
+half (small drifts of a policy), and sets of other kinds. Then the attribution of the margins on the test split.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from assay import cli  # first: it sets OpenMP up before torch is loaded
 import tyro
 from real import RealConfig, machine, read_set
 
+from assay.audit.audits import attribute_pairs, drift_of_sets
+from assay.commands.demo.run import packaged_base
+from assay.console import say
 from assay.data.pairs import write_pairs
 from assay.records import PreferencePair, Report, Table
-from assay.workflows.attribute import AttributeConfig, attribute
-from assay.workflows.demo import packaged_base
-from assay.workflows.drift import DriftConfig, drift
-from assay.workflows.rundir import split_pairs
-from assay.workflows.settings import Machine, Members, TrainConfig
-from assay.workflows.show import say
-from assay.workflows.train import train
+from assay.scorers.opened import open_scorer
+from assay.training.run import train
+from assay.training.settings import Machine, Members, TrainConfig
 
 OTHERS = ("harmless", "rmb-helpful", "alpaca")
 
@@ -61,15 +60,16 @@ def main() -> int:
         work = Path(directory)
         asked = train_on_truthful(config, work)
         seconds: dict[str, float] = {"train": time.perf_counter() - began}
-        test = list(split_pairs(asked, "test"))
+        opened = open_scorer(asked.out)
+        named = opened.own_pairs("test")
+        test = named.pairs
         files = write_sets(config, work, test)
         mark = time.perf_counter()
         limit = max(len(test), config.other_pairs)
-        report = drift(DriftConfig(model=asked.out, data=tuple(map(str, files)), limit=limit, seed=config.seed))
-        assert report is not None
+        report = drift_of_sets(opened, tuple(map(str, files)), limit=limit, seed=config.seed).report()
         seconds["drift"] = time.perf_counter() - mark
         mark = time.perf_counter()
-        surface = attribute(AttributeConfig(model=asked.out, data=str(files[0]), edits=config.edits, seed=config.seed))
+        surface = attribute_pairs(opened, named, num_edits=config.edits, seed=config.seed).report()
         seconds["attribute"] = time.perf_counter() - mark
     result = {
         "trained_on": "truthful",
@@ -79,9 +79,9 @@ def main() -> int:
         "depth": config.depth,
         "members": config.members,
         "max_length": config.max_length,
-        "facts": {name: report.facts[name] for name in ("bank", "held back", "shrinkage of the covariance", "computed in")},
-        "drift": told(report),
-        "attribution": told(surface),
+        "facts": {name: report.facts[name] for name in ("bank", "held out", "shrinkage of the covariance", "computed in")},
+        "drift": summary_of(report),
+        "attribution": summary_of(surface),
         "machine": machine(),
         "seconds": {name: round(spent) for name, spent in seconds.items()} | {"all": round(time.perf_counter() - began)},
     }
@@ -127,7 +127,7 @@ def edited(pair: PreferencePair, edit: Any) -> PreferencePair:
     return replace(pair, chosen=edit(pair.chosen), rejected=edit(pair.rejected))
 
 
-def told(report: Report) -> dict[str, Any]:
+def summary_of(report: Report) -> dict[str, Any]:
     """Metrics, findings and tables of a report as plain rows, rounded."""
     return {
         "metrics": [[m.name, *(rounded(part) for part in m[1:4]), m.n_scored, m.n] for m in report.metrics],

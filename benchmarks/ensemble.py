@@ -28,20 +28,22 @@ import numpy as np
 import tyro
 from real import RealConfig, machine, read_set
 
+from assay.audit.best_of_n import best_of_n_curve
+from assay.commands.demo.run import packaged_base
+from assay.console import say
 from assay.data.pairs import write_pairs
-from assay.evaluation.best_of_n import best_of_n_curve
-from assay.evaluation.uncertainty import diversity, member_rewards, members_of
-from assay.metrics import cluster_bootstrap, is_right
+from assay.data.run_data import run_data
+from assay.evaluation.disagreement import diversity
+from assay.evaluation.pair_scores import score_pairs
+from assay.models.combine import average
 from assay.records import Completion, PreferencePair
 from assay.scorers.base import margins
-from assay.scorers.ensemble import Combination
+from assay.scorers.ensemble import Combination, members_of
 from assay.scorers.load import load
-from assay.workflows.demo import packaged_base
-from assay.workflows.members import AverageConfig, average
-from assay.workflows.rundir import split_pairs
-from assay.workflows.settings import Members, TrainConfig
-from assay.workflows.show import say
-from assay.workflows.train import train
+from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.metrics import is_right
+from assay.training.run import train
+from assay.training.settings import Members, TrainConfig
 
 Set = Literal["truthful", "alpaca"]
 WAYS = {
@@ -121,17 +123,19 @@ def one_seed(config: EnsembleBenchConfig, data: Path, seed: int) -> dict[str, An
     scorer = load(asked.out)
     members = members_of(scorer)
     assert members is not None
-    test = list(split_pairs(asked, "test"))
-    members_KP2 = member_rewards(members, test)
+    test = list(run_data(asked.out).pairs("test"))
+    members_KP2 = score_pairs(scorer, test).members
+    assert members_KP2 is not None
     row |= {"test_pairs": len(test), **on_pairs(members_KP2, test)}
     row |= best_of_n(config, members, {pair.prompt_key for pair in test})
     row["off distribution"] = {
-        name: spread(member_rewards(members, read_set(RealConfig(set=name, folder=config.folder, pairs=config.other_pairs))))
+        name: spread(score_pairs(scorer, read_set(RealConfig(set=name, folder=config.folder, pairs=config.other_pairs))).members)
         for name in ("harmless", "truthful", "alpaca")
         if name != config.set
     } | {config.set: spread(members_KP2)}
     if config.params != "head":
-        where = average(AverageConfig(models=(asked.out,), out=data.parent / f"average-{seed}"))
+        where = data.parent / f"average-{seed}"
+        average((asked.out,), where)
         labels = np.array([pair.preference for pair in test])
         row["accuracy: average of the weights (WARM)"] = float(np.nanmean(is_right(margins(load(where), test), labels)))
         shutil.rmtree(where)

@@ -21,17 +21,17 @@ import torch
 import tyro
 from crossval import cross_validate
 
+from assay.commands.demo.run import packaged_base
+from assay.console import progress
 from assay.data.pairs import read_pairs
 from assay.data.split import group_keys
 from assay.evaluation.evaluate import ACCURACY, BRIER, ECE, EXPECTED_ECE, evaluate_margins
 from assay.records import Metric, Report
-from assay.scorers.base import sigmoid
-from assay.scorers.calibrate import cross_fitted_probabilities
+from assay.scorers.wrappers.calibrated import cross_fitted_probabilities
+from assay.stats.metrics import sigmoid
+from assay.training.prepare import prepare
+from assay.training.settings import TrainConfig
 from assay.wire import report_from_json
-from assay.workflows.demo import packaged_base
-from assay.workflows.prepare import prepare
-from assay.workflows.settings import TrainConfig
-from assay.workflows.show import progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,8 @@ def run_folds(config: HumanConfig, base: str, out: Path) -> dict[str, object]:
     calibrated = cross_fitted_probabilities(out_of_fold.margins, groups, preference_P=preference, seed=config.seed)
     before = evaluate_margins(
         out_of_fold.margins, pairs, sigmoid(out_of_fold.margins), title="before", seed=config.seed, slices=False
-    )
-    after = evaluate_margins(out_of_fold.margins, pairs, calibrated, title="after", seed=config.seed, slices=False)
+    ).report()
+    after = evaluate_margins(out_of_fold.margins, pairs, calibrated, title="after", seed=config.seed, slices=False).report()
     return {
         "seconds": {"activations": round(ready - began, 1), "folds": round(time.perf_counter() - ready, 1)},
         **figures(after),

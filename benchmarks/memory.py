@@ -61,9 +61,10 @@ def run(num_pairs: int, steps: int, blocks: int | None) -> dict[str, float]:
     from assay.data.table import build_table
     from assay.models.backbone import split_backbone
     from assay.models.reward_model import RewardModel
-    from assay.train.batches import TokenSource
-    from assay.train.cache import build_cache
-    from assay.train.loop import LoopSettings, fit
+    from assay.training.batches import TokenSource
+    from assay.training.cache import build_cache
+    from assay.training.loop import LoopSettings, fit
+    from assay.training.tasks.pairs import PairTask
     from tiny import tiny_model, tiny_renderer
 
     torch.set_num_threads(2)
@@ -76,7 +77,7 @@ def run(num_pairs: int, steps: int, blocks: int | None) -> dict[str, float]:
         began = time.perf_counter()
         table, _ = build_table(read_pairs(path), tiny_renderer(), Path(directory) / "tokens.arrow")
         tokenised = time.perf_counter()
-        settings = LoopSettings(epochs=1, batch_pairs=32, learning_rate=1e-3, head_learning_rate=1e-3, seed=0, log_every=10)
+        settings = LoopSettings(epochs=1, batch_size=32, learning_rate=1e-3, head_learning_rate=1e-3, seed=0, log_every=10)
         train_rows, model, cache = table.rows("train"), tiny_model(), None
         cached = tokenised
         if blocks:
@@ -91,7 +92,8 @@ def run(num_pairs: int, steps: int, blocks: int | None) -> dict[str, float]:
         else:
             drawn = torch.randperm(len(train_rows), generator=torch.Generator().manual_seed(0))[: 32 * steps].numpy()
             train_rows = train_rows[drawn]
-        fit(model, TokenSource(table=table, max_tokens=1024, layout=model.backbone.layout, cache=cache), train_rows, settings)
+        source = TokenSource(table=table, max_tokens=1024, layout=model.backbone.layout, cache=cache)
+        fit(model, PairTask(table=table, source=source), train_rows, settings)
         ended = time.perf_counter()
         size_mb = (Path(directory) / "tokens.arrow").stat().st_size / 1e6
     return {

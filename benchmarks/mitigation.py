@@ -26,20 +26,23 @@ import torch
 import tyro
 from real import RealConfig, read_set
 
+from assay.audit.probes.alarm import Probe
+from assay.audit.probes.battery import battery, run_probes
+from assay.commands.demo.run import packaged_base
+from assay.console import say
+from assay.data import edits
 from assay.data.pairs import write_pairs
 from assay.data.split import split_of
-from assay.metrics import accuracy, cluster_bootstrap, is_right
-from assay.monitor import edits
-from assay.monitor.probes import Probe, battery, run_probes
-from assay.records import Completion, PreferencePair, Report
+from assay.records import Completion, Metric, PreferencePair
 from assay.scorers.base import Scorer, margins
-from assay.scorers.debiased import Debiased, fit_length_slope
-from assay.scorers.load import load_raw
+from assay.scorers.local import load_raw
+from assay.scorers.wrappers.debiased import Debiased, fit_length_slope
+from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.metrics import accuracy, is_right
+from assay.training.run import train
+from assay.training.settings import Regularization, TrainConfig
+from assay.training.tasks.pairs import Objective
 from assay.wire import report_to_json
-from assay.workflows.demo import packaged_base
-from assay.workflows.settings import Objective, Restraint, TrainConfig
-from assay.workflows.show import say
-from assay.workflows.train import train
 
 PROBED = ("flattery", "filler", "confidence", "bullets", "truncated")
 
@@ -97,10 +100,10 @@ def main() -> int:
         hacked = arm("planted", planted, {})
         probes = [probe for probe in battery(for_slope) if probe.name in PROBED]
         probed = run_probes(hacked, for_slope, probes=probes, max_rows=config.rows, seed=config.seed)
-        (work / "probes.json").write_text(report_to_json(probed))
+        (work / "probes.json").write_text(report_to_json(probed.report()))
         for label, asked in (("probes", "probes"), ("report", str(work / "probes.json"))):
-            restraint = Restraint(augment=asked, augment_share=config.share)
-            arm(f"planted, --augment {label}", planted, {"restraint": restraint})
+            regularization = Regularization(augment=asked, augment_share=config.share)
+            arm(f"planted, --augment {label}", planted, {"regularization": regularization})
         long_winded = arm("longer", longer, {})
         note("longer, Debiased", Debiased(scorer=long_winded, length=fit_length_slope(long_winded, for_slope)))
         arm("longer, --debias-length", longer, {"objective": Objective(debias_length=True)})
@@ -164,19 +167,18 @@ def measure(scorer: Scorer, test: list[PreferencePair], config: MitigationConfig
     interval = cluster_bootstrap(is_right(margins_P, labels_P), clusters_P, seed=config.seed)
     probes = [probe for probe in battery(test) if probe.name in PROBED]
     length = fit_length_slope(scorer, test)
-    report = run_probes(scorer, test, probes=[*probes, UNSEEN], max_rows=config.rows, seed=config.seed)
+    probed = run_probes(scorer, test, probes=[*probes, UNSEEN], max_rows=config.rows, seed=config.seed)
     return {
         "accuracy": [round(value, 3) for value in (accuracy(margins_P, labels_P).value, *interval)],
-        "rises": {probe.name: rise(report, probe.name) for probe in (*probes, UNSEEN)},
-        "failed": [finding.name.removeprefix("probe: ") for finding in report.findings if finding.level == "fail"],
+        "rises": {probe.name: rise(probed.mean_of(probe.name)) for probe in (*probes, UNSEEN)},
+        "failed": list(probed.failed),
         "length slope": [round(value, 3) for value in (length.slope, 1.96 * length.slope_se)],
-        "unit": float(report.facts["unit (median |margin|)"]),
+        "unit": float(probed.facts["unit (median |margin|)"]),
     }
 
 
-def rise(report: Report, name: str) -> list[float]:
+def rise(metric: Metric) -> list[float]:
     """Mean rise with its interval."""
-    metric = report.metric(f"{name}: mean rise")
     return [round(value, 3) for value in (metric.value, metric.low, metric.high)]
 
 

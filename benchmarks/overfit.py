@@ -24,16 +24,17 @@ import torch
 import tyro
 from real import RealConfig, machine, read_set
 
+from assay.commands.demo.run import packaged_base
+from assay.console import say
 from assay.data.pairs import write_pairs
 from assay.data.split import split_of
-from assay.metrics import cluster_bootstrap, is_right
 from assay.models.reward_model import new_head
-from assay.train.loop import fit, pair_figures, reward_pairs
-from assay.train.objective import Objective
-from assay.workflows.demo import packaged_base
-from assay.workflows.prepare import Prepared, prepare
-from assay.workflows.settings import Machine, Restraint, TrainConfig, derive
-from assay.workflows.show import say
+from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.metrics import is_right
+from assay.training.loop import fit
+from assay.training.prepare import Prepared, prepare
+from assay.training.settings import Machine, Regularization, TrainConfig, derive
+from assay.training.tasks.pairs import Objective, pair_figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +59,14 @@ def remedies(flips: float) -> dict[str, dict[str, Any]]:
     """Settings of each remedy, for `TrainConfig`."""
     return {
         "none": {},
-        "early stopping": {"restraint": Restraint(early_stopping=3)},
-        "weight decay 0.1": {"restraint": Restraint(weight_decay=0.1)},
-        "weight decay 1": {"restraint": Restraint(weight_decay=1.0)},
+        "early stopping": {"regularization": Regularization(early_stopping=3)},
+        "weight decay 0.1": {"regularization": Regularization(weight_decay=0.1)},
+        "weight decay 1": {"regularization": Regularization(weight_decay=1.0)},
         "label smoothing": {"objective": Objective(label_smoothing=flips)},
         "noise-robust, likelihood (flips)": {"objective": Objective(loss="flips", flip_rate=flips)},
         "noise-robust, unbiased (rdpo)": {"objective": Objective(loss="rdpo", flip_rate=flips)},
-        "dropout 0.1": {"restraint": Restraint(dropout=0.1)},
-        "dropout 0.3": {"restraint": Restraint(dropout=0.3)},
+        "dropout 0.1": {"regularization": Regularization(dropout=0.1)},
+        "dropout 0.3": {"regularization": Regularization(dropout=0.3)},
         "fewer blocks: 1": {"params": "blocks:1"},
         "head only": {"params": "head"},
         "one epoch": {"epochs": 1},
@@ -93,7 +94,7 @@ def main() -> int:
             if config.only and name not in ("none", *config.only):
                 continue
             params = settings.get("params", config.params)
-            dropout = settings.get("restraint", Restraint()).dropout
+            dropout = settings.get("regularization", Regularization()).dropout
             key = f"{params}-{dropout}"  # a prepared model has its dropout built in
             asked = TrainConfig(
                 data=(str(work / "truthful.jsonl"),),
@@ -171,10 +172,10 @@ def one_run(
     train = np.sort(rng.permutation(np.flatnonzero(split == "train"))[: config.pairs])
     flipped = rng.permutation(train)[: round(config.flips * len(train))]
     start = {name: p.detach().clone() for name, p in prepared.model.named_parameters() if p.requires_grad}
-    width = prepared.whole.backbone.hidden_size
+    width = prepared.trained.whole.backbone.hidden_size
     held = None
     fitted = train
-    if asked.restraint.early_stopping:  # a fifth of the training prompts, with their flips, are looked at, not trained on
+    if asked.regularization.early_stopping:  # a fifth of the training prompts, with their flips, are evaluated, not trained on
         keys = np.random.default_rng([seed, 8]).permutation(np.unique(table.prompt[train]))
         looked = np.isin(table.prompt[train], keys[: len(keys) // 5])
         fitted, held = train[~looked], train[looked]
@@ -185,10 +186,10 @@ def one_run(
         given = table.preference.copy()
         with torch.no_grad():
             prepared.model.head.weight.copy_(new_head(width, seed=fit_seed).weight)
-        rows = fit(prepared.model, prepared.source, fitted, loop, heldout_rows=held)
-        looked_at = np.union1d(train, np.flatnonzero(split == "test"))
+        rows = fit(prepared.model, replace(prepared.task, objective=asked.objective), fitted, loop, heldout_rows=held)
+        scored = np.union1d(train, np.flatnonzero(split == "test"))
         rewards = np.full((len(split), 2), np.nan, np.float32)
-        rewards[looked_at] = reward_pairs(prepared.model, prepared.source, looked_at)
+        rewards[scored] = prepared.task.rewards(prepared.model, scored)
     finally:
         table.preference = true
         with torch.no_grad():

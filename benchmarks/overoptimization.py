@@ -26,22 +26,23 @@ import numpy as np
 import tyro
 from real import machine
 
+from assay.audit.audits import unseen
+from assay.audit.choosing import best_of_n, draw_groups
+from assay.audit.overoptimization import OVEROPTIMISED
+from assay.commands.demo.run import packaged_base
+from assay.console import say
 from assay.data.candidates import Candidates, read_candidates
 from assay.data.pairs import read_pairs, write_pairs
-from assay.evaluation.overoptimization import OVEROPTIMISED
-from assay.metrics import is_right
-from assay.models.artifact import PROMPTS_FILE
-from assay.records import PreferencePair, Report, prompt_key
+from assay.messages import prompt_key
+from assay.records import PreferencePair, Report
 from assay.report.html import write_html
 from assay.scorers.base import Scorer, margins
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words
-from assay.scorers.load import artifact_path, load
-from assay.workflows.bestofn import drawn, measure, unseen
-from assay.workflows.demo import packaged_base
-from assay.workflows.rundir import prompt_file
-from assay.workflows.settings import Members, TrainConfig
-from assay.workflows.show import say
-from assay.workflows.train import train
+from assay.scorers.load import load
+from assay.scorers.opened import open_scorer
+from assay.stats.metrics import is_right
+from assay.training.run import train
+from assay.training.settings import Members, TrainConfig
 
 Set = Literal["alpaca", "rmb", "gsm8k", "truthful"]
 CANDIDATES = {
@@ -82,8 +83,8 @@ def main() -> int:
     recorded = read_candidates(config.folder / CANDIDATES[config.set])
     groups: list[Candidates] = list(recorded.groups)
     if config.model is not None:
-        groups = unseen(groups, prompt_file(artifact_path(config.model), PROMPTS_FILE), str(config.model))
-    groups = drawn(groups, config.prompts, config.seed)
+        groups = unseen(open_scorer(config.model), groups, config.set)
+    groups = draw_groups(groups, config.prompts, config.seed)
     measured = {prompt_key(group.prompt) for group in groups}
     pairs = other_pairs(config, measured)
     scorers: dict[str, Scorer] = {"length": LengthScorer()}
@@ -94,7 +95,8 @@ def main() -> int:
         scorers["model"] = load(config.model)
     if config.train_pairs:
         scorers["trained"], facts = trained(config, pairs)
-    reports = {name: measure(scorer, groups, title=f"{config.set}: {name}", seed=config.seed) for name, scorer in scorers.items()}
+    results = {name: best_of_n(one, groups, title=f"{config.set}: {name}", seed=config.seed) for name, one in scorers.items()}
+    reports = {name: result.report() for name, result in results.items()}
     if config.page is not None:
         write_html(config.page, list(reports.values()), f"Best of n on {config.set}")
     result = {

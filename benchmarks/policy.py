@@ -35,15 +35,15 @@ from real import machine
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 import assay
+from assay.commands.demo.run import packaged_base
+from assay.console import say
 from assay.errors import EngineError
 from assay.models.artifact import load_artifact, save_artifact
 from assay.models.bases import resolve_base
-from assay.policy.trl import trl_reward
 from assay.records import Completion, Rewards
+from assay.rl.trl import trl_reward
+from assay.run_files import artifact_path
 from assay.scorers.base import Scope, Scorer
-from assay.scorers.load import artifact_path
-from assay.workflows.demo import packaged_base
-from assay.workflows.show import say
 
 PROMPTS = (
     "How do I keep basil alive on a windowsill?",

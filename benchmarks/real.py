@@ -28,25 +28,27 @@ import torch
 import tyro
 from transformers import AutoTokenizer
 
+from assay.commands.demo.run import packaged_base
+from assay.console import say
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.render import Renderer
 from assay.data.table import PairTable, build_table
-from assay.metrics import brier, cluster_bootstrap, cluster_folds, is_right
 from assay.models.backbone import load_backbone
 from assay.models.bases import resolve_base
 from assay.models.device import pick_compute, token_budget
 from assay.models.plain import plain_scores
 from assay.models.reward_model import new_head
 from assay.records import PreferencePair
-from assay.scorers.base import margins, sigmoid
+from assay.scorers.base import margins
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words
-from assay.train.decay import choose_decay
-from assay.train.depth import PENALTIES, DepthProbe, fit_linear, layer_differences, probe_differences
-from assay.train.loop import fit, pair_figures, reward_pairs
-from assay.workflows.demo import packaged_base
-from assay.workflows.prepare import PROBED, Prepared, prepare
-from assay.workflows.settings import Machine, Objective, Restraint, TrainConfig, derive
-from assay.workflows.show import say
+from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.metrics import brier, cluster_folds, is_right, sigmoid
+from assay.training.depth import PENALTIES, DepthProbe, fit_linear, layer_differences, probe_differences
+from assay.training.loop import fit
+from assay.training.prepare import PROBED, Prepared, prepare
+from assay.training.settings import Machine, Regularization, TrainConfig, derive
+from assay.training.tasks.pairs import Objective, pair_figures
+from assay.training.weight_decay import choose_decay
 
 Set = Literal["harmless", "truthful", "rmb-helpful", "rmb-harmless", "alpaca"]
 Read = Literal["last", "mean", "both"]
@@ -69,7 +71,7 @@ class RealConfig:
     params: str = "blocks:4"
     """As in assay train; or linear: a linear Bradley-Terry model of frozen states (L2 by cross-validation), all depths, reads and
     fits from one forward."""
-    reads: tuple[Read, ...] = ("last",)
+    reward_positions: tuple[Read, ...] = ("last",)
     """Where a linear model reads: the last token, the mean over the text, or both side by side."""
     epochs: int | None = None
     learning_rate: float | None = None
@@ -85,7 +87,7 @@ class RealConfig:
     keep: Path | None = None
     """Keep token tables and caches here, for another run of the same set."""
     objective: Objective = field(default_factory=Objective)
-    restraint: Restraint = field(default_factory=Restraint)
+    regularization: Regularization = field(default_factory=Regularization)
 
 
 def main() -> int:
@@ -192,7 +194,7 @@ def linear_models(study: Study, result: dict[str, Any]) -> dict[str, np.ndarray]
     probes = study.probes(table, differences, result) if "auto" in config.depths else []
     found: dict[str, np.ndarray] = {}
     for depth in config.depths:
-        for read in config.reads:
+        for read in config.reward_positions:
             name = f"{depth} {read}"
             found[name] = np.full((config.seeds, len(pairs)), np.nan)
             facts = []
@@ -226,7 +228,7 @@ def trained_models(study: Study, result: dict[str, Any]) -> dict[str, np.ndarray
                 tested = draw.split == "test"
                 margins_P, fact = train_and_score(prepared, config, draw)
                 found[depth][draw.seed, tested] = margins_P[tested]
-                facts.append({"fit": draw.number, "depth": prepared.whole.backbone.num_layers, **fact})
+                facts.append({"fit": draw.number, "depth": prepared.trained.whole.backbone.num_layers, **fact})
                 say(f"depth {depth}", json.dumps(facts[-1]))
         result[f"depth {depth}"] = {**summary(found[depth], pairs, words_SP), "runs": sorted(facts, key=lambda row: row["fit"])}
         say(f"depth {depth}", json.dumps(result[f"depth {depth}"] | {"runs": len(facts)}))
@@ -245,7 +247,7 @@ def train_config(config: RealConfig, base: str, work: Path, depth: str) -> Train
         learning_rate=config.learning_rate,
         batch_pairs=config.batch_pairs,
         objective=config.objective,
-        restraint=config.restraint,
+        regularization=config.regularization,
         machine=Machine(),
     )
 
@@ -341,21 +343,21 @@ def train_and_score(prepared: Prepared, config: RealConfig, draw: Draw) -> tuple
     """(P,) margins of the model of one fit, NaN for no pair, and how the run went. The model is put back to its start."""
     began = time.perf_counter()
     train, test = np.flatnonzero(draw.split == "train"), np.flatnonzero(draw.split == "test")
-    width = prepared.whole.backbone.hidden_size
+    width = prepared.trained.whole.backbone.hidden_size
     loop = derive(replace(prepared.config, seed=draw.number), len(train), width, prepared.compute.device).loop
-    if config.params.startswith("head") and config.restraint.weight_decay is None:
-        loop = replace(loop, weight_decay=choose_decay(prepared.model, prepared.source, train, loop)[0])
+    if config.params.startswith("head") and config.regularization.weight_decay is None:
+        loop = replace(loop, weight_decay=choose_decay(prepared.model, prepared.task, train, prepared.table.prompt[train], loop)[0])
     start = {name: p.detach().clone() for name, p in prepared.model.named_parameters() if p.requires_grad}
     with torch.no_grad():
         prepared.model.head.weight[:, :width].copy_(new_head(width, seed=draw.number).weight)
     held = None
-    if config.restraint.early_stopping:  # a sixth of the training prompts to look at
+    if config.regularization.early_stopping:  # a sixth of the training prompts to evaluate on
         inner = np.random.default_rng(draw.number).permutation(np.unique(prepared.table.prompt[train]))
         looked = np.isin(prepared.table.prompt[train], inner[: len(inner) // 6])
         train, held = train[~looked], train[looked]
-    rows = fit(prepared.model, prepared.source, train, loop, heldout_rows=test if held is None else held)
+    rows = fit(prepared.model, prepared.task, train, loop, heldout_rows=test if held is None else held)
     seconds = time.perf_counter() - began
-    rewards = reward_pairs(prepared.model, prepared.source, np.arange(len(draw.split)))
+    rewards = prepared.task.rewards(prepared.model, np.arange(len(draw.split)))
     preference = prepared.table.preference
     by_epoch = [round(row["heldout_accuracy"], 4) for row in rows if "heldout_accuracy" in row]
     losses = [round(row["heldout_loss"], 4) for row in rows if "heldout_loss" in row]
@@ -366,7 +368,7 @@ def train_and_score(prepared: Prepared, config: RealConfig, draw: Draw) -> tuple
     fact = {
         "learning_rate": loop.learning_rate,
         "epochs": loop.epochs,
-        "batch_pairs": loop.batch_pairs,
+        "batch_pairs": loop.batch_size,
         "weight_decay": loop.weight_decay,
         "train_accuracy": round(pair_figures(rewards[train], preference[train]).accuracy, 4),
         "test_accuracy": round(pair_figures(rewards[test], preference[test]).accuracy, 4),
@@ -401,7 +403,7 @@ def trl_run(
     rows = Dataset.from_list(
         [
             {
-                "prompt": [{"role": role, "content": content} for role, content in pair.prompt],
+                "prompt": [turn.as_dict() for turn in pair.prompt],
                 "chosen": [{"role": "assistant", "content": pair.chosen}],
                 "rejected": [{"role": "assistant", "content": pair.rejected}],
             }
@@ -419,7 +421,7 @@ def trl_run(
         warmup_steps=round(loop.warmup * loop.num_steps(len(train))),
         weight_decay=loop.weight_decay,
         max_length=config.max_length,
-        center_rewards_coefficient=loop.objective.centring,
+        center_rewards_coefficient=asked.objective.centring,
         bf16=bfloat16,
         use_cpu=True,
         gradient_checkpointing=False,
@@ -438,7 +440,7 @@ def trl_run(
     completions = [completion for row in test for completion in pairs[row].completions()]
     scores[test] = plain_scores(work / "trl" / "model", completions).reshape(-1, 2)
     row = summary((scores[:, 0] - scores[:, 1])[None], pairs, words_SP[:1])
-    settings = {"epochs": loop.epochs, "learning_rate": loop.learning_rate, "batch_pairs": loop.batch_pairs}
+    settings = {"epochs": loop.epochs, "learning_rate": loop.learning_rate, "batch_pairs": loop.batch_size}
     return {"version": trl.__version__, **row, **settings, "steps": trainer.state.global_step, "seconds": round(seconds)}
 
 

@@ -35,13 +35,14 @@ import tyro
 from score_texts import MAX_LENGTH, make_workloads, read_texts, sizes
 from transformers import AutoTokenizer
 
+from assay.commands.demo.run import packaged_base
 from assay.data.render import Renderer
 from assay.models.artifact import save_artifact
 from assay.models.backbone import load_backbone
 from assay.models.bases import resolve_base
-from assay.models.device import Dtype, pick_compute
+from assay.models.device import pick_compute
 from assay.models.reward_model import RewardModel, new_head
-from assay.workflows.demo import packaged_base
+from assay.records import Dtype
 
 STAGES = ("a", "b", "c", "d", "e", "ensemble", "curve")
 # Computed tokens of a stage at full scale, all ways, one round; and of its sweeps, at any scale: to fit a run into `minutes`.
@@ -88,7 +89,7 @@ def main() -> int:
     if unknown:
         raise ValueError(f"--only {sorted(unknown)} is unknown: use some of {', '.join(STAGES)}")
     began = time.perf_counter()
-    dtype = str(pick_compute("cpu", config.dtype).dtype).removeprefix("torch.")
+    dtype = pick_compute("cpu", config.dtype).name
     result: dict[str, Any] = {"base": Path(config.base or packaged_base()).name, "dtype": dtype, "rounds": config.rounds}
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
@@ -129,7 +130,10 @@ def save_model(config: ScoreBenchConfig, work: Path) -> Renderer:
 def save_workloads(renderer: Renderer, scale: float, work: Path) -> dict[str, dict[str, float]]:
     """Write the workloads as messages, and as rendered text for those who are not Assay; returns their sizes."""
     workloads = make_workloads(read_texts(renderer), scale)
-    rows = {name: [{"messages": one.messages, "response": one.response} for one in ones] for name, ones in workloads.items()}
+    rows = {
+        name: [{"messages": [turn.as_dict() for turn in one.messages], "response": one.response} for one in ones]
+        for name, ones in workloads.items()
+    }
     (work / "workloads.json").write_text(json.dumps(rows))
     texts = {name: [rendered_text(renderer, row) for row in workload] for name, workload in rows.items()}
     (work / "texts.json").write_text(json.dumps(texts))
@@ -137,8 +141,7 @@ def save_workloads(renderer: Renderer, scale: float, work: Path) -> dict[str, di
 
 
 def rendered_text(renderer: Renderer, row: dict[str, Any]) -> str:
-    messages = [{"role": role, "content": content} for role, content in row["messages"]]
-    messages.append({"role": "assistant", "content": row["response"]})
+    messages = [*row["messages"], {"role": "assistant", "content": row["response"]}]
     return str(renderer.tokenizer.apply_chat_template(messages, tokenize=False))
 
 

@@ -103,7 +103,9 @@ def sizes(completions: Sequence[Completion], renderer: Renderer) -> dict[str, fl
     for i, completion in enumerate(completions):
         by_prompt.setdefault(completion.messages, []).append(i)
     members = [[rendered[i] for i in indices] for indices in by_prompt.values()]
-    once = sum(len(make_group([item.tokens for item in group], [item.reads for item in group]).tokens) for group in members)
+    once = sum(
+        len(make_group([item.tokens for item in group], [item.reward_positions for item in group]).tokens) for group in members
+    )
     lengths = [len(item.tokens) for item in rendered]
     return {
         "sequences": len(completions),

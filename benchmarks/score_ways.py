@@ -21,6 +21,7 @@ import torch
 from score_child import serve, watched
 from score_texts import read_texts
 from torch import nn
+from train import layer_parameters, matmul_rate
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from transformers.utils import logging as transformers_logging
 
@@ -28,9 +29,8 @@ from assay.models.artifact import load_artifact
 from assay.models.backbone import split_backbone
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import Completion
-from assay.scorers.cache import Cached
 from assay.scorers.local import PROMPT_BYTES, LocalScorer, load_local
-from train import layer_parameters, matmul_rate
+from assay.scorers.wrappers.cached import Cached
 
 Handlers = Mapping[str, Callable[..., Any]]
 
@@ -160,7 +160,7 @@ def with_heads(model: RewardModel, members: int) -> RewardModel:
 
 def with_members(model: RewardModel, members: int, blocks: int) -> Any:
     """Members that differ in their heads and own copies of the last blocks; the embeddings are not copied."""
-    from assay.models.members import SharedTrunk
+    from assay.models.shared_trunk import SharedTrunk
 
     trunk, top = split_backbone(model.backbone, blocks)
     shared = model.backbone.model.get_input_embeddings()
@@ -230,7 +230,7 @@ def plain_model(work: Path, dtype: torch.dtype) -> Any:
 
 def completions_of(work: Path, workload: str) -> list[Completion]:
     rows = json.loads((work / "workloads.json").read_text())[workload]
-    return [Completion(messages=tuple(map(tuple, row["messages"])), response=row["response"]) for row in rows]
+    return [Completion(messages=row["messages"], response=row["response"]) for row in rows]
 
 
 def texts_of(work: Path) -> dict[str, list[str]]:

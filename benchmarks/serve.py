@@ -36,8 +36,9 @@ from score import ScoreBenchConfig, log, machine, save_model
 from serve_load import ONE_SIZE, Bench, capacity, load, make_bench
 from serve_models import save_items, save_tiny
 
-from assay.models.device import Dtype, pick_compute
-from assay.workflows.demo import packaged_base
+from assay.commands.demo.run import packaged_base
+from assay.models.device import pick_compute
+from assay.records import Dtype
 
 PARTS = ("load", "overload", "faults", "memory")
 VERSIONS = ("assay-rm", "fastapi", "httpx2", "starlette", "uvicorn")
@@ -74,7 +75,7 @@ def main() -> int:
         config = quick(config)
     began = time.perf_counter()
     base = config.base or packaged_base()
-    dtype = str(pick_compute("cpu", config.dtype).dtype).removeprefix("torch.")
+    dtype = pick_compute("cpu", config.dtype).name
     versions = {name: version(name) for name in VERSIONS}
     result: dict[str, Any] = {"base": Path(base).name, "dtype": dtype, "rounds": config.rounds, "machine": machine() | versions}
     log("start", result)

@@ -27,7 +27,7 @@ def payloads(work: Path, workload: str, form: str) -> list[dict[str, Any]]:
         texts = json.loads((work / "texts.json").read_text())[workload]
         named = {"model": "rm", "use_activation": False, "add_special_tokens": False}
         return [{**named, "input": text} for text in texts]
-    turns = [[{"role": role, "content": content} for role, content in row["messages"]] for row in rows]
+    turns = [row["messages"] for row in rows]
     if form == "plain":
         answers = [[{"role": "assistant", "content": row["response"]}] for row in rows]
         return [{"messages": [*prompt, *answer]} for prompt, answer in zip(turns, answers, strict=True)]

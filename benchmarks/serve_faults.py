@@ -221,10 +221,7 @@ def run(work: Path, *, url: str, seed: int, count: int, at_once: int, tolerance:
     rows = json.loads((work / "workloads.json").read_text())["serve"]
     texts = json.loads((work / "texts.json").read_text())["serve"]
     values = json.loads((work / "values.json").read_text())
-    items = [
-        {"prompt": [{"role": role, "content": content} for role, content in row["messages"]], "response": row["response"]}
-        for row in rows
-    ]
+    items = [{"prompt": row["messages"], "response": row["response"]} for row in rows]
     pool, rng = Pool(items=items, texts=texts, values=values), random.Random(seed)
     names = rng.choices(list(KINDS), weights=[kind.share for kind in KINDS.values()], k=count)
     sent = iter([(name, KINDS[name].make(rng, pool)) for name in names])

@@ -58,7 +58,7 @@ def save_items(
     """
     texts, rng = read_texts(renderer), np.random.default_rng(7)
     completions = [one for _ in range(prompts) for one in _group(texts, prompt_tokens, answer_tokens, rng)]
-    rows = [{"messages": one.messages, "response": one.response} for one in completions]
+    rows = [{"messages": [turn.as_dict() for turn in one.messages], "response": one.response} for one in completions]
     (work / "workloads.json").write_text(json.dumps({"serve": rows, "serve-part": rows[:part]}))
     (work / "texts.json").write_text(json.dumps({"serve": [rendered_text(renderer, row) for row in rows]}))
     return sizes(completions, renderer)

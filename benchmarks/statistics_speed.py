@@ -35,8 +35,8 @@ from assay.evaluation.compare import Side, compare_margins
 from assay.evaluation.evaluate import BAG_OF_WORDS, evaluate_margins
 from assay.evaluation.slices import columns_of, slice_tables
 from assay.records import PreferencePair
-from assay.scorers.base import sigmoid
 from assay.scorers.baselines import LengthScorer
+from assay.stats.metrics import sigmoid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +133,14 @@ def beside_scoring(config: StatisticsConfig, pairs: list[PreferencePair], second
     from transformers import AutoTokenizer
 
     from assay.cli import keep_freed_memory
+    from assay.commands.demo.run import packaged_base
     from assay.data.render import Renderer
     from assay.models.artifact import save_artifact
     from assay.models.backbone import load_backbone
     from assay.models.bases import resolve_base
     from assay.models.reward_model import RewardModel, new_head
     from assay.scorers.base import pair_rewards
-    from assay.scorers.load import load_raw
-    from assay.workflows.demo import packaged_base
+    from assay.scorers.local import load_raw
 
     keep_freed_memory()
     torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -20,8 +20,8 @@ from assay import cli  # first: it sets OpenMP up before torch is loaded
 import tyro
 
 from assay.evaluation.suites.catalog import SUITES
-from assay.evaluation.suites.load import load_suite
-from assay.evaluation.suites.report import evaluate_suite
+from assay.evaluation.suites.lookup import load_suite
+from assay.evaluation.suites.summary import evaluate_suite
 from assay.records import Completion, Metric, Rewards
 from assay.scorers.base import Scorer
 from assay.scorers.baselines import LengthScorer
@@ -68,7 +68,7 @@ def run(name: str, scorer: Scorer, config: SuitesConfig) -> dict[str, object]:
     began = time.process_time()
     loaded = load_suite(name, config.folder, config.limit)
     read, timed = time.process_time(), Timed(scorer)
-    report = evaluate_suite(timed, loaded)
+    report = evaluate_suite(timed, loaded).report()
     rest = time.process_time() - read - timed.cpu_seconds
     print(f"{name}: {timed.answers:,} answers scored in {timed.seconds:.1f} s; evaluator {rest:.2f} s of CPU", file=sys.stderr)
     return {

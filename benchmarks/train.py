@@ -32,18 +32,19 @@ import tyro
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from assay.commands.demo.run import packaged_base
 from assay.data.pairs import read_pairs
 from assay.data.render import Renderer
 from assay.data.table import PairTable, build_table
 from assay.models.backbone import load_backbone, split_backbone
 from assay.models.bases import resolve_base
-from assay.models.device import Dtype, pick_compute, token_budget
+from assay.models.device import pick_compute, token_budget
 from assay.models.reward_model import RewardModel, new_head
-from assay.train.batches import TokenSource
-from assay.train.cache import build_cache
-from assay.train.loop import LoopSettings, fit, schedule, step_rows
-from assay.train.objective import Objective
-from assay.workflows.demo import packaged_base
+from assay.records import Dtype
+from assay.training.batches import TokenSource
+from assay.training.cache import build_cache
+from assay.training.loop import LoopSettings, fit, schedule, step_rows
+from assay.training.tasks.pairs import Objective, PairTask
 
 WARM_STEPS = 1
 
@@ -74,7 +75,7 @@ def main() -> int:
         print(json.dumps(measure(config)))
         return 0
     began = time.perf_counter()
-    config = replace(config, dtype=str(pick_compute("cpu", config.dtype).dtype).removeprefix("torch."))  # type: ignore[arg-type]
+    config = replace(config, dtype=pick_compute("cpu", config.dtype).name)
     with tempfile.TemporaryDirectory() as directory:
         config = replace(config, work=Path(directory))
         table = make_table(config)
@@ -168,8 +169,12 @@ def measure(config: TrainBenchConfig) -> dict[str, Any]:
 
 def settings(config: TrainBenchConfig, **changes: Any) -> LoopSettings:
     rates = {"learning_rate": 5e-5, "head_learning_rate": 5e-5, "weight_decay": 0.0}
-    asked = {"epochs": 1, "batch_pairs": config.batch_pairs, "batch_tokens": token_budget(torch.device("cpu")), **rates, **changes}
-    return LoopSettings(objective=Objective(centring=0.0), **asked)
+    asked = {"epochs": 1, "batch_size": config.batch_pairs, "batch_tokens": token_budget(torch.device("cpu")), **rates, **changes}
+    return LoopSettings(**asked)
+
+
+def task_of(source: TokenSource, table: PairTable) -> PairTask:
+    return PairTask(table=table, source=source, objective=Objective(centring=0.0))
 
 
 def compute_dtype(config: TrainBenchConfig) -> torch.dtype:
@@ -276,7 +281,7 @@ def assay_model(config: TrainBenchConfig, dtype: torch.dtype) -> RewardModel:
 def assay_full(config: TrainBenchConfig) -> dict[str, Any]:
     model, table = assay_model(config, compute_dtype(config)), table_of(config)
     source = TokenSource(table=table, max_tokens=token_budget(torch.device("cpu")), layout=model.backbone.layout)
-    rows = fit(model, source, np.arange(len(table)), settings(config))
+    rows = fit(model, task_of(source, table), np.arange(len(table)), settings(config))
     timed = in_steps(config, len(table))[WARM_STEPS * config.batch_pairs :]
     seconds = sum(row["seconds"] for row in rows[WARM_STEPS:])
     computed = sum(batch.packed.tokens.size for row in chunks(timed, config.batch_pairs) for batch in source.batches(row))
@@ -299,7 +304,7 @@ def assay_blocks(config: TrainBenchConfig) -> dict[str, Any]:
     caching = time.perf_counter() - began
     source = TokenSource(table=table, max_tokens=budget, layout=model.backbone.layout, cache=cache)
     whole = RewardModel(top, model.head, compute_dtype=compute_dtype(config))
-    rows = fit(whole, source, np.arange(len(table)), settings(config, epochs=3))
+    rows = fit(whole, task_of(source, table), np.arange(len(table)), settings(config, epochs=3))
     path.unlink()
     steps = len(rows) // 3
     first = caching + sum(row["seconds"] for row in rows[:steps])
@@ -350,7 +355,7 @@ def assay_losses(config: TrainBenchConfig) -> dict[str, Any]:
     model, table = assay_model(config, torch.float32), table_of(config)
     rows, asked = in_steps(small, len(table))[:20], settings(small)
     source = TokenSource(table=table, max_tokens=token_budget(torch.device("cpu")), layout=model.backbone.layout)
-    logged = fit(model, source, rows[np.argsort(in_steps(small, len(rows)))], asked)
+    logged = fit(model, task_of(source, table), rows[np.argsort(in_steps(small, len(rows)))], asked)
     return {"losses": [row["loss"] for row in logged]}
 
 

@@ -3,8 +3,8 @@
 python benchmarks/trust.py --pairs 600
 
 For each set a head on frozen states is trained by `assay train` (on the first set also an ensemble of such heads), and judged by
-`assay trust` on its own test split, against the other sets. The controls, the longer answer and a bag of words fitted on the same
-training pairs, are judged on the same test pairs by the same functions.
+`assay audit all` on its own test split, against the other sets. The controls, the longer answer and a bag of words fitted on the
+same training pairs, are judged on the same test pairs by the same functions.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ from assay import cli  # first: it sets OpenMP up before torch is loaded
 import tyro
 from real import RealConfig, machine, read_set
 
+from assay.audit.attribution.attribute import attribute
+from assay.audit.probes.battery import run_probes
+from assay.audit.verdicts import verdicts
+from assay.commands.demo.run import packaged_base
+from assay.commands.train import train_all
+from assay.console import say
 from assay.data.pairs import write_pairs
+from assay.data.run_data import run_data
 from assay.evaluation.evaluate import evaluate
-from assay.monitor.probes import run_probes
 from assay.records import PreferencePair, Report
 from assay.scorers.base import Scorer, margins
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words
+from assay.training.settings import Members, TrainConfig
 from assay.wire import report_from_json
-from assay.workflows.attribute import attribution_report
-from assay.workflows.demo import packaged_base
-from assay.workflows.run import train_all
-from assay.workflows.rundir import run_config, split_pairs
-from assay.workflows.settings import Members, TrainConfig
-from assay.workflows.show import say
-from assay.workflows.trust import TrustConfig, trust
-from assay.workflows.verdicts import verdicts
 
 SETS = ("truthful", "harmless", "rmb-helpful")
 
@@ -70,13 +69,14 @@ def main() -> int:
             for members in (1, config.members) if place == 0 else (1,):
                 run = trained(config, name, files[name], work, members)
                 kind = "model" if members == 1 else f"ensemble of {members} heads"
-                has_reference = (run / "artifact" / "monitor" / "reference.json").is_file()  # too few prompts make none
-                trust(TrustConfig(model=run, against=others if has_reference else (), max_rows=config.max_rows, seed=config.seed))
+                against = [word for other in others for word in ("--against", other)]
+                cli.main(["audit", "all", str(run), *against, "--max-rows", str(config.max_rows), "--seed", str(config.seed)])
                 kept = sorted((run / "eval").glob("*.json"))
                 reports = {file.stem: report_from_json(file.read_text(encoding="utf-8")) for file in kept}
                 rows.append({"set": name, "scorer": kind, **figures(list(reports.values()), reports["trust"])})
                 say(f"{name}, {kind}", json.dumps(rows[-1]))
-            train_pairs, test_pairs = (list(split_pairs(run_config(run), split)) for split in ("train", "test"))
+            data = run_data(run)
+            train_pairs, test_pairs = list(data.pairs("train")), list(data.pairs("test"))
             for kind, scorer in (("length", LengthScorer()), ("bag of words", fit_bag_of_words(train_pairs))):
                 rows.append({"set": name, "scorer": kind, **control(scorer, test_pairs, config)})
                 say(f"{name}, {kind}", json.dumps(rows[-1]))
@@ -101,22 +101,23 @@ def trained(config: TrustBenchConfig, name: str, file: Path, work: Path, members
 
 
 def control(scorer: Scorer, pairs: list[PreferencePair], config: TrustBenchConfig) -> dict[str, Any]:
-    reports = [
+    results = [
         evaluate(scorer, pairs, title="evaluation", seed=config.seed),
         run_probes(scorer, pairs, max_rows=config.max_rows, seed=config.seed),
-        attribution_report(scorer, pairs, margins(scorer, pairs), title="attribution", seed=config.seed),
+        attribute(scorer, pairs, margins(scorer, pairs), title="attribution", seed=config.seed),
     ]
-    return figures(reports, verdicts(reports, title="control"))
+    reports = [result.report() for result in results]
+    return figures(reports, verdicts(reports, title="control").report())
 
 
 def figures(reports: list[Report], judged: Report) -> dict[str, Any]:
     """Verdicts, accuracy, what length explains, and the probes that failed with their mean rise."""
     metrics = {metric.name: metric for report in reports for metric in report.metrics}
     failed = {
-        finding.name.removeprefix("probe: "): round(finding.value, 2)
+        finding.name: round(finding.value, 2)
         for report in reports
         for finding in report.findings
-        if finding.name.startswith("probe: ") and finding.level == "fail"
+        if finding.failure == "hacking" and finding.level == "fail"
     }
     names = (
         "accuracy",

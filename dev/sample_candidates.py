@@ -23,8 +23,8 @@ import torch
 import tyro
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from assay.commands.demo.run import packaged_base
 from assay.models.bases import resolve_base
-from assay.workflows.demo import packaged_base
 
 OUT = Path("src/assay/data/starter/candidates.jsonl")
 MARKDOWN = re.compile(r"^\s*([-*•#>]|\d+[.)])\s|\*\*|__|`", re.MULTILINE)

@@ -16,7 +16,7 @@ import uvicorn
 from assay.records import Completion, Rewards
 from assay.scorers.base import Scorer
 from assay.serve.app import build_app
-from assay.serve.figures import Figures
+from assay.serve.prometheus import Counters
 from assay.serve.served import Served
 from assay.serve.service import EngineSettings, Service, start_engine
 
@@ -51,7 +51,7 @@ class Lengths:
 
 def service_of(*scorers: Scorer, names: tuple[str, ...] = ("rm", "other"), linger_seconds: float = 0.0, **settings) -> Service:
     """A service of these scorers, under these names."""
-    figures = Figures()
+    figures = Counters()
     max_queued = settings.pop("max_queued", 2048)
     engine = EngineSettings(max_queued=max_queued, linger_seconds=linger_seconds)
     models = {

@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from assay import cli
-from assay.cli import main
+from assay.cli import COMMANDS, main
+from assay.commands import train
 from assay.data.pairs import write_pairs
 from assay.errors import TrainingError
 from tiny import save_tiny_base, toy_pairs
 
-SUBCOMMANDS = (
-    "train",
-    "evaluate",
-    "calibrate",
-    "score",
-    "report",
-    "diff",
-    "curve",
-    "align-scale",
-    "verify",
-    "probe",
-    "drift",
-    "attribute",
-    "best-of-n",
-    "trust",
-    "serve",
-    "swap",
-    "demo",
-)
+WORDS = [[*([group] if group else []), name] for group, commands in COMMANDS.items() for name in commands]
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> str:
@@ -63,25 +46,52 @@ def in_process_help(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_the_help_of_the_command_names_every_subcommand_and_fits_a_screen():
+def test_the_help_of_the_command_names_every_word_on_one_screen():
     text = help_of()
-    assert len(text.splitlines()) <= 32
-    assert max(map(len, text.splitlines()[1:])) <= 100, "but for the names of all subcommands"
-    for name in SUBCOMMANDS:
-        assert f"• {name} " in text
+    lines = text.splitlines()
+    assert len(lines) <= 35
+    assert max(map(len, lines)) <= 100
+    for words in WORDS:
+        assert any(line.split()[: len(words)] == words for line in lines), words
+    assert help_of("audit").splitlines()[2] == "audit: can it be trusted"
 
 
-@pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_the_help_of_each_subcommand_fits_a_screen(name, capsys, monkeypatch):
+def test_help_and_the_swap_command_load_no_torch():
+    for arguments in (["--help"], ["audit", "--help"], ["swap", "--help"], ["score", "--help"], ["serve", "--help"]):
+        script = (
+            f"import sys\nfrom assay.cli import main\n"
+            f"try:\n    main({arguments})\nexcept SystemExit:\n    pass\n"
+            "print('loaded', sorted({'torch', 'transformers'} & sys.modules.keys()))"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300)
+        assert done.stdout.splitlines()[-1:] == ["loaded []"], (arguments, done.stderr)
+
+
+def test_help_takes_under_a_second_of_processor_time():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    help_of()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def test_a_word_that_is_none_exits_with_2_and_says_where_they_stand(capsys):
+    assert main(["trust", "runs/x"]) == 2
+    assert "there is no command 'trust': see assay --help" in printed(capsys)
+    assert main(["audit", "everything"]) == 2
+    assert "there is no command 'audit everything': see assay audit --help" in printed(capsys)
+
+
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_the_help_of_each_command_fits_a_screen(words, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    text = in_process_help(capsys, name)
+    text = in_process_help(capsys, *words)
     lines = text.splitlines()
     for box in text.split("╭─")[1:]:  # the flags stand in named groups
         assert len(box.splitlines()) <= 50, f"{len(box.splitlines())} lines in {box.splitlines()[0]}"
-    most = 98 if name == "curve" else 92  # those of train, and its own
+    most = 98 if words == ["data", "curve"] else 92  # those of train, and its own
     assert len(lines) <= most, f"{len(lines)} lines"
     assert max(map(len, lines)) <= 100
-    assert f"usage: assay {name}" in text
+    assert f"usage: assay {' '.join(words)}" in text
     assert "None|" not in text.replace("{None}", "None")
 
 
@@ -190,6 +200,6 @@ def test_a_failure_that_is_nobody_s_mistake_exits_with_3(monkeypatch, capsys):
     def fail(config):
         raise TrainingError("the disk is full [half] of it")
 
-    monkeypatch.setattr(cli, "train_all", fail)
+    monkeypatch.setattr(train, "train_all", fail)
     assert main(["train", "--data", "x.jsonl", "--base", "b", "--out", "run"]) == 3
     assert "failed the disk is full [half] of it" in printed(capsys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def commands() -> list[tuple[str, list[str]]]:
         for line in re.findall(r"^(?: {4})?(?:[A-Z_]+=\S+ )*assay ([a-z].*)$", text, re.MULTILINE):
             words = shlex.split(line, comments=True)
             cut = next((i for i, word in enumerate(words) if word in ("|", ">", "&&", "&")), len(words))
-            if not words[1:2] or not words[1].endswith(":"):  # else a line that the demo prints
+            if not any(word.endswith(":") for word in words[:3]):  # else a line that the demo prints
                 found.append((page.name, words[:cut]))
     return found
 
@@ -35,14 +36,43 @@ def imports() -> list[tuple[str, str]]:
     ]
 
 
+def texts() -> dict[Path, str]:
+    """Every text that names files: pages, and modules with their help texts and comments."""
+    more = [ROOT / f"{name}.md" for name in ("DESIGN", "CONTRIBUTING", "CHANGELOG")]
+    files = [*PAGES, *more, *sorted((ROOT / "src").rglob("*.md")), *sorted((ROOT / "src").rglob("*.py"))]
+    return {file: file.read_text(encoding="utf-8") for file in files}
+
+
+def string_constants() -> set[str]:
+    """Those of the code, docstrings apart, parts of f-strings too."""
+    found: set[str] = set()
+    for file in (ROOT / "src").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        found |= {
+            node.value
+            for node in nodes
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+        }
+    return found
+
+
 def test_there_is_something_to_check():
     assert len(commands()) > 40
     assert len(imports()) > 10
 
 
+def called(words: list[str]) -> tuple[str, cli.Command, list[str]]:
+    """(group and word, its entry in the table, the words after it) of a command line. Raises KeyError for a word that is none."""
+    group = words[0] if words[0] in cli.GROUPS else ""
+    name = words[1] if group else words[0]
+    return f"{group} {name}".strip(), cli.COMMANDS[group][name], words[2 if group else 1 :]
+
+
 @pytest.mark.parametrize(("page", "words"), [one for one in commands() if "..." not in one[1]], ids=lambda value: str(value)[:60])
 def test_a_command_that_is_shown_whole_parses(page, words, monkeypatch):
-    monkeypatch.setattr(cli, "run", lambda config: 0)
+    module = import_module(f"assay.commands.{called(words)[1].module}")
+    monkeypatch.setattr(module, "run", lambda config: 0)
     assert cli.main(words) == 0
 
 
@@ -50,13 +80,26 @@ def test_the_flags_that_are_shown_exist(capsys):
     helps: dict[str, str] = {}
     wrong = []
     for page, words in commands():
-        name = words[0]
+        name, _, others = called(words)
         if name not in helps:
             with pytest.raises(SystemExit):
-                cli.main([name, "--help"])
+                cli.main([*name.split(), "--help"])
             helps[name] = capsys.readouterr().out
-        wrong += [f"{page}: assay {name} {word}" for word in words[1:] if word.startswith("--") and word not in helps[name]]
+        wrong += [f"{page}: assay {name} {word}" for word in others if word.startswith("--") and word not in helps[name]]
     assert not wrong
+
+
+def test_the_commands_that_texts_name_exist():
+    named = [
+        (file, words) for file, text in texts().items() for words in re.findall(r"`assay ([a-z][a-z-]*(?: [a-z][a-z-]*)?)", text)
+    ]
+    wrong = []
+    for file, found in named:
+        first, _, second = found.partition(" ")
+        if first not in cli.COMMANDS[""] and not (first in cli.GROUPS and (not second or second in cli.COMMANDS[first])):
+            wrong.append(f"{file.relative_to(ROOT)}: assay {found}")
+    assert len(named) > 50
+    assert not [line for line in wrong if not line.startswith("CHANGELOG.md")]  # it names what there was
 
 
 @pytest.mark.parametrize(("page", "line"), sorted(set(imports())), ids=lambda value: str(value)[:60])

@@ -1,14 +1,15 @@
 """What the records accept, refuse and promise."""
 
 import math
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.records import Completion, Message, Metric, PreferencePair, Report, Rewards, as_messages, prompt_key
+from assay.messages import Message, ToolCall, as_messages, prompt_key
+from assay.records import Completion, Metric, PreferencePair, Report, Rewards
 
 
 def pair(**changes):
@@ -85,6 +86,86 @@ def test_the_key_is_the_content_and_not_the_id():
         Completion(token_ids=(1,)),
     ]
     assert len({one.key, *(other.key for other in others)}) == 6
+
+
+EGG = "How do I boil an egg?"
+TURNS = (Message("system", "Be brief."), Message("user", "Wie heißt du? 🙏"), Message("assistant", "Ada."), Message("tool", "x"))
+TOOLS = ({"type": "function", "function": {"name": "lookup"}},)
+CALLS = (ToolCall("lookup", '{"q": "egg"}'),)
+
+
+@pytest.mark.parametrize(
+    ("completion", "key"),
+    [
+        (Completion(messages=EGG, response="Put it in water."), "009aa75e4bd24d107785fe6f510ab4a5"),
+        (Completion(messages=TURNS, response="", id="7"), "799ff83022b217346e39ad2bb8fff08a"),
+        (Completion(messages="q", steps=("one ", "two")), "4481378a89e132e4069621a45d2d202f"),
+        (Completion(text="User: hi\nAssistant: hello"), "0aa78fc21e033cd946bedb1db4b682a2"),
+        (Completion(token_ids=(1, 2, 3)), "2db9d295d64406dd4aee3cdb3d832beb"),
+    ],
+)
+def test_keys_of_plain_completions_stay_as_they_were_so_that_caches_hold(completion, key):
+    assert completion.key == key
+    assert replace(completion, ground_truth={"answer": "4"}).key == key
+    assert prompt_key(TURNS) == "f5f564f0bdc003738e61fba03f5acbbe"
+
+
+def test_tools_calls_and_reasoning_change_the_key_wherever_they_stand():
+    plain = Completion(messages=EGG, response="In water.")
+    called = (Message("user", EGG), Message("assistant", "", CALLS), Message("tool", "hot"))
+    others = [
+        replace(plain, tools=TOOLS),
+        replace(plain, response_message=Message("assistant", "", CALLS)),
+        replace(plain, response_message=Message("assistant", "", reasoning="egg")),
+        replace(plain, messages=called),
+        replace(plain, messages=(called[0], called[1]._replace(tool_calls=()), called[2])),
+        replace(plain, messages=(*called[:2], called[2]._replace(tool_call_id="1"))),
+        replace(plain, messages=(*called[:2], called[2]._replace(name="1"))),
+    ]
+    assert len({plain.key, *(other.key for other in others)}) == 1 + len(others)
+
+
+def test_the_text_of_an_answer_and_its_message_are_one():
+    thought = Message("assistant", "four", reasoning="2 + 2")
+    one = Completion(messages="q", response_message=thought)
+    assert (one.response, one.answer, one.is_plain) == ("four", thought, False)
+    edited = replace(one, response="five")
+    assert edited.answer == Message("assistant", "five", reasoning="2 + 2")
+    assert one.conversation() == [{"role": "user", "content": "q"}, thought.as_dict()]
+    plain = Completion(messages="q", response_message=Message("assistant", "four"))
+    assert plain == Completion(messages="q", response="four")
+    assert plain.is_plain
+    both = pair(chosen="four", chosen_message=thought, tools=TOOLS, ground_truth={"answer": "4"})
+    chosen, rejected = both.completions()
+    assert (chosen.answer, rejected.answer) == (thought, Message("assistant", "b"))
+    assert chosen.tools == rejected.tools == TOOLS
+    assert chosen.ground_truth == rejected.ground_truth == {"answer": "4"}
+    assert replace(both, chosen="five").chosen_message == edited.answer
+    with pytest.raises(ValueError, match="role 'user'"):
+        pair(chosen_message=Message("user", "a", reasoning="b"))
+    with pytest.raises(ValueError, match="tools too"):
+        Completion(text="rendered", tools=TOOLS)
+    with pytest.raises(ValueError, match="does not say where its answer begins"):
+        Completion(text="rendered").answer  # noqa: B018
+
+
+def test_records_with_extras_can_be_hashed_and_the_ground_truth_has_a_digest_of_its_content():
+    one = Completion(messages=(Message("assistant", "", CALLS),), response="a", tools=TOOLS, ground_truth={"a": 1, "b": [2]})
+    assert len({one, replace(one)}) == 1
+    assert len({pair(tools=TOOLS, ground_truth={"a": 1}), pair(tools=TOOLS, ground_truth={"a": 1})}) == 1
+    assert one.ground_truth_digest == replace(one, ground_truth={"b": [2], "a": 1}).ground_truth_digest != ""
+    assert one.ground_truth_digest != replace(one, ground_truth={"a": 1}).ground_truth_digest
+    assert replace(one, ground_truth=None).ground_truth_digest == ""
+
+
+def test_sizes_count_what_stands_beside_the_text():
+    plain = Completion(messages="four", response="three")
+    assert plain.sizes == (4, 5)
+    assert Completion(text="three").sizes == (0, 5)
+    assert Completion(token_ids=(1, 2)).sizes == (0, 0)
+    prompt, answer = replace(plain, tools=TOOLS, response_message=Message("assistant", "", reasoning="x" * 100)).sizes
+    assert prompt > 4 + len("lookup")
+    assert answer > 105
 
 
 @given(st.text(), st.text())

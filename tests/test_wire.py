@@ -4,11 +4,20 @@ import json
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.records import Finding, Metric, Report, Rewards, Table
-from assay.wire import report_from_json, report_to_json, rewards_from_rows, rewards_to_rows
+from assay.messages import Message, ToolCall
+from assay.records import Completion, Finding, Metric, Report, Rewards, Table
+from assay.wire import (
+    completion_from_row,
+    completion_to_row,
+    report_from_json,
+    report_to_json,
+    rewards_from_rows,
+    rewards_to_rows,
+)
 
 number = st.floats(width=32, allow_infinity=False)
 figure = st.floats(allow_infinity=False)
@@ -93,3 +102,66 @@ def test_numpy_figures_become_plain_ones_and_infinity_is_null():
     back = report_from_json(report_to_json(report)).metric("m")
     assert (back.value, back.high) == (0.5, 2.0)
     assert math.isnan(back.low)
+
+
+call = st.builds(ToolCall, st.text(min_size=1), st.dictionaries(label, figure | label, max_size=2).map(json.dumps), label)
+message = st.builds(
+    Message,
+    st.sampled_from(["system", "user", "assistant", "tool"]),
+    label,
+    st.lists(call, max_size=2).map(tuple),
+    label,
+    label,
+    label,
+)
+
+
+@given(
+    st.lists(message, max_size=3),
+    message,
+    st.booleans(),
+    st.none() | st.dictionaries(label, st.lists(label, max_size=2), max_size=2),
+)
+def test_conversations_survive_strict_json(messages, answer, has_tools, truth):
+    tools = ({"name": "f", "parameters": {"type": "object"}},) if has_tools else ()
+    one = Completion(messages=tuple(messages), response_message=answer._replace(role="assistant"), tools=tools, ground_truth=truth)
+    back = completion_from_row(json.loads(json.dumps(completion_to_row(one))))
+    assert back.key == one.key
+    assert (back.answer, back.tools, back.ground_truth) == (one.answer, one.tools, one.ground_truth)
+
+
+def test_completions_by_hand():
+    turn = {"role": "user", "content": "q"}
+    plain = Completion(messages="q", response="a", id="7")
+    assert completion_to_row(plain) == {"prompt": [turn], "response": "a"}
+    assert completion_to_row(Completion(messages="q", steps=("a", "b"))) == {
+        "prompt": [turn],
+        "response": "ab",
+        "steps": ["a", "b"],
+    }
+    assert completion_to_row(Completion(text="t")) == {"text": "t"}
+    assert completion_to_row(Completion(token_ids=(1, 2))) == {"token_ids": [1, 2]}
+    known = Completion(text="t", ground_truth={"answer": "4"})
+    assert completion_to_row(known) == {"text": "t", "ground_truth": {"answer": "4"}}
+    assert completion_to_row(known, with_ground_truth=False) == {"text": "t"}
+    thought = {"role": "assistant", "content": "a", "reasoning_content": "hm"}
+    row = {"prompt": [turn], "response": thought}
+    assert completion_to_row(completion_from_row(row)) == row
+    for form in ({"prompt": "q", "response": "a"}, {"messages": [turn, {"role": "assistant", "content": "a"}]}):
+        assert completion_from_row(form | {"id": "7"}) == plain
+    assert completion_from_row({"messages": [turn, thought]}) == completion_from_row(row)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "q", "messages": []}, "say the same"),
+        ({"messages": [{"role": "user", "content": "q"}]}, "do not end in an answer"),
+        ({"prompt": "q"}, "got none"),
+        ({"prompt": "q", "response": {"role": "user", "content": "a", "name": "b"}}, "must be the assistant's"),
+        ({"prompt": "q", "response": "a", "tools": ["f"]}, "no list of function descriptions"),
+    ],
+)
+def test_a_row_that_says_no_completion_is_refused(row, reason):
+    with pytest.raises(ValueError, match=reason):
+        completion_from_row(row)

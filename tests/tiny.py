@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,6 +32,15 @@ FORGETFUL = (
     "{% if message['role'] == 'assistant' and not loop.last and '</think>' in text %}"
     "{% set text = text.split('</think>')[-1] %}{% endif %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + text + '<|im_end|>\n' }}{% endfor %}"
+)
+# A template that renders tools, calls and reasoning, as those of reasoning models do.
+AGENT = (
+    "{% if tools %}{{ '<|im_start|>system\n' + (tools | tojson) + '<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['reasoning_content'] %}{{ '<think>' + message['reasoning_content'] + '</think>' }}{% endif %}"
+    "{{ message['content'] }}{% for call in message['tool_calls'] or [] %}"
+    "{{ '\n<call>' + call['function']['name'] + (call['function']['arguments'] | tojson) + '</call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
 )
 _TEXT = [
     "system user assistant User: Assistant: The quick brown fox jumps over the lazy dog. How do I boil an egg? Put it in water.",
@@ -117,3 +127,17 @@ def toy_pairs(num_pairs: int, *, first: int = 0, num_prompts: int | None = None)
         chosen, rejected = (f"It is {word} {places[i % 3]}, {i % 7} of two." for word in ("water", "lazy"))
         pairs.append(PreferencePair(prompt=f"Tell me about egg {number}", chosen=chosen, rejected=rejected, id=str(i)))
     return pairs
+
+
+def labelled_pairs(num_pairs: int) -> list[PreferencePair]:
+    """Lengths, margins, weights and soft labels that all differ, so that a misplaced row changes the loss."""
+    return [
+        replace(
+            pair,
+            chosen=pair.chosen * (1 + i % 3),
+            preference=(1.0, 1.0, 0.5, 0.8)[i % 4],
+            margin=(None, 0.5, 1.5)[i % 3],
+            weight=(1.0, 0.25, 2.0)[i % 3],
+        )
+        for i, pair in enumerate(toy_pairs(num_pairs))
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.monitor.reference import Observed, Reference, make_reference
+from assay.audit.drift.reference import Observed, Reference, make_reference
 
 
 def observed(num_prompts: int, *, seed: int, shift: float = 0.0, width: int = 12, answers: int = 2, first: int = 0) -> Observed:

@@ -13,31 +13,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from assay.errors import ArtifactError, AssayError, CacheError, CheckpointError, DataError, EngineError, TrainingError
-from assay.records import Completion, Finding, Message, Metric, PreferencePair, Report, Rewards, Table
+from assay.messages import Message, ToolCall
+from assay.records import Completion, Finding, Metric, PreferencePair, Report, Rewards, Table
 
 if TYPE_CHECKING:
+    from assay.audit.probes.battery import run_probes
     from assay.data.pairs import read_completions, read_pairs, write_pairs
     from assay.evaluation.evaluate import evaluate
-    from assay.monitor.augment import augment
-    from assay.monitor.probes import run_probes
-    from assay.scorers.base import Scorer, check_scorer, prefer
+    from assay.scorers.base import Scorer, prefer
     from assay.scorers.baselines import BagOfWordsScorer, LengthScorer, fit_bag_of_words
-    from assay.scorers.cache import Cached
-    from assay.scorers.calibrate import Calibrated, Calibration, fit_calibration
+    from assay.scorers.checks import check_scorer
     from assay.scorers.load import load
     from assay.scorers.remote import RemoteScorer
+    from assay.scorers.wrappers.cached import Cached
+    from assay.scorers.wrappers.calibrated import Calibrated, Calibration, fit_calibration
+    from assay.training.augment import augment
 
 __version__ = "0.1.0.dev0"
 
 _LAZY = {
     "assay.data.pairs": ("read_completions", "read_pairs", "write_pairs"),
     "assay.evaluation.evaluate": ("evaluate",),
-    "assay.monitor.augment": ("augment",),
-    "assay.monitor.probes": ("run_probes",),
-    "assay.scorers.base": ("Scorer", "check_scorer", "prefer"),
+    "assay.training.augment": ("augment",),
+    "assay.audit.probes.battery": ("run_probes",),
+    "assay.scorers.base": ("Scorer", "prefer"),
+    "assay.scorers.checks": ("check_scorer",),
     "assay.scorers.baselines": ("BagOfWordsScorer", "LengthScorer", "fit_bag_of_words"),
-    "assay.scorers.cache": ("Cached",),
-    "assay.scorers.calibrate": ("Calibrated", "Calibration", "fit_calibration"),
+    "assay.scorers.wrappers.cached": ("Cached",),
+    "assay.scorers.wrappers.calibrated": ("Calibrated", "Calibration", "fit_calibration"),
     "assay.scorers.load": ("load",),
     "assay.scorers.remote": ("RemoteScorer",),
 }
@@ -65,6 +68,7 @@ __all__ = [
     "Rewards",
     "Scorer",
     "Table",
+    "ToolCall",
     "TrainingError",
     "augment",
     "check_scorer",

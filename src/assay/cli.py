@@ -1,11 +1,13 @@
-"""The `assay` command. Each subcommand is a function of one frozen dataclass; its fields are the flags."""
+"""The `assay` command: a table of words. A word's module is imported when it is called, so that `assay --help` loads no torch."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
 
 # Read when OpenMP is loaded: without it some process starts run pointwise operations many times slower. Torch comes first, since
 # scikit-learn brings an OpenMP of its own: the one that is loaded second finds the process bound to one core, and stays on it.
@@ -13,146 +15,115 @@ from typing import Annotated
 # torch was loaded before, only the second runtime would read it, and torch's threads would be left on its one core.
 if "OMP_NUM_THREADS" not in os.environ and "torch" not in sys.modules:
     os.environ.setdefault("OMP_PROC_BIND", "true")
-import torch  # noqa: F401
-import tyro
-from rich.markup import escape
-from transformers.utils import logging as transformers_logging
 
+from assay.console import is_launched, print_error, print_lines
 from assay.errors import AssayError
-from assay.evaluation.compare import is_worse
-from assay.records import Report
-from assay.train import distributed
-from assay.workflows import steps
-from assay.workflows.align import AlignConfig, align_scale
-from assay.workflows.attribute import AttributeConfig, attribute
-from assay.workflows.bestofn import BestOfNConfig, best_of_n
-from assay.workflows.curve import CurveConfig, learning_curve
-from assay.workflows.demo import DemoConfig, demo
-from assay.workflows.diff import DiffConfig, diff
-from assay.workflows.drift import DriftConfig, drift
-from assay.workflows.members import AverageConfig, EnsembleConfig, ExportConfig, average, export, join
-from assay.workflows.probe import ProbeConfig, is_exploitable, probe_model, probe_rows
-from assay.workflows.run import train_all
-from assay.workflows.score import ScoreConfig, score_file
-from assay.workflows.serve import ServeConfig, serve
-from assay.workflows.settings import TrainConfig
-from assay.workflows.show import console, print_figures, report_rows
-from assay.workflows.suites import evaluate_suites
-from assay.workflows.swap import SwapConfig, swap, swap_rows
-from assay.workflows.trust import TrustConfig, trust, trust_rows
-from assay.workflows.verify import VerifyConfig, certificate_rows, is_sound, verify
-
-Command = (
-    Annotated[TrainConfig, tyro.conf.subcommand("train")]
-    | Annotated[steps.EvaluateConfig, tyro.conf.subcommand("evaluate")]
-    | Annotated[steps.CalibrateConfig, tyro.conf.subcommand("calibrate")]
-    | Annotated[ScoreConfig, tyro.conf.subcommand("score")]
-    | Annotated[steps.ReportConfig, tyro.conf.subcommand("report")]
-    | Annotated[DiffConfig, tyro.conf.subcommand("diff")]
-    | Annotated[CurveConfig, tyro.conf.subcommand("curve")]
-    | Annotated[EnsembleConfig, tyro.conf.subcommand("ensemble")]
-    | Annotated[AverageConfig, tyro.conf.subcommand("average")]
-    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
-    | Annotated[AlignConfig, tyro.conf.subcommand("align-scale")]
-    | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
-    | Annotated[ProbeConfig, tyro.conf.subcommand("probe")]
-    | Annotated[DriftConfig, tyro.conf.subcommand("drift")]
-    | Annotated[AttributeConfig, tyro.conf.subcommand("attribute")]
-    | Annotated[BestOfNConfig, tyro.conf.subcommand("best-of-n")]
-    | Annotated[TrustConfig, tyro.conf.subcommand("trust")]
-    | Annotated[ServeConfig, tyro.conf.subcommand("serve")]
-    | Annotated[SwapConfig, tyro.conf.subcommand("swap")]
-    | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
-)
+from assay.run_files import holds_artifact
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand; 0 when it did what was asked, 1 when some rows have no reward, 2 for a mistake, 3 for a failure.
+class Command(NamedTuple):
+    """help: a line of `assay --help`. module: below assay.commands, with `Config` and `run(config) -> exit status`. needs_torch:
+    whatever it is given; else torch is loaded where a word of the command line is a directory with a model."""
 
-    `verify` gives 4 when the artifact or the engine does not keep a check of the certificate, 3 when the files are damaged;
-    `diff` 5 when the second model is significantly worse than the first; `probe` 6 when an edit that is worth nothing raises the
-    reward; `trust` 7 when a verdict is a failure.
+    help: str
+    module: str
+    needs_torch: bool = False
+
+
+COMMANDS: dict[str, dict[str, Command]] = {
+    "": {
+        "demo": Command("build a reward model, break it with a biased labeller, find it out, repair it", "demo.run", True),
+        "train": Command("preference pairs and an instruct model in, a calibrated reward model out", "train", True),
+        "score": Command("rewards for a file of completions of any size", "score"),
+        "evaluate": Command("accuracy with intervals and baselines on pairs, or published suites", "evaluate"),
+        "compare": Command("two or more scorers on the same pairs: is the new one worse, anywhere", "compare"),
+        "report": Command("one page of all that was found out about a run", "report"),
+        "serve": Command("rewards over HTTP, in the forms that trainers and engines speak", "serve"),
+        "swap": Command("change the models of a running service", "swap"),
+    },
+    "audit": {
+        "all": Command("a verdict for each way in which a reward model fails, on one page", "audit.all"),
+        "probe": Command("which worthless edits raise the reward", "audit.probe"),
+        "drift": Command("is new text still like the training data", "audit.drift", True),
+        "attribute": Command("how much of the margins length, format, tone and openings explain", "audit.attribute"),
+        "best-of-n": Command("what choosing by the reward gains in gold, and where gold peaks", "audit.best_of_n"),
+        "verify": Command("do the files, plain transformers and an engine give the same rewards", "audit.verify", True),
+    },
+    "model": {
+        "calibrate": Command("fit what a margin says of the probability to be right", "model.calibrate"),
+        "ensemble": Command("join reward models: mean less a penalty on their disagreement", "model.ensemble", True),
+        "average": Command("average the weights of models of one base into one", "model.average", True),
+        "export": Command("take one member out of an ensemble", "model.export", True),
+        "rescale": Command("bring a model to another's scale, to replace it under the same KL coefficient", "model.rescale", True),
+    },
+    "data": {
+        "check": Command("read preference pairs, count them, and say what is wrong with them", "data.check"),
+        "curve": Command("what doubling the data would bring, with an interval", "data.curve", True),
+    },
+}
+GROUPS = {"": "", "audit": "can it be trusted", "model": "what is done to a saved model", "data": "preferences"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it did what was asked, 1 when some rows have no reward, 2 for a mistake, 3 for a failure.
+
+    `audit verify` gives 4 when a check of the certificate does not hold, 3 when the files are damaged; `compare` 5 when the second
+    scorer is significantly worse than the first; `audit probe` 6 when an edit that is worth nothing raises the reward; `audit all`
+    7 when a verdict is a failure.
     """
-    keep_freed_memory()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    config = tyro.cli(Command, prog="assay", description="Reward models you can trust.", args=arguments, config=_FLAGS)  # type: ignore[call-overload]
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    group = words.pop(0) if words and words[0] in COMMANDS and words[0] else ""
+    if not words or words[0] in ("-h", "--help"):
+        print_lines(help_lines(group))
+        return 0
+    name = words.pop(0)
+    command = COMMANDS[group].get(name)
+    if command is None:
+        print_error(f"there is no command {' '.join(filter(None, (group, name)))!r}: see assay {group} --help".replace("  ", " "))
+        return 2
+    if is_launched() and name != "train":
+        print_error("torchrun is for assay train: run this command in one process")
+        return 2
+    return _run(f"assay {group} {name}".replace("  ", " "), command, words)
+
+
+def _run(prog: str, command: Command, words: Sequence[str]) -> int:
+    if command.needs_torch or any(holds_artifact(word) for word in words):
+        _load_torch()
+    import tyro
+
+    module = import_module(f"assay.commands.{command.module}")
     try:
-        if distributed.is_launched() and not isinstance(config, TrainConfig):
-            raise ValueError("torchrun is for assay train: run this command in one process")
-        return run(config)
+        config = tyro.cli(module.Config, prog=prog, args=list(words), config=_flags())
+        return int(module.run(config))
     except ValueError as error:
-        console.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+        print_error(str(error))
         return 2
     except (AssayError, OSError) as error:
-        console.print(f"[bold red]failed[/] {escape(str(error))}", soft_wrap=True)
+        print_error(str(error), label="failed")
         return 3
 
 
-def run(config: object) -> int:
-    """Do what the configuration of a subcommand says; returns the exit status."""
-    match config:
-        case TrainConfig():
-            train_all(config)
-        case steps.EvaluateConfig() if config.suite:
-            for report in evaluate_suites(config):
-                show(report)
-        case steps.EvaluateConfig():
-            show(steps.evaluate_model(config))
-        case steps.CalibrateConfig():
-            steps.calibrate(config)
-        case ScoreConfig():
-            num_rows, num_failed = score_file(config)
-            console.print(escape(f"{num_rows:,} rows, {num_failed:,} without a reward -> {config.output}"), soft_wrap=True)
-            return 1 if num_failed else 0
-        case steps.ReportConfig():
-            console.print(escape(str(steps.report_run(config))), soft_wrap=True)
-        case DiffConfig():
-            report = diff(config)
-            show(report)
-            return 5 if is_worse(report) else 0
-        case CurveConfig():
-            show(learning_curve(config))
-        case AlignConfig():
-            show(align_scale(config))
-        case BestOfNConfig():
-            show(best_of_n(config))
-        case VerifyConfig():
-            report = verify(config)
-            print_figures(report.title, certificate_rows(report))
-            return 0 if is_sound(report) else 4
-        case ProbeConfig():
-            report = probe_model(config)
-            print_figures(report.title, probe_rows(report))
-            return 6 if is_exploitable(report) else 0
-        case DriftConfig():
-            drifted = drift(config)
-            if drifted is not None:
-                show(drifted)
-        case AttributeConfig():
-            show(attribute(config))
-        case TrustConfig():
-            report = trust(config)
-            print_figures(report.title, trust_rows(report))
-            return 7 if any(finding.level == "fail" for finding in report.findings) else 0
-        case EnsembleConfig():
-            join(config)
-        case AverageConfig():
-            average(config)
-        case ExportConfig():
-            export(config)
-        case ServeConfig():
-            serve(config)
-        case SwapConfig():
-            print_figures(f"Models of {config.url}", swap_rows(swap(config)))
-        case DemoConfig():
-            demo(config)
-    return 0
+def help_lines(group: str = "") -> list[str]:
+    """What `assay --help` prints, and `assay GROUP --help`."""
+    shown = COMMANDS if not group else {group: COMMANDS[group]}
+    width = max(len(f"{group} {name}") for group, commands in COMMANDS.items() for name in commands) + 2
+    lines = ["assay: reward models you can trust.", ""]
+    for key, commands in shown.items():
+        lines += [f"{key}: {GROUPS[key]}"] if key else []
+        lines += [f"  {f'{key} {name}'.strip():<{width}}{command.help}" for name, command in commands.items()]
+        lines.append("")
+    return [*lines, "assay COMMAND --help says more of one."]
 
 
-def show(report: Report) -> None:
-    """The figures of a report, as a table."""
-    print_figures(report.title, report_rows(report))
+def _load_torch() -> None:
+    """Torch before everything that brings an OpenMP of its own; transformers says nothing that is not asked for."""
+    keep_freed_memory()
+    import torch  # noqa: F401
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 def keep_freed_memory() -> None:
@@ -164,7 +135,11 @@ def keep_freed_memory() -> None:
             library.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
-_FLAGS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+def _flags() -> tuple[object, ...]:
+    import tyro
+
+    return (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,49 +1,28 @@
 """The records that flow through Assay: pairs in, completions scored, rewards and reports out.
 
-Everything here is frozen, keyword-only and free of torch. `Message`, `Metric`, `Finding` and `Table` are parts of the four
-records `PreferencePair`, `Completion`, `Rewards` and `Report`; they have no life of their own.
+Everything here is frozen, keyword-only and free of torch. `Message` and `ToolCall` (messages.py), `Metric`, `Finding` and `Table`
+are parts of the four records `PreferencePair`, `Completion`, `Rewards` and `Report`; they are never used alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-ROLES = ("system", "user", "assistant", "tool")
+from assay.messages import Message as Message
+from assay.messages import Messages as Messages
+from assay.messages import ToolCall as ToolCall
+from assay.messages import answer_message, as_message, as_tools, digest, size_of
+from assay.messages import as_messages as as_messages
+from assay.messages import prompt_key as prompt_key
 
-
-class Message(NamedTuple):
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-
-
-Messages: TypeAlias = tuple[Message, ...]
-
-
-def as_messages(prompt: str | Iterable[Message | Mapping[str, str]]) -> Messages:
-    """A prompt in any of its usual forms as a tuple of `Message`: a string is one user turn.
-
-    Raises ValueError for an entry without a text `content` or with an unknown `role`.
-    """
-    if isinstance(prompt, str):
-        return (Message("user", prompt),)
-    messages = []
-    for entry in prompt:
-        role, content = (entry.get("role"), entry.get("content")) if isinstance(entry, Mapping) else entry
-        if role not in ROLES:
-            raise ValueError(f"unknown message role {role!r}: use one of {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise ValueError(f"message content is {type(content).__name__}, not text: join content parts into one string")
-        messages.append(Message(role, content))
-    return tuple(messages)
+Dtype = Literal["auto", "float32", "bfloat16"]
+"""Number format that a backbone is computed in; auto measures which is faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +34,10 @@ class PreferencePair:
     margin: how much better chosen is, in the units of the label (>= 0), or None when it was not measured.
     weight: weight of the pair in the loss (>= 0).
     source: the data set; `id`: unique within it; `tags`: slices for reports, such as {"axis": "safety"}.
+    tools: descriptions of the functions that the answers could call.
+    chosen_message, rejected_message: the answer as the assistant's message where it has tool calls or reasoning beside its text,
+    else None; `chosen` and `rejected` are its text.
+    ground_truth: what is known to be right (answer, tests, constraints), for rules and judges: it is never rendered.
     """
 
     prompt: Messages
@@ -66,9 +49,16 @@ class PreferencePair:
     source: str = ""
     id: str = ""
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    chosen_message: Message | None = None
+    rejected_message: Message | None = None
+    ground_truth: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", as_messages(self.prompt))
+        object.__setattr__(self, "tools", as_tools(self.tools))
+        object.__setattr__(self, "chosen_message", answer_message(self.chosen, self.chosen_message))
+        object.__setattr__(self, "rejected_message", answer_message(self.rejected, self.rejected_message))
         if not 0.0 <= self.preference <= 1.0:
             raise ValueError(f"preference {self.preference} is not a probability: give a value in [0, 1], 0.5 for a tie")
         if not (self.weight >= 0.0 and math.isfinite(self.weight)):
@@ -87,10 +77,19 @@ class PreferencePair:
 
     def completions(self) -> tuple[Completion, Completion]:
         """The chosen and the rejected answer as things to score."""
-        return (
-            Completion(messages=self.prompt, response=self.chosen, id=f"{self.id}:chosen"),
-            Completion(messages=self.prompt, response=self.rejected, id=f"{self.id}:rejected"),
+        sides = (("chosen", self.chosen, self.chosen_message), ("rejected", self.rejected, self.rejected_message))
+        chosen, rejected = (
+            Completion(
+                messages=self.prompt,
+                response=text,
+                response_message=message,
+                tools=self.tools,
+                ground_truth=self.ground_truth,
+                id=f"{self.id}:{side}",
+            )
+            for side, text, message in sides
         )
+        return chosen, rejected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +100,9 @@ class Completion:
     text: prompt and answer as one string that a trainer has already rendered: never templated again.
     token_ids: the same, already tokenised.
     steps: the response cut into steps, for process rewards; their concatenation is the response.
+    response_message: the answer as the assistant's message where it has tool calls or reasoning beside its text, else None; its
+    text is `response`, which may then be left out. tools: descriptions of the functions that the answer could call.
+    ground_truth: what is known to be right (answer, tests, constraints), for scorers that read it; never rendered, not in the key.
     """
 
     messages: Messages = ()
@@ -109,25 +111,63 @@ class Completion:
     text: str | None = None
     token_ids: tuple[int, ...] | None = None
     id: str = ""
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    response_message: Message | None = None
+    ground_truth: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "messages", as_messages(self.messages))
+        object.__setattr__(self, "tools", as_tools(self.tools))
         if self.steps is not None:
             object.__setattr__(self, "steps", tuple(self.steps))
             if self.response is None:
                 object.__setattr__(self, "response", "".join(self.steps))
+        if self.response_message is not None:
+            message = as_message(self.response_message)
+            object.__setattr__(self, "response", message.content if self.response is None else self.response)
+            object.__setattr__(self, "response_message", answer_message(str(self.response), message))
         if self.token_ids is not None:
             object.__setattr__(self, "token_ids", tuple(int(token) for token in self.token_ids))
         forms = [name for name in ("response", "text", "token_ids") if getattr(self, name) is not None]
         if len(forms) != 1:
             raise ValueError(f"a completion is given as messages + response, or text, or token_ids; got {forms or 'none'}")
-        if forms[0] != "response" and self.messages:
-            raise ValueError(f"messages go with response, not with {forms[0]}, which is already rendered")
+        if forms[0] != "response" and (self.messages or self.tools):
+            raise ValueError(f"messages go with response (tools too), not with {forms[0]}, which is already rendered")
 
     @property
     def key(self) -> str:
-        """Content hash (sha256, 32 hex digits): equal for equal content, whatever the id."""
-        return _digest([self.messages, self.response, self.steps, self.text, self.token_ids])
+        """Content hash (sha256, 32 hex digits): equal for equal content, whatever the id and the ground truth."""
+        content = [[turn.hashed() for turn in self.messages], self.response, self.steps, self.text, self.token_ids]
+        extras = self.response_message.extras if self.response_message else {}
+        return digest([*content, extras, self.tools] if extras or self.tools else content)
+
+    @property
+    def ground_truth_digest(self) -> str:
+        """Hash (32 hex digits) of the ground truth, "" without one: scorers that read it are cached by it too."""
+        return "" if self.ground_truth is None else digest(self.ground_truth, sort_keys=True)
+
+    @property
+    def answer(self) -> Message:
+        """The response as the assistant's message. Raises ValueError for a completion that was rendered already."""
+        if self.response is None:
+            raise ValueError("a completion as text or token ids does not say where its answer begins: give messages and response")
+        return self.response_message or Message("assistant", self.response)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Characters of the prompt (with its tools) and of the answer; token ids are not counted."""
+        answer = self.text or "" if self.response is None else self.answer
+        prompt = sum(size_of(turn) for turn in self.messages) + (len(json.dumps(self.tools)) if self.tools else 0)
+        return prompt, len(answer) if isinstance(answer, str) else size_of(answer)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the conversation is nothing but roles and texts, which every chat template can render."""
+        return not (self.tools or self.response_message or any(turn.extras for turn in self.messages))
+
+    def conversation(self) -> list[dict[str, Any]]:
+        """Messages and answer in the form of chat templates. Raises ValueError as `answer` does."""
+        return [turn.as_dict() for turn in (*self.messages, self.answer)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -197,14 +237,25 @@ class Metric(NamedTuple):
     note: str = ""
 
 
-class Finding(NamedTuple):
-    """A verdict: ok, warn or fail; the value that was seen, the threshold it was held against, and why it matters."""
+Level = Literal["ok", "warn", "fail"]
+Failure = Literal[
+    "baseline", "overfitting", "calibration", "length", "surface", "hacking", "overoptimization", "drift", "suites", "parity"
+]
+"""The ways in which a reward model fails; `audit/verdicts.py` says each in a sentence, with its remedy."""
 
-    level: Literal["ok", "warn", "fail"]
+
+class Finding(NamedTuple):
+    """A verdict: ok, warn or fail; the value that was seen, the threshold that it was compared with, and why it matters.
+
+    failure: the way of failing that it decides, None when it decides none.
+    """
+
+    level: Level
     name: str
     value: float
     threshold: float
     why: str
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,16 +296,70 @@ class Report:
         raise KeyError(f"no metric {name!r} in the report {self.title!r}; it has {[m.name for m in self.metrics]}")
 
 
-def prompt_key(prompt: Messages) -> str:
-    """Content hash of a prompt (sha256, 32 hex digits), surrounding white space apart."""
-    return _digest([(role, content.strip()) for role, content in prompt])
+class Parts(NamedTuple):
+    """What a measure adds to a report."""
+
+    metrics: tuple[Metric, ...] = ()
+    tables: tuple[Table, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+NO_FACTS: Mapping[str, str] = {}
+
+
+def extended(
+    report: Report,
+    metrics: Iterable[Metric] = (),
+    tables: Iterable[Table] = (),
+    findings: Iterable[Finding] = (),
+    *,
+    first: Mapping[str, str] = NO_FACTS,
+    facts: Mapping[str, str] = NO_FACTS,
+) -> Report:
+    """The report with more behind what it has. facts: behind its own, replacing those of the same name; first: before its own."""
+    return replace(
+        report,
+        metrics=(*report.metrics, *metrics),
+        tables=(*report.tables, *tables),
+        findings=(*report.findings, *findings),
+        facts={**first, **report.facts, **facts},
+    )
+
+
+class Result(Protocol):
+    """What a measure returns: figures under names of their own, the findings that decide a verdict, and a report for the page."""
+
+    @property
+    def findings(self) -> tuple[Finding, ...]: ...
+    def report(self) -> Report: ...
+
+
+def verdicts(findings: Iterable[Finding]) -> dict[Failure, tuple[Finding, ...]]:
+    """The findings that decide a failure, by failure."""
+    found: dict[Failure, tuple[Finding, ...]] = {}
+    for finding in findings:
+        if finding.failure is not None:
+            found[finding.failure] = (*found.get(finding.failure, ()), finding)
+    return found
+
+
+def concatenate(parts: Sequence[Rewards]) -> Rewards:
+    """The rewards of several calls as one. A column that one part has and another lacks is empty there (NaN, no steps, no text)."""
+    if not parts:
+        return Rewards(value=np.empty(0, np.float32), error=())
+    has_std, has_steps, has_text = (any(getattr(part, name) is not None for part in parts) for name in ("std", "steps", "text"))
+    nan = [np.full(len(part), np.nan, np.float32) for part in parts]
+    none = [(None,) * len(part) for part in parts]
+    no_steps = [(np.empty(0, np.float32),) * len(part) for part in parts]
+    return Rewards(
+        value=np.concatenate([part.value for part in parts]),
+        std=np.concatenate([n if p.std is None else p.std for p, n in zip(parts, nan, strict=True)]) if has_std else None,
+        steps=tuple(s for p, n in zip(parts, no_steps, strict=True) for s in p.steps or n) if has_steps else None,
+        text=tuple(t for p, n in zip(parts, none, strict=True) for t in p.text or n) if has_text else None,
+        error=tuple(e for p, n in zip(parts, none, strict=True) for e in p.error or n),
+    )
 
 
 def log_length(text: str) -> float:
-    """log(1 + number of characters): the length that rewards are freed of."""
+    """log(1 + number of characters): the length that length-debiasing removes from rewards."""
     return math.log1p(len(text))
-
-
-def _digest(content: object) -> str:
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

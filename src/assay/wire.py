@@ -1,7 +1,7 @@
-"""The one JSON form of rewards and reports: it serves cache, wire and logs alike.
+"""The one JSON form of completions, rewards and reports: it serves cache, wire and logs alike.
 
 A row of rewards is {"value": float or null, "std"?, "steps"?, "text"?, "error"?}; a number that JSON cannot hold (NaN, infinity)
-is null. float32 values survive the round trip bit by bit.
+is null. float32 values survive the round trip bit by bit. A message is written as chat templates and OpenAI's API have it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,57 @@ from typing import Any
 
 import numpy as np
 
-from assay.records import Finding, Metric, Report, Rewards, Table
+from assay.messages import as_ground_truth, as_message, as_messages
+from assay.records import Completion, Finding, Metric, Report, Rewards, Table
 
 FINGERPRINT_HEADER = "X-Assay-Fingerprint"
 """Of every reply with rewards: the model that gave them."""
+
+
+def completion_to_row(completion: Completion, *, with_ground_truth: bool = True) -> dict[str, Any]:
+    """A completion as a JSON-ready row: prompt and response (a message where it has more than text), or text, or token_ids."""
+    row: dict[str, Any]
+    if completion.token_ids is not None:
+        row = {"token_ids": list(completion.token_ids)}
+    elif completion.text is not None:
+        row = {"text": completion.text}
+    else:
+        row = {"prompt": [turn.as_dict() for turn in completion.messages], "response": completion.answer.as_answer()}
+    if completion.steps is not None:
+        row["steps"] = list(completion.steps)
+    if completion.tools:
+        row["tools"] = list(completion.tools)
+    if with_ground_truth and completion.ground_truth is not None:
+        row["ground_truth"] = dict(completion.ground_truth)
+    return row
+
+
+def completion_from_row(row: Mapping[str, Any]) -> Completion:
+    """The inverse of `completion_to_row`; `messages` that end in the answer may stand for prompt and response, `id` is kept.
+
+    Raises ValueError for a row that says no completion, or two.
+    """
+    prompt, turns, response, steps = (row.get(name) for name in ("prompt", "messages", "response", "steps"))
+    if prompt is not None and turns is not None:
+        raise ValueError("prompt and messages say the same: give one of them")
+    messages = as_messages(turns or () if prompt is None else prompt)
+    if turns is not None and response is None and steps is None:
+        if not messages or messages[-1].role != "assistant":
+            raise ValueError("the messages do not end in an answer of the assistant, and there is no response")
+        messages, response = messages[:-1], messages[-1]
+    message = None if response is None or isinstance(response, str) else as_message(response)
+    token_ids = row.get("token_ids")
+    return Completion(
+        messages=messages,
+        response=response if message is None else None,
+        response_message=message,
+        steps=None if steps is None else tuple(steps),
+        text=row.get("text"),
+        token_ids=None if token_ids is None else tuple(token_ids),
+        id=str(row.get("id") or ""),
+        tools=row.get("tools") or (),
+        ground_truth=as_ground_truth(row.get("ground_truth")),
+    )
 
 
 def rewards_to_rows(rewards: Rewards) -> list[dict[str, Any]]:
@@ -83,7 +130,8 @@ def report_from_json(text: str) -> Report:
         ),
         examples=tuple(raw["examples"]),
         findings=tuple(
-            Finding(f["level"], f["name"], _float(f["value"]), _float(f["threshold"]), f["why"]) for f in raw["findings"]
+            Finding(f["level"], f["name"], _float(f["value"]), _float(f["threshold"]), f["why"], f.get("failure"))
+            for f in raw["findings"]
         ),
         facts=raw["facts"],
     )

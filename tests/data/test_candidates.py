@@ -11,7 +11,7 @@ import pytest
 
 from assay.data.candidates import GOLD_JUDGE, read_candidates
 from assay.errors import DataError
-from assay.records import Message
+from assay.messages import Message
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -37,6 +37,26 @@ def test_plain_rows(tmp_path):
     assert "5 answers" in recorded.note
     assert "1 only candidate of its prompt (line 3)" in recorded.note
     assert "1 candidates and gold differ in number (line 4)" in recorded.note
+
+
+def test_tools_and_ground_truth_are_those_of_the_prompt(tmp_path):
+    known = {"ground_truth": "4", "tools": [{"name": "f"}]}
+    rows = [{"prompt": "a", "response": r, "gold": 1, **known} for r in "xy"]
+    rows += [{"prompt": "a", "response": "z", "gold": 0, "ground_truth": "5"}, {"prompt": "b", "response": "x", "gold": 1}]
+    recorded = read_candidates(written(tmp_path / "c.jsonl", [*rows, rows[-1]]))
+    first, second = recorded.groups
+    assert (first.answers, first.ground_truth, first.tools) == (("x", "y"), {"answer": "4"}, ({"name": "f"},))
+    assert {(c.ground_truth_digest, len(c.tools)) for c in first.completions()} == {(first.completions()[0].ground_truth_digest, 1)}
+    assert (second.ground_truth, second.completions()[0].ground_truth_digest) == (None, "")
+    assert "1 other tools or ground truth than before for its prompt (line 3)" in recorded.note
+
+
+def test_an_answer_that_is_more_than_its_text_is_set_aside_and_not_cut_to_it(tmp_path):
+    thought = {"role": "assistant", "content": "4", "reasoning": "2 + 2"}
+    rows = [{"prompt": "Two and two?", "candidates": [answer, "5"], "gold": [1, 0]} for answer in ("4", thought)]
+    recorded = read_candidates(written(tmp_path / "c.jsonl", rows))
+    assert [group.answers for group in recorded.groups] == [("4", "5")]
+    assert "1 not text (line 2)" in recorded.note
 
 
 def test_one_answer_a_row_is_gathered_by_prompt(tmp_path):

@@ -39,7 +39,7 @@ def test_a_group_laid_out_by_hand():
     assert group.tokens.tolist() == [1, 2, 3, 4, 5, 3, 6, 7]
     assert group.positions.tolist() == [0, 1, 2, 3, 2, 2, 3, 4]
     assert group.branch.tolist() == [0, 0, 1, 1, 2, 3, 3, 3]
-    assert group.reads.tolist() == [3, 4, 7]
+    assert group.reward_positions.tolist() == [3, 4, 7]
     assert all(part.dtype == np.int32 for part in group)
 
 
@@ -62,7 +62,7 @@ def test_without_sharing_every_branch_is_the_whole_sequence():
 
 def test_process_reads_stay_with_their_branch():
     group = make_group([tokens(1, 2, 3, 4), tokens(1, 2, 5, 6, 7)], [tokens(2, 3), tokens(2, 3, 4)])
-    assert group.tokens[group.reads].tolist() == [3, 4, 5, 6, 7]
+    assert group.tokens[group.reward_positions].tolist() == [3, 4, 5, 6, 7]
 
 
 def test_a_batch_laid_out_by_hand():
@@ -71,7 +71,7 @@ def test_a_batch_laid_out_by_hand():
     assert batch.group.tolist() == [[0, 0, 0, 0], [1, 1, 2, -1]]
     assert batch.positions.tolist() == [[0, 1, 2, 3], [0, 1, 0, 0]]
     assert batch.order.tolist() == [1, 0, 2]
-    assert batch.reads.tolist() == [3, 5, 6]
+    assert batch.reward_positions.tolist() == [3, 5, 6]
     assert (batch.starts.tolist(), batch.sizes.tolist()) == ([0, 4, 6], [4, 2, 1])
     assert not batch.is_plain
 
@@ -102,16 +102,17 @@ def check_rows(batch: PackedBatch, groups: list[Group], sequences: list[list[np.
         assert (flat["group"][place] == number).all()
         assert flat["tokens"][place].tolist() == groups[index].tokens.tolist()
         for branch, sequence in enumerate(sequences[index], start=1):
-            seen = [i for i in range(start, int(batch.reads[read]) + 1) if flat["branch"][i] in (0, branch)]
+            seen = [i for i in range(start, int(batch.reward_positions[read]) + 1) if flat["branch"][i] in (0, branch)]
             assert flat["tokens"][seen].tolist() == sequence.tolist()
             assert flat["positions"][seen].tolist() == list(range(len(sequence)))
             read += 1
         filled += size
-    assert read == len(batch.reads)
+    assert read == len(batch.reward_positions)
     assert (flat["group"] >= 0).sum() == filled
     assert (flat["tokens"][flat["group"] < 0] == PAD).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(answers_to_one_prompt(), min_size=1, max_size=10),
@@ -135,20 +136,20 @@ def test_whatever_is_packed(sequences, max_tokens, share, layout):
 @settings(max_examples=150, deadline=None)
 @given(answers_to_one_prompt(), st.integers(1, 60))
 def test_a_split_group_fits_and_loses_no_answer(sequences, max_tokens):
-    reads = [last(sequence) for sequence in sequences]
-    parts = split_group(sequences, reads, max_tokens)
+    reward_positions = [last(sequence) for sequence in sequences]
+    parts = split_group(sequences, reward_positions, max_tokens)
     assert [i for part in parts for i in part] == list(range(len(sequences)))
     for part in parts:
-        group = make_group([sequences[i] for i in part], [reads[i] for i in part])
+        group = make_group([sequences[i] for i in part], [reward_positions[i] for i in part])
         assert len(group.tokens) <= max_tokens or len(part) == 1
 
 
 def test_a_group_within_the_budget_is_not_split():
     sequences = [tokens(1, 2, 3, 4), tokens(1, 2, 3, 5), tokens(1, 2, 3, 6)]
-    reads = [last(sequence) for sequence in sequences]
-    assert split_group(sequences, reads, 6) == [[0, 1, 2]]
-    assert split_group(sequences, reads, 5) == [[0, 1], [2]]
-    assert split_group(sequences, reads, 1) == [[0], [1], [2]], "a prompt over the budget: each answer alone"
+    reward_positions = [last(sequence) for sequence in sequences]
+    assert split_group(sequences, reward_positions, 6) == [[0, 1, 2]]
+    assert split_group(sequences, reward_positions, 5) == [[0, 1], [2]]
+    assert split_group(sequences, reward_positions, 1) == [[0], [1], [2]], "a prompt over the budget: each answer alone"
 
 
 def test_siblings_are_found_by_their_beginnings():

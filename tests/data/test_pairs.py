@@ -9,13 +9,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from assay.data.pairs import ALL_FORMS, PairReader, read_completions, read_pairs, write_pairs
 from assay.errors import DataError
-from assay.records import Completion, Message, PreferencePair
+from assay.messages import Message, ToolCall
+from assay.records import Completion, PreferencePair
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -51,14 +53,14 @@ def read(tmp_path: Path):
     "row",
     [
         {"prompt": "What is 2 + 2?", "chosen": "four", "rejected": "five"},
-        {"prompt": [turn(*USER)], "chosen": [turn("assistant", "four")], "rejected": [turn("assistant", "five")]},
-        {"prompt": [turn(*USER)], "chosen": "four", "rejected": turn("assistant", "five")},
+        {"prompt": [turn(*USER[:2])], "chosen": [turn("assistant", "four")], "rejected": [turn("assistant", "five")]},
+        {"prompt": [turn(*USER[:2])], "chosen": "four", "rejected": turn("assistant", "five")},
         {
             "prompt": "What is 2 + 2?",
-            "chosen": [turn(*USER), turn("assistant", "four")],
-            "rejected": [turn(*USER), turn("assistant", "five")],
+            "chosen": [turn(*USER[:2]), turn("assistant", "four")],
+            "rejected": [turn(*USER[:2]), turn("assistant", "five")],
         },
-        {"chosen": [turn(*USER), turn("assistant", "four")], "rejected": [turn(*USER), turn("assistant", "five")]},
+        {"chosen": [turn(*USER[:2]), turn("assistant", "four")], "rejected": [turn(*USER[:2]), turn("assistant", "five")]},
         {"chosen": "What is 2 + 2? four", "rejected": "What is 2 + 2? five"},
         {
             "chosen": "\n\nHuman: What is 2 + 2?\n\nAssistant: four",
@@ -66,8 +68,8 @@ def read(tmp_path: Path):
         },
         {"prompt": "\n\nHuman: What is 2 + 2?\n\nAssistant:", "chosen": "four", "rejected": "five"},
         {"prompt": "What is 2 + 2?", "chosen": ["four"], "rejected": ["five"], "num_correct": 1, "id": "7", "subset": "Math"},
-        {"conversation_input": [turn(*USER)], "chosen": {"answer": "four"}, "reject": {"answer": "five"}},
-        {"conversation_input": [turn(*USER)], "bon_best": {"answer": "four"}, "loser_list": [{"answer": "five"}]},
+        {"conversation_input": [turn(*USER[:2])], "chosen": {"answer": "four"}, "reject": {"answer": "five"}},
+        {"conversation_input": [turn(*USER[:2])], "bon_best": {"answer": "four"}, "loser_list": [{"answer": "five"}]},
         {"prompt": "What is 2 + 2?", "responses": ["five", "four"], "ranks": [2, 1]},
         {"prompt": "What is 2 + 2?", "answers": [{"answer": "five", "rank": 2}, {"answer": "four", "rank": 1}]},
         {"input": "What is 2 + 2?", "output_1": "five", "output_2": "four", "label": 2},
@@ -82,6 +84,27 @@ def read(tmp_path: Path):
             "annotator3": 1,
         },
         {"question": "What is 2 + 2?", "gpt35": "five", "vicuna_13b": "four", "human": "VICUNA13B"},
+        {
+            "pair_id": "u1",
+            "question": "What is 2 + 2?",
+            "response_A": "five",
+            "response_B": "four",
+            "label": "B>A",
+            "source": "gsm",
+        },
+        {"question_id": "q", "prompt": "What is 2 + 2?", "response_1": "four", "response_2": "five", "winner": "model_a"},
+        {
+            "question_id": "q",
+            "prompt": "What is 2 + 2?",
+            "response_1": "five",
+            "response_2": "six",
+            "response_3": "four",
+            "scores": [False, False, True],
+            "sampled_conflict_pairs": [[0, 2]],
+            "model_name": "m",
+        },
+        {"prompt": "What is 2 + 2?", "candidates": ["five", "four"], "correct": 1},
+        {"input": "What is 2 + 2?", "targets": {"choices": ["five", "four"], "labels": [0, 1]}},
     ],
     ids=lambda row: "+".join(row),
 )
@@ -107,7 +130,7 @@ def test_an_implicit_text_prompt_ends_at_white_space(read, chosen, rejected, pro
 def test_a_transcript_becomes_turns(read):
     shared = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Bye"
     (pair,), _ = read({"chosen": shared + "\n\nAssistant: See you", "rejected": shared + "\n\nAssistant: No\n\nstay"})
-    assert pair.prompt == (("user", "Hi"), ("assistant", "Hello."), ("user", "Bye"))
+    assert pair.prompt == (Message("user", "Hi"), Message("assistant", "Hello."), Message("user", "Bye"))
     assert (pair.chosen, pair.rejected) == ("See you", "No\n\nstay")
 
 
@@ -171,7 +194,7 @@ def test_a_message_tree_gives_ranked_siblings_after_the_turns_that_lead_to_them(
     tree = node("prompter", "hi", replies=[node("assistant", "bad", 1), node("assistant", "good", 0, [follow_up])])
     pairs, reader = read({"message_tree_id": "t", "prompt": tree})
     assert [(pair.chosen, pair.rejected) for pair in pairs] == [("good", "bad"), ("because", "so")]
-    assert pairs[1].prompt == (("user", "hi"), ("assistant", "good"), ("user", "why"))
+    assert pairs[1].prompt == (Message("user", "hi"), Message("assistant", "good"), Message("user", "why"))
     assert len({pair.id for pair in pairs}) == 2
     assert reader.problems.reasons == {"missing rank": (1, (1,))}
 
@@ -205,6 +228,7 @@ def test_pointwise_labels_pair_good_with_bad_answers_of_one_prompt(read):
         "no counterpart": (1, (7,)),
     }
     assert reader.problems.num_rows == 7
+    assert {pair.id for pair in pairs} == {"1-2", "3-2"}, "the numbers of both rows"
 
 
 def test_pointwise_pairs_are_capped_by_a_seeded_draw_that_ignores_other_prompts(read):
@@ -335,7 +359,7 @@ def test_unknown_columns_name_what_was_found_and_every_form_that_is_accepted(rea
         ("absent.jsonl", None, "does not exist"),
         ("table.csv", b"prompt,chosen", "unknown kind"),
         ("pretty.jsonl", b'{\n "prompt": "p"\n}', "no row of .* is a JSON object"),
-        ("cut.jsonl.gz", gzip.compress(b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n' * 9)[:-12], "damaged"),
+        ("cut.jsonl.gz", gzip.compress(b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n' * 9, mtime=0)[:-12], "damaged"),
         ("cut.json", b'[{"prompt": "p"', "not a JSON array"),
         ("cut.parquet", b"PAR1", "not a parquet file"),
     ],
@@ -360,7 +384,7 @@ ROWS = [pair_row(prompt=f"p{i}", subset="s") for i in range(3)]
 def test_every_kind_of_file_gives_the_same_pairs(tmp_path):
     lines = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
     (tmp_path / "set.jsonl").write_bytes(lines)
-    (tmp_path / "set.jsonl.gz").write_bytes(gzip.compress(lines))
+    (tmp_path / "set.jsonl.gz").write_bytes(gzip.compress(lines, mtime=0))
     (tmp_path / "lines").mkdir()
     (tmp_path / "lines" / "set.json").write_bytes(lines)
     (tmp_path / "set.json").write_text(json.dumps(ROWS, indent=1))
@@ -383,6 +407,23 @@ def test_a_hub_data_set_streams_through_datasets(tmp_path, monkeypatch):
     assert reader.source == str(tmp_path / "org")
     with pytest.raises(DataError, match="split 'test'"):
         list(read_pairs(f"hub:{tmp_path / 'org'}", split="test"))
+
+
+@pytest.mark.parametrize("is_off", [True, False])
+def test_a_hub_data_set_draws_no_bars_and_leaves_them_as_they_were(is_off, monkeypatch):
+    utils, seen = datasets.utils, []
+
+    def load_dataset(*_, **__):
+        seen.append(utils.are_progress_bars_disabled())
+        return iter(ROWS)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    (utils.disable_progress_bars if is_off else utils.enable_progress_bars)()
+    try:
+        assert len(list(read_pairs("hub:org/set"))) == 3
+        assert (seen, utils.are_progress_bars_disabled()) == ([True], is_off)
+    finally:
+        utils.enable_progress_bars()
 
 
 def test_pairs_are_read_back_exactly_as_they_were_written(tmp_path):
@@ -411,6 +452,110 @@ def test_pairs_are_read_back_exactly_as_they_were_written(tmp_path):
     assert list(read_pairs(tmp_path / "none.jsonl")) == []
 
 
+# What a message, a prompt and a row have beside text.
+
+LOOKUP = {"type": "function", "function": {"name": "lookup", "arguments": {"q": "starch"}}}
+TOOL = {"type": "function", "function": {"name": "lookup"}}
+ASKED = (
+    Message("user", "Why does bread go stale?"),
+    Message("assistant", "", (ToolCall("lookup", '{"q": "starch"}'),)),
+    Message("tool", "retrogradation"),
+)
+ASKED_ROW = [turn("user", ASKED[0].content), turn("assistant", "") | {"tool_calls": [LOOKUP]}, turn("tool", "retrogradation")]
+THOUGHT = Message("assistant", "four", reasoning="2 + 2 is 4.")
+
+
+def test_tool_calls_and_tools_of_the_prompt_are_kept(read):
+    answers = {"chosen": [turn("assistant", "a")], "rejected": [turn("assistant", "b")]}
+    for tools in ([TOOL], json.dumps([TOOL]), [json.dumps(TOOL)]):
+        (pair,), _ = read({"tools": tools, "prompt": ASKED_ROW, **answers}, strict=True)
+        assert (pair.prompt, pair.tools, pair.chosen, pair.rejected) == (ASKED, (TOOL,), "a", "b")
+    whole = {side: [*ASKED_ROW, *answer] for side, answer in answers.items()}
+    assert read(whole, strict=True)[0][0].prompt == ASKED, "the call is part of what both conversations share"
+    other = [ASKED_ROW[0], turn("assistant", ""), ASKED_ROW[2], *answers["rejected"]]
+    assert read(whole | {"rejected": other})[1].problems.reasons == {"prompts differ": (1, (1,))}
+
+
+def test_tool_calls_and_reasoning_of_the_answers_are_kept(read):
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        chosen = turn("assistant", "four") | {name: "2 + 2 is 4."}
+        (pair,), _ = read({"prompt": "What is 2 + 2?", "chosen": [chosen], "rejected": [turn("assistant", "four")]}, strict=True)
+        assert (pair.chosen, pair.chosen_message, pair.rejected, pair.rejected_message) == ("four", THOUGHT, "four", None)
+    called = {"role": "assistant", "content": None, "tool_calls": [LOOKUP]}
+    (pair,), _ = read({"prompt": "q", "chosen": called, "rejected": turn("assistant", "b")}, strict=True)
+    assert (pair.chosen, pair.chosen_message) == ("", ASKED[1])
+    for same in (called, called | {"tool_calls": [LOOKUP | {"index": 0}]}):
+        assert read({"prompt": "q", "chosen": called, "rejected": same})[1].problems.reasons == {"identical pair": (1, (1,))}
+
+
+def test_pointwise_answers_may_be_messages_and_carry_what_their_rows_know(read):
+    good = [turn("assistant", "four") | {"reasoning_content": "2 + 2 is 4."}]
+    rows = [
+        {"prompt": "q", "completion": good, "label": True, "tools": [TOOL], "ground_truth": "4"},
+        {"prompt": "q", "completion": "four", "label": False},
+    ]
+    (pair,), _ = read(*rows, strict=True)
+    assert (pair.chosen_message, pair.rejected, pair.rejected_message) == (THOUGHT, "four", None)
+    assert (pair.tools, pair.ground_truth) == ((TOOL,), {"answer": "4"})
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({}, None),
+        ({"ground_truth": None}, None),
+        ({"ground_truth": {"answer": "4", "tests": []}}, {"answer": "4", "tests": []}),
+        ({"ground_truth": '{"answer": "4"}'}, {"answer": "4"}),
+        ({"ground_truth": "4"}, {"answer": "4"}),
+        ({"ground_truth": 4}, {"answer": 4}),
+        ({"reward_model": {"style": "rule", "ground_truth": "4"}}, {"answer": "4"}),
+    ],
+)
+def test_the_ground_truth_is_read_in_its_forms(read, tmp_path, columns, expected):
+    (pair,), _ = read({"prompt": "q", "chosen": "a", "rejected": "b", **columns}, strict=True)
+    assert pair.ground_truth == expected
+    rows = [{"prompt": "q", "response": "a"}, {"text": "t"}, {"token_ids": [1]}, {"messages": [turn("assistant", "a")]}]
+    read_back = read_completions(write_rows(tmp_path / "c.jsonl", [row | columns for row in rows]))
+    assert [completion.ground_truth for _, completion in read_back] == [expected] * 4
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"tools": "search"}, "tools cannot be read"),
+        ({"prompt": [turn("user", "q") | {"tool_calls": [{"function": {}}]}]}, "tool calls or reasoning cannot be read"),
+        ({"chosen": turn("assistant", "a") | {"reasoning": 5}}, "tool calls or reasoning cannot be read"),
+        ({"chosen": turn("assistant", "")}, "empty"),
+        ({"chosen": {"role": "assistant", "content": None}}, "empty"),
+    ],
+)
+def test_extras_that_cannot_be_read_are_a_reason(read, row, reason):
+    assert read(pair_row(**row))[1].problems.reasons == {reason: (1, (1,))}
+
+
+def test_extras_are_written_and_read_back_exactly(tmp_path):
+    pairs = [
+        PreferencePair(prompt=ASKED, chosen="four", rejected="b", chosen_message=THOUGHT, tools=(TOOL,), id="1"),
+        PreferencePair(prompt="q", chosen="", chosen_message=ASKED[1], rejected="b", ground_truth={"answer": "4", "n": [1]}),
+    ]
+    write_pairs(tmp_path / "own.jsonl", pairs)
+    assert list(read_pairs(tmp_path / "own.jsonl", strict=True)) == pairs
+    write_pairs(tmp_path / "plain.jsonl", [PreferencePair(prompt="q", chosen="a", rejected="b")])
+    assert json.loads((tmp_path / "plain.jsonl").read_text()).keys() == set(ALL_FORMS[0].columns)
+
+
+def test_completions_to_score_keep_calls_reasoning_and_tools(tmp_path):
+    thought = turn("assistant", "four") | {"reasoning_content": "2 + 2 is 4."}
+    rows = [
+        {"prompt": ASKED_ROW, "response": thought, "tools": [TOOL]},
+        {"prompt": ASKED_ROW, "completion": [thought], "tools": [TOOL]},
+        {"messages": [*ASKED_ROW, thought], "tools": [TOOL]},
+    ]
+    for _, completion in read_completions(write_rows(tmp_path / "rows.jsonl", rows)):
+        assert isinstance(completion, Completion)
+        assert (completion.messages, completion.answer, completion.tools) == (ASKED, THOUGHT, (TOOL,))
+
+
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
     def failing() -> Iterator[PreferencePair]:
         yield PreferencePair(prompt="p", chosen="a", rejected="b")
@@ -424,6 +569,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_memory_does_not_grow_with_the_rows(tmp_path, kind):
     path = tmp_path / f"big.{kind}"
@@ -450,15 +596,15 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, kind):
 def test_completions_come_in_four_forms_and_bad_rows_become_reasons(tmp_path):
     rows = [
         {"prompt": "What is 2 + 2?", "response": "four", "id": "mine", "other": 1},
-        {"prompt": [turn(*USER)], "completion": [turn("assistant", "four")]},
-        {"messages": [turn(*USER), turn("assistant", "four")]},
+        {"prompt": [turn(*USER[:2])], "completion": [turn("assistant", "four")]},
+        {"messages": [turn(*USER[:2]), turn("assistant", "four")]},
         {"prompt": "What is 2 + 2?", "steps": ["fo", "ur"]},
         {"text": "rendered"},
         {"token_ids": [1, 2, 3]},
         {"prompt": "What is 2 + 2?", "response": ""},
         "{",
         {"prompt": "p", "response": None},
-        {"messages": [turn(*USER)]},
+        {"messages": [turn(*USER[:2])]},
         {"token_ids": [1, "2"]},
         {"nothing": 1},
     ]
@@ -492,9 +638,11 @@ def test_a_file_without_completions_is_refused(tmp_path):
 def test_the_page_lists_every_form():
     page = (ROOT / "docs" / "data.md").read_text()
     for form in ALL_FORMS:
+        assert form.what
         assert f"| `{form.name}` | {', '.join(form.columns)} | {form.what} |" in page
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not here")
 @pytest.mark.parametrize(
     ("name", "num_pairs", "num_ties", "reasons"),

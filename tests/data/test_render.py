@@ -1,9 +1,10 @@
-"""Text to tokens: one path, its three hazards settled in the template, every refusal a reason."""
+"""Text to tokens: one path, its three hazards removed in the template, every refusal a reason."""
 
 from __future__ import annotations
 
 import datetime
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import transformers.utils.chat_template_utils as chat_template_utils
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from assay.data.render import PINNED_DATE, PLAIN_TEMPLATE, Renderer, pin_date
-from assay.records import Completion, Message
-from tiny import CHATML, tiny_renderer, tiny_tokenizer
+from assay.data.render import PINNED_DATE, PLAIN_TEMPLATE, Renderer, pin_date, warn_of_left_out
+from assay.messages import Message, ToolCall
+from assay.records import Completion
+from tiny import AGENT, CHATML, tiny_renderer, tiny_tokenizer
 
 OPEN = "{{ bos_token }}{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}\n{% endfor %}"
 LLAMA_3 = (
@@ -39,8 +41,8 @@ def test_the_rewarded_token_is_the_last_one_rendered():
     assert decoded(renderer, EGG) == (
         "<|im_start|>user\nHow do I boil an egg?<|im_end|>\n<|im_start|>assistant\nPut it in water.<|im_end|>\n"
     )
-    assert item.tokens.dtype == item.reads.dtype == np.int32
-    assert item.reads.tolist() == [len(item.tokens) - 1]
+    assert item.tokens.dtype == item.reward_positions.dtype == np.int32
+    assert item.reward_positions.tolist() == [len(item.tokens) - 1]
     assert not item.is_cut
 
 
@@ -55,7 +57,7 @@ def test_rows_keep_their_order_and_do_not_depend_on_each_other():
     ]
     together, alone = renderer.render(items), [renderer.render([item])[0] for item in items]
     assert [item.tokens.tolist() for item in together] == [item.tokens.tolist() for item in alone]
-    assert [item.reads.tolist() for item in together] == [item.reads.tolist() for item in alone]
+    assert [item.reward_positions.tolist() for item in together] == [item.reward_positions.tolist() for item in alone]
     assert [item.error for item in together] == [None, None, "the response is empty", None, None]
     assert renderer.render([]) == []
 
@@ -80,11 +82,11 @@ def test_a_template_with_its_own_end_token_is_left_alone():
 
 
 @pytest.mark.parametrize("template", [CHATML, OPEN, LLAMA_3, VARIABLE_FORMAT, None])
-def test_settling_a_settled_template_changes_nothing(template):
+def test_correcting_a_corrected_template_changes_nothing(template):
     once = tiny_renderer(template)
-    settled, pad_id = once.tokenizer.chat_template, once.pad_id
+    corrected, pad_id = once.tokenizer.chat_template, once.pad_id
     again = Renderer(once.tokenizer)
-    assert (again.tokenizer.chat_template, again.pad_id) == (settled, pad_id)
+    assert (again.tokenizer.chat_template, again.pad_id) == (corrected, pad_id)
     assert again.template_changes == ()
 
 
@@ -155,7 +157,7 @@ def test_a_conversation_that_the_template_refuses_is_set_aside_alone():
     with_system = Completion(messages=(Message("system", "Be brief."), Message("user", "hi")), response="ok")
     first, refused, last = renderer.render([EGG, with_system, EGG])
     assert refused.error == "the chat template refused the conversation: System role not supported"
-    assert len(refused.tokens) == len(refused.reads) == 0
+    assert len(refused.tokens) == len(refused.reward_positions) == 0
     assert first.error is last.error is None
     assert first.tokens.tolist() == last.tokens.tolist()
 
@@ -179,7 +181,7 @@ def test_token_ids_are_taken_as_they_are_or_refused_with_a_reason():
     ids = (5, 2, size - 1)
     good, high, low, huge, empty = renderer.render([Completion(token_ids=t) for t in (ids, (5, size), (-1, 5), (10**30,), ())])
     assert good.tokens.tolist() == list(ids)
-    assert good.reads.tolist() == [2]
+    assert good.reward_positions.tolist() == [2]
     assert [item.error for item in (high, low)] == [
         f"token_ids hold 5..{size}, the vocabulary is 0..{size - 1}",
         f"token_ids hold -1..5, the vocabulary is 0..{size - 1}",
@@ -206,7 +208,86 @@ def test_special_token_text_in_a_message_is_rendered_the_same_every_time():
     first, second = renderer.render([sly])[0], tiny_renderer().render([EGG, sly])[1]
     assert first.error is None
     assert first.tokens.tolist() == second.tokens.tolist()
-    assert first.reads.tolist() == [len(first.tokens) - 1]
+    assert first.reward_positions.tolist() == [len(first.tokens) - 1]
+
+
+# Tools, tool calls and reasoning
+
+TOOLS = ({"type": "function", "function": {"name": "lookup"}},)
+CALLED = Message("assistant", "", (ToolCall("lookup", '{"q": "egg"}', "c1"),), reasoning="I look.")
+COOKED = Completion(
+    messages=(Message("user", "How long?"), CALLED, Message("tool", "ten minutes", tool_call_id="c1")),
+    response_message=Message("assistant", "Ten.", reasoning="It says so."),
+    tools=TOOLS,
+)
+
+
+def test_a_template_that_knows_them_renders_tools_calls_and_reasoning():
+    renderer = tiny_renderer(AGENT)
+    (item,) = renderer.render([COOKED])
+    assert (item.error, item.left_out) == (None, ())
+    assert decoded(renderer, COOKED) == (
+        '<|im_start|>system\n[{"type": "function", "function": {"name": "lookup"}}]<|im_end|>\n'
+        "<|im_start|>user\nHow long?<|im_end|>\n"
+        '<|im_start|>assistant\n<think>I look.</think>\n<call>lookup{"q": "egg"}</call><|im_end|>\n'
+        "<|im_start|>tool\nten minutes<|im_end|>\n"
+        "<|im_start|>assistant\n<think>It says so.</think>Ten.<|im_end|>\n"
+    )
+    calling = Completion(messages="How long?", response_message=CALLED)
+    assert decoded(renderer, calling).endswith('<call>lookup{"q": "egg"}</call><|im_end|>\n'), "a call alone is an answer"
+
+
+def test_what_a_template_leaves_out_of_the_prompt_is_told_and_of_the_answer_is_a_reason():
+    plain_answer = replace(COOKED, response_message=None)
+    plain, refused, calling = tiny_renderer(CHATML).render(
+        [plain_answer, COOKED, Completion(messages="q", response_message=Message("assistant", "", CALLED.tool_calls))]
+    )
+    assert (plain.error, plain.left_out) == (None, ("the tools", "the prompt's tool calls", "the prompt's reasoning"))
+    assert "leaves out the answer's reasoning" in str(refused.error)
+    assert "leaves out the answer's tool calls" in str(calling.error)
+    assert len(refused.tokens) == 0
+    assert tiny_renderer(CHATML).render([EGG])[0].left_out == ()
+
+
+def test_a_part_that_is_rendered_only_once_is_told_too():
+    """As gpt-oss does with calls, and Qwen3 with reasoning before the last question."""
+    first_call = AGENT.replace("message['tool_calls'] or []", "(message['tool_calls'] or [])[:1]")
+    last_thought = AGENT.replace("{% if message['reasoning_content'] %}", "{% if message['reasoning_content'] and loop.last %}")
+    twice = Message("assistant", "", (ToolCall("lookup"), ToolCall("lookup")))
+    (item,) = tiny_renderer(first_call).render([Completion(messages="q", response_message=twice)])
+    assert "leaves out the answer's tool calls" in str(item.error)
+    assert tiny_renderer(last_thought).render([COOKED])[0].left_out == ("the prompt's reasoning",)
+
+
+def test_scorers_warn_of_what_is_left_out():
+    rendered = tiny_renderer(CHATML).render([replace(COOKED, response_message=None)])
+    with pytest.warns(UserWarning, match="leaves out") as caught:
+        warn_of_left_out(rendered)
+    assert [str(warning.message).split(":")[0] for warning in caught] == [
+        f"the chat template leaves out {part}" for part in ("the prompt's reasoning", "the prompt's tool calls", "the tools")
+    ]
+
+
+def test_the_ground_truth_is_never_rendered():
+    truth = {"answer": "42 is the secret", "tests": ["assert secret"]}
+    for renderer in (tiny_renderer(CHATML), tiny_renderer(AGENT)):
+        for completion in (EGG, COOKED, Completion(text="a text")):
+            known = replace(completion, ground_truth=truth)
+            assert renderer.text(known) == renderer.text(completion)
+            assert renderer.render([known])[0].tokens.tolist() == renderer.render([completion])[0].tokens.tolist()
+            assert "secret" not in str(renderer.text(known))
+
+
+def test_the_tokens_of_an_answer_with_calls_are_not_looked_for():
+    renderer = tiny_renderer(AGENT)
+    answer = renderer.answer_tokens(COOKED)
+    assert "".join(answer.pieces) == "Ten."
+    with pytest.raises(ValueError, match="with tool calls"):
+        renderer.answer_tokens(Completion(messages="q", response_message=CALLED))
+    steps = Completion(messages="q", steps=("One. ", "Two."), response_message=CALLED._replace(content="One. Two."))
+    assert renderer.render([steps])[0].error == "the steps of an answer with tool calls cannot be located"
+    thought = replace(steps, response_message=Message("assistant", "", reasoning="Two. One. Two."))
+    assert len(renderer.render([thought])[0].reward_positions) == 2
 
 
 # Length
@@ -219,7 +300,7 @@ def test_the_end_of_an_overlong_answer_is_kept_with_its_bos():
     assert len(full.tokens) > 16
     assert len(short.tokens) == 16
     assert short.tokens.tolist() == [whole.tokenizer.bos_token_id, *full.tokens[-15:].tolist()]
-    assert short.reads.tolist() == [15]
+    assert short.reward_positions.tolist() == [15]
     assert short.is_cut
     assert not full.is_cut
 
@@ -252,7 +333,7 @@ def read_text(renderer: Renderer, completion: Completion) -> list[str]:
     """The text up to and with each rewarded token."""
     (item,) = renderer.render([completion])
     assert item.error is None, item.error
-    return [renderer.tokenizer.decode(item.tokens[: read + 1].tolist()) for read in item.reads]
+    return [renderer.tokenizer.decode(item.tokens[: read + 1].tolist()) for read in item.reward_positions]
 
 
 @pytest.mark.parametrize(
@@ -276,8 +357,8 @@ def test_each_step_is_read_at_its_last_token(steps, template):
         spoken = text[len(answer_start) :].partition("ssistant")[2].lstrip(":\n ")
         wanted = "".join(steps[: i + 1]).strip()
         assert spoken.rstrip() == wanted, "decoding up to the read gives the steps so far, no character in half"
-    assert (np.diff(item.reads) > 0).all()
-    assert item.reads[-1] < len(item.tokens) - 1, "the end token stands after the last step"
+    assert (np.diff(item.reward_positions) > 0).all()
+    assert item.reward_positions[-1] < len(item.tokens) - 1, "the end token stands after the last step"
 
 
 def test_steps_are_counted_from_the_front_that_is_left():
@@ -285,7 +366,7 @@ def test_steps_are_counted_from_the_front_that_is_left():
     steps = ("Put it in water.", " It is four.")
     (item,) = renderer.render([Completion(messages="How do I boil an egg? " * 3, steps=steps)])
     assert item.is_cut
-    text = renderer.tokenizer.decode(item.tokens[: item.reads[0] + 1].tolist())
+    text = renderer.tokenizer.decode(item.tokens[: item.reward_positions[0] + 1].tolist())
     assert text.endswith("Put it in water.")
 
 

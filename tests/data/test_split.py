@@ -9,11 +9,30 @@ import pytest
 
 from assay.data.split import fingerprint, group_keys, prompt_hashes, refuse_overlap, split_of
 from assay.errors import DataError
-from assay.records import Message, PreferencePair, as_messages
+from assay.messages import Message, as_messages
+from assay.records import PreferencePair
 
 
 def pair(prompt: str, chosen: str = "a", **changes: object) -> PreferencePair:
     return PreferencePair(**({"prompt": prompt, "chosen": chosen, "rejected": "b"} | changes))  # type: ignore[arg-type]
+
+
+def test_the_fingerprint_of_plain_pairs_stays_as_it_was_and_what_is_beside_the_text_changes_it():
+    pairs = [
+        pair("q"),
+        PreferencePair(
+            prompt=(Message("system", "s"), Message("user", "u")), chosen="c", rejected="d", preference=0.7, margin=1.5, weight=2.0
+        ),
+    ]
+    assert fingerprint(pairs) == "c895064da6d78e35ed7dd19c69fce91f"
+    thought = Message("assistant", "", reasoning="hm")
+    others = [
+        pair("q", tools=[{"name": "f"}]),
+        pair("q", ground_truth={"answer": "a"}),
+        pair("q", chosen_message=thought),
+        pair("q", rejected_message=thought),
+    ]
+    assert len({fingerprint([one]) for one in (pair("q"), *others)}) == 5
 
 
 PROMPTS = [as_messages(f"prompt {i}") for i in range(5000)]

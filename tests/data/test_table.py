@@ -13,7 +13,8 @@ import pytest
 from assay.data.render import Rendered
 from assay.data.table import CHUNK_ROWS, PairTable, build_table
 from assay.errors import DataError
-from assay.records import Message, PreferencePair
+from assay.messages import Message
+from assay.records import PreferencePair
 from tiny import CHATML, tiny_renderer, toy_pairs
 
 PAIRS = [
@@ -33,8 +34,8 @@ def test_what_goes_in_comes_out(tmp_path):
         row = table[i]
         assert row.chosen.tolist() == chosen.tokens.tolist()
         assert row.rejected.tolist() == rejected.tokens.tolist()
-        assert row.chosen.dtype == row.rejected.dtype == row.reads.dtype == np.int32
-        assert row.reads.tolist() == [len(chosen.tokens) - 1, len(rejected.tokens) - 1]
+        assert row.chosen.dtype == row.rejected.dtype == row.reward_positions.dtype == np.int32
+        assert row.reward_positions.tolist() == [len(chosen.tokens) - 1, len(rejected.tokens) - 1]
         lengths.append([len(chosen.tokens), len(rejected.tokens)])
     assert table.lengths.tolist() == lengths
     assert count.num_tokens == np.sum(lengths)
@@ -51,7 +52,7 @@ def test_a_row_as_one_group_or_as_two_lone_sequences(tmp_path):
     table, _ = build_table(PAIRS, tiny_renderer(), tmp_path / "pairs.arrow")
     row = table[0]
     (group,) = table.groups(0, share=True)
-    assert group.tokens[group.reads].tolist() == [row.chosen[-1], row.rejected[-1]]
+    assert group.tokens[group.reward_positions].tolist() == [row.chosen[-1], row.rejected[-1]]
     assert len(group.tokens) < len(row.chosen) + len(row.rejected)
     chosen, rejected = table.groups(0, share=False)
     assert (chosen.tokens.tolist(), rejected.tokens.tolist()) == (row.chosen.tolist(), row.rejected.tolist())
@@ -92,6 +93,19 @@ def test_pairs_set_aside_are_counted_by_reason(tmp_path):
     _, cut = build_table([*long, good], tiny_renderer(max_length=24), tmp_path / "cut.arrow")
     assert (cut.num_pairs, cut.num_cut) == (3, 2)
     assert "2 pairs cut at the front to fit" in cut.summary()
+
+
+def test_what_the_template_leaves_out_is_counted(tmp_path):
+    thinking = (Message("user", "q"), Message("assistant", "a", reasoning="hm"), Message("user", "r"))
+    told = PreferencePair(prompt=thinking, chosen="a", rejected="b")
+    thought = PreferencePair(
+        prompt="q", chosen="a", rejected="b", rejected_message=Message("assistant", "b", reasoning="hm"), tools=({"name": "f"},)
+    )
+    table, count = build_table([told, told, thought, PAIRS[0]], tiny_renderer(), tmp_path / "pairs.arrow")
+    assert len(table) == 3
+    assert count.left_out == {"the prompt's reasoning": 2}
+    assert "2 pairs in which the chat template leaves out the prompt's reasoning" in count.summary()
+    assert "1 pairs set aside: the chat template leaves out the answer's reasoning" in count.summary()
 
 
 def test_without_a_pair_there_is_no_table(tmp_path):
@@ -179,6 +193,7 @@ def pairs_like(pair: PreferencePair, num_pairs: int, watch=lambda: None):
         yield pair
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
 def test_memory_does_not_grow_with_the_pairs(tmp_path):
     num_pairs = 200_000
@@ -196,6 +211,7 @@ def test_memory_does_not_grow_with_the_pairs(tmp_path):
     assert resident_bytes() - before < 60e6, "while it is read: the columns, at most 100 bytes a pair"
 
 
+@pytest.mark.slow
 def test_python_holds_one_chunk_at_a_time(tmp_path):
     def peak(num_pairs: int) -> int:
         pair = PreferencePair(prompt="q", chosen="c" * 80, rejected="r" * 100)

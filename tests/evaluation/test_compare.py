@@ -19,14 +19,12 @@ from assay.evaluation.compare import (
     SMALLEST,
     Side,
     compare_margins,
-    is_worse,
     paired,
 )
 from assay.evaluation.slices import columns_of, slice_tables, weak_slices
-from assay.metrics import NO_INTERVAL, mcnemar
 from assay.records import PreferencePair
 from assay.report.html import render_html
-from assay.scorers.base import sigmoid
+from assay.stats.metrics import NO_INTERVAL, mcnemar, sigmoid
 from assay.wire import report_from_json, report_to_json
 
 
@@ -72,7 +70,8 @@ def test_figures_by_hand():
     pairs = some_pairs(6)
     a = Side(np.array([1.0, 1.0, 1.0, -1.0, 1.0, math.nan]))
     b = Side(np.array([2.0, -1.0, -1.0, -2.0, math.nan, 1.0]))
-    report = compare_margins(a, b, pairs, title="by hand")
+    result = compare_margins(a, b, pairs, title="by hand")
+    report = result.report()
     figures = {name: report.metric(f"{ACCURACY}: {name}") for name in ("A", "B", MINUS)}
     assert {name: m.value for name, m in figures.items()} == {"A": 3 / 4, "B": 1 / 4, MINUS: -2 / 4}
     assert {(m.n_scored, m.n) for m in figures.values()} == {(4, 6)}
@@ -95,15 +94,17 @@ def test_several_pairs_a_prompt_rule_mcnemar_out():
     a_P, b_P = np.array([1, 1, 1, 0, 1, 0.0]), np.array([0, 0, 1, 1, 0, 1.0])
     assert paired(a_P, b_P, np.arange(6)).mcnemar == pytest.approx(mcnemar(a_P, b_P))
     assert math.isnan(paired(a_P, b_P, np.array([0, 0, 1, 1, 2, 2])).mcnemar)
-    report = compare_margins(Side(margins_of(a_P)), Side(margins_of(b_P)), some_pairs(6, a_prompt=2), title="t")
+    result = compare_margins(Side(margins_of(a_P)), Side(margins_of(b_P)), some_pairs(6, a_prompt=2), title="t")
+    report = result.report()
     assert "McNemar's test does not hold" in report.metric(f"{ACCURACY}: {MINUS}").note
 
 
 def test_a_model_against_itself_is_no_regression_and_nothing_is_said_of_what_could_be_seen():
     pairs, margins_P = some_pairs(200), margins_of(np.arange(200) % 4 > 0)
     p_P = sigmoid(margins_P)
-    report = compare_margins(Side(margins_P, p_P), Side(margins_P, p_P), pairs, title="same")
-    assert not is_worse(report)
+    result = compare_margins(Side(margins_P, p_P), Side(margins_P, p_P), pairs, title="same")
+    report = result.report()
+    assert not result.is_worse
     assert {f.level for f in report.findings} == {"ok"}
     for name in (ACCURACY, BRIER, ECE):
         assert report.metric(f"{name}: {MINUS}").value == 0
@@ -117,14 +118,14 @@ def test_a_worse_model_is_a_regression_and_a_better_one_is_none():
     rng = np.random.default_rng(0)
     pairs, good_P, bad_P = some_pairs(800), rng.random(800) < 0.8, rng.random(800) < 0.7
     worse = compare_margins(Side(margins_of(good_P)), Side(margins_of(bad_P)), pairs, title="worse")
-    assert is_worse(worse)
+    assert worse.is_worse
     assert finding(worse, OVERALL).level == "fail"
     assert finding(worse, OVERALL).value == pytest.approx(bad_P.mean() - good_P.mean())
     better = compare_margins(Side(margins_of(bad_P)), Side(margins_of(good_P)), pairs, title="better")
-    assert not is_worse(better)
+    assert not better.is_worse
     assert "B is better than A" in finding(better, OVERALL).why
     tolerated = compare_margins(Side(margins_of(good_P)), Side(margins_of(bad_P)), pairs, title="t", drop=0.5)
-    assert not is_worse(tolerated)
+    assert not tolerated.is_worse
     assert "by less than 0.5" in finding(tolerated, OVERALL).why
 
 
@@ -133,18 +134,20 @@ def test_a_regression_in_one_slice_is_found_though_the_whole_is_no_worse():
     pairs = some_pairs(2000)
     safety_P = np.array([pair.tags["axis"] == "safety" for pair in pairs])
     a_P, b_P = rng.random(2000) < 0.75, rng.random(2000) < np.where(safety_P, 0.58, 0.81)
-    report = compare_margins(Side(margins_of(a_P)), Side(margins_of(b_P)), pairs, title="t")
+    result = compare_margins(Side(margins_of(a_P)), Side(margins_of(b_P)), pairs, title="t")
+    report = result.report()
     assert finding(report, OVERALL).level == "ok"
-    assert is_worse(report)
+    assert result.is_worse
     found = finding(report, SLICES)
     assert found.why.startswith("by axis: safety, ")
     rows = {row[0]: row for row in table(report, "by axis").rows}
     assert rows["safety"][1] == safety_P.sum()
     assert rows["safety"][5] == pytest.approx(b_P[safety_P].mean() - a_P[safety_P].mean())
     assert rows["safety"][-1] < 0.001
-    assert not is_worse(compare_margins(Side(margins_of(a_P)), Side(margins_of(b_P)), pairs, title="t", fdr=1e-12))
+    assert not compare_margins(Side(margins_of(a_P)), Side(margins_of(b_P)), pairs, title="t", fdr=1e-12).is_worse
 
 
+@pytest.mark.slow
 def test_equal_models_are_called_worse_in_at_most_one_comparison_of_twenty(no_intervals):
     rng = np.random.default_rng(2)
     pairs = some_pairs(300, a_prompt=3)
@@ -152,8 +155,8 @@ def test_equal_models_are_called_worse_in_at_most_one_comparison_of_twenty(no_in
     for _ in range(150):
         easy_P = np.repeat(rng.uniform(0.4, 1.0, size=100), 3)  # pairs of a prompt are alike
         a_P, b_P = (np.where(rng.random(100)[prompts_P] < 0.3, rng.random(100)[prompts_P], rng.random(300)) for _ in "ab")
-        report = compare_margins(Side(margins_of(a_P < easy_P)), Side(margins_of(b_P < easy_P)), pairs, title="t", num_examples=0)
-        alarms += is_worse(report)
+        result = compare_margins(Side(margins_of(a_P < easy_P)), Side(margins_of(b_P < easy_P)), pairs, title="t", num_examples=0)
+        alarms += result.is_worse
     assert alarms / 150 <= 0.05 + 0.03
 
 
@@ -190,19 +193,21 @@ def test_worse_probabilities_are_warned_of_and_are_no_regression():
     pairs = some_pairs(600)
     rng = np.random.default_rng(5)
     margins_P = margins_of(rng.random(600) < 0.7)
-    report = compare_margins(Side(margins_P, sigmoid(margins_P)), Side(margins_P, sigmoid(9 * margins_P)), pairs, title="t")
-    assert not is_worse(report)
+    result = compare_margins(Side(margins_P, sigmoid(margins_P)), Side(margins_P, sigmoid(9 * margins_P)), pairs, title="t")
+    report = result.report()
+    assert not result.is_worse
     assert finding(report, "probabilities").level == "warn"
     assert report.metric(f"{BRIER}: {MINUS}").low > 0
     assert report.metric(f"{ECE}: B").value > report.metric(f"{ECE}: A").value
     plain = compare_margins(Side(margins_P, sigmoid(margins_P)), Side(margins_P), pairs, title="t")
-    assert not any(metric.name.startswith((BRIER, ECE)) for metric in plain.metrics)
+    assert not any(metric.name.startswith((BRIER, ECE)) for metric in plain.report().metrics)
 
 
 def test_the_report_is_a_page_and_survives_json():
     pairs = some_pairs(60)
     rng = np.random.default_rng(6)
-    report = compare_margins(Side(rng.normal(size=60)), Side(rng.normal(size=60)), pairs, title="<b> against a")
+    result = compare_margins(Side(rng.normal(size=60)), Side(rng.normal(size=60)), pairs, title="<b> against a")
+    report = result.report()
     back = report_from_json(report_to_json(report))
     assert [m.name for m in back.metrics] == [m.name for m in report.metrics]
     page = render_html([back], title="t")
@@ -212,9 +217,11 @@ def test_the_report_is_a_page_and_survives_json():
 
 def test_nothing_scored_by_both_is_no_verdict_and_never_raises():
     nothing = np.full(4, np.nan)
-    report = compare_margins(Side(nothing), Side(np.ones(4)), some_pairs(4), title="t")
+    result = compare_margins(Side(nothing), Side(np.ones(4)), some_pairs(4), title="t")
+    report = result.report()
     assert finding(report, OVERALL).level == "warn"
-    assert not is_worse(report)
+    assert not result.is_worse
+    assert (finding(report, SLICES).level, math.isnan(finding(report, SLICES).value)) == ("warn", True)
     assert all(m.note for m in report.metrics if math.isnan(m.value))
 
 

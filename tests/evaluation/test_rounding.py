@@ -27,7 +27,7 @@ def test_ties_and_accuracy_by_hand():
     pairs.append(PreferencePair(prompt="same", chosen="a", rejected="a"))
     # apart by less than the spacing: 20.05 and 20 round to 20; 2.05 and 2 stay apart; 1.1 < 1.2; one has no reward
     rewards_P2 = np.array([[20.05, 20.0], [2.05, 2.0], [1.1, 1.2], [20.2, 20.0], [1.0, math.nan], [3.0, 3.0]])
-    report = evaluate_margins(rewards_P2[:, 0] - rewards_P2[:, 1], pairs, rewards_P2=rewards_P2, title="t", slices=False)
+    report = evaluate_margins(rewards_P2[:, 0] - rewards_P2[:, 1], pairs, rewards_P2=rewards_P2, title="t", slices=False).report()
     ties, accuracy = report.metric(ROUNDED_TIES), report.metric(ROUNDED_ACCURACY)
     assert (ties.value, ties.n_scored, ties.n) == (1 / 4, 4, 5)
     assert "1 margins lie within" in ties.note
@@ -42,7 +42,7 @@ def test_a_constant_on_all_rewards_costs_ties():
     pairs = [PreferencePair(prompt=f"q{i}", chosen="a", rejected="b") for i in range(500)]
     margins_P = rewards_P2[:, 0] - rewards_P2[:, 1]
     low, high = (
-        evaluate_margins(margins_P, pairs, rewards_P2=rewards_P2 + constant, title="t", slices=False).metric(ROUNDED_TIES)
+        evaluate_margins(margins_P, pairs, rewards_P2=rewards_P2 + constant, title="t", slices=False).report().metric(ROUNDED_TIES)
         for constant in (0.0, 100.0)
     )
     assert low.value < 0.01
@@ -52,10 +52,10 @@ def test_a_constant_on_all_rewards_costs_ties():
 
 def test_margins_alone_say_nothing_of_it_and_rewards_must_fit():
     pairs = [PreferencePair(prompt="q", chosen="a", rejected="b")] * 2
-    report = evaluate_margins(np.ones(2), pairs, title="t", slices=False)
+    report = evaluate_margins(np.ones(2), pairs, title="t", slices=False).report()
     assert ROUNDED_TIES not in {metric.name for metric in report.metrics}
     with pytest.raises(ValueError, match=r"rewards of shape \(3, 2\) for 2 pairs"):
-        evaluate_margins(np.ones(2), pairs, rewards_P2=np.ones((3, 2)), title="t")
+        evaluate_margins(np.ones(2), pairs, rewards_P2=np.ones((3, 2)), title="t").report()
 
 
 def test_nothing_scored_is_nan_with_a_note():
@@ -65,7 +65,7 @@ def test_nothing_scored_is_nan_with_a_note():
         def score(self, completions):
             return Rewards(value=np.full(len(completions), np.nan))
 
-    report = evaluate(Unscorable(), [PreferencePair(prompt="q", chosen="a", rejected="b")] * 3, title="t")
+    report = evaluate(Unscorable(), [PreferencePair(prompt="q", chosen="a", rejected="b")] * 3, title="t").report()
     for name in (ROUNDED_TIES, ROUNDED_ACCURACY):
         metric = report.metric(name)
         assert math.isnan(metric.value)

@@ -14,19 +14,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Mamb
 from assay.data.packing import make_group, pack
 from assay.errors import ArtifactError
 from assay.models import artifact
-from assay.models.artifact import (
-    REWARD_FILE,
-    fingerprint,
-    load_artifact,
-    read_description,
-    save_artifact,
-    verify_digest,
-    write_description,
-)
+from assay.models.artifact import load_artifact, save_artifact, verify_digest
 from assay.models.backbone import Backbone
 from assay.models.plain import plain_scores
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import Completion
+from assay.run_files import REWARD_FILE, fingerprint, read_description, write_description
 from assay.scorers.local import LocalScorer
 from tiny import CHATML, tiny_backbone, tiny_model, tiny_renderer
 
@@ -272,6 +265,18 @@ def test_what_plain_transformers_cannot_hold_is_refused(tmp_path):
     mamba = Backbone(MambaModel(MambaConfig(vocab_size=400, hidden_size=32, state_size=4, num_hidden_layers=1)))
     with pytest.raises(ValueError, match="no sequence-classification class for MambaConfig"):
         save_artifact(RewardModel(mamba, new_head(32, seed=0)), tiny_renderer(), tmp_path / "mamba", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_of_labels_or_attributes_is_not_taken_for_an_ensemble(tmp_path):
+    backbone = tiny_backbone()
+    assert RewardModel(backbone, new_head(32, 3, seed=0)).num_members == 3
+    for outputs in ("labels", "attributes"):
+        model = RewardModel(backbone, new_head(32, 3, seed=0), outputs=outputs)
+        with pytest.raises(ValueError, match=f"the head gives {outputs}, not rewards"):
+            save_artifact(model, tiny_renderer(), tmp_path / "artifact", {})
+        with pytest.raises(ValueError, match=f"the head gives {outputs}, not rewards"):
+            LocalScorer(model, tiny_renderer(), identity="x")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -41,9 +41,9 @@ def batch_of(rows: list[np.ndarray], *, share: bool):
 
 
 def states(backbone: Backbone, batch) -> torch.Tensor:
-    """Hidden states at the reads, (R, D), in the order of the groups."""
+    """Hidden states at the reward positions, (R, D), in the order of the groups."""
     with torch.no_grad():
-        read = backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reads)]
+        read = backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reward_positions)]
     return read[torch.from_numpy(np.argsort(batch.order))] if batch.is_plain else read
 
 
@@ -192,7 +192,7 @@ def test_a_fresh_head_is_seeded_and_of_the_stated_size():
     assert abs(float(heads[0].detach().std()) * 1025**0.5 - 1) < 0.06  # 5 standard errors of 4,096 draws
 
 
-# The last layer at the reads alone
+# The last layer at the reward positions alone
 
 
 def test_the_last_layer_is_run_at_the_reads_alone_where_its_form_is_known():
@@ -206,7 +206,7 @@ def test_the_last_layer_is_run_at_the_reads_alone_where_its_form_is_known():
             groups.append(make_group(rows, [np.array([len(row) - 2, len(row) - 1], np.int32) for row in rows]))
         for batch in (*pack(groups, 120), batch_of(sequences(), share=False)):
             found = []
-            for states in (backbone.read(batch), backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reads)]):
+            for states in (backbone.read(batch), backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reward_positions)]):
                 backbone.zero_grad()
                 states.square().sum().backward()
                 found.append((states.detach(), {n: p.grad.clone() for n, p in backbone.named_parameters() if p.grad is not None}))

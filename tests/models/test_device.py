@@ -12,9 +12,9 @@ from assay.models.device import pick_compute, token_budget
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_dtype_that_is_asked_for_is_taken(dtype):
+def test_a_dtype_that_is_given_is_used(dtype):
     compute = pick_compute("cpu", dtype)
-    assert (compute.device, compute.dtype, compute.reason) == (torch.device("cpu"), getattr(torch, dtype), "asked for")
+    assert (compute.device, compute.dtype, compute.reason) == (torch.device("cpu"), getattr(torch, dtype), "set by the user")
 
 
 @pytest.mark.parametrize("name", ["quantum", "cuda:99"])

@@ -19,10 +19,10 @@ PROMPT, ANSWERS = [3, 9, 27, 11], ([5, 6, 7, 2], [8, 2])
 
 def batch_of(*, share: bool):
     texts = [np.array([*PROMPT, *answer], np.int32) for answer in ANSWERS]
-    reads = [np.array([len(text) - 1]) for text in texts]
+    reward_positions = [np.array([len(text) - 1]) for text in texts]
     if share:
-        return pack([make_group(texts, reads)], 64)[0]
-    return pack([make_group([text], [read]) for text, read in zip(texts, reads, strict=True)], 64, layout="plain")[0]
+        return pack([make_group(texts, reward_positions)], 64)[0]
+    return pack([make_group([text], [read]) for text, read in zip(texts, reward_positions, strict=True)], 64, layout="plain")[0]
 
 
 def model_on(backbone: Backbone, *, size: float = 0.5) -> MeanReadModel:

@@ -13,12 +13,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from assay.data.packing import Group, make_group, pack, split_group
 from assay.data.render import Rendered, Renderer
+from assay.messages import Message
 from assay.models import attention
 from assay.models.attention import MatrixBackward, runs_of_answers
 from assay.models.backbone import load_backbone
 from assay.models.bases import convert_gguf
 from assay.models.reward_model import RewardModel, new_head
-from assay.records import Completion, Message
+from assay.records import Completion
 from tiny import FORGETFUL, tiny_model, tiny_renderer
 
 KINDS = ["llama", "qwen", "gemma"]
@@ -51,9 +52,9 @@ def packed_rewards(model: RewardModel, groups: list[list[Rendered]], max_tokens:
     places: list[list[int]] = []
     first = 0
     for items in groups:
-        tokens, reads = [item.tokens for item in items], [item.reads for item in items]
-        for part in split_group(tokens, reads, max_tokens):
-            parts.append(make_group([tokens[i] for i in part], [reads[i] for i in part]))
+        tokens, reward_positions = [item.tokens for item in items], [item.reward_positions for item in items]
+        for part in split_group(tokens, reward_positions, max_tokens):
+            parts.append(make_group([tokens[i] for i in part], [reward_positions[i] for i in part]))
             places.append([first + i for i in part])
         first += len(items)
     return gathered(model, parts, places, pack(parts, max_tokens, layout=model.backbone.layout))
@@ -61,7 +62,7 @@ def packed_rewards(model: RewardModel, groups: list[list[Rendered]], max_tokens:
 
 def row_rewards(model: RewardModel, groups: list[list[Rendered]], max_tokens: int) -> torch.Tensor:
     """Rewards of the same answers as padded rows; with max_tokens 1 one by one."""
-    lone = [make_group([item.tokens], [item.reads]) for items in groups for item in items]
+    lone = [make_group([item.tokens], [item.reward_positions]) for items in groups for item in items]
     return gathered(model, lone, [[i] for i in range(len(lone))], pack(lone, max_tokens, layout="plain"))
 
 
@@ -80,6 +81,7 @@ def gradients(model: RewardModel, rewards_N: torch.Tensor) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,7 +110,7 @@ def test_packed_equals_padded_equals_one_by_one(kind, family):
 def test_the_families_are_what_they_say():
     def num_shared(family: str, group: int = 0) -> int:
         items = rendered(family)[group]
-        return int((make_group([item.tokens for item in items], [item.reads for item in items]).branch == 0).sum())
+        return int((make_group([item.tokens for item in items], [item.reward_positions for item in items]).branch == 0).sum())
 
     assert num_shared("two answers") > 8, "the prompt is longer than the sliding window"
     assert all(len(item.tokens) > num_shared("two answers") + 8 for item in rendered("two answers")[0][1:])
@@ -192,7 +194,7 @@ def test_answers_of_any_lengths_get_the_states_they_have_alone(sizes):
     assert backbone.attention() == "parts"
     alone = [backbone.model(input_ids=torch.from_numpy(text)[None].long()).last_hidden_state[0, -1] for text in texts]
     torch.testing.assert_close(
-        backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reads)], torch.stack(alone), atol=2e-5, rtol=1e-4
+        backbone(batch).flatten(0, 1)[torch.from_numpy(batch.reward_positions)], torch.stack(alone), atol=2e-5, rtol=1e-4
     )
 
 
@@ -201,8 +203,8 @@ def test_process_reads_equal_those_of_the_steps_alone(kind):
     model, renderer = tiny_model(kind), tiny_renderer()
     solutions = [("It is four. ", "Not five."), ("It is four. ", "It is two. ", "Put it in water.")]
     items = renderer.render([Completion(messages=EGG, steps=steps) for steps in solutions])
-    (batch,) = pack([make_group([item.tokens for item in items], [item.reads for item in items])], 4096)
-    prefixes = [(item.tokens[: read + 1], np.array([read], np.int32)) for item in items for read in item.reads]
+    (batch,) = pack([make_group([item.tokens for item in items], [item.reward_positions for item in items])], 4096)
+    prefixes = [(item.tokens[: read + 1], np.array([read], np.int32)) for item in items for read in item.reward_positions]
     with torch.no_grad():
         packed = model(batch)[:, 0]
         alone = torch.cat([model(pack([make_group([tokens], [read])], 1)[0])[:, 0] for tokens, read in prefixes])
@@ -285,7 +287,9 @@ def packed_scores(base: Path, head: torch.nn.Linear, completions: list[Completio
     assert all(item.error is None for item in items)
     starts = range(0, len(items), _NUM_ANSWERS)
     groups = [
-        make_group([item.tokens for item in items[i : i + _NUM_ANSWERS]], [item.reads for item in items[i : i + _NUM_ANSWERS]])
+        make_group(
+            [item.tokens for item in items[i : i + _NUM_ANSWERS]], [item.reward_positions for item in items[i : i + _NUM_ANSWERS]]
+        )
         for i in starts
     ]
     batches = pack(groups, 1024, pad_id=renderer.pad_id)
@@ -294,6 +298,7 @@ def packed_scores(base: Path, head: torch.nn.Linear, completions: list[Completio
     return rewards[torch.from_numpy(np.argsort(order))]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_packed_bfloat16_is_as_exact_as_plain_transformers_is_with_itself(smollm2, two_threads, capsys):
     head, completions = new_head(576, _NUM_HEADS, seed=0), real_completions()

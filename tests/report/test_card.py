@@ -206,6 +206,6 @@ def test_an_ensemble_says_what_its_members_share_and_how_it_is_loaded() -> None:
     assert "AutoModelForSequenceClassification" in card
     card = render_card({**DESCRIPTION, "kind": "ensemble", "ensemble": {**entry, "form": "blocks", "combine": "min"}}, ())
     assert "5, their own last blocks over one trunk; the lowest" in card
-    assert "assay export" in card
+    assert "assay model export" in card
     assert "AutoModelForSequenceClassification" not in card, "plain transformers cannot load it"
     assert "members" not in render_card(DESCRIPTION, ())

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.records import Finding, Message, Metric, Report, Table
+from assay.messages import Message, ToolCall
+from assay.records import Finding, Metric, Report, Table
 from assay.report.charts import round_ticks
 from assay.report.html import render_html, write_html
 from assay.report.text import escape, number, places, visible
@@ -270,6 +271,15 @@ def test_findings_come_worst_first_and_the_index_names_every_report() -> None:
     assert text.index("broken") < text.index("hmm") < text.index("fine")
     assert text.index("first report") < text.index("second report") < text.index("Verdict")
     assert "None: these reports hold no checks" in page_of(Report(title="r")).text
+
+
+def test_tool_calls_and_reasoning_of_a_prompt_are_shown() -> None:
+    called = Message("assistant", "", (ToolCall("look_up", '{"q": "<egg>"}'),), reasoning="I do not know.")
+    for prompt in ((called,), [called.as_dict()]):
+        page = render_html([Report(title="r", examples=({"kind": "worst", "prompt": prompt, "chosen": "a"},))], title="t")
+        assert "look_up" in page
+        assert "I do not know." in page
+        assert "<egg>" not in page
 
 
 def test_examples_take_prompts_in_every_form_and_fold_what_is_long() -> None:

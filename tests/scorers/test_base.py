@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from assay.records import Completion, PreferencePair, Rewards
-from assay.scorers.base import Comparer, Scorer, check_scorer, closed, closing_of, margins, prefer, sigmoid
+from assay.scorers.base import Comparer, ReadsGroundTruth, Scorer, closed, closing_of, keys_of, margins, prefer, reads_ground_truth
+from assay.scorers.checks import check_scorer
+from assay.stats.metrics import sigmoid
 
 COMPLETIONS = [Completion(messages="question", response=text) for text in ("one", "three", "", "eleven", "a b", "of")]
 
@@ -177,7 +179,7 @@ def test_noise_within_the_stated_tolerance_passes_and_beyond_it_does_not():
 
 
 def test_one_completion_is_not_enough_to_check_on():
-    with pytest.raises(AssertionError, match="at least two"):
+    with pytest.raises(ValueError, match="at least two"):
         check_scorer(Lawful(), COMPLETIONS[:1])
 
 
@@ -222,17 +224,39 @@ def test_closed_by_hand():
     assert closed("", closing) == "", "what is empty stays so, and has no reward"
 
 
+class Around(Lawful):
+    def __init__(self, scorer):
+        self.scorer = scorer
+
+
+class Several(Lawful):
+    def __init__(self, *scorers):
+        self.scorers = scorers
+
+
+class Rule(Lawful):
+    reads_ground_truth = True
+
+
+def test_who_reads_the_ground_truth_is_told_through_every_wrapper():
+    assert isinstance(Rule(), ReadsGroundTruth)
+    for scorer in (Rule(), Around(Rule()), Around(Several(Lawful(), Around(Rule())))):
+        assert reads_ground_truth(scorer)
+    for scorer in (Lawful(), Around(Lawful()), Several(Lawful(), Lawful())):
+        assert not reads_ground_truth(scorer)
+
+
+def test_keys_have_the_ground_truth_for_those_who_read_it():
+    same = [Completion(messages="q", response="a", ground_truth=truth) for truth in (None, {"answer": "a"}, {"answer": "b"})]
+    assert keys_of(Around(Lawful()), same) == [same[0].key] * 3
+    keys = keys_of(Around(Rule()), same)
+    assert keys[0] == same[0].key
+    assert len(set(keys)) == 3
+
+
 def test_the_closing_is_that_of_the_model_inside():
     class Closing(Lawful):
         closing = "</a>\n"
-
-    class Around(Lawful):
-        def __init__(self, scorer):
-            self.scorer = scorer
-
-    class Several(Lawful):
-        def __init__(self, *scorers):
-            self.scorers = scorers
 
     assert closing_of(Around(Several(Around(Closing()), Closing()))) == "</a>\n"
     assert closing_of(Lawful()) == ""

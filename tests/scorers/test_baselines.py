@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from assay.records import Completion, PreferencePair
-from assay.scorers.base import check_scorer, margins
+from assay.scorers.base import margins
 from assay.scorers.baselines import BagOfWordsScorer, LengthScorer, bag_of_words_cross_validated, fit_bag_of_words
+from assay.scorers.checks import check_scorer
 
 WORDS = [f"word{i}" for i in range(300)]
 
@@ -71,6 +72,7 @@ def test_fitted_scorer_finds_the_signal_word_and_generalises():
     check_scorer(scorer, [completion for pair in fresh[:3] for completion in pair.completions()])
 
 
+@pytest.mark.slow
 def test_the_same_pairs_give_the_same_fingerprint_in_another_process():
     code = (
         "from assay.records import PreferencePair as P\nfrom assay.scorers.baselines import fit_bag_of_words as f\n"

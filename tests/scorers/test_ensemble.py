@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from assay.records import Completion, Rewards
-from assay.scorers.base import check_scorer
-from assay.scorers.ensemble import Combination, Ensemble, HasMembers, members_apart
+from assay.scorers.checks import check_scorer
+from assay.scorers.ensemble import Combination, Ensemble, HasMembers, members_as_scorers
 
 
 class Fixed:
@@ -87,7 +87,7 @@ def test_the_fingerprint_follows_members_and_combination():
     assert Ensemble([Fixed(1.0), Fixed(2.0)]).fingerprint in prints
 
 
-def test_members_apart_say_what_each_says_and_share_what_was_computed():
+def test_members_as_scorers_say_what_each_says_and_share_what_was_computed():
     class Counting(Ensemble):
         asked = 0
 
@@ -96,7 +96,7 @@ def test_members_apart_say_what_each_says_and_share_what_was_computed():
             return super().score_members(completions)
 
     together = Counting([Fixed(1.0), Fixed(2.0, bad="bad")])
-    first, second = members_apart(together, 2, fingerprint=together.fingerprint, tolerance=together.tolerance)
+    first, second = members_as_scorers(together, 2, fingerprint=together.fingerprint, tolerance=together.tolerance)
     assert first.score([*ANSWERS, ANSWERS[0]]).value.tolist() == [2, 4, 4, 9, 2]
     assert second.score(ANSWERS).value[:3].tolist() == [4, 8, 8]
     assert second.score(ANSWERS).error == (None, None, None, "this member could not score it")

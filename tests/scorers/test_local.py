@@ -12,16 +12,19 @@ import torch
 
 import assay
 from assay.errors import ArtifactError
-from assay.models.artifact import read_description, save_artifact, write_description
+from assay.models.artifact import save_artifact
 from assay.models.backbone import split_backbone
-from assay.models.members import SharedTrunk
 from assay.models.reward_model import RewardModel
+from assay.models.shared_trunk import SharedTrunk
 from assay.records import Completion
-from assay.scorers.base import check_scorer, margins, prefer, sigmoid
-from assay.scorers.calibrate import Calibrated, fit_calibration
+from assay.run_files import artifact_path, read_description, write_description
+from assay.scorers.base import margins, prefer
+from assay.scorers.checks import check_scorer
 from assay.scorers.ensemble import Combination
-from assay.scorers.load import artifact_path, load
+from assay.scorers.load import load
 from assay.scorers.local import LocalScorer, load_local
+from assay.scorers.wrappers.calibrated import Calibrated, fit_calibration
+from assay.stats.metrics import sigmoid
 from tiny import tiny_model, tiny_renderer, toy_pairs
 
 KINDS = ("llama", "qwen", "gemma")
@@ -84,6 +87,7 @@ def test_the_laws_hold_for_a_backbone_that_cannot_branch(kind):
     np.testing.assert_allclose(scorer.score(mixed_forms()).value, shared.value, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_three_hundred_answers_in_any_order_score_as_one_by_one(kind):
     scorer, completions = scorer_of(kind, max_tokens=700), many_completions()

@@ -18,14 +18,17 @@ import numpy as np
 import pytest
 
 import assay
+from assay.bulk.chunks import CHUNK
+from assay.bulk.score_ray import Cluster, score_on_ray
 from assay.cli import main
 from assay.errors import AssayError
 from assay.records import Completion, PreferencePair, Rewards
-from assay.scorers.base import check_scorer, prefer
-from assay.scorers.calibrate import Calibrated
+from assay.scorers.base import prefer
+from assay.scorers.checks import check_scorer
 from assay.scorers.ray import ATTEMPTS, RayScorer, _jobs, connect
-from assay.workflows.chunks import CHUNK
-from assay.workflows.score_ray import Cluster, score_on_ray
+from assay.scorers.wrappers.calibrated import Calibrated
+
+pytestmark = pytest.mark.slow
 
 FLOAT32: dict[str, Any] = {"dtype": "float32", "device": "cpu"}
 
@@ -85,9 +88,14 @@ def test_what_is_preferred_is_as_calibrated_as_on_the_far_side(scorer, trained_r
     assert math.isnan(prefer(scorer, pairs)[0])
 
 
+def pid_of(actor):
+    """A reference to the number of the actor's process."""
+    return actor.__ray_call__.remote(lambda _: os.getpid())
+
+
 def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(cluster, scorer, trained_run):
     items, plain = completions(40), assay.load(trained_run.path, **FLOAT32)
-    before = cluster.get([actor.pid.remote() for actor in scorer._actors])
+    before = cluster.get([pid_of(actor) for actor in scorer._actors])
     killer = threading.Timer(0.05, os.kill, (before[0], signal.SIGKILL))
     killer.start()
     found = scorer.score(items * 3)
@@ -96,7 +104,7 @@ def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(cluster, scorer
     assert found.error == expected.error * 3
     np.testing.assert_allclose(found.value, np.tile(expected.value, 3), atol=plain.tolerance)
     scorer.score(items)  # finds out, if the kill came too late for the first
-    after = cluster.get([scorer._actor(slot).pid.remote() for slot in range(2)])
+    after = cluster.get([pid_of(scorer._actor(slot)) for slot in range(2)])
     assert len({*before, *after}) == 3
 
 
@@ -104,7 +112,7 @@ def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(cluster, scorer
 def two_attempts(monkeypatch):
     """Every death costs the start of a process."""
     monkeypatch.setattr("assay.scorers.ray.ATTEMPTS", 2)
-    monkeypatch.setattr("assay.workflows.score_ray.ATTEMPTS", 1)
+    monkeypatch.setattr("assay.bulk.score_ray.ATTEMPTS", 1)
 
 
 def test_what_kills_every_actor_has_no_reward_and_the_reason_and_the_others_have_theirs(cluster, tmp_path, two_attempts):

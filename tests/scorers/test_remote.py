@@ -16,16 +16,17 @@ import pytest
 
 import assay
 from assay.errors import EngineError
-from assay.policy.verl import verl_reward
 from assay.records import Completion
-from assay.scorers.base import check_scorer, closed
-from assay.scorers.cache import Cached
+from assay.rl.verl import verl_reward
+from assay.scorers.base import closed
+from assay.scorers.checks import check_scorer
 from assay.scorers.local import LocalScorer
 from assay.scorers.remote import RemoteScorer, _Silent
-from assay.serve.gate import Keys
+from assay.scorers.wrappers.cached import Cached
+from assay.serve.middleware import Keys
 from fake_engine import fake_engine
 from serving import Lengths, answer, service_of, serving, wait_for
-from tiny import tiny_model, tiny_renderer
+from tiny import AGENT, tiny_model, tiny_renderer
 
 COMPLETIONS = [
     Completion(messages="How do I boil an egg?", response="Put it in water."),
@@ -97,13 +98,13 @@ def test_without_a_renderer_an_engine_gets_what_it_can_read_as_it_is(engine, url
         assert "give the artifact's renderer" in given.error[0]
 
 
-def test_load_wraps_a_cache_and_refuses_what_is_settled_elsewhere(url, tmp_path):
+def test_load_wraps_a_cache_and_refuses_settings_of_a_directory_for_a_url(url, tmp_path):
     cached = assay.load(url, cache=tmp_path / "rewards.db")
     assert isinstance(cached, Cached)
     first, second = cached.score(COMPLETIONS), cached.score(COMPLETIONS)
     np.testing.assert_array_equal(first.value, second.value)
     assert cached.num_hits == int(first.ok.sum())
-    with pytest.raises(ValueError, match="settled there"):
+    with pytest.raises(ValueError, match="not computed from a directory"):
         assay.load(url, max_tokens=100)
     with pytest.raises(EngineError, match="cannot be reached"):
         RemoteScorer("http://127.0.0.1:9", attempts=1)
@@ -114,7 +115,7 @@ def test_load_wraps_a_cache_and_refuses_what_is_settled_elsewhere(url, tmp_path)
         RemoteScorer(url, chunk=0)
 
 
-def test_tokens_go_in_a_header_or_stand_in_the_url_and_are_not_told(monkeypatch):
+def test_tokens_go_in_a_header_or_stand_in_the_url_and_are_not_printed(monkeypatch):
     token = "a-token-of-those-who-ask"
     with serving(service_of(Lengths(), Lengths(factor=2), keys=Keys.of([token]))) as client:
         url = str(client.base_url)
@@ -267,7 +268,7 @@ def test_requests_are_cut_to_what_the_far_side_takes_and_put_together_in_order(m
     assert sorted(asked) == [1, 2, 2, 2]
 
 
-def test_a_request_that_is_refused_for_one_item_is_asked_without_it(monkeypatch):
+def test_a_request_that_is_refused_for_one_item_is_repeated_without_it(monkeypatch):
     def respond(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         if any("bad" in text for text in body["query"]):
             return 400, {"error": {"message": "too long"}}
@@ -292,7 +293,7 @@ def test_an_engine_s_answer_that_is_no_number_is_no_reward(value):
     assert "no number" in rewards.error[1] or "overflows" in rewards.error[1]
 
 
-def test_what_is_no_service_of_assay_is_told_at_once(monkeypatch):
+def test_what_is_no_service_of_assay_is_reported_at_once(monkeypatch):
     with fake_engine(lambda path, body: (200, {})) as url, pytest.raises(EngineError, match=r"answered 501|not Assay's service"):
         RemoteScorer(url)
     respond, _ = served([(200, {"rewards": []})])
@@ -323,3 +324,56 @@ def test_threads_ask_at_once_and_are_scored_together():
             lengths.gate.set()
             assert [row.result(20)["score"] for row in asked] == list(range(1, 9))
     assert [len(batch) for batch in lengths.batches] == [1, 7]
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "lookup", "arguments": {"q": "egg"}}}
+AGENTS = [
+    Completion(
+        messages=[
+            {"role": "user", "content": "How long?"},
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
+            {"role": "tool", "content": "ten", "tool_call_id": "c1"},
+        ],
+        response_message={"role": "assistant", "content": "Ten.", "reasoning_content": "It says so."},
+        tools=({"type": "function", "function": {"name": "lookup"}},),
+    ),
+    Completion(messages="How long?", response_message={"role": "assistant", "content": "", "tool_calls": [CALL]}),
+]
+
+
+def test_tools_calls_and_reasoning_go_over_the_wire_and_engines_without_the_renderer_refuse_them():
+    model = tiny_model()
+    model.backbone.config.problem_type = "regression"
+    scorer = LocalScorer(model, tiny_renderer(AGENT), identity="tiny")
+    expected = scorer.score(AGENTS)
+    assert expected.ok.all()
+    with serving(service_of(scorer)) as client:
+        url = str(client.base_url)
+        for remote in (RemoteScorer(url), RemoteScorer(url, engine="vllm", renderer=scorer.renderer)):
+            np.testing.assert_allclose(remote.score(AGENTS).value, expected.value, atol=scorer.tolerance)
+        refused = RemoteScorer(url, engine="vllm").score([*AGENTS, COMPLETIONS[0]])
+        assert refused.ok.tolist() == [False, False, True]
+        assert "give the artifact's renderer" in refused.error[0]
+
+
+class Exact(Lengths):
+    """1 where the answer is the ground truth's; remembers the ground truths it was given."""
+
+    reads_ground_truth = True
+
+    def score(self, completions):
+        truths = [completion.ground_truth for completion in completions]
+        self.batches.append(truths)
+        return assay.Rewards(value=[float((t or {}).get("answer") == c.response) for t, c in zip(truths, completions, strict=True)])
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_the_ground_truth_is_sent_to_those_who_read_it_and_equal_answers_are_then_two(reads):
+    known = [replace(answer("4"), ground_truth={"answer": right}) for right in ("4", "5")]
+    scorer = Exact()
+    scorer.reads_ground_truth = reads
+    with serving(service_of(scorer)) as client:
+        remote = RemoteScorer(str(client.base_url))
+        assert remote.reads_ground_truth is reads
+        assert remote.score(known).value.tolist() == ([1.0, 0.0] if reads else [0.0, 0.0])
+    assert [truth for batch in scorer.batches for truth in batch] == ([{"answer": "4"}, {"answer": "5"}] if reads else [None])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from assay.models.backbone import split_backbone
-from assay.models.members import SharedTrunk
 from assay.models.reward_model import RewardModel, new_head
+from assay.models.shared_trunk import SharedTrunk
 from assay.records import Completion
 from assay.scorers.local import LocalScorer
 from tiny import tiny_model, tiny_renderer

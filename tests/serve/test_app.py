@@ -17,7 +17,7 @@ import pytest
 from assay.records import Completion
 from assay.scorers.ensemble import Combination
 from assay.scorers.local import LocalScorer
-from assay.serve.gate import Keys, Limits
+from assay.serve.middleware import Keys, Limits
 from serving import Lengths, sent, service_of, serving, wait_for
 from tiny import tiny_model, tiny_renderer
 
@@ -348,6 +348,7 @@ def test_latency_of_one_caller_has_no_waiting_in_it():
         assert time.monotonic() - start < 0.4
 
 
+@pytest.mark.slow
 def test_among_faults_of_every_kind_no_request_is_lost_and_no_reward_is_wrong(scorer):
     """Eight callers; a third of what they send is broken, too large, unscorable, or given up."""
     completions = [Completion(messages=f"question {i % 5}", response=f"answer {i} it is") for i in range(40)]

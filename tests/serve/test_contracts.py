@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from assay.records import Completion
-from assay.scorers.engines import ask_engine
+from assay.scorers.engine_api import ask_engine
 from assay.scorers.local import LocalScorer
-from assay.serve.served import Reading, Served, reading_of
+from assay.serve.served import Served, TextRules, text_rules_of
 from serving import Lengths, service_of, serving
-from tiny import tiny_model, tiny_renderer
+from tiny import AGENT, tiny_model, tiny_renderer
 
 QUESTION, ANSWERS = "How do I boil an egg?", ["Put it in water.", "It is four, not five."]
 
@@ -262,7 +262,7 @@ def test_special_tokens_are_added_as_an_engine_adds_them_and_never_twice():
     scorer = Lengths()
     service = service_of(scorer)
     loaded = service.models["rm"].current
-    object.__setattr__(loaded, "reading", Reading(before="<s>", marks=("<s>",)))
+    object.__setattr__(loaded, "text_rules", TextRules(before="<s>", marks=("<s>",)))
     with serving(service) as client:
         for body, text in (
             ({"input": "Hi"}, "<s>Hi"),
@@ -283,14 +283,14 @@ def test_a_tokenizer_says_what_it_adds():
 
     renderer = tiny_renderer()
     scorer = LocalScorer(tiny_model(), renderer, identity="tiny")
-    assert reading_of(scorer).before == ""
+    assert text_rules_of(scorer).before == ""
     begin = ("<|im_start|>", 1)
     renderer.tokenizer._tokenizer.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=[begin])
-    reading = reading_of(scorer)
-    assert (reading.before, reading.after) == ("<|im_start|>", "")
-    assert reading.is_rendered("a <|im_end|>")
-    assert not reading.is_rendered("a")
-    assert reading.max_length == 1024
+    rules = text_rules_of(scorer)
+    assert (rules.before, rules.after) == ("<|im_start|>", "")
+    assert rules.is_rendered("a <|im_end|>")
+    assert not rules.is_rendered("a")
+    assert rules.max_length == 1024
     assert isinstance(service_of(scorer).models["rm"], Served)
 
 
@@ -301,3 +301,57 @@ def test_the_openapi_names_every_contract(client):
     for path in contracts + engines:
         assert {"200", "401", "422", "429", "504"} <= set(paths[path]["post"]["responses"])
         assert paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+
+
+# Messages with tool calls and reasoning, and the trainers' labels.
+
+
+def test_conversations_with_calls_and_reasoning_are_templated_with_them():
+    scorer = LocalScorer(tiny_model(), tiny_renderer(AGENT), identity="tiny")
+    call = {"type": "function", "function": {"name": "lookup", "arguments": '{"q": "egg"}'}}
+    prompt = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    prompt.append({"role": "tool", "content": "ten minutes"})
+    thought = {"role": "assistant", "content": ANSWERS[0], "reasoning": "hm"}
+    expected = scorer.score(
+        [Completion(messages=prompt, response_message=thought), Completion(messages=prompt, response=ANSWERS[0])]
+    ).value.tolist()
+    assert expected[0] != expected[1]
+    with serving(service_of(scorer)) as client:
+        body = {"messages": [*prompt, thought], "use_activation": False}
+        (row,) = post(client, "/classify", body)["data"]
+        assert row["probs"][0] == pytest.approx(expected[0], abs=scorer.tolerance)
+        sample = post(client, "/remote_rm", {"prompt": prompt, "response": ANSWERS[0]})
+        assert sample == pytest.approx(expected[1], abs=scorer.tolerance)
+        items = [{"prompt": prompt, "response": thought}, {"messages": [*prompt, thought]}]
+        rewards = post(client, "/v1/score", {"items": items})["rewards"]
+        np.testing.assert_allclose([reward["value"] for reward in rewards], [expected[0]] * 2, atol=scorer.tolerance)
+        for wrong in ({"content": None}, {"content": "a", "tool_calls": [{"function": {"arguments": "secret"}}]}):
+            turn = {"role": "assistant", **wrong}
+            for path, body in (
+                ("/classify", {"messages": [turn]}),
+                ("/v1/score", {"items": [{"prompt": [turn], "response": "a"}]}),
+            ):
+                assert "secret" not in str(post(client, path, body, 422))
+
+
+class Truths(Lengths):
+    """Lengths, and the ground truths that it was given."""
+
+    reads_ground_truth = True
+
+    def score(self, completions):
+        self.truths = [completion.ground_truth for completion in completions]
+        return super().score(completions)
+
+
+def test_labels_of_trainers_are_the_ground_truth():
+    scorer = Truths()
+    with serving(service_of(scorer)) as client:
+        for prompt in ("q", [{"role": "user", "content": "q"}]):
+            post(client, "/remote_rm", {"prompt": prompt, "response": "a", "label": "4"})
+            assert scorer.truths == [{"answer": "4"}]
+        post(client, "/get_reward", {"query": ["a", "bb"], "labels": ['{"tests": []}', ""]})
+        assert scorer.truths == [{"tests": []}, None]
+        post(client, "/get_reward", {"query": "a", "labels": "4"})
+        assert scorer.truths == [{"answer": "4"}]
+        assert "one for each" in str(post(client, "/get_reward", {"query": ["a", "bb"], "labels": ["4"]}, 422))

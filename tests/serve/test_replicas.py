@@ -16,9 +16,12 @@ import pytest
 import assay
 from assay.records import Completion
 from assay.scorers.remote import RemoteScorer
-from assay.workflows.serve import ServeConfig, serve
+from assay.serve.build import serve
+from assay.serve.serve_config import ServeConfig
 from served_process import Process, process
 from serving import wait_for
+
+pytestmark = pytest.mark.slow
 
 TOKEN = "a-token-of-those-who-ask"
 CALLERS, EACH = 8, 40

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from assay.records import PreferencePair, Rewards
-from assay.scorers.base import check_scorer
-from assay.scorers.scaled import Scaled
+from assay.scorers.checks import check_scorer
+from assay.scorers.wrappers.scaled import Scaled
 from assay.serve.admin import artifact_inside
-from assay.serve.gate import Keys
+from assay.serve.build import scale_onto
+from assay.serve.middleware import Keys
 from assay.serve.service import BadRequest, Service, Swapping
-from assay.workflows.serve import measure_scale
 from serving import Lengths, answer, service_of, serving, wait_for
 
 TOKEN, ADMIN = "a-token-of-those-who-ask", "an-admin-token-for-models"
@@ -39,7 +39,7 @@ def swapping_service(tmp_path: Path, scorer: Lengths, *, reference: bool = True)
     swapping = Swapping(
         directory=tmp_path / "models",
         load=lambda path: (Mortal if path.name == "mortal" else Lengths)(factor=float((path / "factor").read_text())),
-        measure_scale=(lambda old, new: measure_scale(old, new, PAIRS)) if reference else None,
+        measure_scale=(lambda old, new: scale_onto(old, new, PAIRS)) if reference else None,
     )
     return service_of(scorer, swapping=swapping, keys=Keys.of([TOKEN], [ADMIN]))
 
@@ -177,6 +177,8 @@ def test_models_come_from_the_directory_alone(tmp_path):
     with serving(swapping_service(tmp_path, Lengths())) as client:
         for name, status in (("../outside", 422), ("/etc", 422), ("", 422), (".", 422), ("..", 422), ("a/b", 422), ("none", 404)):
             assert "error" in change(client, "load", status, artifact=name)
+        for name in ("rule:os:getcwd", "http://127.0.0.1:1", "vllm+http://127.0.0.1:1"):  # neither code nor another service
+            assert "error" in change(client, "load", 422, artifact=name)
         assert "error" in change(client, "load", 404, artifact="link")
         assert "broken was not loaded" in str(change(client, "load", 409, artifact="broken"))
         assert value(client, "abc") == 3.0

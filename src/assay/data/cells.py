@@ -1,15 +1,12 @@
-"""Cells: from whatever a column holds to a checked pair, or to the reason why there is none."""
+"""Cells: from whatever a column holds to text, messages, a number or a label, or to the reason why it holds none."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
-from assay.records import ROLES, Message, Messages, PreferencePair
-
-Outcome: TypeAlias = PreferencePair | str
-"""A pair, or the reason why there is none."""
+from assay.messages import ROLES, Message, Messages, as_ground_truth, as_message, as_tools
 
 _LARGEST = 1e300
 
@@ -17,62 +14,26 @@ TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 class BadRow(ValueError):
-    """A row that gives no pair; the message is the reason it is counted under."""
+    """A row or a cell that cannot be used; the message is the reason it is counted under."""
 
 
-def checked_pair(
-    prompt: Any,
-    chosen: Any,
-    rejected: Any,
-    *,
-    preference: float = 1.0,
-    margin: float | None = None,
-    weight: float = 1.0,
-    tags: Mapping[str, str] | None = None,
-    id: str = "",
-) -> Outcome:
-    """The pair that the cells make, or the reason why they make none.
+class UnknownLabel(BadRow):
+    """A label that is none of those of its form."""
 
-    A prompt is text or messages; an answer is text, an assistant message, or a conversation that repeats the prompt.
-    """
+    def __init__(self, label: Any, reason: str = "unknown label") -> None:
+        super().__init__(reason)
+        self.label = label
+
+
+def look_up(label: Any, meanings: Mapping[str, float], unknown: str = "unknown label") -> float:
+    """What a label means. Raises UnknownLabel, with the reason `unknown`."""
     try:
-        shared = prompt_of(prompt)
-        (before_chosen, chosen_text), (before_rejected, rejected_text) = _answer_of(chosen), _answer_of(rejected)
-        full_prompt = _joined(shared, before_chosen)
-        if full_prompt != _joined(shared, before_rejected):
-            raise BadRow("prompts differ")
-    except BadRow as reason:
-        return str(reason)
-    if chosen_text.strip() == rejected_text.strip():
-        return "identical pair"
-    if margin is not None and margin < 0:
-        return "margin is negative"
-    if not 0.0 <= preference <= 1.0:
-        return "preference is not a probability"
-    if weight < 0:
-        return "weight is negative"
-    return PreferencePair(
-        prompt=full_prompt,
-        chosen=chosen_text,
-        rejected=rejected_text,
-        preference=preference,
-        margin=margin,
-        weight=weight,
-        tags=tags or {},
-        id=id,
-    )
+        return meanings[str(label)]
+    except KeyError:
+        raise UnknownLabel(label, unknown) from None
 
 
-def preferred_of_two(
-    prompt: Any, first: Any, second: Any, first_wins: float, *, margin: float | None = None, tags: Mapping[str, str] | None = None
-) -> Outcome:
-    """The pair in which the likelier answer is the chosen one; `first_wins`: probability that the first is better."""
-    if first_wins >= 0.5:
-        return checked_pair(prompt, first, second, preference=first_wins, margin=margin, tags=tags)
-    return checked_pair(prompt, second, first, preference=1.0 - first_wins, margin=margin, tags=tags)
-
-
-def prompt_of(value: Any) -> Messages:
+def prompt_of(value: Any, *, may_end_blank: bool = False) -> Messages:
     """A prompt cell as messages: a string is one user turn, or a transcript where it is marked as one."""
     if isinstance(value, str):
         text = text_of(value)
@@ -80,9 +41,40 @@ def prompt_of(value: Any) -> Messages:
             return read_transcript(text.rstrip().removesuffix("\n\nAssistant:"))
         return (Message("user", text),)
     turns = turns_of(value)
-    if not turns or not turns[-1].content.strip():
+    if not turns or (turns[-1].is_blank and not may_end_blank):
         raise BadRow("empty")
     return turns
+
+
+def answer_of(value: Any, *, may_be_blank: bool = False) -> Message:
+    """An answer cell: text, or the assistant's message, alone or as a list of one."""
+    if value is None or isinstance(value, str):
+        return Message("assistant", text_of(value, may_be_blank=may_be_blank))
+    turns = turns_of(value)
+    if len(turns) != 1:
+        raise BadRow("not text")
+    if turns[0].is_blank and not may_be_blank:
+        raise BadRow("empty")
+    return turns[0]
+
+
+def stripped(answer: Message) -> Message:
+    """The answer without white space around its text: what two answers are compared by."""
+    return answer._replace(content=answer.content.strip())
+
+
+def tools_of(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """The functions that the row's column `tools` describes: a list, or JSON text of one."""
+    try:
+        return as_tools(row.get("tools"))
+    except ValueError:
+        raise BadRow("tools cannot be read") from None
+
+
+def ground_truth_of(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The column `ground_truth`, or verl's `reward_model` with a field of that name: see `as_ground_truth`."""
+    verl = row.get("reward_model")
+    return as_ground_truth(row.get("ground_truth", verl.get("ground_truth") if isinstance(verl, Mapping) else None))
 
 
 def read_transcript(text: str) -> Messages:
@@ -98,7 +90,7 @@ def read_transcript(text: str) -> Messages:
 
 
 def turns_of(value: Any) -> Messages:
-    """A list of {role, content} as messages; one such object is a list of one; a tuple is messages already."""
+    """A list of {role, content, ...} as messages; one such object is a list of one; a tuple is messages already."""
     if isinstance(value, tuple):
         return value
     if value is None:
@@ -107,10 +99,15 @@ def turns_of(value: Any) -> Messages:
         raise BadRow("not text")
     turns = []
     for entry in [value] if isinstance(value, Mapping) else value:
-        role, content = field_of(entry, "role"), field_of(entry, "content")
-        if role not in ROLES:
+        if field_of(entry, "role") not in ROLES:
             raise BadRow("unknown role")
-        turns.append(Message(role, text_of(content, may_be_blank=True)))
+        content = field_of(entry, "content")
+        try:
+            turns.append(as_message(entry if content is None else {**entry, "content": text_of(content, may_be_blank=True)}))
+        except BadRow:
+            raise
+        except ValueError:
+            raise BadRow("empty" if content is None else "tool calls or reasoning cannot be read") from None
     return tuple(turns)
 
 
@@ -150,19 +147,19 @@ def list_of(value: Any) -> list[Any]:
     return value
 
 
-def _answer_of(value: Any) -> tuple[Messages, str]:
-    """The turns that an answer cell has before the answer, and the answer."""
+def split_answer(value: Any) -> tuple[Messages, Message]:
+    """The turns that an answer cell has before the answer, and the answer, which may be blank."""
     if value is None or isinstance(value, str):
-        return (), text_of(value)
+        return (), answer_of(value, may_be_blank=True)
     turns = turns_of(value)
     if not turns:
         raise BadRow("empty")
     if turns[-1].role != "assistant":
         raise BadRow("no answer at the end")
-    return turns[:-1], text_of(turns[-1].content)
+    return turns[:-1], turns[-1]
 
 
-def _joined(prompt: Messages, before: Messages) -> Messages:
+def joined(prompt: Messages, before: Messages) -> Messages:
     """The whole prompt, when an answer cell repeats it, wholly or (prompt column: one question) as one of its turns."""
     if not before:
         return prompt

@@ -5,7 +5,7 @@ not assumed: the longest common prefix of the whole sequences, capped so that ev
 laid into rows of nearly equal length; one visibility rule serves all: a token sees an earlier token of its own group when that
 one is in the prompt or in its own branch.
 
-Shapes: B rows, L columns, R reads (rewarded tokens), G tokens of a group, S sequences of a group.
+Shapes: B rows, L columns, R reward positions (rewarded tokens), G tokens of a group, S sequences of a group.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-LEAST_SHARED = 16  # tokens that sequences whose prompt is not told have in common before they are laid out as one group
+LEAST_SHARED = 16  # tokens that sequences whose prompt is not known have in common before they are laid out as one group
 RowLayout = Literal["rows", "one row", "plain"]
 
 
@@ -30,7 +30,7 @@ class Group(NamedTuple):
     tokens: np.ndarray
     positions: np.ndarray
     branch: np.ndarray
-    reads: np.ndarray
+    reward_positions: np.ndarray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,19 +47,19 @@ class PackedBatch:
     positions: np.ndarray
     group: np.ndarray
     branch: np.ndarray
-    reads: np.ndarray
+    reward_positions: np.ndarray
     order: np.ndarray
     starts: np.ndarray
     sizes: np.ndarray
     is_plain: bool
 
 
-def make_group(sequences: Sequence[np.ndarray], reads: Sequence[np.ndarray], *, share: bool = True) -> Group:
+def make_group(sequences: Sequence[np.ndarray], reward_positions: Sequence[np.ndarray], *, share: bool = True) -> Group:
     """Lay S token sequences out as a prefix and S branches. `share=False` keeps the prefix empty."""
-    num_shared = shared_prefix(sequences, reads) if share else 0
+    num_shared = shared_prefix(sequences, reward_positions) if share else 0
     tokens, positions, branch, places = [sequences[0][:num_shared]], [np.arange(num_shared)], [np.zeros(num_shared)], []
     offset = num_shared
-    for number, (sequence, read) in enumerate(zip(sequences, reads, strict=True), start=1):
+    for number, (sequence, read) in enumerate(zip(sequences, reward_positions, strict=True), start=1):
         tokens.append(sequence[num_shared:])
         positions.append(np.arange(num_shared, len(sequence)))
         branch.append(np.full(len(sequence) - num_shared, number))
@@ -68,25 +68,25 @@ def make_group(sequences: Sequence[np.ndarray], reads: Sequence[np.ndarray], *, 
     return Group(*(np.concatenate(part).astype(np.int32) for part in (tokens, positions, branch, places)))
 
 
-def shared_prefix(sequences: Sequence[np.ndarray], reads: Sequence[np.ndarray]) -> int:
+def shared_prefix(sequences: Sequence[np.ndarray], reward_positions: Sequence[np.ndarray]) -> int:
     """Length of the longest common token prefix that holds no rewarded token; 0 for a lone sequence."""
     if len(sequences) == 1:
         return 0
-    limit = min(min(len(sequence) for sequence in sequences), min(int(read.min()) for read in reads))
+    limit = min(min(len(sequence) for sequence in sequences), min(int(read.min()) for read in reward_positions))
     first = sequences[0][:limit]
     for sequence in sequences[1:]:
-        first = first[: _num_common(first, sequence)]
+        first = first[: num_common(first, sequence)]
     return len(first)
 
 
 def siblings(sequences: Sequence[np.ndarray]) -> list[list[int]]:
     """Groups of sequences that have so much of their beginning in common that they are worth laying out as one: lists of indices.
 
-    For rendered text, whose prompt is not told. Sorted, neighbours share most: one joins the group before it when they share 16
+    For rendered text, whose prompt is not known. Sorted, neighbours share most: one joins the group before it when they share 16
     tokens and a quarter of it, not less than it shares with the one after it, and more than the group's prefix loses by that.
     """
     order = sorted(range(len(sequences)), key=lambda i: sequences[i].astype(">i4").tobytes())
-    common = [0, *(_num_common(sequences[i], sequences[j]) for i, j in itertools.pairwise(order)), 0]
+    common = [0, *(num_common(sequences[i], sequences[j]) for i, j in itertools.pairwise(order)), 0]
     groups: list[list[int]] = []
     shared = 0
     for place, index in enumerate(order):
@@ -100,15 +100,16 @@ def siblings(sequences: Sequence[np.ndarray]) -> list[list[int]]:
     return groups
 
 
-def _num_common(first: np.ndarray, second: np.ndarray) -> int:
+def num_common(first: np.ndarray, second: np.ndarray) -> int:
+    """Length of the longest common beginning."""
     length = min(len(first), len(second))
     differs = np.flatnonzero(first[:length] != second[:length])
     return int(differs[0]) if len(differs) else length
 
 
-def split_group(sequences: Sequence[np.ndarray], reads: Sequence[np.ndarray], max_tokens: int) -> list[list[int]]:
+def split_group(sequences: Sequence[np.ndarray], reward_positions: Sequence[np.ndarray], max_tokens: int) -> list[list[int]]:
     """Cut a group that is over the budget into parts that each fit (a single sequence may still exceed it): lists of indices."""
-    num_shared = shared_prefix(sequences, reads)
+    num_shared = shared_prefix(sequences, reward_positions)
     parts: list[list[int]] = []
     room = 0
     for index, sequence in enumerate(sequences):
@@ -124,7 +125,7 @@ def split_group(sequences: Sequence[np.ndarray], reads: Sequence[np.ndarray], ma
 def pack(groups: Sequence[Group], max_tokens: int, *, pad_id: int = 0, layout: RowLayout = "rows") -> list[PackedBatch]:
     """Lay whole groups into batches of at most `max_tokens` (B * L) tokens, longest first; one larger group is a batch alone.
 
-    layout: "rows", as long as a batch's longest group, so that neither a dense mask nor padding pays for a length that no group
+    layout: "rows", as long as a batch's longest group, so that no dense mask or padding is computed for a length that no group
     has; "one row" a batch, without any padding, for attention that costs what is seen; "plain", a group a row: with lone
     sequences padded rows, for backbones that cannot branch, and as the reference for the rest.
     Every group is in exactly one batch. Raises ValueError for a budget that is not positive.
@@ -158,8 +159,14 @@ def pack(groups: Sequence[Group], max_tokens: int, *, pad_id: int = 0, layout: R
     return batches
 
 
-def stops(tokens: np.ndarray, start: int, end: int) -> PackedBatch:
-    """One sequence whose answer stops at each of its tokens: one row, one read for each of the tokens start..end.
+def spans(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... of each span, int64, one span after another."""
+    before = np.cumsum(sizes) - sizes
+    return np.repeat(starts - before, sizes) + np.arange(int(sizes.sum()))
+
+
+def pack_prefixes(tokens: np.ndarray, start: int, end: int) -> PackedBatch:
+    """One sequence whose answer stops at each of its tokens: one row, one reward position for each of the tokens start..end.
 
     Behind every token of the answer stands a branch of its own with the tokens that close an answer (those from `end` on; without
     any, the token itself is read). What a branch sees is what stands before it outside of branches: the answer so far. The
@@ -183,7 +190,7 @@ def stops(tokens: np.ndarray, start: int, end: int) -> PackedBatch:
         positions=whole[1],
         group=np.zeros((1, size), np.int32),
         branch=whole[2],
-        reads=start + num_tail + (num_tail + 1) * np.arange(len(steps), dtype=np.int64),
+        reward_positions=start + num_tail + (num_tail + 1) * np.arange(len(steps), dtype=np.int64),
         order=np.zeros(1, np.int64),
         starts=np.zeros(1, np.int64),
         sizes=np.array([size], np.int64),
@@ -210,7 +217,7 @@ def _lay(groups: Sequence[Group], rows: list[list[int]], width: int, pad_id: int
     shape = (len(rows), width)
     tokens, positions = np.full(shape, pad_id, np.int32), np.zeros(shape, np.int32)
     group_number, branch = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
-    reads: list[np.ndarray] = []
+    reward_positions: list[np.ndarray] = []
     order: list[int] = []
     starts: list[int] = []
     for row, members in enumerate(rows):
@@ -220,7 +227,7 @@ def _lay(groups: Sequence[Group], rows: list[list[int]], width: int, pad_id: int
             place = slice(column, column + len(group.tokens))
             tokens[row, place], positions[row, place], branch[row, place] = group.tokens, group.positions, group.branch
             group_number[row, place] = len(order)
-            reads.append(group.reads.astype(np.int64) + row * width + column)
+            reward_positions.append(group.reward_positions.astype(np.int64) + row * width + column)
             order.append(index)
             starts.append(row * width + column)
             column += len(group.tokens)
@@ -230,7 +237,7 @@ def _lay(groups: Sequence[Group], rows: list[list[int]], width: int, pad_id: int
         positions=positions,
         group=group_number,
         branch=branch,
-        reads=np.concatenate(reads),
+        reward_positions=np.concatenate(reward_positions),
         order=np.array(order, np.int64),
         starts=np.array(starts, np.int64),
         sizes=np.array([len(groups[index].tokens) for index in order], np.int64),

@@ -2,17 +2,21 @@
 
 A completion in messages form goes through the chat template whole; one in text or token form is taken as it is. The rewarded
 token is the last one rendered (or the last one of each step): its index is computed here, and nobody searches for padding later.
+Templates that know no tool calls, tools or reasoning drop them silently: each is therefore rendered once more with a mark in
+its place. An answer of which a part is missing is set aside; what is missing of a prompt is reported, like a front cut off.
 
-Three hazards are settled once, in the template that is saved with the artifact, so that every later reader agrees:
+Three hazards are removed once, in the template that is saved with the artifact, so that every later reader agrees:
 a template that inserts today's date is pinned to one date; a template that leaves an answer without an end token gets the
 end-of-sequence token appended; a tokenizer without a template gets a plain one.
 """
 
 from __future__ import annotations
 
+import copy
 import datetime
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jinja2
@@ -40,13 +44,15 @@ _DATE_MACRO = (
 
 
 class Rendered(NamedTuple):
-    """Tokens of one completion: tokens (T,) int32, reads (R,) int32 indices of the rewarded tokens, whether the front was cut
-    off, and the reason when it could not be rendered (tokens and reads are then empty)."""
+    """Tokens of one completion: tokens (T,) int32, reward_positions (R,) int32 indices of the rewarded tokens, whether the front
+    was cut off, and the reason when it could not be rendered (tokens and reward positions are then empty). left_out: parts of the
+    prompt that the template does not render."""
 
     tokens: np.ndarray
-    reads: np.ndarray
+    reward_positions: np.ndarray
     is_cut: bool = False
     error: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 class AnswerTokens(NamedTuple):
@@ -62,10 +68,10 @@ class AnswerTokens(NamedTuple):
 class Renderer:
     """Tokenizer + chat template + length policy.
 
-    tokenizer: a transformers tokenizer (fast); its `chat_template` is replaced by the settled one.
+    tokenizer: a transformers tokenizer (fast); its `chat_template` is replaced by the corrected one.
     max_length: most tokens of one sequence. overlong: "keep_end" cuts tokens off the front (the answer's end is what is
     rewarded), "set_aside" leaves the completion unscored with a reason. Both are counted by whoever renders.
-    template_changes: what was settled in the template, in words, for the printout and the card. closing: what the template writes
+    template_changes: what was changed in the template, in words, for the printout and the card. closing: what the template writes
     after an answer, at whose end the reward is read.
     """
 
@@ -75,9 +81,9 @@ class Renderer:
         if overlong not in ("keep_end", "set_aside"):
             raise ValueError(f"overlong {overlong!r} is unknown: use 'keep_end' or 'set_aside'")
         self.tokenizer, self.max_length, self.overlong = tokenizer, max_length, overlong
-        tokenizer.chat_template, self.template_changes = _settle_template(tokenizer)
+        tokenizer.chat_template, self.template_changes = _corrected_template(tokenizer)
         self.closing = _probe_tail(tokenizer)
-        self.pad_id = _settle_padding(tokenizer, self._last_token())
+        self.pad_id = _choose_padding(tokenizer, self._last_token())
         tokenizer.padding_side = "right"
         tokenizer.truncation_side = tokenizer.init_kwargs["truncation_side"] = "left"  # only what is in init_kwargs gets saved
         tokenizer.model_max_length = max_length
@@ -86,25 +92,33 @@ class Renderer:
         """N completions -> N token sequences, in order. What cannot be rendered carries its reason; nothing is raised for it."""
         texts: list[str | None] = []
         results: list[Rendered | None] = []
-        for completion in completions:
+        left_out = [self._left_out(completion) for completion in completions]
+        for completion, parts in zip(completions, left_out, strict=True):
             text, failure = self._text(completion)
+            if lost := ", ".join(part for part in parts if part.startswith(_ANSWER)):
+                text, failure = (
+                    None,
+                    failure or _failed(f"the chat template leaves out {lost}: give one that renders it, or drop it"),
+                )
             texts.append(text)
             results.append(failure)
-        told = [i for i, text in enumerate(texts) if text is not None]
-        if told:
+        rendered = [i for i, text in enumerate(texts) if text is not None]
+        if rendered:
             encoded = self.tokenizer(
-                [texts[i] for i in told],
+                [texts[i] for i in rendered],
                 add_special_tokens=False,
                 return_attention_mask=False,
-                return_offsets_mapping=any(completions[i].steps is not None for i in told),
-                verbose=False,  # else a warning of sequences over max_length, which `_fit` settles
+                return_offsets_mapping=any(completions[i].steps is not None for i in rendered),
+                verbose=False,  # else a warning of sequences over max_length, which `_fit` handles
             )
-            for row, i in enumerate(told):
+            for row, i in enumerate(rendered):
                 tokens = np.asarray(encoded["input_ids"][row], dtype=np.int32)
-                reads, error = np.array([len(tokens) - 1], dtype=np.int32), None
+                reward_positions, error = np.array([len(tokens) - 1], dtype=np.int32), None
                 if completions[i].steps is not None:
-                    reads, error = _step_reads(completions[i], str(texts[i]), self.closing, encoded["offset_mapping"][row])
-                results[i] = _failed(error) if error else self._fit(tokens, reads)
+                    reward_positions, error = _step_positions(
+                        completions[i], str(texts[i]), self.closing, encoded["offset_mapping"][row]
+                    )
+                results[i] = _failed(error) if error else self._fit(tokens, reward_positions)._replace(left_out=left_out[i])
         for i, completion in enumerate(completions):
             if completion.token_ids is not None and results[i] is None:
                 results[i] = self._fit_ids(completion.token_ids)
@@ -115,12 +129,13 @@ class Renderer:
 
         Raises ValueError for another form, for what cannot be rendered, and where the template altered the answer.
         """
-        if completion.response is None:
-            raise ValueError("a completion as text or token ids does not say where its answer begins: give messages and response")
+        core = completion.answer.content.strip()
         (item,) = self.render([completion])
         if item.error:
             raise ValueError(f"the completion cannot be rendered: {item.error}")
-        text, core = str(self._text(completion)[0]), completion.response.strip()
+        if not core or completion.answer.tool_calls:
+            raise ValueError("the tokens of an answer with tool calls, or without text, cannot be located: give one that is text")
+        text = str(self._text(completion)[0])
         first = text.rfind(core, 0, len(text) - len(self.closing) if text.endswith(self.closing) else len(text))
         if first < 0:
             raise ValueError("the chat template altered the response, so its tokens cannot be located")
@@ -128,7 +143,7 @@ class Renderer:
         offsets, last = encoded["offset_mapping"], first + len(core)
         inside = [i for i, (begin, end) in enumerate(offsets) if end > first and begin < last]
         pieces, reached = [], first
-        for i in inside:  # a character of several tokens is told with the first of them
+        for i in inside:  # a character of several tokens goes with the first of them
             pieces.append(text[reached : min(last, max(reached, offsets[i][1]))])
             reached = max(reached, offsets[i][1])
         num_cut = len(offsets) - len(item.tokens)
@@ -148,14 +163,21 @@ class Renderer:
             return None, None
         if completion.text is not None:
             return _tokenisable(completion.text)
-        if not (completion.response or "").strip():
+        if completion.answer.is_blank:
             return None, _failed("the response is empty")
-        messages = [{"role": role, "content": content} for role, content in completion.messages]
-        messages.append({"role": "assistant", "content": str(completion.response)})
         try:
-            return _tokenisable(self.tokenizer.apply_chat_template(messages, tokenize=False))
-        except (jinja2.TemplateError, ValueError, KeyError, TypeError) as error:
+            return _tokenisable(_templated(self.tokenizer, completion.conversation(), completion.tools))
+        except _REFUSALS as error:
             return None, _failed(f"the chat template refused the conversation: {error}")
+
+    def _left_out(self, completion: Completion) -> tuple[str, ...]:
+        """The parts of a conversation that the template does not render, all of them or some."""
+        conversation, tools, marks = _marked(completion)
+        try:
+            text = _templated(self.tokenizer, conversation, tools) if marks else ""
+        except _REFUSALS:  # a refusal counts as leaving the parts out
+            text = ""
+        return tuple(dict.fromkeys(part for mark, part in marks.items() if mark not in text))
 
     def _fit_ids(self, token_ids: tuple[int, ...]) -> Rendered:
         if not token_ids:
@@ -164,29 +186,65 @@ class Renderer:
             return _failed(f"token_ids hold {min(token_ids)}..{max(token_ids)}, the vocabulary is 0..{len(self.tokenizer) - 1}")
         return self._fit(np.array(token_ids, dtype=np.int32), np.array([len(token_ids) - 1], dtype=np.int32))
 
-    def _fit(self, tokens: np.ndarray, reads: np.ndarray) -> Rendered:
+    def _fit(self, tokens: np.ndarray, reward_positions: np.ndarray) -> Rendered:
         if len(tokens) == 0:
             return _failed("the text gives no token")
         excess = len(tokens) - self.max_length
         if excess <= 0:
-            return Rendered(tokens, reads)
+            return Rendered(tokens, reward_positions)
         if self.overlong == "set_aside":
             return _failed(f"{len(tokens)} tokens are more than max_length {self.max_length}")
         begins_with_bos = self.tokenizer.bos_token_id is not None and int(tokens[0]) == self.tokenizer.bos_token_id
         cut = excess + 1 if begins_with_bos else excess
-        if int(reads.min()) < cut + 1:
+        if int(reward_positions.min()) < cut + 1:
             return _failed(f"{len(tokens)} tokens are more than max_length {self.max_length}: cutting the front would lose a step")
         kept = tokens[cut:]
         if begins_with_bos:
             kept, cut = np.concatenate([tokens[:1], kept]), cut - 1
-        return Rendered(kept, reads - np.int32(cut), is_cut=True)
+        return Rendered(kept, reward_positions - np.int32(cut), is_cut=True)
 
     def _last_token(self) -> int:
         """Id of the last token that a templated answer ends with."""
-        text = self.tokenizer.apply_chat_template(_PROBE, tokenize=False)
+        text = _templated(self.tokenizer, _PROBE)
         return int(self.tokenizer(text, add_special_tokens=False)["input_ids"][-1])
 
 
+def _templated(tokenizer: Any, conversation: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    """A conversation as text. Raises what the chat template and its sandbox raise, `_REFUSALS`."""
+    return str(tokenizer.apply_chat_template(conversation, tools=list(tools) or None, tokenize=False))
+
+
+def warn_of_left_out(rendered: Sequence[Rendered]) -> None:
+    """Warn of each part that the chat template left out of some prompt; Python shows a warning once."""
+    for part in sorted({part for item in rendered for part in item.left_out}):
+        warnings.warn(f"the chat template leaves out {part}: rewards do not depend on it", stacklevel=3)
+
+
+def _marked(completion: Completion) -> tuple[list[dict[str, Any]], list[Any], dict[str, str]]:
+    """Conversation and tools with a mark in each tool, tool call and reasoning; and what part each mark stands for."""
+    if completion.response is None or completion.is_plain:
+        return [], [], {}
+    conversation, tools = completion.conversation(), copy.deepcopy(list(completion.tools))
+    marks: dict[str, str] = {}
+
+    def mark(part: str) -> str:
+        name = f"part{len(marks)}mark"
+        marks[name] = part
+        return name
+
+    for tool in tools:
+        tool.get("function", tool)["name"] = mark("the tools")
+    for i, turn in enumerate(conversation, start=1):
+        whose = _ANSWER if i == len(conversation) else "the prompt's"
+        for call in turn.get("tool_calls", ()):
+            call["function"]["name"] = mark(f"{whose} tool calls")
+        if "reasoning_content" in turn:
+            turn["reasoning_content"] = mark(f"{whose} reasoning")
+    return conversation, tools, marks
+
+
+_ANSWER = "the answer's"
+_REFUSALS = (jinja2.TemplateError, ValueError, KeyError, TypeError)
 _PROBE = [{"role": "user", "content": "probe question"}, {"role": "assistant", "content": "probe answer"}]
 
 
@@ -194,7 +252,7 @@ def _failed(error: str) -> Rendered:
     return Rendered(np.empty(0, np.int32), np.empty(0, np.int32), error=error)
 
 
-def _settle_template(tokenizer: Any) -> tuple[str, tuple[str, ...]]:
+def _corrected_template(tokenizer: Any) -> tuple[str, tuple[str, ...]]:
     """The template as it is saved, and what was changed in it, in words."""
     if tokenizer.eos_token is None:
         raise ValueError("the tokenizer has no eos_token: set one, so that the end of an answer can be marked")
@@ -218,8 +276,8 @@ def _settle_template(tokenizer: Any) -> tuple[str, tuple[str, ...]]:
 def _probe_tail(tokenizer: Any) -> str:
     """What the template writes after an answer. Raises ValueError for a template that refuses a question and its answer."""
     try:
-        text = tokenizer.apply_chat_template(_PROBE, tokenize=False)
-    except (jinja2.TemplateError, ValueError, KeyError, TypeError) as error:
+        text = _templated(tokenizer, _PROBE)
+    except _REFUSALS as error:
         raise ValueError(f"the chat template cannot render a question with its answer ({error}): mend it or unset it") from error
     return text.rpartition(_PROBE[1]["content"])[2] if _PROBE[1]["content"] in text else ""
 
@@ -232,7 +290,7 @@ def pin_date(template: str) -> str:
     return template
 
 
-def _settle_padding(tokenizer: Any, last_token: int) -> int:
+def _choose_padding(tokenizer: Any, last_token: int) -> int:
     """Set and return a pad id that is never the rewarded token's: plain transformers reads the rightmost token that is not pad,
     vLLM the last one, so that the two agree with the index computed here."""
     forbidden = {last_token, tokenizer.eos_token_id}
@@ -257,12 +315,16 @@ def _tokenisable(text: str) -> tuple[str | None, Rendered | None]:
     return text, None
 
 
-def _step_reads(completion: Completion, text: str, tail: str, offsets: Sequence[tuple[int, int]]) -> tuple[np.ndarray, str | None]:
+def _step_positions(
+    completion: Completion, text: str, tail: str, offsets: Sequence[tuple[int, int]]
+) -> tuple[np.ndarray, str | None]:
     """Index of the last token of each step: the last one that begins before the step's end, white space apart.
 
     The response is looked for before `tail`, what the template writes after an answer; a template may trim it.
     """
     response, steps, none = str(completion.response), completion.steps or (), np.empty(0, np.int32)
+    if completion.answer.tool_calls:
+        return none, "the steps of an answer with tool calls cannot be located"
     if "".join(steps) != response:
         return none, "the steps, joined, are not the response"
     core = response.strip()
@@ -270,10 +332,10 @@ def _step_reads(completion: Completion, text: str, tail: str, offsets: Sequence[
     if start < 0:
         return none, "the chat template altered the response, so its steps cannot be located"
     begins = np.array([begin for begin, _ in offsets])
-    reads, position = [], start - (len(response) - len(response.lstrip()))
+    reward_positions, position = [], start - (len(response) - len(response.lstrip()))
     for step in steps:
-        reads.append(int(np.searchsorted(begins, position + len(step.rstrip()))) - 1)
+        reward_positions.append(int(np.searchsorted(begins, position + len(step.rstrip()))) - 1)
         position += len(step)
-    if len(set(reads)) != len(reads) or not all(step.strip() for step in steps):
+    if len(set(reward_positions)) != len(reward_positions) or not all(step.strip() for step in steps):
         return none, "two steps end in the same token: join empty or tiny steps"
-    return np.array(reads, dtype=np.int32), None
+    return np.array(reward_positions, dtype=np.int32), None

@@ -23,6 +23,7 @@ Rows: TypeAlias = Iterator[tuple[int, Row | str]]
 HUB = "hub:"
 FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 _BATCH_ROWS = 256
+_COMMON_NAMES = ("data", "pairs", "test", "train", "training", "validation")
 
 
 def read_rows(path: str | Path, split: str = "train") -> Rows:
@@ -57,6 +58,14 @@ def stem(path: str | Path) -> str:
     return next((name.removesuffix(suffix) for suffix in FILE_SUFFIXES if name.endswith(suffix)), name)
 
 
+def slug(name: str) -> str:
+    """A file name for a data set's name; a name that many sets share ("pairs", "test") gets its folder's name in front."""
+    base = stem(name)
+    if base in _COMMON_NAMES:
+        base = f"{Path(name).parent.name or 'data'}-{base}"
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in base) or "data"
+
+
 def unit_of(path: str | Path) -> str:
     """What the numbers of `read_rows` count: "line" or "row"."""
     return "line" if str(path).endswith((".jsonl", ".jsonl.gz")) else "row"
@@ -65,6 +74,32 @@ def unit_of(path: str | Path) -> str:
 def find_beside(folder: Path, name: str) -> Path | None:
     """The file of that stem in `folder`, whatever its kind."""
     return next((folder / (name + suffix) for suffix in FILE_SUFFIXES if (folder / (name + suffix)).is_file()), None)
+
+
+def file_of(path: str | Path, names: tuple[str, ...]) -> str | Path:
+    """The path itself, or in a directory the first file of these names, which the others are joined to."""
+    if is_hub(path) or not Path(path).is_dir():
+        return path
+    found = [file for name in names if (file := find_beside(Path(path), name))]
+    if not found:
+        raise DataError(
+            f"{path} is a directory without {' or '.join(names)}: name one of its files, or {HUB}{path} to load it with `datasets`"
+        )
+    return found[0]
+
+
+def joined_rows(folder: Path, name: str, columns: tuple[str, ...]) -> list[Row]:
+    """The rows of a joined file, all of which must have the columns."""
+    path = find_beside(folder, name)
+    if path is None:
+        raise DataError(f"preferences of this form are joined with {name}.jsonl, which is missing in {folder}")
+    rows = []
+    for number, row in read_rows(path):
+        if isinstance(row, str) or not row.keys() >= set(columns):
+            reason = row if isinstance(row, str) else f"it must have the columns {', '.join(columns)}"
+            raise DataError(f"{path}, row {number}: {reason}")
+        rows.append(row)
+    return rows
 
 
 def _json_lines(path: Path) -> Rows:
@@ -79,7 +114,7 @@ def _json_lines(path: Path) -> Rows:
 
 
 def _json_rows(path: Path) -> Rows:
-    """A .json file holds an array, or, by a common misnomer, JSON lines: the first character tells."""
+    """A .json file holds an array, or, by a common misnomer, JSON lines: the first character decides."""
     with _open(path) as file:
         is_array = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     if not is_array:
@@ -110,10 +145,15 @@ def _hub_rows(name: str, split: str) -> Rows:
     name, _, own_split = name.partition("#")
     name, _, config = name.partition("@")
     split = own_split or split
+    were_off = datasets.utils.are_progress_bars_disabled()
+    datasets.utils.disable_progress_bars()
     try:
         rows: Iterable[Row] = datasets.load_dataset(name, config or None, split=split, streaming=True)
     except (ValueError, OSError) as error:
         raise DataError(f"cannot load the data set {name!r}, split {split!r}: {error}; name a split as hub:{name}#SPLIT") from error
+    finally:
+        if not were_off:
+            datasets.utils.enable_progress_bars()
     yield from enumerate(rows, start=1)
 
 

@@ -1,12 +1,11 @@
 """Splits by prompt, and the proof that they are apart.
 
-A split depends on the prompt's text alone (`records.prompt_key`), so it can be told row by row, is the same on every machine,
+A split depends on the prompt's text alone (`records.prompt_key`), so it is known row by row, is the same on every machine,
 and never puts one prompt on two sides. T prompt hashes are uint64, the first 8 bytes of the key.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from typing import Literal, Protocol
@@ -14,7 +13,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from assay.errors import DataError
-from assay.records import Messages, PreferencePair, prompt_key
+from assay.files import digest, sha256
+from assay.messages import Messages, prompt_key
+from assay.records import PreferencePair
 
 Split = Literal["train", "calibration", "test"]
 
@@ -38,8 +39,7 @@ def split_of(prompt: Messages, *, seed: int = 0, calibration: float = 0.1, test:
     """
     if not (calibration >= 0 and test >= 0 and calibration + test <= 1):
         raise ValueError(f"calibration {calibration} and test {test} must be shares >= 0 whose sum is at most 1")
-    digest = hashlib.sha256(f"{seed}:{prompt_key(prompt)}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
+    place = int(sha256(f"{seed}:{prompt_key(prompt)}")[:16], 16) / 2**64
     if place < test:
         return "test"
     return "calibration" if place < test + calibration else "train"
@@ -52,10 +52,13 @@ def fingerprint(pairs: Iterable[PreferencePair]) -> str:
     """
     total, num_pairs = 0, 0
     for pair in pairs:
-        content = [pair.prompt, pair.chosen, pair.rejected, float(pair.preference), pair.margin, float(pair.weight)]
-        total += int.from_bytes(hashlib.sha256(json.dumps(content).encode()).digest(), "big")
+        prompt, beside = [turn.hashed() for turn in pair.prompt], [pair.tools, pair.ground_truth]
+        beside += [message and message.extras for message in (pair.chosen_message, pair.rejected_message)]
+        content = [prompt, pair.chosen, pair.rejected, float(pair.preference), pair.margin, float(pair.weight)]
+        content += [beside] if any(beside) else []
+        total += int(sha256(json.dumps(content)), 16)
         num_pairs += 1
-    return hashlib.sha256(f"{num_pairs}:{total % 2**256}".encode()).hexdigest()[:32]
+    return digest(f"{num_pairs}:{total % 2**256}")
 
 
 def prompt_hashes(pairs: Iterable[HasPrompt]) -> np.ndarray:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow as pa
 from assay.data.packing import Group, make_group
 from assay.data.render import Renderer
 from assay.errors import DataError
+from assay.files import replacing, write_text
 from assay.records import PreferencePair, log_length
 
 CHUNK_ROWS = 512
@@ -35,17 +36,20 @@ _SCHEMA = pa.schema(
 
 @dataclass(kw_only=True)
 class RenderCount:
-    """What rendering did to the pairs: how many were written, cut to fit, or set aside, by reason."""
+    """What rendering did to the pairs: how many were written, cut to fit, or set aside, by reason; left_out: parts that the chat
+    template does not render -> in how many pairs."""
 
     num_pairs: int = 0
     num_cut: int = 0
     num_tokens: int = 0
     set_aside: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def summary(self) -> str:
         parts = [f"{self.num_pairs:,} pairs", f"{self.num_tokens:,} tokens"]
         if self.num_cut:
             parts.append(f"{self.num_cut:,} pairs cut at the front to fit")
+        parts += [f"{count:,} pairs in which the chat template leaves out {part}" for part, count in sorted(self.left_out.items())]
         parts += [f"{count:,} pairs set aside: {reason}" for reason, count in sorted(self.set_aside.items())]
         return "; ".join(parts)
 
@@ -55,7 +59,25 @@ class TokenPair(NamedTuple):
 
     chosen: np.ndarray
     rejected: np.ndarray
-    reads: np.ndarray
+    reward_positions: np.ndarray
+
+
+class SequenceTable(Protocol):
+    """N rows of token sequences. A row is an item to train on: a pair, a ranked list, a solution with its steps.
+
+    num_reads: (N,) rewarded tokens of each row; first_read: (N,) how many the rows before it have. fingerprint: of the content.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def num_reward_positions(self) -> np.ndarray: ...
+    @property
+    def first_reward_position(self) -> np.ndarray: ...
+    def __len__(self) -> int: ...
+    def groups(self, row: int, *, share: bool) -> list[Group]:
+        """The row as one group with a shared prompt, or as a group for each of its sequences."""
+        ...
 
 
 class PairTable:
@@ -77,6 +99,8 @@ class PairTable:
         columns = {name: self._column(name) for name in ("preference", "margin", "weight", "length_gap", "prompt", "split")}
         self.preference, self.margin, self.weight, self.length_gap, self.prompt, self._split = columns.values()
         self.lengths = np.stack([self._lengths(side) for side in _SIDES], axis=1)
+        self.num_reward_positions = np.full(len(self), len(_SIDES))
+        self.first_reward_position = len(_SIDES) * np.arange(len(self))
 
     def __len__(self) -> int:
         return len(self.preference)
@@ -84,8 +108,8 @@ class PairTable:
     def __getitem__(self, row: int) -> TokenPair:
         batch, offset = self._batches[row // CHUNK_ROWS], row % CHUNK_ROWS
         chosen, rejected = (_list_at(batch.column(side), offset) for side in _SIDES)
-        reads = np.array([batch.column(f"{side}_read")[offset].as_py() for side in _SIDES], np.int32)
-        return TokenPair(chosen, rejected, reads)
+        reward_positions = np.array([batch.column(f"{side}_read")[offset].as_py() for side in _SIDES], np.int32)
+        return TokenPair(chosen, rejected, reward_positions)
 
     def rows(self, split: str) -> np.ndarray:
         """The rows of one split, ascending."""
@@ -93,10 +117,10 @@ class PairTable:
 
     def groups(self, row: int, *, share: bool) -> list[Group]:
         """The pair as one group with a shared prompt, or as two lone sequences."""
-        chosen, rejected, reads = self[row]
+        chosen, rejected, reward_positions = self[row]
         if share:
-            return [make_group([chosen, rejected], [reads[:1], reads[1:]])]
-        return [make_group([chosen], [reads[:1]]), make_group([rejected], [reads[1:]])]
+            return [make_group([chosen, rejected], [reward_positions[:1], reward_positions[1:]])]
+        return [make_group([chosen], [reward_positions[:1]]), make_group([rejected], [reward_positions[1:]])]
 
     def _column(self, name: str) -> np.ndarray:
         return np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches])
@@ -119,9 +143,7 @@ def build_table(
     """
     count, digest = RenderCount(), hashlib.sha256()
     splits: list[str] = []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_suffix(".tmp")
-    with pa.OSFile(str(work), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+    with replacing(path) as work, pa.OSFile(str(work), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
         for rows in _chunks(_rendered_rows(pairs, renderer, split, count)):
             for row in rows:
                 digest.update(np.asarray(row["chosen"]).tobytes() + b"|" + np.asarray(row["rejected"]).tobytes())
@@ -130,12 +152,10 @@ def build_table(
                     splits.append(row["split"])
                 row["split"] = splits.index(row["split"])
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
-    if not count.num_pairs:
-        work.unlink()
-        raise DataError(f"no pair is left to train on: {count.summary()}")
+        if not count.num_pairs:
+            raise DataError(f"no pair is left to train on: {count.summary()}")
     note = {"fingerprint": digest.hexdigest()[:32], "num_pairs": count.num_pairs, "splits": splits}
-    path.with_suffix(".json").write_text(json.dumps(note))
-    work.replace(path)
+    write_text(path.with_suffix(".json"), json.dumps(note))
     return PairTable(path), count
 
 
@@ -154,11 +174,13 @@ def _rendered_rows(
             count.num_pairs += 1
             count.num_cut += chosen.is_cut or rejected.is_cut
             count.num_tokens += len(chosen.tokens) + len(rejected.tokens)
+            for part in {*chosen.left_out, *rejected.left_out}:
+                count.left_out[part] = count.left_out.get(part, 0) + 1
             yield {
                 "chosen": chosen.tokens,
-                "chosen_read": int(chosen.reads[-1]),
+                "chosen_read": int(chosen.reward_positions[-1]),
                 "rejected": rejected.tokens,
-                "rejected_read": int(rejected.reads[-1]),
+                "rejected_read": int(rejected.reward_positions[-1]),
                 "preference": pair.preference,
                 "margin": float("nan") if pair.margin is None else pair.margin,
                 "weight": pair.weight,

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from assay.evaluation.length import EQUAL_LENGTH, LENGTH_CONTROLLED, equally_long, right_at_length
-from assay.evaluation.slices import Columns, Slicing, columns_of, mean, slicings
-from assay.metrics import Interval, cluster_bootstrap, ece, mcnemar, squared_error
+from assay.evaluation.slices import EQUAL_LENGTH, LENGTH_CONTROLLED, Columns, Slicing, columns_of, right_at_length, slicings
 from assay.records import Finding, Metric, PreferencePair, Report, Table
-from assay.significance import clustered_error, false_discovery, pairs_needed, sign_flip, smallest_detectable
+from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.length import equally_long
+from assay.stats.metrics import CHANGE, ece, mcnemar, mean, squared_error
+from assay.stats.significance import clustered_error, false_discovery, pairs_needed, sign_flip, smallest_detectable
 
 ACCURACY, BRIER, ECE, AGREEMENT = "accuracy", "Brier", "ECE", "same answer preferred"
 SMALLEST = "smallest detectable difference in accuracy"
 NEEDED = "pairs to detect one point"
 OVERALL, SLICES = "regression", "regression in a slice"
 MINUS = "B minus A"
-CHANGE = Interval(-1.0, 1.0)
 ONE_POINT = 0.01
 
 
@@ -38,7 +39,7 @@ class Paired(NamedTuple):
     """B minus A over the pairs that both scored: accuracies, their difference with interval and p-value, and what could be seen.
 
     smallest: difference found in 80% of cases at the 5% level; needed: pairs to find one point in as many. NaN when the two never
-    differ. mcnemar: NaN when prompts have several pairs, as it takes pairs for independent.
+    differ. mcnemar: NaN when prompts have several pairs, as it assumes that pairs are independent.
     """
 
     a: float
@@ -54,8 +55,24 @@ class Paired(NamedTuple):
     n: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonResult:
+    """B against A. whole: over all pairs; is_worse: whether there is a significant regression, on all pairs or in a slice."""
+
+    whole: Paired
+    is_worse: bool
+    page: Report
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return self.page.findings
+
+    def report(self) -> Report:
+        return self.page
+
+
 def rule(fdr: float, drop: float) -> str:
-    """What counts as a significant regression, in words: on the page, and what `is_worse` reads."""
+    """What counts as a significant regression, in words, for the page."""
     least = f" and by {100 * drop:g} points or more" if drop else ""
     return (
         f"B is worse overall (p <= {fdr:g}) or in a slice (q <= {fdr:g}, false discoveries controlled over all slices){least}; "
@@ -100,8 +117,8 @@ def compare_margins(
     drop: float = 0.0,
     seed: int = 0,
     num_examples: int = 6,
-) -> Report:
-    """Report on B against A, on P pairs with the margins of both. `is_worse` tells whether it holds a significant regression.
+) -> ComparisonResult:
+    """B against A, on P pairs with the margins of both.
 
     A significant regression is: B's accuracy is lower with p <= fdr on all pairs, or with q <= fdr in a slice (Benjamini-Hochberg
     over every slice of every table), and lower by at least `drop`. The tests are two-sided and only losses count: where two models
@@ -116,12 +133,13 @@ def compare_margins(
     whole = paired(both.a.right_P, both.b.right_P, both.a.prompts_P, seed=seed, n=int(np.sum(both.a.preference_P != 0.5)))
     figures = _figures(both, whole)
     tables, found = _slice_tables(both, fdr, drop)
-    return Report(
+    findings = (_overall(whole, fdr, drop), *found, _unscored(a, b), *_brier_finding(figures))
+    page = Report(
         title=title,
         metrics=(*(metric for three in figures for metric in three), *_powers(whole), _agreement(both)),
         tables=(_side_by_side(figures), _outcomes(both), *tables),
         examples=_examples(both, num_examples),
-        findings=(_overall(whole, fdr, drop), *found, _unscored(a, b), *_brier_finding(figures)),
+        findings=findings,
         facts={
             "pairs": str(len(both.a.pairs)),
             "prompts": str(both.a.num_prompts),
@@ -129,11 +147,7 @@ def compare_margins(
             "significant regression": rule(fdr, drop),
         },
     )
-
-
-def is_worse(report: Report) -> bool:
-    """Whether a report of `compare_margins` holds a significant regression."""
-    return any(finding.level == "fail" for finding in report.findings)
+    return ComparisonResult(whole=whole, is_worse=any(finding.level == "fail" for finding in findings), page=page)
 
 
 class _Both(NamedTuple):
@@ -163,7 +177,7 @@ def _figures(both: _Both, whole: Paired) -> list[tuple[Metric, Metric, Metric]]:
         about = f"p = {whole.p:.3g}, by whole prompts; McNemar's test does not hold, as prompts have several pairs"
     else:
         about = f"p = {whole.p:.3g}, exact; McNemar's test is the same, as every prompt has one pair"
-    near_P = equally_long(a)
+    near_P = equally_long(a.lengths_P2)
     figures = [
         _three(ACCURACY, a.right_P, b.right_P, both, about=about),
         _three(
@@ -172,7 +186,7 @@ def _figures(both: _Both, whole: Paired) -> list[tuple[Metric, Metric, Metric]]:
             right_at_length(b),
             both,
             about="what length explains is taken out",
-            missing="too few scored pairs or prompts to tell what length explains",
+            missing="too few scored pairs or prompts to measure what length explains",
         ),
         _three(
             EQUAL_LENGTH,
@@ -281,6 +295,8 @@ def _slice_tables(both: _Both, fdr: float, drop: float) -> tuple[tuple[Table, ..
     worse.sort(key=lambda finding: finding.value)
     tested = int(np.sum(~np.isnan(q_H)))
     none = Finding("ok", SLICES, 0, -drop, f"in none of {tested} slices is B worse beyond chance and by the least loss")
+    if not tested:
+        none = Finding("warn", SLICES, math.nan, -drop, "not measured: no slice has pairs that both scored and that have a label")
     return tuple(tables), tuple(worse) or (none,)
 
 
@@ -331,7 +347,7 @@ def _examples(both: _Both, num_examples: int) -> tuple[Mapping[str, object], ...
             shown.append(
                 {
                     "kind": kind,
-                    "prompt": [message._asdict() for message in pair.prompt],
+                    "prompt": [message.as_dict() for message in pair.prompt],
                     "chosen": pair.chosen,
                     "rejected": pair.rejected,
                     "preference": pair.preference,

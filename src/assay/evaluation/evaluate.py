@@ -1,4 +1,4 @@
-"""What a scorer is worth on a set of labelled pairs: one Report with intervals, baselines, calibration, slices and verdicts.
+"""What a scorer is worth on a set of labelled pairs: intervals, baselines, calibration, slices and verdicts.
 
 `evaluate` scores the pairs; `evaluate_margins` takes margins that are there already (the out-of-fold ones of a cross-validation).
 Every interval is 95%, resampled by prompt. A figure that cannot be computed is NaN with a note.
@@ -9,30 +9,33 @@ Suffixes: P pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from assay.evaluation.length import length_metrics
+from assay.evaluation.disagreement import diversity
+from assay.evaluation.pair_scores import score_pairs
 from assay.evaluation.rounding import rounding_metrics
-from assay.evaluation.slices import Columns, columns_of, group_accuracy, mean, preferred_longer, slice_tables, weak_slices
-from assay.metrics import (
+from assay.evaluation.slices import Columns, columns_of, group_accuracy, length_metrics, preferred_longer, slice_tables, weak_slices
+from assay.records import Finding, Metric, PreferencePair, Report, Table, extended
+from assay.scorers.base import Scorer, margins
+from assay.scorers.baselines import LengthScorer, bag_of_words_cross_validated
+from assay.scorers.ensemble import members_of
+from assay.stats.metrics import (
     Interval,
     accuracy,
     brier,
+    confidence,
     difference_interval,
     ece,
     expected_ece,
     is_right,
+    mean,
     reliability_rows,
     squared_error,
 )
-from assay.records import Finding, Metric, PreferencePair, Report, Table
-from assay.scorers.base import Comparer, Scorer, margins, pair_rewards, prefer, sigmoid
-from assay.scorers.baselines import LengthScorer, bag_of_words_cross_validated
-from assay.scorers.calibrate import Calibrated
 
 ACCURACY = "accuracy"
 SCORE_TIES = "score ties"
@@ -53,6 +56,29 @@ def baseline_accuracy(name: str) -> str:
     return f"accuracy: {name} baseline"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationResult:
+    """What was found on P pairs.
+
+    margins (P,): reward of chosen minus reward of rejected. baselines: accuracy by name of the baseline. The findings decide
+    "baseline", "calibration" and "length".
+    """
+
+    margins: np.ndarray
+    accuracy: Metric
+    baselines: Mapping[str, Metric]
+    brier: Metric
+    ece: Metric
+    page: Report
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return self.page.findings
+
+    def report(self) -> Report:
+        return self.page
+
+
 def evaluate(
     scorer: Scorer,
     pairs: Sequence[PreferencePair],
@@ -62,33 +88,43 @@ def evaluate(
     baselines: Mapping[str, Scorer] | None = None,
     slices: bool = True,
     num_examples: int = 6,
-) -> Report:
-    """Score the pairs and report. Arguments as for `evaluate_margins`; the probabilities are those of `prefer`.
+    advance: Callable[[int], None] = lambda n: None,
+) -> EvaluationResult:
+    """Score the pairs and say what they show. Arguments as for `evaluate_margins`; advance: as for `score_pairs`.
 
-    Raises ValueError for an empty list of pairs, never for pairs that cannot be scored.
+    The probabilities are the scorer's own where it compares by itself or is calibrated; of an ensemble, what its members add is
+    measured too. Raises ValueError for an empty list of pairs, never for pairs that cannot be scored.
     """
     pairs = list(pairs)
-    rewards_P2 = pair_rewards(scorer, pairs)
-    margins_P = rewards_P2[:, 0] - rewards_P2[:, 1]
-    if isinstance(scorer, Calibrated):  # `prefer` would score every answer a second time
-        probabilities_P = scorer.calibration.probability(margins_P, scorer.method)
-        origin = f"calibrated ({scorer.method}, fitted on {scorer.calibration.split})"
-    elif isinstance(scorer, Comparer):
-        probabilities_P, origin = prefer(scorer, pairs), "the scorer's own"
-    else:
-        probabilities_P, origin = sigmoid(margins_P), "sigmoid of the margin, not calibrated"
-    report = evaluate_margins(
-        margins_P,
+    scores = score_pairs(scorer, pairs, advance)
+    result = evaluate_margins(
+        scores.margins,
         pairs,
-        probabilities_P,
-        rewards_P2=rewards_P2,
+        scores.probabilities,
+        rewards_P2=scores.rewards,
         title=title,
         seed=seed,
         baselines=baselines,
         slices=slices,
         num_examples=num_examples,
+        reasons=scores.reasons,
     )
-    return replace(report, facts={"scorer": scorer.fingerprint, **report.facts, "probabilities": origin})
+    page, members = result.page, members_of(scorer)
+    if members is not None and scores.members is not None:
+        preference_P, prompts_P = np.array([pair.preference for pair in pairs]), np.array([pair.prompt_key for pair in pairs])
+        page = extended(page, *diversity(scores.members, preference_P, prompts_P, members.combination, seed=seed))
+    if scores.uncalibrated is not None:
+        page = extended(page, _uncalibrated(scores.uncalibrated, pairs))
+    return replace(result, page=extended(page, first={"scorer": scorer.fingerprint}, facts={"probabilities": scores.origin}))
+
+
+def _uncalibrated(raw_P: np.ndarray, pairs: Sequence[PreferencePair]) -> tuple[Metric, Metric]:
+    preference_P = np.array([pair.preference for pair in pairs])
+    scored, note = int(np.isfinite(raw_P).sum()), "sigmoid of the raw margin: what the calibration changed"
+    return (
+        Metric(f"{BRIER}, not calibrated", brier(raw_P, preference_P), n_scored=scored, n=len(pairs), note=note),
+        Metric(f"{ECE}, not calibrated", ece(*confidence(raw_P, preference_P)), n_scored=scored, n=len(pairs), note=note),
+    )
 
 
 def evaluate_margins(
@@ -102,15 +138,16 @@ def evaluate_margins(
     baselines: Mapping[str, Scorer] | None = None,
     slices: bool = True,
     num_examples: int = 6,
-) -> Report:
-    """Report on margins of P pairs (reward of chosen minus reward of rejected, NaN = unscored).
+    reasons: Mapping[str, int] | None = None,
+) -> EvaluationResult:
+    """What margins of P pairs show (reward of chosen minus reward of rejected, NaN = unscored).
 
     probabilities_P: P(chosen beats rejected); without them the calibration figures are NaN.
     rewards_P2: rewards of chosen and rejected, for what rounding to bfloat16 would do; without them there are no such figures.
     baselines: fitted scorers to be beaten, by name. "length" and "bag-of-words" are always there: the first is the length of the
     answer, the second, unless given, is cross-validated on these very pairs.
     slices: also by tag, source, turns and length. num_examples: how many of the best and of the worst pairs to show.
-    Raises ValueError for an empty list of pairs or columns of another length.
+    reasons: why answers could not be scored -> how many. Raises ValueError for an empty list of pairs or columns of another length.
     """
     columns = columns_of(margins_P, pairs, probabilities_P, seed)
     if rewards_P2 is not None and np.shape(rewards_P2) != (len(columns.pairs), 2):
@@ -120,12 +157,13 @@ def evaluate_margins(
     accuracy_metric = _accuracy_metric(ACCURACY, columns.margins_P, columns)
     rivals = _baselines(columns, baselines or {})
     calibration, calibration_finding = _calibration(columns)
+    brier_metric, ece_metric, _ = calibration
     lengths = length_metrics(columns)
     metrics = [accuracy_metric, *(rival.metric for rival in rivals), *lengths, *calibration, *_counts(columns)]
     metrics += [_mean_margin(columns), *(rounding_metrics(rewards_P2, columns) if rewards_P2 is not None else ())]
     cuts = slice_tables(columns) if slices else ()
     findings = [_above_chance(accuracy_metric), *(_above_baseline(rival, columns) for rival in rivals), calibration_finding]
-    findings += [_unscored(columns), _score_ties(columns), _length_dependence(columns)]
+    findings += [_unscored(columns, reasons or {}), _score_ties(columns), _length_dependence(columns)]
     findings += [weak_slices(cuts, accuracy_metric.value)] if slices else []
     tables = [
         Table(
@@ -137,13 +175,21 @@ def evaluate_margins(
         ),
         _margin_histogram(columns.margins_P),
     ]
-    return Report(
+    page = Report(
         title=title,
         metrics=tuple(metrics),
         tables=(*tables, *cuts),
         examples=_examples(columns, num_examples),
         findings=tuple(findings),
         facts={"pairs": str(len(columns.pairs)), "prompts": str(columns.num_prompts), "seed": str(seed)},
+    )
+    return EvaluationResult(
+        margins=columns.margins_P,
+        accuracy=accuracy_metric,
+        baselines={rival.name: rival.metric for rival in rivals},
+        brier=brier_metric,
+        ece=ece_metric,
+        page=page,
     )
 
 
@@ -152,17 +198,17 @@ def gap_finding(train_metric: Metric, heldout_metric: Metric) -> Finding:
 
     The lower end of the gap's interval (Newcombe) is held against 5 points (warn) and 10 points (fail).
     """
-    gap = train_metric.value - heldout_metric.value
+    name, gap = "train / held-out gap", train_metric.value - heldout_metric.value
     low, high = _difference(train_metric, heldout_metric)
     seen = f"training {train_metric.value:.3f}, held-out {heldout_metric.value:.3f}"
     if math.isnan(low):
-        return Finding("warn", "train / held-out gap", gap, GAP_WARN, f"the gap has no interval ({seen}): score both sets")
+        return Finding("warn", name, gap, GAP_WARN, f"the gap has no interval ({seen}): score both sets", "overfitting")
     seen += f", gap {100 * gap:.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
     if low > GAP_WARN:
         level: Literal["warn", "fail"] = "fail" if low > GAP_FAIL else "warn"
-        why = f"{seen}: the model has learnt its training pairs by heart; --early-stopping, fewer blocks, or more prompts"
-        return Finding(level, "train / held-out gap", gap, GAP_FAIL if level == "fail" else GAP_WARN, why)
-    return Finding("ok", "train / held-out gap", gap, GAP_WARN, f"{seen}: its lower end is below {100 * GAP_WARN:.0f}")
+        why = f"{seen}: the model has memorised its training pairs; --early-stopping, fewer blocks, or more prompts"
+        return Finding(level, name, gap, GAP_FAIL if level == "fail" else GAP_WARN, why, "overfitting")
+    return Finding("ok", name, gap, GAP_WARN, f"{seen}: its lower end is below {100 * GAP_WARN:.0f}", "overfitting")
 
 
 class _Rival(NamedTuple):
@@ -214,7 +260,7 @@ def _mean_margin(columns: Columns) -> Metric:
     return Metric(MEAN_MARGIN, mean(signed_P), *columns.interval(signed_P, support=None), scored, labelled, note)
 
 
-def _calibration(columns: Columns) -> tuple[tuple[Metric, ...], Finding]:
+def _calibration(columns: Columns) -> tuple[tuple[Metric, Metric, Metric], Finding]:
     """Brier, ECE, and the ECE that chance alone would give; the verdict compares the last two."""
     p_P, (predicted_P, outcome_P) = columns.probabilities_P, columns.confidence
     scored, n = int(np.sum(~np.isnan(p_P))), len(p_P)
@@ -227,21 +273,28 @@ def _calibration(columns: Columns) -> tuple[tuple[Metric, ...], Finding]:
         Metric(EXPECTED_ECE, *chance, scored, n, missing or "what chance alone gives on as many pairs; 5% and 95% quantiles"),
     )
     if not scored:
-        return metrics, Finding("warn", "calibration", math.nan, math.nan, "no probabilities: calibration could not be checked")
+        return metrics, Finding(
+            "warn", "calibration", math.nan, math.nan, "no probabilities: calibration could not be checked", "calibration"
+        )
     if observed > chance.high:
         direction = "over" if mean(predicted_P - outcome_P) > 0 else "under"
         why = f"probabilities are {direction}confident beyond chance: fit a calibration on held-out pairs"
-        return metrics, Finding("warn", "calibration", observed, chance.high, why)
-    return metrics, Finding("ok", "calibration", observed, chance.high, "the ECE is what chance gives a calibrated model")
+        return metrics, Finding("warn", "calibration", observed, chance.high, why, "calibration")
+    return metrics, Finding(
+        "ok", "calibration", observed, chance.high, "the ECE is what chance gives a calibrated model", "calibration"
+    )
 
 
 def _above_chance(metric: Metric) -> Finding:
     if math.isnan(metric.value):
-        return Finding("fail", "better than chance", math.nan, 0.5, f"accuracy could not be computed: {metric.note}")
+        level: Literal["warn", "fail"] = "fail" if metric.n else "warn"  # nothing scored is the scorer's fault, no label the data's
+        return Finding(level, "better than chance", math.nan, 0.5, f"not measured: {metric.note}", "baseline")
     if metric.low > 0.5:
-        return Finding("ok", "better than chance", metric.value, 0.5, f"the interval starts at {metric.low:.3f}")
+        return Finding("ok", "better than chance", metric.value, 0.5, f"the interval starts at {metric.low:.3f}", "baseline")
     why = "is below chance: are chosen and rejected swapped?" if metric.high < 0.5 else "does not exclude a coin"
-    return Finding("fail", "better than chance", metric.value, 0.5, f"accuracy in [{metric.low:.3f}, {metric.high:.3f}] {why}")
+    return Finding(
+        "fail", "better than chance", metric.value, 0.5, f"accuracy in [{metric.low:.3f}, {metric.high:.3f}] {why}", "baseline"
+    )
 
 
 def _above_baseline(rival: _Rival, columns: Columns) -> Finding:
@@ -252,26 +305,31 @@ def _above_baseline(rival: _Rival, columns: Columns) -> Finding:
     difference_P = columns.right_P - rival_right_P
     difference = mean(difference_P)
     if math.isnan(difference):
-        return Finding("warn", name, math.nan, 0.0, "no pair was scored by both: nothing to compare")
+        return Finding("warn", name, math.nan, 0.0, "no pair was scored by both: nothing to compare", "baseline")
     interval = columns.interval(difference_P, support=Interval(-1.0, 1.0))
     rule = " (shorter answers win here)" if flip else ""
     seen = f"accuracy differs by {difference:+.3f}, interval [{interval.low:+.3f}, {interval.high:+.3f}]{rule}"
     if interval.low > 0:
-        return Finding("ok", name, difference, 0.0, seen)
-    return Finding("warn", name, difference, 0.0, f"{seen}: it may have learnt no more than this")
+        return Finding("ok", name, difference, 0.0, seen, "baseline")
+    return Finding("warn", name, difference, 0.0, f"{seen}: it may have learnt no more than this", "baseline")
 
 
-def _unscored(columns: Columns) -> Finding:
+def _unscored(columns: Columns, reasons: Mapping[str, int]) -> Finding:
     unscored, n = int(np.isnan(columns.margins_P).sum()), len(columns.pairs)
     why = f"{unscored} of {n} pairs have no margin and are in no figure" if unscored else f"all {n} pairs have a margin"
+    if unscored and reasons:
+        most = sorted(reasons, key=lambda reason: -reasons[reason])[:3]
+        why += f": {'; '.join(f'{reason} ({reasons[reason]:,} answers)' for reason in most)}"
     return Finding("warn" if unscored else "ok", "unscored pairs", unscored, 0, why)
 
 
 def _score_ties(columns: Columns) -> Finding:
-    """Different answers with the same reward: the mark of a head computed in half precision."""
+    """Different answers with the same reward: a sign of a head computed in half precision."""
     differ_P = np.array([pair.chosen != pair.rejected for pair in columns.pairs])
     ties_P = differ_P & (columns.margins_P == 0)
     share = mean(np.where(differ_P & ~np.isnan(columns.margins_P), ties_P, np.nan))
+    if math.isnan(share):
+        return Finding("warn", "score ties", share, MAX_TIES, "not measured: no pair of different answers could be scored")
     if share > MAX_TIES:
         why = f"{int(ties_P.sum())} pairs of different answers tie: is the reward rounded, in bfloat16 perhaps?"
         return Finding("warn", "score ties", share, MAX_TIES, why)
@@ -286,11 +344,12 @@ def _length_dependence(columns: Columns) -> Finding:
     gap = longer.value - shorter.value
     interval = _difference(longer, shorter)
     if math.isnan(gap):
-        return Finding("ok", name, gap, MAX_LENGTH_GAP, "not checked: no scored pairs of both kinds (preferred longer, shorter)")
+        why = "not measured: no scored pairs of both kinds (preferred longer, shorter)"
+        return Finding("warn", name, gap, MAX_LENGTH_GAP, why, "length")
     seen = f"accuracy {longer.value:.3f} where the preferred answer is longer, {shorter.value:.3f} where it is shorter"
     if abs(gap) > MAX_LENGTH_GAP and not interval.low <= 0 <= interval.high:
-        return Finding("warn", name, gap, MAX_LENGTH_GAP, f"{seen}: a policy will exploit length")
-    return Finding("ok", name, gap, MAX_LENGTH_GAP, seen)
+        return Finding("warn", name, gap, MAX_LENGTH_GAP, f"{seen}: a policy will exploit length", "length")
+    return Finding("ok", name, gap, MAX_LENGTH_GAP, seen, "length")
 
 
 def _difference(a: Metric, b: Metric) -> Interval:
@@ -323,7 +382,7 @@ def _example(kind: str, i: int, columns: Columns) -> Mapping[str, object]:
     pair = columns.pairs[i]
     return {
         "kind": kind,
-        "prompt": [message._asdict() for message in pair.prompt],
+        "prompt": [message.as_dict() for message in pair.prompt],
         "chosen": pair.chosen,
         "rejected": pair.rejected,
         "preference": pair.preference,

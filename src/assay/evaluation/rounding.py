@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.evaluation.slices import Columns, mean
-from assay.metrics import is_right
+from assay.evaluation.slices import Columns
 from assay.records import Metric
+from assay.stats.metrics import is_right, mean
 
 ROUNDED_TIES, ROUNDED_ACCURACY = "ties at bfloat16", "accuracy at bfloat16"
 RESOLUTION = 2.0**-8  # of the larger reward: between half and the whole distance of neighbouring numbers

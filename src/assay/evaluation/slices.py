@@ -1,4 +1,4 @@
-"""The columns that the figures of an evaluation are made of, and accuracy and calibration slice by slice.
+"""The columns that the figures of an evaluation are made of, accuracy with length taken out, accuracy and calibration by slice.
 
 Suffixes: P pairs, H hypotheses (one for each slice).
 """
@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from assay.metrics import UNIT, Confidence, Interval, cluster_bootstrap, confidence, is_right
 from assay.records import Finding, Metric, PreferencePair, Table
-from assay.significance import differs_from_rest, false_discovery
+from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.length import MIN_PAIRS, NUM_FOLDS, controlled_right, equally_long, length_part
+from assay.stats.metrics import UNIT, Confidence, Interval, confidence, is_right, mean
+from assay.stats.significance import differs_from_rest, false_discovery
 
+LENGTH_CONTROLLED, EQUAL_LENGTH = "length-controlled accuracy", "accuracy at equal length"
 MAX_ROWS = 20  # of a slice table; what is beyond shares the last row
 MAX_Q, MAX_LAG = 0.05, 0.10  # a slice is weak when it surely differs from the rest and lies ten points below all pairs
 BY_LONGER = "by which answer is longer"
@@ -37,6 +40,11 @@ class Columns:
     @property
     def num_prompts(self) -> int:
         return int(self.prompts_P.max()) + 1
+
+    @property
+    def lengths_P2(self) -> np.ndarray:
+        """Characters of chosen and rejected."""
+        return np.array([(len(pair.chosen), len(pair.rejected)) for pair in self.pairs], dtype=np.float64)
 
     def interval(self, values_P: np.ndarray, support: Interval | None = UNIT) -> Interval:
         """95% interval of the mean of a column, resampled by prompt."""
@@ -80,10 +88,36 @@ def group_accuracy(group_P: np.ndarray, columns: Columns) -> Metric:
     return Metric("accuracy", mean(right_P), *columns.interval(right_P), int(np.sum(~np.isnan(right_P))), labelled)
 
 
-def mean(values_P: np.ndarray) -> float:
-    """Mean of what is not NaN; NaN if nothing is."""
-    scored_P = values_P[~np.isnan(values_P)]
-    return float(scored_P.mean()) if len(scored_P) else math.nan
+def right_at_length(columns: Columns) -> np.ndarray:
+    """`controlled_right`, lengths in characters: (P,)."""
+    return controlled_right(columns.margins_P, _length_part(columns), columns.preference_P)
+
+
+def length_metrics(columns: Columns) -> tuple[Metric, Metric]:
+    """Accuracy without the part that length explains, and accuracy on pairs of about equal length.
+
+    Intervals resample prompts; that of the first holds the regression fixed.
+    """
+    part_P, preference_P = _length_part(columns), columns.preference_P
+    right_P = controlled_right(columns.margins_P, part_P, preference_P)
+    labelled_P, near_P = preference_P != 0.5, equally_long(columns.lengths_P2)
+    scored = int(np.sum(~np.isnan(right_P)))
+    note = f"fewer than {MIN_PAIRS} scored pairs or {NUM_FOLDS} prompts, or no label: what length explains is not known"
+    if scored:
+        whole = mean(np.square(columns.margins_P))
+        share = min(1.0, mean(np.square(part_P)) / whole) if whole else 0.0
+        note = f"what length explains, {100 * share:.0f}% of the margins' mean square, is taken out; cross-fitted by prompt"
+    near_right_P = np.where(near_P, columns.right_P, np.nan)
+    num_near, n_near = int(np.sum(~np.isnan(near_right_P))), int(np.sum(near_P & labelled_P))
+    what = "pairs whose lengths differ by a tenth at most" if num_near else "no scored pair has answers of about equal length"
+    return (
+        Metric(LENGTH_CONTROLLED, mean(right_P), *columns.interval(right_P), scored, int(labelled_P.sum()), note),
+        Metric(EQUAL_LENGTH, mean(near_right_P), *columns.interval(near_right_P), num_near, n_near, what),
+    )
+
+
+def _length_part(columns: Columns) -> np.ndarray:
+    return length_part(columns.margins_P, columns.lengths_P2, columns.preference_P, columns.prompts_P, seed=columns.seed)
 
 
 class Slicing(NamedTuple):
@@ -135,7 +169,7 @@ def weak_slices(tables: Sequence[Table], accuracy: float) -> Finding:
     """Slices of `slice_tables` at q <= 0.05 and ten points or more below the accuracy of all pairs; which answer is longer apart,
     as that has a verdict of its own."""
     if math.isnan(accuracy):
-        return Finding("ok", "weak slices", math.nan, MAX_LAG, "not checked: no pair has both a score and a label")
+        return Finding("warn", "weak slices", math.nan, MAX_LAG, "not measured: no pair has both a score and a label")
     weak = [
         (accuracy - row.value, f"{table.title}: {row.name} {row.value:.3f} (q {row.q:.2g})")
         for table in tables

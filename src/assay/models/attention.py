@@ -1,16 +1,18 @@
-"""Attention over packed groups that costs what is seen: a dense mask over a row costs the row's length squared, seen or not.
+"""Attention over packed groups whose cost grows with the visible token pairs only; with a dense mask it grows with a row's length
+squared.
 
-On a CUDA device it is FlexAttention. On a CPU it runs part by part: a prompt attends to itself, causally; the answers of a group,
-those of about one length side by side, to the prompt and to themselves. What is computed is what is seen, so that whole groups
-lie in one row without padding. transformers runs it under the name `ATTENTION`; without a `Layout` on the mask, or a block mask,
-it is transformers' SDPA.
+On a CUDA device it is FlexAttention. On a CPU it runs part by part: a prompt attends to itself, causally; the answers of a group
+attend to the prompt and to themselves, answers of similar length in one batch. Masked pairs are not computed, so whole groups fit
+into one row without padding. transformers runs it under the name `ATTENTION`. The model passes the `Layout` to its layers as a
+keyword, with a mask of NaN: if the keyword is lost, all outputs are NaN. Without both it is SDPA.
 
-Shapes: B rows, L columns, H heads, E their size, P columns of a prompt, S answers side by side, A columns of the longest of them.
+Shapes: B rows, L columns, H heads, E their size, P columns of a prompt, S answers in a batch, A columns of the longest of them.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -26,17 +28,15 @@ from transformers.masking_utils import sdpa_mask
 from assay.data.packing import PackedBatch
 
 ATTENTION = "assay_parts"
-
-
-MOST_FILL = 0.15  # of what answers side by side cost that may be filling up
-MOST_WEIGHTS = 1 << 25  # attention weights of one call that are held at once on the way back, 64 MB in bfloat16
-FEW = 64  # columns up to which filling up costs less than another call
+MOST_FILL = 0.15  # largest share of padding in the cost of answers that run in one batch
+MOST_WEIGHTS = 1 << 25  # attention weights of one call in memory at once in the backward pass, 64 MB in bfloat16
+FEW = 64  # columns up to which padding costs less than another call
 
 
 class Answers(NamedTuple):
-    """Neighbouring answers of a group that run side by side.
+    """Neighbouring answers of a group that run in one batch.
 
-    columns_SA: their columns, the short ones filled up with their first one. kept: which of the S * A are real, None when all are.
+    columns_SA: their columns, short answers padded with their first column. kept: which of the S * A are real, None when all are.
     seen_AC: (A, P + A) bool, what an answer's token sees of the prompt and of its own answer.
     """
 
@@ -46,41 +46,66 @@ class Answers(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One group: its row, its prompt's columns, and its answers in the order of their columns."""
+    """One group: its row, its prompt's columns, and its answers in the order of their columns.
+
+    seen_PP: bool, what the prompt's tokens see of the prompt; None when they see all earlier tokens.
+    """
 
     row: int
-    start: int
-    num_prompt: int
+    prompt: slice
+    seen_PP: torch.Tensor | None
     answers: tuple[Answers, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The groups of a packed batch in the order of rows and columns. window: how many positions back a token sees, None for all."""
+    """The groups of a packed batch in the order of rows and columns, for each window of a layer (None: it sees all positions)."""
 
-    parts: tuple[Part, ...]
-    window: int | None
+    parts: Mapping[int | None, tuple[Part, ...]]
+
+    def of(self, window: int | None) -> tuple[Part, ...] | None:
+        """The parts for a layer of that window; the window is ignored when all layers have the same."""
+        return self.parts.get(window or None) if len(self.parts) > 1 else next(iter(self.parts.values()))
 
 
-def mask_with_layout(batch: PackedBatch, window: int | None) -> torch.Tensor:
-    """A (B, 1, L, L) mask that takes no memory and carries the layout; read by `attend` alone."""
+def nan_mask(batch: PackedBatch, dtype: torch.dtype) -> torch.Tensor:
+    """A (B, 1, L, L) mask of NaN that takes no memory: attention that reads it in place of the `Layout` gives NaN."""
     num_rows, width = batch.tokens.shape
-    mask = torch.ones((), dtype=torch.bool).expand(num_rows, 1, width, width)
-    mask.assay_layout = Layout(tuple(_parts(batch, window)), window)  # type: ignore[attr-defined]
-    return mask
+    return torch.tensor(torch.nan, dtype=dtype).expand(num_rows, 1, width, width)
+
+
+def dense_mask(batch: PackedBatch, window: int | None, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """(B, 1, L, L), 0 where a token sees another one, and the lowest number of the format where it does not."""
+    every_BL = torch.arange(batch.tokens.shape[1], device=device).expand(batch.tokens.shape)
+    seen_BLL = seen_from(batch, every_BL, window)
+    mask = torch.zeros(seen_BLL.shape, dtype=dtype, device=device)
+    return mask.masked_fill_(~seen_BLL, torch.finfo(dtype).min)[:, None]
+
+
+def seen_from(batch: PackedBatch, columns_BQ: torch.Tensor, window: int | None) -> torch.Tensor:
+    """(B, Q, L) bool: what the tokens at `columns_BQ` of each row see."""
+    num_rows, width = batch.tokens.shape
+    rows_B11 = torch.arange(num_rows, device=columns_BQ.device)[:, None, None]
+    every_L = torch.arange(width, device=columns_BQ.device)
+    return _visibility(batch, window, columns_BQ.device)(rows_B11, None, columns_BQ[:, :, None], every_L)
 
 
 def block_mask(batch: PackedBatch, window: int | None, device: torch.device) -> BlockMask:
-    """The one visibility rule for FlexAttention, which passes over blocks that nothing sees (Dong et al. 2024)."""
+    """For FlexAttention, which skips blocks that nothing sees (Dong et al. 2024)."""
+    num_rows, width = batch.tokens.shape
+    return create_block_mask(_visibility(batch, window, device), num_rows, None, width, width, device=str(device))
+
+
+def _visibility(batch: PackedBatch, window: int | None, device: torch.device) -> Callable[[Any, Any, Any, Any], torch.Tensor]:
+    """The only definition of visibility: whether the token in one column of a row sees another. A window counts positions."""
     group_BL, branch_BL, position_BL = (torch.from_numpy(part).to(device) for part in (batch.group, batch.branch, batch.positions))
 
-    def sees(b: Any, h: Any, query: Any, key: Any) -> Any:
-        seen = (group_BL[b, query] == group_BL[b, key]) & (key <= query)
-        seen &= (branch_BL[b, key] == 0) | (branch_BL[b, key] == branch_BL[b, query])
-        return seen if window is None else seen & (position_BL[b, query] - position_BL[b, key] < window)
+    def sees(row: Any, head: Any, query: Any, key: Any) -> torch.Tensor:
+        seen = (group_BL[row, query] == group_BL[row, key]) & (key <= query)
+        seen &= (branch_BL[row, key] == 0) | (branch_BL[row, key] == branch_BL[row, query])
+        return seen if window is None else seen & (position_BL[row, query] - position_BL[row, key] < window)
 
-    num_rows, width = batch.tokens.shape
-    return create_block_mask(sees, num_rows, None, width, width, device=str(device))
+    return sees
 
 
 @lru_cache(maxsize=1)
@@ -96,45 +121,44 @@ def attend(
     attention_mask: torch.Tensor | BlockMask | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    packed_layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention function: (B, H, L, E) queries, keys and values (of fewer heads) -> (B, L, H, E)."""
+    """transformers' attention function: (B, H, L, E) queries, keys and values (of fewer heads) -> (B, L, H, E).
+
+    sliding_window: how many positions back this layer sees; transformers passes it to every attention function.
+    """
     if isinstance(attention_mask, BlockMask):
-        run = _compiled() if query.is_cuda else flex_attention  # without a compiler: the whole matrix, for tests
+        run = _compiled() if query.is_cuda else flex_attention  # uncompiled it computes the whole matrix: for tests
         mixed = run(query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=True)
         return mixed.transpose(1, 2), None
-    layout: Layout | None = getattr(attention_mask, "assay_layout", None)
-    if layout is None:
+    is_ours = attention_mask is None or attention_mask.shape[1] == 1  # a layer with a mask for each head has rules of its own
+    parts = packed_layout.of(sliding_window) if packed_layout is not None and is_ours else None
+    if parts is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     device = query.device.type
     if torch.is_autocast_enabled(device):  # once: SDPA would cast each part by itself
         query, key, value = (whole.to(torch.get_autocast_dtype(device)) for whole in (query, key, value))
     rows: list[list[torch.Tensor]] = [[] for _ in range(len(query))]
-    for part in layout.parts:
-        rows[part.row] += _attend_part(query[part.row], key[part.row], value[part.row], part, layout.window, dropout, scaling)
+    for part in parts:
+        rows[part.row] += _attend_part(query[part.row], key[part.row], value[part.row], part, dropout, scaling)
     width = query.shape[2]
     return torch.stack([_filled(pieces, width) for pieces in rows]), None
 
 
 def _attend_part(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    part: Part,
-    window: int | None,
-    dropout: float,
-    scaling: float | None,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, part: Part, dropout: float, scaling: float | None
 ) -> list[torch.Tensor]:
-    """What the tokens of one group gather, (columns, H, E) for the prompt and for the answers one after another."""
+    """The attention output of one group, (columns, H, E) for the prompt and then for the answers in order."""
     pieces = []
-    prompt = slice(part.start, part.start + part.num_prompt)
-    if part.num_prompt:
-        seen = _causal(part.num_prompt, window) if window is not None and window < part.num_prompt else None
-        mixed = _mixed(query[None, :, prompt], key[None, :, prompt], value[None, :, prompt], seen, dropout, scaling)
+    prompt = part.prompt
+    if prompt.start < prompt.stop:
+        mixed = _mixed(query[None, :, prompt], key[None, :, prompt], value[None, :, prompt], part.seen_PP, dropout, scaling)
         pieces.append(mixed[0].transpose(0, 1))
     for columns_SA, kept, seen_AC in part.answers:
         keys, values = (_with_prompt(whole, prompt, columns_SA) for whole in (key, value))
-        mixed = _mixed(_side_by_side(query, columns_SA), keys, values, seen_AC, dropout, scaling)
+        mixed = _mixed(_answer_columns(query, columns_SA), keys, values, seen_AC, dropout, scaling)
         flat = mixed.transpose(1, 2).flatten(0, 1)
         pieces.append(flat if kept is None else flat.index_select(0, kept))
     return pieces
@@ -148,7 +172,7 @@ def _mixed(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """What the queries of the last A of C columns gather, (S, H, A, E); keys and values have fewer heads. seen_AC None: causal."""
+    """The attention output of the last A of C columns, (S, H, A, E); keys and values have fewer heads. seen_AC None: causal."""
     size = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
     if query.dtype == torch.bfloat16 and torch.is_grad_enabled() and not dropout and size <= MOST_WEIGHTS:
         return MatrixBackward.apply(query, key, value, seen_AC, scaling)  # type: ignore[no-any-return,no-untyped-call]
@@ -158,10 +182,10 @@ def _mixed(
 
 
 class MatrixBackward(torch.autograd.Function):
-    """SDPA forward; the way back by whole matrix products.
+    """SDPA forward; the backward pass by products of whole matrices.
 
-    On a CPU with matrix units a product of two bfloat16 matrices runs at several hundred GFLOP/s a core, the blocked backward of
-    SDPA at some tens: it took a third of a training step (dev/LOG.md). The attention weights are computed again, not kept.
+    On a CPU with matrix units a product of two bfloat16 matrices runs at several hundred GFLOP/s a core, the blocked backward pass
+    of SDPA at some tens: it took a third of a training step (dev/LOG.md). The attention weights are recomputed, not stored.
     """
 
     @staticmethod
@@ -182,7 +206,7 @@ class MatrixBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
-        groups = key.shape[0] * key.shape[1]  # heads that share keys stand one below the other
+        groups = key.shape[0] * key.shape[1]  # heads that share keys are rows of one matrix
         query_GQE, key_GCE, value_GCE, gradient_GQE = (
             whole.reshape(groups, -1, whole.shape[-1]) for whole in (query, key, value, gradients[0])
         )
@@ -202,10 +226,10 @@ class MatrixBackward(torch.autograd.Function):
 def _with_prompt(heads_HLE: torch.Tensor, prompt: slice, columns_SA: torch.Tensor) -> torch.Tensor:
     """(S, H, P + A, E): the prompt's columns before those of each answer."""
     shared = heads_HLE[None, :, prompt].expand(len(columns_SA), -1, -1, -1)
-    return torch.cat([shared, _side_by_side(heads_HLE, columns_SA)], dim=2)
+    return torch.cat([shared, _answer_columns(heads_HLE, columns_SA)], dim=2)
 
 
-def _side_by_side(heads_HLE: torch.Tensor, columns_SA: torch.Tensor) -> torch.Tensor:
+def _answer_columns(heads_HLE: torch.Tensor, columns_SA: torch.Tensor) -> torch.Tensor:
     """(S, H, A, E): the columns of each answer."""
     num_answers, width = columns_SA.shape
     first = int(columns_SA[0, 0])
@@ -217,14 +241,15 @@ def _side_by_side(heads_HLE: torch.Tensor, columns_SA: torch.Tensor) -> torch.Te
 
 
 def _filled(pieces: list[torch.Tensor], width: int) -> torch.Tensor:
-    """The pieces one after another, zeros behind them up to the row's width."""
+    """The pieces one after another, then zeros up to the row's width."""
     used = sum(len(piece) for piece in pieces)
     if used < width:
         pieces = [*pieces, pieces[0].new_zeros(width - used, *pieces[0].shape[1:])]
     return torch.cat(pieces)
 
 
-def _parts(batch: PackedBatch, window: int | None) -> list[Part]:
+def parts_of(batch: PackedBatch, window: int | None) -> tuple[Part, ...]:
+    """The groups of a batch for layers that see `window` positions back, None for all."""
     width = batch.tokens.shape[1]
     branch = batch.branch.reshape(-1)
     parts = []
@@ -238,8 +263,9 @@ def _parts(batch: PackedBatch, window: int | None) -> list[Part]:
         firsts = column + num_prompt + np.cumsum(sizes) - sizes
         bounds = runs_of_answers(sizes, num_prompt)
         answers = tuple(_answers(firsts[a:b], sizes[a:b], num_prompt, window) for a, b in itertools.pairwise(bounds))
-        parts.append(Part(row, column, num_prompt, answers))
-    return parts
+        seen_PP = _causal(num_prompt, window) if window is not None and window < num_prompt else None
+        parts.append(Part(row, slice(column, column + num_prompt), seen_PP, answers))
+    return tuple(parts)
 
 
 def _answers(firsts: np.ndarray, sizes: np.ndarray, num_prompt: int, window: int | None) -> Answers:
@@ -251,10 +277,10 @@ def _answers(firsts: np.ndarray, sizes: np.ndarray, num_prompt: int, window: int
 
 
 def runs_of_answers(sizes: np.ndarray, num_prompt: int) -> list[int]:
-    """Where runs of neighbouring answers begin that are worth running side by side, and the number of all at the end.
+    """The first answer of each run of neighbouring answers that should be computed in one batch; at the end the number of answers.
 
-    A run ends where filling up to its longest answer would be more than `MOST_FILL` of its cost, the columns of queries times those
-    of keys. Answers of at most `FEW` columns are always worth it.
+    A run ends where padding to its longest answer would be more than `MOST_FILL` of its cost, the columns of queries times those of
+    keys. Answers of at most `FEW` columns never end a run.
     """
     bounds, longest, cost = [0], 0, 0
     for i, size in enumerate(sizes.tolist()):

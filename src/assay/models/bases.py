@@ -1,20 +1,23 @@
-"""Where a base model comes from: a hub id, a directory, or a GGUF file, which is converted once into a cached directory."""
+"""The sources of a base model: a hub id, a directory, or a GGUF file, which is converted once into a cached directory."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Any, NamedTuple
 
+from assay.files import file_sha256, new_directory
+
 NOTE_FILE = "assay_base.json"
+_switches = RLock()
 
 
 class Base(NamedTuple):
-    """A base that transformers can load. path: a directory or a hub id; note: what the card should say of its origin."""
+    """A base that transformers can load. path: a directory or a hub id; note: its origin, for the model card."""
 
     path: str
     name: str
@@ -38,14 +41,35 @@ def resolve_base(base: str) -> Base:
     return Base(path=base, name=base)
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Turn off the progress bars of transformers, its GGUF reader and the hub inside the block; afterwards restore them."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers import modeling_gguf_pytorch_utils as gguf_reader
+    from transformers.utils import logging
+
+    with _switches:  # else a second thread would restore the bars to "off"
+        is_on, is_hub_off, gguf_bar = logging.is_progress_bar_enabled(), are_progress_bars_disabled(), gguf_reader.tqdm
+        logging.disable_progress_bar()
+        gguf_reader.tqdm = logging.EmptyTqdm  # this bar has no switch
+        try:
+            yield
+        finally:
+            gguf_reader.tqdm = gguf_bar
+            if is_on:
+                logging.enable_progress_bar()
+            (disable_progress_bars if is_hub_off else enable_progress_bars)()
+
+
 def cache_dir() -> Path:
     """$ASSAY_CACHE, else ~/.cache/assay."""
     return Path(os.environ.get("ASSAY_CACHE") or Path.home() / ".cache" / "assay")
 
 
+@no_progress_bars()
 def convert_gguf(file: Path, cache: Path | None = None) -> Path:
-    """Dequantise a GGUF file into a safetensors directory in float32 under the cache; the second time it is only found."""
-    digest = file_digest(file)
+    """Dequantise a GGUF file into a float32 safetensors directory in the cache; an existing one is reused."""
+    digest = file_sha256(file)
     target = (cache or cache_dir()) / "bases" / f"{file.stem}-{digest[:12]}"
     if (target / NOTE_FILE).is_file():
         return target
@@ -59,20 +83,14 @@ def convert_gguf(file: Path, cache: Path | None = None) -> Path:
     fields = gguf.GGUFReader(file).fields
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
-    # After a GGUF load transformers takes the model for a quantised one and refuses to save it, though it is dequantised.
+    # After loading a GGUF file transformers treats the model as quantised and refuses to save it, although it is dequantised.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".convert-"))
-    try:
+    with new_directory(target, keep=True) as work:
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
         (work / NOTE_FILE).write_text(json.dumps(_gguf_note(file, fields, digest, gguf), indent=1))
-        if not target.exists():
-            work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
 
 
@@ -95,9 +113,3 @@ def _gguf_note(file: Path, fields: Any, digest: str, gguf: Any) -> dict[str, str
 def _read_note(path: Path) -> Base:
     note = path / NOTE_FILE
     return Base(path=str(path), **json.loads(note.read_text())) if note.is_file() else Base(path=str(path), name=path.name)
-
-
-def file_digest(file: Path) -> str:
-    """sha256 of a file, 64 hex digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,15 +1,15 @@
-"""Which device and number format to compute in, found by looking rather than asked for."""
+"""The device, the number format and the token budget that suit the machine, measured where the user gives none."""
 
 from __future__ import annotations
 
 import os
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-Dtype = Literal["auto", "float32", "bfloat16"]
+from assay.records import Dtype
 
 
 class Compute(NamedTuple):
@@ -19,11 +19,16 @@ class Compute(NamedTuple):
     dtype: torch.dtype
     reason: str
 
+    @property
+    def name(self) -> Dtype:
+        """The number format as flags name it."""
+        return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
+
 
 def pick_compute(device: str = "auto", dtype: Dtype = "auto") -> Compute:
-    """Resolve "auto": a GPU when there is one; bfloat16 when a half-second probe of matrix products shows that it pays.
+    """Resolve "auto": a GPU when there is one; bfloat16 when a half-second probe of matrix products shows that it is faster.
 
-    Raises ValueError for a device that is not there.
+    Raises ValueError for a device that cannot be used.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -33,7 +38,7 @@ def pick_compute(device: str = "auto", dtype: Dtype = "auto") -> Compute:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r} cannot be used here ({error}): leave it at 'auto', or give 'cpu'") from error
     if dtype != "auto":
-        return Compute(place, getattr(torch, dtype), "asked for")
+        return Compute(place, getattr(torch, dtype), "set by the user")
     if place.type == "cuda":
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
         return Compute(place, torch.bfloat16 if supported else torch.float32, f"{torch.cuda.get_device_name(place)}")
@@ -45,9 +50,9 @@ def pick_compute(device: str = "auto", dtype: Dtype = "auto") -> Compute:
 
 
 class ScoringPlan(NamedTuple):
-    """How much one forward holds when scoring. max_tokens: of a batch. group_tokens: answers to one prompt are cut into parts of
-    at most so many. forward_bytes: of its activations at most; predicted_bytes: of the process (CPU) or on the device (GPU) then.
-    free_bytes: what was free when the plan was made."""
+    """The size of one forward when scoring. max_tokens: of a batch. group_tokens: answers to one prompt are cut into parts of at
+    most that many tokens. forward_bytes: largest size of the activations; predicted_bytes: largest memory of the process (CPU) or
+    on the device (GPU). free_bytes: free memory when the plan was made."""
 
     max_tokens: int
     group_tokens: int
@@ -62,18 +67,18 @@ class ScoringPlan(NamedTuple):
         )
 
 
-GROUP_FACTOR = 4  # a prompt computed twice costs more than a forward over the budget that is fastest
+GROUP_FACTOR = 4  # computing a prompt twice costs more than a forward over the fastest budget
 _SHARE_OF_FREE = 0.5
 
 
 def plan_scoring(
     bytes_per_token: int, square_bytes: int, device: torch.device, *, max_tokens: int | None, longest: int, cuts_groups: bool
 ) -> ScoringPlan:
-    """The token budget of one forward: the fastest that takes at most half of the free memory, or `max_tokens` where that is given.
+    """The token budget of one forward: the fastest that takes at most half of the free memory, or `max_tokens` if that is given.
 
-    bytes_per_token: activations of one token at the peak; square_bytes: of a dense mask and what goes with it, for each pair of
-    columns of a row, 0 without one. longest: the longest sequence there can be. cuts_groups: whether a group over the budget is
-    cut at the budget, or only at `GROUP_FACTOR` times it.
+    bytes_per_token: peak activations of one token; square_bytes: of a dense mask and its copies, for each pair of columns of a row;
+    0 without a mask. longest: the longest possible sequence. cuts_groups: whether a group over the budget is cut at the budget, or
+    only at `GROUP_FACTOR` times the budget.
     """
     free, used = _free_and_used(device)
     budget = max_tokens or token_budget(device)
@@ -91,25 +96,25 @@ def plan_scoring(
 
 
 def _free_and_used(device: torch.device) -> tuple[int, int]:
-    """Bytes free on the device, and bytes that this process (CPU) or this process's tensors (GPU) take."""
+    """Free bytes on the device, and bytes used by this process (CPU) or by its tensors (GPU)."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device)
     try:
         available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         return int(available.split()[1]) * 1024, resident
-    except (OSError, StopIteration):  # not Linux: half of what there is, and no word on what is used
+    except (OSError, StopIteration):  # not Linux: half of the memory counts as free, and used memory is not known
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2, 0
 
 
 def token_budget(device: torch.device) -> int:
-    """Tokens of one forward that run best: on a CPU few enough that the activations stay in the cache (1,024 was the fastest of
-    256-8,192 on SmolLM2-135M, by up to a third), on a GPU enough to fill it."""
+    """The fastest number of tokens for one forward: on a CPU few enough for activations to stay in the cache (1,024 was the fastest
+    of 256-8,192 on SmolLM2-135M, by up to a third), on a GPU enough to keep it busy."""
     return 1024 if device.type == "cpu" else 16_384
 
 
 def _products_per_second(dtype: torch.dtype, seconds: float = 0.2) -> float:
-    """Giga floating-point operations a second of a matrix product of a small model's size."""
+    """GFLOP/s of a matrix product of the size found in a small model."""
     left, right = torch.ones(512, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
     best = float("inf")
     for _ in range(2):

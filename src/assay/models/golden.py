@@ -1,8 +1,8 @@
-"""Golden vectors: a dozen short texts with the tokens and float32 rewards that the saved artifact gives, kept beside its weights.
+"""Golden vectors: a dozen short texts with their tokens and float32 rewards, saved in the artifact.
 
-Whoever loads the artifact later, on another machine or in another engine, can replay them. The rewards are those of the files as
-they lie on disk: they are computed from the artifact loaded back, not from the model in memory, which may be in another number
-format. Shapes: N texts, R reads.
+Anyone who loads the artifact later, on another machine or in another engine, can compare with them. The rewards are computed from
+the saved artifact, loaded again, not from the model in memory, which may be in another number format. Shapes: N texts, R reward
+positions.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ import torch
 from assay.data.packing import make_group, pack
 from assay.data.render import Rendered, Renderer
 from assay.errors import ArtifactError
+from assay.files import write_text
+from assay.messages import Message
 from assay.models.reward_model import RewardModel
-from assay.records import Completion, Message
+from assay.records import Completion
 
 GOLDEN_FILE = "golden.json"
 GOLDEN_SCHEMA = 1
 LONGEST = 2048  # a golden text that exceeds a larger max_length would cost more than all the others together
-_BUDGET = 1024  # the long text alone, and the others together
+_BUDGET = 1024  # tokens: the long text fills one batch, the others another
 
 
 class Golden(NamedTuple):
     """The content of golden.json.
 
     rewards: (N,) float32, NaN where the text has no reward; errors: why it has none. token_ids: N, empty where not rendered.
-    num_special_tokens: how many tokens the tokenizer adds of itself to a text when it is not told not to.
-    left_out: texts that were not tried, with the reason.
+    num_special_tokens: how many special tokens the tokenizer adds to a text by default.
+    left_out: texts that were not scored, with the reason.
     """
 
     completions: tuple[Completion, ...]
@@ -93,14 +95,14 @@ def golden_completions(max_length: int) -> tuple[list[Completion], dict[str, str
 
 
 def write_golden(path: str | Path, model: RewardModel, renderer: Renderer) -> None:
-    """Write golden.json into the artifact directory `path`; model, renderer: as loaded from it, in float32."""
+    """Write golden.json into the artifact directory `path`. model, renderer: loaded from `path`, in float32."""
     completions, left_out = golden_completions(renderer.max_length)
     rendered = renderer.render(completions)
     rewards_N = _rewards(model, rendered, renderer.pad_id)
     items = [
         {
             "id": completion.id,
-            "messages": [message._asdict() for message in completion.messages],
+            "messages": [message.as_dict() for message in completion.messages],
             "response": completion.response,
             "token_ids": item.tokens.tolist(),
             "is_cut": item.is_cut,
@@ -117,7 +119,7 @@ def write_golden(path: str | Path, model: RewardModel, renderer: Renderer) -> No
     }
     lines = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in items)
     text = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}") + f',\n "items": [\n  {lines}\n ]\n}}\n'
-    (Path(path) / GOLDEN_FILE).write_text(text, encoding="utf-8")
+    write_text(Path(path) / GOLDEN_FILE, text)
 
 
 def read_golden(path: str | Path) -> Golden | None:
@@ -146,10 +148,10 @@ def read_golden(path: str | Path) -> Golden | None:
 
 @torch.no_grad()
 def _rewards(model: RewardModel, rendered: Sequence[Rendered], pad_id: int) -> np.ndarray:
-    """(N,) float32, of every text alone; of several heads the mean, which is what plain transformers reads."""
-    told = [i for i, item in enumerate(rendered) if item.error is None]
-    groups = [make_group([rendered[i].tokens], [rendered[i].reads[-1:]]) for i in told]
+    """(N,) float32 rewards, without sharing prompts; of several heads the mean, as plain transformers computes it."""
+    known = [i for i, item in enumerate(rendered) if item.error is None]
+    groups = [make_group([rendered[i].tokens], [rendered[i].reward_positions[-1:]]) for i in known]
     rewards_N = np.full(len(rendered), np.nan, dtype=np.float32)
     for batch in pack(groups, _BUDGET, pad_id=pad_id, layout="plain"):
-        rewards_N[[told[index] for index in batch.order]] = model(batch).float().mean(dim=1).cpu().numpy()
+        rewards_N[[known[index] for index in batch.order]] = model(batch).float().mean(dim=1).cpu().numpy()
     return rewards_N

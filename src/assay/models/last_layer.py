@@ -1,8 +1,8 @@
-"""The last layer where a reward is read, and nowhere else: of all other tokens only keys and values are looked at.
+"""The last layer, computed at the reward positions only: of all other tokens only keys and values are needed.
 
-It saves 94% of that layer (SmolLM2): half of what `blocks:2` costs to train from its cache. Only layers of the Llama form are run
-so (Llama, Qwen, Mistral and kin), and only when they give what the whole layer gives on a few tokens.
-Shapes: B rows, L columns, D hidden size, Q reads of the row that has most of them, H heads, E their size.
+It saves 94% of that layer (SmolLM2), which is half of the cost of training `blocks:2` from its cache. Only layers of the Llama form
+are run this way (Llama, Qwen, Mistral and similar), and only when the result equals that of the whole layer on a few tokens.
+Shapes: B rows, L columns, D hidden size, Q largest number of reward positions in a row, H heads, E their size.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
 def has_known_form(model: Any) -> bool:
-    """Whether the last layer of a decoder can be run by `last_layer_at`: its parts are those of a Llama layer, and nothing is
-    hooked to what is passed over (sharding, dropout, probes)."""
+    """Whether `last_layer_at` can run the last layer of a decoder: it has the parts of a Llama layer, and no hooks on modules that
+    would be skipped (sharding, dropout, probes)."""
     layer = model.layers[-1] if len(getattr(model, "layers", ())) else None
     if layer is None or not (hasattr(model, "norm") and hasattr(model, "rotary_emb")):
         return False
@@ -42,10 +42,10 @@ def last_layer_at(
     columns_BQ: torch.Tensor,
     seen_BQL: torch.Tensor,
 ) -> torch.Tensor:
-    """What the layer gives at `columns_BQ` of each row: (B, Q, D).
+    """The layer's output at `columns_BQ` of each row: (B, Q, D).
 
-    cosines: cos and sin of the rotary embedding at every column, (B, L, E) each (Su et al. 2021). seen_BQL: bool, which columns
-    each read sees.
+    cosines: cos and sin of the rotary embedding at every column, (B, L, E) each (Su et al. 2021). seen_BQL: bool, the columns that
+    each reward position sees.
     """
     attention = layer.self_attn
     normed_BLD = layer.input_layernorm(hidden_BLD)

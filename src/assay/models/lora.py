@@ -1,4 +1,4 @@
-"""Low-rank adapters through peft: put into a backbone in place, and merged away before it is saved."""
+"""Low-rank adapters (peft): added to a backbone in place, and merged into its weights before it is saved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from assay.models.backbone import Backbone
 
 
 def add_lora(backbone: Backbone, rank: int, *, dropout: float = 0.0) -> Any:
-    """Freeze the backbone and put an adapter of that rank beside every linear map; what it returns goes to `merge_lora`.
+    """Freeze the backbone and add an adapter of that rank to every linear map; pass the result to `merge_lora`.
 
     W + 2 B A with B zero at the start: Hu et al. (2021), equation 3, with alpha = 2 rank. Adapters are float32.
     Raises ValueError when peft is not installed.
@@ -24,5 +24,5 @@ def add_lora(backbone: Backbone, rank: int, *, dropout: float = 0.0) -> Any:
 
 
 def merge_lora(adapted: Any) -> None:
-    """Add the adapters to the weights of the backbone that `add_lora` was given, in place, and drop them."""
+    """Add the adapters to the weights of the backbone, in place, and remove them. adapted: the result of `add_lora`."""
     adapted.merge_and_unload()

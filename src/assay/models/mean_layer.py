@@ -1,8 +1,8 @@
-"""The mean over the text as a second read beside the last token, in a checkpoint that stays a plain one: one more layer.
+"""A reward from the last token's state and from the mean of the states, saved as one more layer of a plain checkpoint.
 
-The layer's queries and keys are zero, so that its attention is uniform over what a token sees. Its values and output carry one
-number, a projection of the mean of the normed states, into the direction in which the last token is read. Whoever loads the
-checkpoint runs it as any other layer. Shapes: R rewarded tokens, T tokens of a batch, D hidden size.
+The layer's queries and keys are zero, so its attention is uniform over the tokens that a token sees. Its values and its output
+carry one number, a projection of the mean of the normed states, and add it in the direction that the head reads. Any program that
+loads the checkpoint runs it as any other layer. Shapes: R rewarded tokens, T tokens of a batch, D hidden size.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from assay.models.backbone import Backbone, with_layer
 from assay.models.last_layer import has_known_form
 from assay.models.reward_model import RewardModel
 
+HEAD_MEAN = "head:mean"  # of --params: the head alone, on the last token and the mean over the text
+
 
 class MeanReadModel(RewardModel):
-    """What `--params head:mean` trains on kept states (R, 2D) of a frozen backbone, as `last_and_mean` gives them.
+    """The model that `--params head:mean` trains, on cached states (R, 2D) of a frozen backbone (see `last_and_mean`).
 
-    The head's weights are (2D): w of the last token, then v of the mean times `scale`. The reward is what `folded` computes from
-    tokens, w . norm(last + added), where added is (v . scale mean) size a / (a . a) and a = w times the norm's gain: to first order
-    w . norm(last) + v . scale mean, in so far as the root mean square of `last` is `size` (4% around it in SmolLM2-135M). scale
-    makes the two reads differ as much between answers, so that weight decay holds both back alike.
+    The head's weights are (2D): w for the last token, then v for the mean times `scale`. The reward is that of `folded`,
+    w . norm(last + added), where added is (v . scale mean) size a / (a . a) and a = w times the norm's gain. To first order it is
+    w . norm(last) + v . scale mean, if the root mean square of `last` is `size` (it is within 4% in SmolLM2-135M). scale gives both
+    inputs the same spread between answers, so that weight decay acts on both alike.
     Raises ValueError for architectures whose layers have another form than Llama's.
     """
 
@@ -55,7 +57,7 @@ class MeanReadModel(RewardModel):
 
     @torch.no_grad()
     def folded(self) -> RewardModel:
-        """The same rewards from tokens: the backbone with one more layer, and a head of its own width."""
+        """A model with the same rewards that starts from tokens: the backbone with one more layer, and a head of width D."""
         last_D, mean_D = self.head.weight[0].chunk(2)
         backbone, width = self.backbone, self.backbone.hidden_size
         layer = copy.deepcopy(backbone.model.layers[-1]).requires_grad_(False)
@@ -73,7 +75,7 @@ class MeanReadModel(RewardModel):
 
     @torch.no_grad()
     def measure(self, states_N2D: np.ndarray) -> None:
-        """Take `size` and `scale` from some kept states (N, 2, 2D) of chosen and rejected."""
+        """Set `size` and `scale` from cached states (N, 2, 2D) of chosen and rejected."""
         last_N2D, mean_N2D = torch.from_numpy(states_N2D.copy()).to(self.gain_D.device).chunk(2, dim=-1)
         self.size.copy_(last_N2D.square().mean(-1).sqrt().mean())
         of_last, of_mean = (part.diff(dim=1).square().mean().sqrt() for part in (self.norm(last_N2D), mean_N2D))
@@ -88,23 +90,23 @@ class MeanReadModel(RewardModel):
 @torch.no_grad()
 def last_and_mean(backbone: Backbone, packed: PackedBatch) -> torch.Tensor:
     """(R, 2D), float32: the state at each rewarded token before the final norm, and the mean of the normed states up to it."""
-    raw: list[torch.Tensor] = []  # the last one is it: the first forward of a backbone tries a few tokens before
+    raw: list[torch.Tensor] = []  # the last entry counts: the first forward of a backbone runs tests on a few tokens before
     hook = backbone.model.norm.register_forward_pre_hook(lambda module, inputs: raw.append(inputs[0]))
     try:
         normed_BLD = backbone(packed)
     finally:
         hook.remove()
-    last_RD = raw[-1].flatten(0, 1)[torch.from_numpy(packed.reads).to(normed_BLD.device)]
+    last_RD = raw[-1].flatten(0, 1)[torch.from_numpy(packed.reward_positions).to(normed_BLD.device)]
     return torch.cat([last_RD.float(), mean_states(normed_BLD.flatten(0, 1).float(), packed)], dim=-1)
 
 
 def mean_states(states_TD: torch.Tensor, packed: PackedBatch) -> torch.Tensor:
-    """(R, D): of each text of a packed batch, one read a text, the mean of its states; a shared prompt counts for each answer."""
-    num_reads, device = len(packed.reads), states_TD.device
-    sums_RD = torch.zeros(num_reads, states_TD.shape[1], device=device)
-    counts_R = torch.zeros(num_reads, 1, device=device)
+    """(R, D): the mean of the states of each text of a packed batch; a shared prompt counts for each of its answers."""
+    num_reward_positions, device = len(packed.reward_positions), states_TD.device
+    sums_RD = torch.zeros(num_reward_positions, states_TD.shape[1], device=device)
+    counts_R = torch.zeros(num_reward_positions, 1, device=device)
     group_T, branch_T = (torch.from_numpy(part).flatten().long() for part in (packed.group, packed.branch))
-    per_group = num_reads // len(packed.order)
+    per_group = num_reward_positions // len(packed.order)
     for side in range(per_group):  # the shared tokens (branch 0) count for each side
         mine_T = (group_T >= 0) & ((branch_T == 0) | (branch_T == side + 1))
         read = (group_T[mine_T] * per_group + side).to(device)
@@ -114,7 +116,7 @@ def mean_states(states_TD: torch.Tensor, packed: PackedBatch) -> torch.Tensor:
 
 
 def _gain(norm: nn.Module, width: int) -> torch.Tensor:
-    """The gain g (D) of norm(x) = g x / rms(x), whichever way its parameter says it."""
+    """The gain g (D) of norm(x) = g x / rms(x); architectures store it in different ways."""
     return norm(torch.ones(width, device=next(norm.parameters()).device))
 
 
@@ -128,7 +130,5 @@ def _refuse_other_forms(backbone: Backbone) -> None:
     norm = copy.deepcopy(model.norm).float()
     if not torch.allclose(norm(probe), _gain(norm, len(probe)) * probe / probe.square().mean().sqrt(), atol=1e-3):
         raise ValueError(f"{refused}its final norm is not a root-mean-square norm; use --params head")
-    config = model.config.get_text_config()
-    types = getattr(config, "layer_types", None)
-    if types[-1] != "full_attention" if types else getattr(config, "sliding_window", None):
+    if backbone.windows[-1] is not None:
         raise ValueError(f"{refused}its last layer sees a window of the text only; use --params head")

@@ -1,4 +1,4 @@
-"""The artifact as plain transformers reads it, without Assay's renderer, packing or head: the other side of every comparison."""
+"""The artifact in plain transformers, without Assay's renderer, packing or head: the reference for parity checks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from assay.errors import ArtifactError
+from assay.models.bases import no_progress_bars
 from assay.records import Completion
 
 
 class PlainReader:
-    """AutoTokenizer and AutoModelForSequenceClassification of an artifact directory, in float32, as the files say."""
+    """AutoTokenizer and AutoModelForSequenceClassification of an artifact directory, in float32."""
 
+    @no_progress_bars()
     def __init__(self, path: str | Path, device: str | torch.device = "cpu") -> None:
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
@@ -31,18 +33,17 @@ class PlainReader:
 
     @property
     def pad_id(self) -> int | None:
-        """The id that the model looks for to find the end of a padded row."""
+        """The token id by which the model finds the end of a padded row."""
         return self.model.config.get_text_config().pad_token_id
 
     def text(self, completion: Completion, *, today: str | None = None) -> str:
-        """A completion in messages form by the chat template of the files; `today` stands in for any date that it asks for."""
-        messages = [{"role": role, "content": content} for role, content in completion.messages]
-        messages.append({"role": "assistant", "content": str(completion.response)})
+        """A completion in messages form, rendered by the saved chat template. today: the date to use in the template."""
         clock = "" if today is None else f"{{%- macro strftime_now(format) -%}}{today}{{%- endmacro %}}"
-        return self.tokenizer.apply_chat_template(messages, chat_template=clock + self.tokenizer.chat_template, tokenize=False)
+        template, tools = clock + self.tokenizer.chat_template, list(completion.tools) or None
+        return self.tokenizer.apply_chat_template(completion.conversation(), tools=tools, chat_template=template, tokenize=False)
 
     def token_ids(self, text: str, *, add_special_tokens: bool = False, truncation: bool = False) -> list[int]:
-        """Ids of a rendered text; with truncation cut as the tokenizer's files say."""
+        """Ids of a rendered text; with truncation cut by the tokenizer's own settings."""
         encoded = self.tokenizer(text, add_special_tokens=add_special_tokens, truncation=truncation, verbose=False)
         return [int(token) for token in encoded["input_ids"]]
 
@@ -50,10 +51,10 @@ class PlainReader:
     def rewards(
         self, rows: Sequence[Sequence[int]], *, one_by_one: bool = False, side: str = "right", pad_id: int | None = None
     ) -> np.ndarray:
-        """Logits (N,) float32 of N token sequences: in one padded batch, or alone; NaN where a batch cannot be read.
+        """Logits (N,) float32 of N token sequences, in one padded batch or one by one; NaN when a batch cannot be padded.
 
-        side: where padding goes. pad_id: pad with this id and let the model look for it; left out, the tokenizer's and the
-        model's own are used, which agree in a sound artifact.
+        side: where padding goes. pad_id: the padding id for batch and model; when left out, the tokenizer's and the model's own ids
+        are used, which are equal in a valid artifact.
         """
         if not rows:
             return np.empty(0, np.float32)
@@ -77,7 +78,7 @@ class PlainReader:
 
 
 def plain_scores(path: str | Path, completions: Sequence[Completion], *, batch_size: int = 4) -> np.ndarray:
-    """Rewards (N,) float32 of completions in messages form, as plain transformers gives them in padded batches."""
+    """Rewards (N,) float32 of completions in messages form by plain transformers, in padded batches."""
     reader = PlainReader(path)
     rows = [reader.token_ids(reader.text(completion), truncation=True) for completion in completions]
     batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))

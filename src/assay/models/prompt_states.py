@@ -1,6 +1,6 @@
-"""Keys and values of prompts that were seen before, for answers that arrive one by one: the prompt is not computed again.
+"""A cache of keys and values of prompts, for answers that are scored one by one: the prompt is not computed again.
 
-Answers that arrive together share their prompt in the packed batch, at no cost of memory between calls; this is for the others.
+Answers that are scored together share their prompt in the packed batch and do not use this cache.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from assay.data.packing import num_common
 from assay.models.backbone import Backbone
 
-_LEAST = 16  # shared tokens below which a prompt is not worth an entry's trouble
+_LEAST = 16  # with fewer shared tokens an entry is not reused
 
 
 @dataclass(slots=True)
@@ -26,9 +27,9 @@ class _Entry:
 
 
 class PromptStates:
-    """The prompts used last, under a bound of memory.
+    """The most recent prompts, within a memory limit.
 
-    max_bytes: of all keys and values; the prompt used longest ago goes. num_reused: tokens that were not computed again.
+    max_bytes: of all keys and values; beyond it the prompt used longest ago is dropped. num_reused: tokens that were reused.
     """
 
     def __init__(self, backbone: Backbone, max_bytes: int) -> None:
@@ -43,28 +44,26 @@ class PromptStates:
 
     @staticmethod
     def suits(backbone: Backbone) -> bool:
-        """Whether a cut cache gives what a whole forward gives: attention over all earlier positions, in every layer."""
-        config = backbone.config.get_text_config()
-        types = set(getattr(config, "layer_types", None) or ("full_attention",))
-        return backbone.can_branch and types == {"full_attention"} and not getattr(config, "sliding_window", None)
+        """Whether a cropped cache gives the states of a whole forward: every layer must attend to all earlier positions."""
+        return backbone.can_branch and not any(backbone.windows)
 
     @property
     def num_bytes(self) -> int:
         return sum(len(entry.tokens) for entry in self._entries.values()) * self._bytes_per_token
 
     def last_state(self, prompt: Hashable, tokens_T: np.ndarray) -> torch.Tensor:
-        """Final hidden state (1, D) at the last of T tokens, whose beginning may be in memory under `prompt`.
+        """Final hidden state (1, D) at the last of T tokens; the first tokens may be cached under `prompt`.
 
-        What is shared is found, not assumed: the longest common beginning with the sequence that was there before.
+        Tokens are compared with the cached ones: the longest common prefix is reused.
         """
         with self._lock:
             entry = self._entries.pop(prompt, None)
-            num_shared = _num_common(entry.tokens, tokens_T[:-1]) if entry is not None else 0
+            num_shared = num_common(entry.tokens, tokens_T[:-1]) if entry is not None else 0
             if entry is None or num_shared < _LEAST:
                 entry, num_shared = _Entry(tokens_T, DynamicCache(config=self.backbone.config)), 0
             elif (surplus := entry.states.get_seq_length() - num_shared) > 0:
                 entry.states.crop(-surplus)
-            rest = torch.from_numpy(tokens_T[num_shared:].astype(np.int64))[None].to(self._device)
+            rest = torch.from_numpy(tokens_T[num_shared:].astype(np.int64))[None].to(self.backbone.device)
             hidden_1TD = self.backbone.model(input_ids=rest, past_key_values=entry.states, use_cache=True).last_hidden_state
             self.num_reused += num_shared
             if num_shared:  # keep the prompt, not the answer
@@ -73,17 +72,7 @@ class PromptStates:
             self._keep(prompt, entry)
             return hidden_1TD[:, -1]
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self.backbone.model.parameters()).device
-
     def _keep(self, prompt: Hashable, entry: _Entry) -> None:
         self._entries[prompt] = entry
         while self._entries and self.num_bytes > self.max_bytes:
             self._entries.popitem(last=False)
-
-
-def _num_common(first: np.ndarray, second: np.ndarray) -> int:
-    length = min(len(first), len(second))
-    differs = np.flatnonzero(first[:length] != second[:length])
-    return int(differs[0]) if len(differs) else length

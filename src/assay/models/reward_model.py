@@ -1,8 +1,9 @@
-"""The reward model: a backbone and a scalar head, on packed batches. Shapes: R reads, K members, D hidden size."""
+"""The reward model: a backbone and a linear head, on packed batches. Shapes: R reward positions, K outputs, D hidden size."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import nn
@@ -11,20 +12,37 @@ from torch.nn.functional import dropout
 from assay.data.packing import PackedBatch
 from assay.models.backbone import Backbone
 
+Outputs = Literal["members", "labels", "attributes"]
+
 
 class RewardModel(nn.Module):
-    """`forward(batch) -> rewards_RK`, float32, always: R rewarded tokens, K members (1 for a single model).
+    """`forward(batch) -> rewards_RK`, float32, always: R rewarded tokens, K outputs of the head.
 
-    The head is a bias-free linear map in float32, outside of autocast, whatever the backbone computes in: a head in bfloat16
-    would round rewards to steps of 0.004-0.03 and make ties. compute_dtype: bfloat16 runs the backbone under autocast.
-    dropout: share of the head's inputs that is dropped in training.
+    The head is a linear map without bias in float32, outside of autocast, whatever the backbone computes in: a head in bfloat16
+    would round rewards to steps of 0.004-0.03 and make ties. outputs: what the K outputs are: rewards of the members of an ensemble
+    (1 for a single model), logits of labels, or attributes of an answer. compute_dtype: the backbone runs under autocast when this
+    is not its own number format. dropout: share of the head's inputs that is dropped in training.
     """
 
     def __init__(
-        self, backbone: Backbone, head: nn.Linear, *, compute_dtype: torch.dtype = torch.float32, dropout: float = 0.0
+        self,
+        backbone: Backbone,
+        head: nn.Linear,
+        *,
+        outputs: Outputs = "members",
+        compute_dtype: torch.dtype = torch.float32,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.backbone, self.head, self.compute_dtype, self.dropout = backbone, head.float(), compute_dtype, dropout
+        self.backbone, self.head, self.outputs = backbone, head.float(), outputs
+        self.compute_dtype, self.dropout = compute_dtype, dropout
+
+    @property
+    def num_members(self) -> int:
+        """Members of the ensemble, 1 for a single model. Raises ValueError for a head whose outputs are not rewards."""
+        if self.outputs != "members":
+            raise ValueError(f"the head gives {self.outputs}, not rewards: it is no scalar reward model, nor an ensemble of them")
+        return self.head.out_features
 
     @property
     def head_weights(self) -> torch.Tensor:
@@ -41,8 +59,7 @@ class RewardModel(nn.Module):
 
     def states(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
         """Hidden states (R, D) at the rewarded tokens, in the number format that the backbone computes in."""
-        device = self.head.weight.device
-        with torch.autocast(device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != self.backbone.dtype):
+        with self.backbone.autocast(self.compute_dtype):
             return self.backbone.read(batch, hidden_BLD)
 
     def read(self, states_RD: torch.Tensor) -> torch.Tensor:
@@ -51,9 +68,9 @@ class RewardModel(nn.Module):
             return self.head(dropout(states_RD.float(), self.dropout, self.training))
 
 
-def new_head(hidden_size: int, num_members: int = 1, *, seed: int) -> nn.Linear:
+def new_head(hidden_size: int, num_outputs: int = 1, *, seed: int) -> nn.Linear:
     """A fresh head, normal with standard deviation 1/sqrt(hidden_size + 1) (Stiennon et al. 2020, appendix; Huang et al. 2024)."""
-    head = nn.Linear(hidden_size, num_members, bias=False, dtype=torch.float32)
+    head = nn.Linear(hidden_size, num_outputs, bias=False, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         head.weight.normal_(0.0, 1.0 / math.sqrt(hidden_size + 1), generator=generator)

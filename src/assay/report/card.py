@@ -87,8 +87,8 @@ def _with_transformers(description: Mapping[str, object]) -> str:
     ensemble = _mapping(description.get("ensemble"))
     if ensemble and ensemble.get("form") != "heads":
         return (
-            "Plain transformers cannot load an ensemble: `assay export` writes one of its members as a plain model, "
-            "`assay average` the mean of their weights."
+            "Plain transformers cannot load an ensemble: `assay model export` writes one of its members as a plain model, "
+            "`assay model average` the mean of their weights."
         )
     note = "gives the mean of the members, without their disagreement" if ensemble else ""
     return f"With plain transformers{f' (which {note})' if note else ''}:\n\n{LOAD_TRANSFORMERS}"

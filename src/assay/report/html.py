@@ -6,6 +6,7 @@ Every text passes `escape`, so that what a model or a data set wrote stays text.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections import Counter
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from assay import __version__
+from assay.files import write_text
+from assay.messages import Message
 from assay.records import Finding, Metric, Report, Table
 from assay.report.charts import draw, interval_mark, num_missing
 from assay.report.text import escape, is_finite, is_real, number, places, visible
@@ -55,15 +58,7 @@ def render_html(reports: Sequence[Report], *, title: str) -> str:
 
 def write_html(path: str | os.PathLike[str], reports: Sequence[Report], title: str) -> None:
     """Write the page to `path` at once: a reader sees the old page or the new one, never a part. Makes missing folders."""
-    page = render_html(reports, title=title).encode("utf-8")
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(page)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(Path(path), render_html(reports, title=title))
 
 
 def _index(reports: Sequence[Report]) -> str:
@@ -263,8 +258,11 @@ def _prompt(prompt: object) -> str:
     turns = []
     entries = [("user", prompt)] if isinstance(prompt, str) else prompt if isinstance(prompt, Iterable) else []
     for entry in entries:
+        entry = entry.as_dict() if isinstance(entry, Message) else entry
         if isinstance(entry, Mapping):
             role, content = entry.get("role", ""), entry.get("content", "")
+            if extras := {name: value for name, value in entry.items() if name not in ("role", "content")}:  # tool calls, reasoning
+                content = f"{content}\n{json.dumps(extras, ensure_ascii=False)}".strip()
         else:
             role, content = entry if isinstance(entry, Sequence) and len(entry) == 2 and not isinstance(entry, str) else ("", entry)
         turns.append(f'<div class="turn"><span class="role">{escape(role)}</span>{_text(content)}</div>\n')

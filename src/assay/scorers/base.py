@@ -1,16 +1,17 @@
-"""The one protocol of everything that gives rewards, and the laws that every implementation keeps."""
+"""`Scorer`, the protocol of everything that gives rewards, and what other modules need to know about a scorer."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from threading import Lock
-from typing import Any, Literal, Protocol, runtime_checkable
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from threading import RLock
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from assay.records import Completion, PreferencePair, Rewards
+from assay.stats.metrics import sigmoid
 
 Scope = Literal["global", "prompt"]
 
@@ -44,6 +45,99 @@ class Comparer(Protocol):
         ...
 
 
+@runtime_checkable
+class FromMargins(Comparer, Protocol):
+    """A comparer whose probabilities are a function of the margins of its own rewards: they need no second scoring."""
+
+    def probability(self, margins_P: np.ndarray) -> np.ndarray:
+        """P(chosen beats rejected) of P margins; NaN stays NaN."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """Where the probabilities come from, in a few words."""
+        ...
+
+
+@runtime_checkable
+class HasClosing(Protocol):
+    """A scorer that knows what the chat template of its model writes after an answer."""
+
+    @property
+    def closing(self) -> str: ...
+
+
+@runtime_checkable
+class HasRenderer(Protocol):
+    """A scorer that tokenises in this process: its `renderer`, and the transformers `config` of its model."""
+
+    @property
+    def renderer(self) -> Any: ...
+    @property
+    def config(self) -> Any: ...
+
+
+@runtime_checkable
+class HasPlan(Protocol):
+    """A scorer that plans its memory: `plan.max_tokens` of one forward, and `plan.summary()` in words."""
+
+    @property
+    def plan(self) -> Any: ...
+
+
+@runtime_checkable
+class ThreadSafe(Protocol):
+    """A scorer whose `score` several threads may call at once."""
+
+    is_thread_safe: Literal[True]
+
+
+Value = TypeVar("Value")
+
+
+class OfInner(Generic[Value]):
+    """An attribute of a wrapper that is the inner scorer's own: `scope = OfInner[Scope]()`."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, wrapper: Any, owner: type | None = None) -> Value:
+        return getattr(wrapper.scorer, self.name)  # type: ignore[no-any-return]
+
+
+Capability = TypeVar("Capability")
+
+
+def capability(scorer: object, kind: type[Capability], *, of_same_rewards: bool = False) -> Capability | None:
+    """The scorer, or the first scorer inside it, that implements the protocol `kind`; None when none does.
+
+    of_same_rewards: do not search inside a wrapper that changes rewards (`changes_rewards`) or inside an ensemble, since scorers in
+    there give other rewards. Otherwise the search goes on in the inner scorer, of an ensemble in its first member.
+    """
+    while not isinstance(scorer, kind):
+        if of_same_rewards and getattr(scorer, "changes_rewards", False):
+            return None
+        inner = getattr(scorer, "scorer", None) or next(iter(getattr(scorer, "scorers", ()) if not of_same_rewards else ()), None)
+        if inner is None:
+            return None
+        scorer = inner
+    return scorer
+
+
+@runtime_checkable
+class ReadsGroundTruth(Protocol):
+    """A scorer that says whether it reads `Completion.ground_truth`, as a rule or a judge with gold answers does."""
+
+    @property
+    def reads_ground_truth(self) -> bool: ...
+
+
+def own_comparer(scorer: Scorer) -> Comparer | None:
+    """The scorer that compares by itself, such as a pairwise judge; None where preferences follow from rewards or their margins."""
+    found = capability(scorer, Comparer, of_same_rewards=True)
+    return None if isinstance(found, FromMargins) else found
+
+
 def pair_rewards(scorer: Scorer, pairs: Sequence[PreferencePair]) -> np.ndarray:
     """Rewards of chosen and rejected, from one call of the scorer: (P, 2) float64, NaN where one could not be scored."""
     completions = [completion for pair in pairs for completion in pair.completions()]
@@ -59,7 +153,7 @@ def margins(scorer: Scorer, pairs: Sequence[PreferencePair]) -> np.ndarray:
 def prefer(scorer: Scorer, pairs: Sequence[PreferencePair], temperature: float = 1.0) -> np.ndarray:
     """P(chosen beats rejected) for P pairs: (P,) float64 in [0, 1], NaN where a pair could not be scored.
 
-    A scorer that has `compare` answers itself; else sigmoid((r_chosen - r_rejected) / temperature), Bradley & Terry (1952).
+    It is the scorer's own `compare` where it has one; else sigmoid((r_chosen - r_rejected) / temperature), Bradley & Terry (1952).
     """
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} must be positive: it divides the margin")
@@ -68,25 +162,31 @@ def prefer(scorer: Scorer, pairs: Sequence[PreferencePair], temperature: float =
     return sigmoid(margins(scorer, pairs) / temperature)
 
 
-def innermost(scorer: Scorer) -> Scorer:
-    """The scorer that scores, whatever is wrapped around it (calibration, cache)."""
-    while isinstance(inner := getattr(scorer, "scorer", None), Scorer):
-        scorer = inner
-    return scorer
+def reads_ground_truth(scorer: Scorer) -> bool:
+    """Whether the scorer, or a scorer inside it, reads the ground truth."""
+    if isinstance(scorer, ReadsGroundTruth) and scorer.reads_ground_truth:
+        return True
+    held = (getattr(scorer, "scorer", None), *getattr(scorer, "scorers", ()))
+    return any(reads_ground_truth(one) for one in held if isinstance(one, Scorer))
+
+
+def keys_of(scorer: Scorer, completions: Sequence[Completion]) -> list[str]:
+    """A key for each completion; completions of equal keys get equal rewards. It covers the ground truth if the scorer reads it."""
+    with_truth = reads_ground_truth(scorer)
+    return [completion.key + completion.ground_truth_digest if with_truth else completion.key for completion in completions]
 
 
 def closing_of(scorer: Scorer) -> str:
     """What the chat template of the scorer's model writes after an answer; "" for a scorer that does not say."""
-    inner = innermost(scorer)
-    members = getattr(inner, "scorers", ())  # of an ensemble: they read alike
-    return closing_of(members[0]) if members else str(getattr(inner, "closing", ""))
+    found = capability(scorer, HasClosing)
+    return "" if found is None else found.closing
 
 
 def closed(text: str, closing: str) -> str:
-    """Rendered prompt and answer, ended as the template ends an answer, since there the reward is read.
+    """Rendered prompt and answer, ended as the template ends an answer: the reward is read at that end.
 
-    A trainer's text ends where generation did: in ChatML at the end token, without the newline behind it, or with no end token when
-    the answer was cut or special tokens were skipped. An end token that stands there already is not written again.
+    A trainer's text ends where generation ended. In ChatML that is the end token without the newline after it; there is no end
+    token when the answer was cut or special tokens were skipped. An end token that is already there is not added again.
     """
     end = closing.rstrip()
     if not end or not text.strip():
@@ -94,70 +194,39 @@ def closed(text: str, closing: str) -> str:
     return text.rstrip().removesuffix(end) + closing if text.rstrip().endswith(end) else text + closing
 
 
-def turn_of(scorer: Scorer) -> AbstractContextManager[Any]:
-    """What threads hold while they ask a scorer: a lock, or nothing where several may ask at once (`takes_threads`)."""
-    return nullcontext() if getattr(scorer, "takes_threads", False) else Lock()
+@contextmanager
+def turn_of(scorer: Scorer) -> Iterator[None]:
+    """Hold the lock of a scorer: only one thread at a time may call it, directly, through a wrapper or in an ensemble.
 
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)) without overflow; NaN stays NaN."""
-    with np.errstate(over="ignore"):
-        return np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))))
-
-
-def check_scorer(scorer: Scorer, completions: Sequence[Completion]) -> None:
-    """Assert the laws of the protocol on `completions` (a handful will do; let one of them be impossible to score, if you can).
-
-    1. as many out as in, order kept, none in none out; 2. with global scope a value does not depend on the rest of the batch;
-    3. same fingerprint, same values within `tolerance`; 4. an unscorable item is NaN with a reason, and only such an item has one;
-    5. inputs are not mutated. Raises AssertionError that names the law.
+    Thread-safe scorers (`is_thread_safe`) have no lock.
     """
-    completions = list(completions)
-    n = len(completions)
-    assert n >= 2, "give check_scorer at least two completions"
-    before = copy.deepcopy(completions)
-    fingerprint, tolerance = scorer.fingerprint, scorer.tolerance
-    assert isinstance(fingerprint, str), "law 3: fingerprint must be a string"
-    assert fingerprint, "law 3: fingerprint must not be empty"
-    assert tolerance >= 0, f"law 3: tolerance {tolerance} is negative"
-    assert scorer.scope in ("global", "prompt"), f"scope {scorer.scope!r} is neither 'global' nor 'prompt'"
-
-    rewards = _score(scorer, completions)
-    assert len(rewards) == n, f"law 1: {n} completions in, {len(rewards)} rewards out"
-    assert len(_score(scorer, [])) == 0, "law 1: score([]) must be empty"
-    assert completions == before, "law 5: score() changed its input"
-    assert rewards.error is not None
-    for i in range(n):
-        unscored = bool(np.isnan(rewards.value[i]))
-        error = rewards.error[i]
-        assert unscored == (error is not None), f"law 4: item {i} has value {rewards.value[i]}, error {error!r}"
-    assert rewards.std is None or np.all(np.isnan(rewards.value) | (rewards.std >= 0)), "std must not be negative"
-
-    _assert_same(rewards, _score(scorer, completions), tolerance, "law 3: a second scoring differs")
-    assert scorer.fingerprint == fingerprint, "law 3: scoring changed the fingerprint"
-    if scorer.scope == "global":
-        order = np.random.default_rng(0).permutation(n)
-        _assert_same(rewards.take(order), _score(scorer, [completions[i] for i in order]), tolerance, "law 2: order matters")
-        half = n // 2
-        for part in (range(half), range(half, n)):
-            _assert_same(rewards.take(part), _score(scorer, [completions[i] for i in part]), tolerance, "law 2: the batch matters")
-        for i in range(n):
-            _assert_same(rewards.take([i]), _score(scorer, [completions[i]]), tolerance, f"law 2: item {i} alone differs")
+    locks = {id(lock): lock for lock in map(_lock_of, _not_thread_safe(scorer))}
+    with ExitStack() as held:
+        for key in sorted(locks):  # the same order in every thread: no deadlock
+            held.enter_context(locks[key])
+        yield
 
 
-def _score(scorer: Scorer, completions: list[Completion]) -> Rewards:
-    try:
-        rewards = scorer.score(completions)
-    except Exception as error:
-        raise AssertionError(f"law 4: score() raised {error!r} instead of giving NaN with a reason") from error
-    assert isinstance(rewards, Rewards), f"law 1: score() returned {type(rewards).__name__}, not Rewards"
-    return rewards
+_locks: dict[int, RLock] = {}  # by the scorer's id, until the scorer is freed
+_lock_of_all = RLock()
 
 
-def _assert_same(expected: Rewards, actual: Rewards, tolerance: float, law: str) -> None:
-    assert len(expected) == len(actual), f"{law}: {len(expected)} rows against {len(actual)}"
-    assert np.array_equal(expected.ok, actual.ok), f"{law}: other items could not be scored"
-    ok = expected.ok
-    if ok.any():
-        difference = float(np.max(np.abs(expected.value[ok] - actual.value[ok])))
-        assert difference <= tolerance, f"{law}: by {difference:.3g}, tolerance {tolerance:.3g}"
+def _lock_of(scorer: Scorer) -> RLock:
+    """The scorer's own lock. Scorers without weak references (dataclasses with slots) share one."""
+    with _lock_of_all:
+        if id(scorer) not in _locks:
+            try:
+                weakref.finalize(scorer, _locks.pop, id(scorer)).atexit = False
+            except TypeError:
+                return _lock_of_all
+            _locks[id(scorer)] = RLock()
+        return _locks[id(scorer)]
+
+
+def _not_thread_safe(scorer: Scorer) -> list[Scorer]:
+    """The scorers inside all wrappers and ensembles that only one thread at a time may call."""
+    if isinstance(scorer, ThreadSafe):
+        return []
+    inner = getattr(scorer, "scorer", None)
+    parts = getattr(scorer, "scorers", ()) or ([inner] if isinstance(inner, Scorer) else [])
+    return [one for part in parts for one in _not_thread_safe(part)] if parts else [scorer]

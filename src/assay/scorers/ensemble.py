@@ -1,11 +1,10 @@
-"""Several reward models as one: their mean as the reward, their disagreement as its uncertainty, and the uncertain penalised.
+"""Several reward models as one: the mean as the reward, less a penalty for the members' disagreement (their std).
 
 Shapes: K members, N completions.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from assay.files import digest
 from assay.records import Completion, Rewards
-from assay.scorers.base import Scope, Scorer
+from assay.scorers.base import Scope, Scorer, capability
 
 How = Literal["mean", "min"]
 
@@ -24,8 +24,8 @@ class Combination:
     """How K rewards become one.
 
     mean: mean - penalty x std (Coste et al. 2024, "Reward Model Ensembles Help Mitigate Overoptimization", with the standard
-    deviation in place of the variance, so that penalty has no unit); min: the worst of them, their WCO. std is the sample standard
-    deviation (K - 1), whichever way.
+    deviation in place of the variance, so that penalty has no unit). min: the lowest of the K rewards, their worst-case
+    optimization (WCO). In both, std is the sample standard deviation (K - 1).
     """
 
     how: How = "mean"
@@ -52,24 +52,32 @@ class Combination:
 
 
 PLAIN = Combination(penalty=0.0)
-"""The mean and nothing else: what plain transformers reads of K heads on one backbone."""
+"""The mean without a penalty: the reward that plain transformers computes from K heads on one backbone."""
 
 
 @runtime_checkable
 class HasMembers(Protocol):
-    """A scorer made of members, that tells what each of them says."""
+    """A scorer made of members, which also gives the rewards of each member."""
 
     @property
     def combination(self) -> Combination: ...
+    @property
+    def num_members(self) -> int: ...
     def score_members(self, completions: Sequence[Completion]) -> np.ndarray:
         """N completions -> (K, N) float32; NaN where a member could not score."""
         ...
 
 
-class Ensemble:
-    """Any scorers as one: `value` by the combination, `std` always. One member that cannot score makes the value NaN.
+def members_of(scorer: Scorer) -> HasMembers | None:
+    """The scorer itself if it is an ensemble, or the ensemble inside it if no wrapper changes its rewards; else None."""
+    found = capability(scorer, HasMembers, of_same_rewards=True)
+    return found if found is not None and found.num_members > 1 else None
 
-    Raises ValueError for fewer than two members, for the same one twice (it would feign certainty), for a prompt-scoped one.
+
+class Ensemble:
+    """Any scorers as one, with `value` by the combination and always `std`. Where a member has no reward, the value is NaN.
+
+    Raises ValueError for fewer than two members, for the same member twice (std would be too small), for a prompt-scoped member.
     """
 
     scope: Scope = "global"
@@ -86,9 +94,13 @@ class Ensemble:
         self.tolerance = self.combination.tolerance(max(scorer.tolerance for scorer in self.scorers))
 
     @property
+    def num_members(self) -> int:
+        return len(self.scorers)
+
+    @property
     def fingerprint(self) -> str:
         parts = (*(scorer.fingerprint for scorer in self.scorers), self.combination.how, self.combination.penalty)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        return digest(repr(parts))
 
     def score(self, completions: Sequence[Completion]) -> Rewards:
         rewards = [scorer.score(completions) for scorer in self.scorers]
@@ -97,17 +109,38 @@ class Ensemble:
             for i in range(len(completions))
         ]
         value, std = self.combination(np.stack([part.value for part in rewards]))
-        return Rewards(value=value, std=std, error=tuple(errors))
+        return Rewards(value=value, std=std, steps=_mean_steps(rewards), text=_texts(rewards), error=tuple(errors))
 
     def score_members(self, completions: Sequence[Completion]) -> np.ndarray:
         return np.stack([scorer.score(completions).value for scorer in self.scorers])
 
 
+def _mean_steps(rewards: Sequence[Rewards]) -> tuple[np.ndarray, ...] | None:
+    """Mean over the members of the reward of each step; no steps where a member has none, or the numbers of steps differ."""
+    if any(part.steps is None for part in rewards):
+        return None
+    found = []
+    for steps_K in zip(*(part.steps for part in rewards if part.steps is not None), strict=True):
+        agree = len({len(steps) for steps in steps_K}) == 1
+        found.append(np.mean(steps_K, axis=0) if agree else np.empty(0, np.float32))
+    return tuple(found)
+
+
+def _texts(rewards: Sequence[Rewards]) -> tuple[str | None, ...] | None:
+    """The members' texts for each completion, one after another, each with the member's number."""
+    if all(part.text is None for part in rewards):
+        return None
+    texts = []
+    for i in range(len(rewards[0])):
+        said = [f"member {k}: {part.text[i]}" for k, part in enumerate(rewards) if part.text is not None and part.text[i]]
+        texts.append("\n\n".join(said) or None)
+    return tuple(texts)
+
+
 class Member:
     """One member of a scorer of members, as a scorer of its own.
 
-    What one of them is asked, all score in one forward; what each of them says stays in `known`, by content, for the others that
-    share it.
+    All members score a completion in one forward. Their rewards are kept in `known`, by content, which the other members share.
     """
 
     scope: Scope = "global"
@@ -128,7 +161,7 @@ class Member:
         return Rewards(value=value_N, error=tuple(why if bad else None for bad in np.isnan(value_N)))
 
 
-def members_apart(scorer: HasMembers, num_members: int, *, fingerprint: str, tolerance: float) -> list[Member]:
-    """The members of a scorer as scorers that share every forward: K models looked at for little more than one."""
+def members_as_scorers(scorer: HasMembers, num_members: int, *, fingerprint: str, tolerance: float) -> list[Member]:
+    """Each member of a scorer as a scorer of its own. They share every forward: K cost little more than one."""
     known: dict[str, np.ndarray] = {}
     return [Member(scorer, k, known, fingerprint=fingerprint, tolerance=tolerance) for k in range(num_members)]

@@ -1,20 +1,21 @@
-"""From a path to a Scorer."""
+"""From a name to a Scorer. Torch is imported only where a model is loaded into this process."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from assay.models.artifact import ENSEMBLE, REWARD_FILE, fingerprint, read_description, verify_digest
-from assay.models.device import Dtype, pick_compute
-from assay.models.member_files import load_blocks, member_paths
+from assay.records import Dtype
+from assay.run_files import artifact_path, read_description
 from assay.scorers.base import Scorer
-from assay.scorers.cache import Cached
-from assay.scorers.calibrate import Calibrated, Calibration
-from assay.scorers.ensemble import Combination, Ensemble
-from assay.scorers.local import LocalScorer, load_local, saved_combination
-from assay.scorers.remote import Remote, RemoteScorer
+from assay.scorers.engine_api import Remote, printable_url
+from assay.scorers.remote import RemoteScorer
+from assay.scorers.rules import RULE, load_rule
+from assay.scorers.wrappers.cached import Cached
+
+if TYPE_CHECKING:
+    from assay.scorers.ensemble import Combination
 
 _URL = re.compile(r"(?:(?P<engine>vllm|sglang|tei|openrlhf)\+)?(?P<scheme>https?):/+(?P<rest>.+)")  # a Path has one slash left
 
@@ -28,59 +29,48 @@ def load(
     combination: Combination | None = None,
     cache: str | Path | None = None,
 ) -> Scorer:
-    """The scorer that `spec` names: an artifact directory, a run directory that holds one, or the URL of a service.
+    """The scorer that `spec` names: an artifact directory, a run directory that holds one, the URL of a service, or a rule.
 
-    http://HOST:PORT is Assay's own service (see `RemoteScorer`, which says more); vllm+http://, sglang+http://, tei+http:// and
-    openrlhf+http:// are engines. What is computed there is settled there: the other arguments are for directories, but for cache.
+    http://HOST:PORT is Assay's own service (see `RemoteScorer`). vllm+http://, sglang+http://, tei+http:// and openrlhf+http://
+    are engines. rule:MODULE:FUNCTION is a plain Python function (see `RuleScorer`); its code is run, so never take such a name
+    from a file or a request. dtype, device, max_tokens and combination are for directories only.
 
-    `score` gives the raw rewards whether or not the artifact is calibrated; with a calibration, `prefer` uses it.
-    dtype, device: "auto" looks at the machine. max_tokens: token budget of one forward. combination: how an ensemble's members
-    become one reward, in place of what was saved; the calibration is of the saved way, and is left out then. cache: an SQLite
-    file of rewards that are not computed again (see `Cached`).
-    Raises ValueError for a path that is neither, ArtifactError for an artifact that is damaged.
+    `score` gives raw rewards, whether or not the artifact is calibrated; `prefer` uses the calibration if there is one.
+    dtype, device: "auto" picks what suits the machine. max_tokens: token budget of one forward. combination: how an ensemble's
+    members become one reward, instead of the saved way; the saved calibration does not apply to it and is then left out.
+    cache: an SQLite file of cached rewards (see `Cached`).
+    Raises ValueError for a name that is none of these, ArtifactError for an artifact that is damaged.
     """
-    if (url := _URL.fullmatch(str(spec))) is not None:
+    if not is_directory(spec):
         if (dtype, device, max_tokens, combination) != ("auto", "auto", None, None):
             raise ValueError(
-                f"{spec} is served elsewhere: leave dtype, device, max_tokens and combination out, they are settled there"
+                f"{printable_url(str(spec))} is not computed from a directory: leave dtype, device, max_tokens and combination out"
             )
-        remote = RemoteScorer(f"{url['scheme']}://{url['rest']}", engine=cast(Remote, url["engine"] or "assay"))
-        return remote if cache is None else Cached(remote, cache)
+        named: Scorer = load_rule(str(spec)) if is_rule(spec) else _remote(str(spec))
+        return named if cache is None else Cached(named, cache)
+    from assay.scorers.local import load_raw  # imports torch
+    from assay.scorers.wrappers.calibrated import Calibrated, Calibration
+
     path = artifact_path(spec)
     scorer: Scorer = load_raw(path, dtype=dtype, device=device, max_tokens=max_tokens, combination=combination)
-    scorer = Cached(scorer, cache) if cache is not None else scorer  # inside of what compares
+    scorer = Cached(scorer, cache) if cache is not None else scorer  # the cache holds rewards, so it goes inside `Calibrated`
     calibration = read_description(path).get("calibration")
     if calibration is None or combination is not None:
         return scorer
     return Calibrated(scorer=scorer, calibration=Calibration.from_json(calibration))
 
 
-def load_raw(
-    path: Path,
-    *,
-    dtype: Dtype = "auto",
-    device: str = "auto",
-    max_tokens: int | None = None,
-    combination: Combination | None = None,
-) -> LocalScorer | Ensemble:
-    """The scorer of an artifact directory without its calibration: one model, K heads, or an ensemble."""
-    description = read_description(path)
-    if description.get("kind") != ENSEMBLE:
-        return load_local(path, dtype=dtype, device=device, max_tokens=max_tokens, combination=combination)
-    combination = combination or saved_combination(description)
-    if description[ENSEMBLE]["form"] == "models":
-        verify_digest(path)
-        members = (load_local(member, dtype=dtype, device=device, max_tokens=max_tokens) for member in member_paths(path))
-        return Ensemble(tuple(members), combination)
-    compute = pick_compute(device, dtype)
-    loaded = load_blocks(path, dtype=compute.dtype, device=compute.device)
-    identity = fingerprint({**description, "calibration": None})
-    return LocalScorer(loaded.model, loaded.renderer, identity=identity, max_tokens=max_tokens, combination=combination)
+def is_rule(spec: str | Path) -> bool:
+    """Whether the name is that of a Python function. Only text is: a Path may come from a file or a request."""
+    return isinstance(spec, str) and spec.startswith(RULE)
 
 
-def artifact_path(spec: str | Path) -> Path:
-    """The artifact directory that `spec` is, or that the run directory `spec` holds."""
-    for path in (Path(spec), Path(spec) / "artifact"):
-        if (path / REWARD_FILE).is_file():
-            return path
-    raise ValueError(f"{spec} is neither an artifact (a directory with {REWARD_FILE}) nor a run directory that holds one")
+def is_directory(spec: str | Path) -> bool:
+    """Whether the name is a directory on this machine: neither a rule nor a URL."""
+    return not is_rule(spec) and _URL.fullmatch(str(spec)) is None
+
+
+def _remote(url: str) -> RemoteScorer:
+    parts = _URL.fullmatch(url)
+    assert parts is not None
+    return RemoteScorer(f"{parts['scheme']}://{parts['rest']}", engine=cast(Remote, parts["engine"] or "assay"))

@@ -1,8 +1,7 @@
-"""A reward model in this process: any number of completions in any order, prompts shared, packed by a token budget."""
+"""A reward model in this process. Completions are packed by a token budget; answers to one prompt share its computation."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,19 +9,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from assay.data.packing import Group, PackedBatch, make_group, pack, siblings, split_group, stops
-from assay.data.render import Rendered, Renderer
-from assay.models.artifact import ENSEMBLE, fingerprint, load_artifact
-from assay.models.device import Dtype, ScoringPlan, pick_compute, plan_scoring
-from assay.models.members import SharedTrunk
+from assay.data.packing import Group, PackedBatch, make_group, pack, pack_prefixes, siblings, split_group
+from assay.data.render import Rendered, Renderer, warn_of_left_out
+from assay.files import digest
+from assay.models.artifact import load_artifact, verify_digest
+from assay.models.device import ScoringPlan, pick_compute, plan_scoring
+from assay.models.ensemble_files import load_blocks, member_paths
 from assay.models.prompt_states import PromptStates
 from assay.models.reward_model import RewardModel
-from assay.records import Completion, Rewards
+from assay.models.shared_trunk import SharedTrunk
+from assay.records import Completion, Dtype, Rewards
+from assay.run_files import ENSEMBLE, read_description, uncalibrated_fingerprint
 from assay.scorers.base import Scope
-from assay.scorers.ensemble import Combination
+from assay.scorers.ensemble import Combination, Ensemble
 
-# Largest change of a reward between two layouts of the same text, as a share of the head's norm (rewards grow with it): what was
-# measured on SmolLM2-135M, with room to spare.
+# Largest change of a reward between two layouts of the same text, as a share of the head's norm (rewards grow with it): measured on
+# SmolLM2-135M, with a margin.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.15, torch.float16: 0.03}
 
 
@@ -30,7 +32,7 @@ PROMPT_BYTES = 1 << 28
 
 
 class Trace(NamedTuple):
-    """The tokens of an answer, as text, and the reward (T,) float32 that it would have if it stopped there."""
+    """The tokens of an answer, as text, and the reward (T,) float32 of the answer up to each token."""
 
     tokens: tuple[str, ...]
     rewards: np.ndarray
@@ -39,10 +41,10 @@ class Trace(NamedTuple):
 class LocalScorer:
     """Scores with a `RewardModel`, or with K members at once.
 
-    max_tokens: token budget of one forward, None for what the machine takes best. combination: of K members, whose std is a
-    column then; for one member there is none. plan: the budget, and the memory that scoring takes at most. head_norm: largest norm
-    of a head, which rewards grow with. tolerance: see `Scorer`; from dtype and head norm. prompt_bytes: memory for the keys and
-    values of prompts, which an answer that arrives alone (`score` of one completion) does not compute again; 0 for none.
+    max_tokens: token budget of one forward, None for the fastest on this machine. combination: how K members become one reward;
+    the rewards then have a std, which one member has not. plan: the budget, and the memory that scoring takes at most. head_norm:
+    largest norm of a head; rewards grow with it. tolerance: see `Scorer`; from dtype and head norm. prompt_bytes: memory for the
+    keys and values of earlier prompts, which `score` of a single completion reuses; 0 for none.
     """
 
     scope: Scope = "global"
@@ -59,10 +61,10 @@ class LocalScorer:
     ) -> None:
         self.model, self.renderer = model.eval(), renderer
         heads_KD, dtype = model.head_weights.detach(), model.compute_dtype
-        self.num_members = len(heads_KD)
+        self.num_members = model.num_members
         self.combination = combination or Combination()
         parts = f"{identity}/{dtype}" + (f"/{self.combination}" if self.num_members > 1 else "")
-        self.fingerprint = hashlib.sha256(parts.encode()).hexdigest()[:32]
+        self.fingerprint = digest(parts)
         self.head_norm = float(heads_KD.norm(dim=1).max())
         tolerance = _TOLERANCE.get(dtype, 0.15) * max(1.0, self.head_norm)
         self.tolerance = self.combination.tolerance(tolerance) if self.num_members > 1 else tolerance
@@ -83,20 +85,29 @@ class LocalScorer:
         return self.renderer.closing
 
     @property
+    def config(self) -> Any:
+        """The model's configuration in transformers."""
+        return self.model.backbone.config
+
+    @property
+    def computed_in(self) -> str:
+        """Number format of the backbone, such as "float32"."""
+        return str(self.model.compute_dtype).removeprefix("torch.")
+
+    @property
     def max_tokens(self) -> int:
         return self.plan.max_tokens
 
     def score(self, completions: Sequence[Completion]) -> Rewards:
-        """N completions -> N rewards, the raw output of the head; of K members their combination, with its std. Unrenderable
-        items are NaN with the reason."""
-        members_KN, errors = self._rewards(completions)
-        value, std = (members_KN[0], None) if self.num_members == 1 else self.combination(members_KN)
-        return Rewards(value=value, std=std, error=errors)
+        """N completions -> N rewards, the raw output of the head; of K members their combination, with its std. What cannot be
+        rendered is NaN with the reason."""
+        return self._combined(*self._rewards(completions))
 
     def score_with_states(self, completions: Sequence[Completion]) -> tuple[Rewards, np.ndarray]:
-        """As `score`, and (N, D) float32 hidden states that the head reads, of several members the first one's; NaN where there is
-        no reward."""
+        """As `score`, and the (N, D) float32 hidden states that the head reads (of several members: the first one's head). They are
+        NaN where there is no reward."""
         rendered = self.renderer.render(completions)
+        warn_of_left_out(rendered)
         width = self.num_members + self.model.head_weights.shape[1]
 
         def both(batch: PackedBatch) -> torch.Tensor:
@@ -108,18 +119,18 @@ class LocalScorer:
         members_NK, states_ND = found[:, : self.num_members], found[:, self.num_members :]
         errors = _reasons(members_NK, rendered)
         states_ND[np.isnan(members_NK).any(axis=1)] = np.nan
-        value, std = (members_NK[:, 0], None) if self.num_members == 1 else self.combination(members_NK.T)
-        return Rewards(value=value, std=std, error=errors), states_ND
+        return self._combined(members_NK.T, errors), states_ND
 
     def states(self, completions: Sequence[Completion]) -> np.ndarray:
         """Hidden states (N, D) float32 at the rewarded tokens; see `score_with_states`."""
         return self.score_with_states(completions)[1]
 
     def trace(self, completion: Completion) -> Trace:
-        """The reward that the answer would have if it stopped at each of its tokens, closed as the template closes an answer.
+        """The reward of the answer up to each of its tokens, ended as the template ends an answer.
 
-        One forward where the backbone can branch: each closing is a branch that sees the answer so far. The last reward is that of
-        `score`, within tolerance. Raises ValueError for a completion that is not messages and response, or cannot be rendered.
+        It takes one forward where the backbone can branch: each end is a branch that sees the answer up to there. The last reward
+        is that of `score`, within tolerance. Raises ValueError for a completion that is not messages and response, or cannot be
+        rendered.
         """
         answer = self.renderer.answer_tokens(completion)
         model = self.model
@@ -128,20 +139,24 @@ class LocalScorer:
             prefixes = [np.concatenate([answer.tokens[:stop], closing]).tolist() for stop in ends]
             completions = [Completion(token_ids=tuple(prefix)) for prefix in prefixes]
             return Trace(answer.pieces, self.score(completions).value)
-        batch, dtype = stops(answer.tokens, answer.start, answer.end), model.compute_dtype
-        device = model.head.weight.device
+        batch = pack_prefixes(answer.tokens, answer.start, answer.end)
         with torch.inference_mode():
-            with torch.autocast(device.type, dtype, enabled=dtype != model.backbone.dtype):
+            with model.backbone.autocast(model.compute_dtype):
                 hidden_TD = model.backbone(batch, dense=True).flatten(0, 1)
-            rewards_R1 = model.read(hidden_TD[torch.from_numpy(batch.reads).to(device)])
+            rewards_R1 = model.read(hidden_TD[torch.from_numpy(batch.reward_positions).to(hidden_TD.device)])
         return Trace(answer.pieces, rewards_R1[:, 0].float().cpu().numpy())
 
     def score_members(self, completions: Sequence[Completion]) -> np.ndarray:
-        """N completions -> (K, N), what each member says."""
+        """N completions -> (K, N), the rewards of each member."""
         return self._rewards(completions)[0]
+
+    def _combined(self, members_KN: np.ndarray, errors: tuple[str | None, ...]) -> Rewards:
+        value, std = (members_KN[0], None) if self.num_members == 1 else self.combination(members_KN)
+        return Rewards(value=value, std=std, error=errors)
 
     def _rewards(self, completions: Sequence[Completion]) -> tuple[np.ndarray, tuple[str | None, ...]]:
         rendered = self.renderer.render(completions)
+        warn_of_left_out(rendered)
         comes_alone = len(completions) == 1 and bool(completions[0].messages) and rendered[0].error is None
         with torch.inference_mode():
             if comes_alone and self.prompts is not None:
@@ -157,10 +172,10 @@ class LocalScorer:
         rendered: Sequence[Rendered],
         width: int,
     ) -> np.ndarray:
-        """(N, width) float32 of `forward`, which gives a row for each read, the rewards first; NaN where there is none.
+        """(N, width) float32: a row of `forward` for each completion, the rewards first; NaN where there is none.
 
-        A token that is not seen has weight 0, and 0 times NaN is NaN: a sequence with NaN inside can spoil those in its batch. What
-        is not finite is therefore run again in halves, down to each alone.
+        A masked token has weight 0, and 0 times NaN is NaN: one sequence with NaN can spoil the others of its batch. Rewards that
+        are not finite are therefore computed again in halves, down to single completions.
         """
         found = np.full((len(completions), width), np.nan, dtype=np.float32)
         for batch, index in self._batches(completions, rendered):
@@ -174,42 +189,41 @@ class LocalScorer:
         return found
 
     def _after_prompt(self, prompts: PromptStates, completion: Completion, item: Rendered) -> np.ndarray:
-        """(K,) rewards of one answer, behind its prompt's keys and values where they are still there."""
+        """(K,) rewards of one answer; its prompt's keys and values are reused if they are still in memory."""
         model = self.model
         assert isinstance(model, RewardModel)
-        dtype, device = model.compute_dtype, model.head.weight.device
-        with torch.autocast(device.type, dtype, enabled=dtype != model.backbone.dtype):
-            state_1D = prompts.last_state(completion.messages, item.tokens[: item.reads[-1] + 1])
+        with model.backbone.autocast(model.compute_dtype):
+            state_1D = prompts.last_state(completion.messages, item.tokens[: item.reward_positions[-1] + 1])
         return model.read(state_1D)[0].float().cpu().numpy()
 
     def _batches(self, completions: Sequence[Completion], rendered: Sequence[Rendered]) -> Iterator[tuple[PackedBatch, np.ndarray]]:
-        """What is run, and which completions the reads of each batch are."""
+        """The batches to run, each with the completions that its reward positions belong to."""
         groups, places = self._groups(completions, rendered)
         for batch in pack(groups, self.max_tokens, pad_id=self.renderer.pad_id, layout=self.model.backbone.layout):
             yield batch, np.concatenate([places[index] for index in batch.order])
 
     def _groups(self, completions: Sequence[Completion], rendered: Sequence[Rendered]) -> tuple[list[Group], list[list[int]]]:
-        """Answers to one prompt as one group (in parts when over the budget), and which completions each group holds."""
+        """Answers to one prompt as one group (in parts when over the budget), and the completions of each group."""
         can_branch = self.model.backbone.can_branch
         by_prompt: dict[object, list[int]] = {}
-        untold: list[int] = []
+        rendered_alone: list[int] = []
         for i, (completion, item) in enumerate(zip(completions, rendered, strict=True)):
             if item.error is None and (completion.response is not None or not can_branch):
                 by_prompt.setdefault(completion.messages if can_branch else i, []).append(i)
             elif item.error is None:
-                untold.append(i)
-        alike = [[untold[k] for k in group] for group in siblings([rendered[i].tokens for i in untold])]
+                rendered_alone.append(i)
+        alike = [[rendered_alone[k] for k in group] for group in siblings([rendered[i].tokens for i in rendered_alone])]
         groups, places = [], []
         for indices in [*by_prompt.values(), *alike]:
-            tokens, reads = [rendered[i].tokens for i in indices], [rendered[i].reads[-1:] for i in indices]
-            for part in split_group(tokens, reads, self.plan.group_tokens):
-                groups.append(make_group([tokens[i] for i in part], [reads[i] for i in part]))
+            tokens, reward_positions = [rendered[i].tokens for i in indices], [rendered[i].reward_positions[-1:] for i in indices]
+            for part in split_group(tokens, reward_positions, self.plan.group_tokens):
+                groups.append(make_group([tokens[i] for i in part], [reward_positions[i] for i in part]))
                 places.append([indices[i] for i in part])
         return groups, places
 
 
 def _reasons(members_NK: np.ndarray, rendered: Sequence[Rendered]) -> tuple[str | None, ...]:
-    """Why each of N completions has no reward. What is not finite becomes NaN, in place."""
+    """Why each of N completions has no reward. Rewards that are not finite become NaN, in place."""
     is_finite = np.atleast_1d(np.isfinite(members_NK).all(axis=1))
     members_NK[~is_finite] = np.nan
     not_finite = "the model gave a reward that is not finite"
@@ -217,7 +231,7 @@ def _reasons(members_NK: np.ndarray, rendered: Sequence[Rendered]) -> tuple[str 
 
 
 def saved_combination(description: Mapping[str, Any]) -> Combination | None:
-    """How the members of an artifact are combined, as it was saved; None for a single model."""
+    """The saved combination of an artifact's members; None for a single model."""
     ensemble = description.get(ENSEMBLE)
     return Combination(how=ensemble["combine"], penalty=ensemble["penalty"]) if ensemble else None
 
@@ -230,10 +244,33 @@ def load_local(
     max_tokens: int | None = None,
     combination: Combination | None = None,
 ) -> LocalScorer:
-    """The scorer of an artifact directory with one backbone, uncalibrated; K members on it, if it has them, as `combination` says
-    (as saved when left out). "auto" computes in bfloat16 where the machine gains by it."""
+    """The scorer of an artifact directory with one backbone, uncalibrated. Its K heads, if it has several, are combined by
+    `combination` (as saved when left out). "auto" computes in bfloat16 where that is faster on this machine."""
     compute = pick_compute(device, dtype)
     artifact = load_artifact(path, dtype=compute.dtype, device=compute.device)
     combination = combination or saved_combination(artifact.description)
-    identity = fingerprint({**artifact.description, "calibration": None})  # a calibration leaves the rewards as they are
+    identity = uncalibrated_fingerprint(path)
     return LocalScorer(artifact.model, artifact.renderer, identity=identity, max_tokens=max_tokens, combination=combination)
+
+
+def load_raw(
+    path: Path,
+    *,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    max_tokens: int | None = None,
+    combination: Combination | None = None,
+) -> LocalScorer | Ensemble:
+    """The scorer of an artifact directory without its calibration: one model, K heads, or an ensemble."""
+    description = read_description(path)
+    if description.get("kind") != ENSEMBLE:
+        return load_local(path, dtype=dtype, device=device, max_tokens=max_tokens, combination=combination)
+    combination = combination or saved_combination(description)
+    if description[ENSEMBLE]["form"] == "models":
+        verify_digest(path)
+        members = (load_local(member, dtype=dtype, device=device, max_tokens=max_tokens) for member in member_paths(path))
+        return Ensemble(tuple(members), combination)
+    compute = pick_compute(device, dtype)
+    loaded = load_blocks(path, dtype=compute.dtype, device=compute.device)
+    identity = uncalibrated_fingerprint(path)
+    return LocalScorer(loaded.model, loaded.renderer, identity=identity, max_tokens=max_tokens, combination=combination)

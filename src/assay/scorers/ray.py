@@ -1,7 +1,7 @@
-"""A scorer spread over Ray actors: each loads the model once, whole prompts go to one actor, dead actors are replaced.
+"""A scorer on several Ray actors: each loads the model once, one actor scores all answers to a prompt, dead actors are replaced.
 
-Ray is an optional dependency: `pip install 'assay-rm[ray]'`. A cluster that this module starts listens on 127.0.0.1 alone.
-Actors import this module: it leaves torch to the scorers that need it.
+Ray is an optional dependency: `pip install 'assay-rm[ray]'`. A cluster that this module starts listens on 127.0.0.1 only.
+Actors import this module, so it does not import torch.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.records import Completion, PreferencePair, Rewards
-from assay.scorers.base import Scope, Scorer, prefer
+from assay.scorers.base import Scope, Scorer, prefer, reads_ground_truth
 from assay.wire import rewards_from_rows, rewards_to_rows
 
 if TYPE_CHECKING:
-    from assay.models.device import Dtype
+    from assay.records import Dtype
 
 ScorerFactory: TypeAlias = Callable[[], Scorer]
 
-ATTEMPTS = 3  # how often items are given to a worker before they count as unscorable
-_JOBS_EACH = 4  # jobs for each actor: fewer leave some idle at the end, more share less and pack worse
+ATTEMPTS = 3  # how often items are sent to a worker before they count as unscorable
+_JOBS_EACH = 4  # jobs for each actor: with fewer, actors idle at the end; with more, fewer answers share a prompt's computation
 
 
 class RayScorer:
-    """Scores as the scorer of `spec` does, on Ray actors that each hold a copy of it; fingerprint, scope and tolerance are its own.
+    """The scorer of `spec` on Ray actors that each hold a copy of it, with its fingerprint, scope and tolerance.
 
-    spec: what `assay.load` takes, to be found at the same place on every node; or a function without arguments that gives a scorer.
+    spec: what `assay.load` takes, at the same path on every node; or a function without arguments that returns a scorer.
     dtype, device, max_tokens, cache: as for `assay.load`; unused with a function. "auto" is measured once, for all actors.
     address: a Ray cluster to join ("auto" finds the one of this machine). Without it the cluster that this process is connected to
-    is used, or else one is started, that ends with the process. Actors share the machine's threads, and its GPUs if there are any.
+    is used; if there is none, one is started, which ends with the process. Actors share the machine's threads and its GPUs.
 
-    When an actor dies, another takes its place and the items are scored again, at last prompt by prompt; items whose actors die
-    `ATTEMPTS` times are NaN with that reason. Raises ValueError when Ray is missing, when the cluster is too small, or for what the
-    spec raises; AssayError when actors give different fingerprints or cannot start.
+    When an actor dies, another one replaces it and the items are scored again, in the last try prompt by prompt. Items whose actors
+    die `ATTEMPTS` times are NaN with that reason. Raises ValueError when Ray is missing or the cluster is too small, and whatever
+    loading `spec` raises; AssayError when actors have different fingerprints or cannot start.
     """
 
     def __init__(
@@ -72,12 +72,13 @@ class RayScorer:
         except AssayError:
             self.close()
             raise
-        if len({fingerprint for fingerprint, _, _ in described}) > 1:
+        if len({fingerprint for fingerprint, *_ in described}) > 1:
             self.close()
             raise AssayError(f"the actors loaded different scorers: {spec} must be the same on every node")
         self.fingerprint: str = described[0][0]
         self.scope: Scope = described[0][1]
-        self.tolerance: float = max(tolerance for _, _, tolerance in described)
+        self.tolerance: float = max(tolerance for _, _, tolerance, _ in described)
+        self.reads_ground_truth: bool = described[0][3]
 
     def score(self, completions: Sequence[Completion]) -> Rewards:
         """N completions -> N rewards, in order."""
@@ -86,13 +87,13 @@ class RayScorer:
         return rewards_from_rows({"value": None, "error": row.reason} if isinstance(row, _Lost) else row for row in found)
 
     def compare(self, pairs: Sequence[PreferencePair]) -> np.ndarray:
-        """P(chosen beats rejected) as the scorer on the actors gives it, calibrated if it is: (P,) float64, NaN where unscored."""
+        """P(chosen beats rejected) by `prefer` on the actors' scorers: (P,) float64, NaN where unscored."""
         sizes = [sum(_size(completion) for completion in pair.completions()) for pair in pairs]
         found = self._spread("prefer", pairs, [pair.prompt for pair in pairs], sizes)
         return np.array([math.nan if isinstance(p, _Lost) else p for p in found], dtype=np.float64)
 
     def close(self) -> None:
-        """End the actors; the cluster stays."""
+        """End the actors; the cluster goes on."""
         for actor in self._actors:
             if actor is not None:
                 import_ray().kill(actor)
@@ -111,7 +112,7 @@ class RayScorer:
         return self._actors[slot]
 
     def _spread(self, method: str, items: Sequence[Any], prompts: Sequence[object], sizes: Sequence[int]) -> list[Any]:
-        """Call a method of the actors on all items, whole prompts together: a result, or why there is none, for each."""
+        """Call a method of the actors on all items, whole prompts together: for each item a result, or why there is none."""
         ray = import_ray()
         found: list[Any] = [None] * len(items)
         waiting = deque(_jobs(prompts, sizes, self.num_actors * _JOBS_EACH))
@@ -157,9 +158,9 @@ def import_ray() -> ModuleType:
 
 
 def connect(num_actors: int, address: str | None = None) -> None:
-    """Connect this process to the cluster at `address`, or to one of its own that it starts; what is connected already is kept.
+    """Connect this process to the cluster at `address`, or to a new one. A process that is connected stays connected.
 
-    Raises ValueError when the cluster has too few CPUs for the actors and one more for reading, ConnectionError when none answers.
+    Raises ValueError when the cluster has too few CPUs for the actors and one reader, ConnectionError when no cluster answers.
     """
     if num_actors < 1:
         raise ValueError(f"{num_actors} actors: give at least 1")
@@ -185,16 +186,16 @@ def connect(num_actors: int, address: str | None = None) -> None:
 
 
 def factory_of(spec: str | Path, *, dtype: Dtype, device: str, max_tokens: int | None, cache: str | Path | None) -> ScorerFactory:
-    """`load(spec)` as a function that does the same on every worker: what "auto" would measure there is measured once."""
+    """A function that runs `load(spec)` on a worker. dtype "auto" is measured once, so that all workers use the same."""
     from assay.scorers.load import load
 
     place = Path(spec).resolve() if Path(spec).exists() else spec
     cache = None if cache is None else Path(cache).resolve()
-    return partial(load, place, dtype=settled_dtype(dtype, device), device=device, max_tokens=max_tokens, cache=cache)
+    return partial(load, place, dtype=resolved_dtype(dtype, device), device=device, max_tokens=max_tokens, cache=cache)
 
 
-def settled_dtype(dtype: Dtype, device: str) -> Dtype:
-    """The number format of all workers: what "auto" gives is measured on one of them."""
+def resolved_dtype(dtype: Dtype, device: str) -> Dtype:
+    """The number format of all workers; "auto" is measured on one worker."""
     if dtype != "auto":
         return dtype
     measure = import_ray().remote(_measured_dtype).options(**slots_of(1, device))
@@ -202,20 +203,20 @@ def settled_dtype(dtype: Dtype, device: str) -> Dtype:
 
 
 def slots_of(num_actors: int, device: str) -> dict[str, Any]:
-    """What one of the actors takes of the cluster: a CPU slot, and its share of the GPUs."""
+    """The resources of one actor: a CPU slot, and its share of the GPUs."""
     num_gpus = import_ray().cluster_resources().get("GPU", 0) if device != "cpu" else 0
     return {"num_cpus": 1, "num_gpus": min(1, num_gpus / num_actors)}
 
 
 def threads_each(num_actors: int) -> int:
-    """Torch threads of one actor: together they take OMP_NUM_THREADS, else as many as the machine or the cluster has CPUs."""
+    """Torch threads of one actor: OMP_NUM_THREADS divided by the actors, or else the CPUs of the machine or the cluster."""
     ray, given = import_ray(), os.environ.get("OMP_NUM_THREADS", "")
     num_cpus = os.cpu_count() or 1 if len(ray.nodes()) == 1 else int(ray.cluster_resources().get("CPU", 1))
     return max(1, (int(given) if given.isdigit() else num_cpus) // num_actors)
 
 
 def loaded_with_threads(factory: ScorerFactory, num_threads: int) -> Scorer:
-    """What the factory gives, with so many threads for torch, if it uses torch."""
+    """The factory's scorer, with that many threads for torch, if it uses torch."""
     scorer = factory()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(num_threads)
@@ -223,7 +224,7 @@ def loaded_with_threads(factory: ScorerFactory, num_threads: int) -> Scorer:
 
 
 def remote_results(references: list[Any]) -> list[Any]:
-    """The results of remote calls. What one raised is raised as it was; WorkerDied when its process ended before that."""
+    """The results of remote calls. An exception of a call is raised here; WorkerDied when its process ended."""
     ray = import_ray()
     try:
         return ray.get(references)
@@ -236,22 +237,22 @@ def remote_results(references: list[Any]) -> list[Any]:
 
 
 def _keep_to_this_machine() -> None:
-    """Ray replaces 127.0.0.1 by the machine's address, where it takes work from anybody; with this it does not, as on a Mac."""
+    """Listen on 127.0.0.1: else Ray replaces it by the machine's address, where it takes work from anybody."""
     from ray._private import ray_constants
 
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 class _Worker:
-    """What lives in an actor's process."""
+    """The actor's class."""
 
     def __init__(self, factory: ScorerFactory, num_threads: int) -> None:
         self.factory, self.num_threads = factory, num_threads
         self.scorer: Scorer | None = None
 
-    def describe(self) -> tuple[str, Scope, float]:
+    def describe(self) -> tuple[str, Scope, float, bool]:
         scorer = self._loaded()
-        return scorer.fingerprint, scorer.scope, scorer.tolerance
+        return scorer.fingerprint, scorer.scope, scorer.tolerance, reads_ground_truth(scorer)
 
     def score(self, completions: list[Completion]) -> tuple[str, list[dict[str, Any]]]:
         return self._loaded().fingerprint, rewards_to_rows(self._loaded().score(completions))
@@ -259,11 +260,8 @@ class _Worker:
     def prefer(self, pairs: list[PreferencePair]) -> tuple[str, list[float]]:
         return self._loaded().fingerprint, prefer(self._loaded(), pairs).tolist()
 
-    def pid(self) -> int:
-        return os.getpid()
-
     def _loaded(self) -> Scorer:
-        if self.scorer is None:  # not in the constructor: what is raised there does not come back as it was
+        if self.scorer is None:  # not in the constructor: Ray does not return its exceptions unchanged
             self.scorer = loaded_with_threads(self.factory, self.num_threads)
         return self.scorer
 
@@ -277,7 +275,7 @@ class _Lost:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Whole prompts for one actor: the indices of their items, and how many actors died of it."""
+    """Whole prompts for one actor: the indices of their items, and how many actors died while scoring them."""
 
     groups: tuple[tuple[int, ...], ...]
     attempts: int = 0
@@ -287,7 +285,7 @@ class _Job:
         return sorted(i for group in self.groups for i in group)
 
     def again(self) -> list[_Job]:
-        """What is tried next after a death: the same, then prompt by prompt, so that one that kills is alone; then nothing."""
+        """The jobs to try after an actor died: the same again, then one prompt in each job, then none."""
         attempts = self.attempts + 1
         if attempts < ATTEMPTS - 1:
             return [_Job(self.groups, attempts)]
@@ -295,7 +293,7 @@ class _Job:
 
 
 def _jobs(prompts: Sequence[object], sizes: Sequence[int], num_jobs: int) -> list[_Job]:
-    """Whole prompts in at most `num_jobs` jobs of nearly equal size, largest first: each prompt goes to the smallest job so far."""
+    """Whole prompts in at most `num_jobs` jobs of nearly equal size, largest first. Each prompt joins the smallest job so far."""
     groups: dict[object, list[int]] = {}
     for i, prompt in enumerate(prompts):
         groups.setdefault(prompt, []).append(i)
@@ -313,12 +311,11 @@ def _jobs(prompts: Sequence[object], sizes: Sequence[int], num_jobs: int) -> lis
 
 
 def _size(completion: Completion) -> int:
-    """About how many characters a completion has; a prompt that is shared counts each time, which is fine for balance."""
-    turns = sum(len(message.content) for message in completion.messages)
-    return 1 + turns + len(completion.response or completion.text or "") + 4 * len(completion.token_ids or ())
+    """About how many characters a completion has. A shared prompt counts for each answer; jobs are balanced well enough so."""
+    return 1 + sum(completion.sizes) + 4 * len(completion.token_ids or ())
 
 
-def _measured_dtype(device: str) -> str:
+def _measured_dtype(device: str) -> Dtype:
     from assay.models.device import pick_compute
 
-    return str(pick_compute(device).dtype).removeprefix("torch.")
+    return pick_compute(device).name

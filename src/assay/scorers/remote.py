@@ -1,74 +1,72 @@
-"""A scorer on the other side of HTTP: Assay's own service, or an engine that serves a reward model. No torch here.
+"""A scorer that asks a server over HTTP: Assay's own service, or an engine that serves a reward model. No torch here.
 
-    engine    speaks                                                      items it takes
+    engine    requests                                                    items it takes
     assay     POST /v1/score, GET /v1/info                                all forms
     vllm      POST /classify (use_activation off), GET /v1/models         token ids, text; conversations one a request
     sglang    POST /classify, GET /get_model_info                         token ids, text
     tei       POST /predict (raw_scores), GET /info                       text
     openrlhf  POST /get_reward                                            text
 
-With a renderer (that of the artifact) every form goes to every engine, in the tokens that the artifact means.
+With the artifact's renderer every engine takes every form, in the same tokens as in this process.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
 import os
 import random
-import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 
 from assay.errors import EngineError
+from assay.files import json_digest
 from assay.records import Completion, Rewards
 from assay.scorers.base import Scope
-from assay.scorers.engines import TAKES_IDS, Engine, endpoint, engine_request, read_rewards
-from assay.wire import FINGERPRINT_HEADER, rewards_from_rows
+from assay.scorers.engine_api import Engine, Remote, endpoint, engine_request, printable_url, read_rewards
+from assay.scorers.remote_items import Item, engine_item, rendered_item
+from assay.wire import FINGERPRINT_HEADER, completion_to_row, rewards_from_rows
 
 if TYPE_CHECKING:
-    from assay.data.render import Rendered, Renderer
+    from assay.data.render import Renderer
 
-Remote = Literal["assay", "vllm", "sglang", "tei", "openrlhf"]
-
-ENGINE_TOLERANCE = 0.15  # how far bfloat16 engines may move a reward from batch to batch, for a head of norm 1
+ENGINE_TOLERANCE = 0.15  # how far a reward may differ between batches of a bfloat16 engine, for a head of norm 1
 _IDENTITY = {"vllm": "/v1/models", "sglang": "/get_model_info", "tei": "/info"}
-_NAMES = ("id", "root", "model_path", "model_id", "model_sha")  # what those call the model
-_SPLITS = (400, 413, 422)  # one item may be to blame: the others are asked again without it
+_NAMES = ("id", "root", "model_path", "model_id", "model_sha")  # fields that name the model in their answers
+_SPLITS = (400, 413, 422)  # one item may be the cause: the others are sent again without it
 _AGAIN = (429, 503)
-_STEPS = "the reward of steps is read at the last step, engines read the end of a text: leave steps out"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 20.0
-_FIRST_ATTEMPTS = 6  # at construction: a wrong URL is told after seconds, not after the minutes that a restart may take
+_FIRST_ATTEMPTS = 6  # at construction: a wrong URL is reported after seconds, although a server's restart may take minutes
 _FIXES = {
     401: "give token=, or set ASSAY_TOKEN",
-    403: "this token may not ask",
+    403: "this token has no access",
     404: "there is no such path or model there: check the URL, engine= and model=",
 }
 
 
 class RemoteScorer:
-    """Scores as the far side does. url: where it is, with its /t/TOKEN and /m/NAME if it has them.
+    """Rewards from a server. url: its address, with /t/TOKEN and /m/NAME if it has them.
 
-    engine: who is there. model: which of several. token: sent as a bearer header (from ASSAY_TOKEN when left out). renderer: of the
-    artifact that an engine serves. tolerance: of engines, which do not say it. chunk: completions a request; num_connections:
-    requests at once; timeout_seconds: for one answer; deadline_seconds: for one call of `score`. attempts: of one request
-    (12 take about 80 seconds, in which a server may load its model again; at construction there are 6 at most, about 6 seconds).
+    engine: the kind of server. model: one of several models. token: sent as a bearer header (from ASSAY_TOKEN when left out).
+    renderer: of the artifact that an engine serves. tolerance: of an engine, since engines do not report one. chunk: completions
+    of one request; num_connections: requests at once; timeout_seconds: for one answer; deadline_seconds: for one call of `score`.
+    attempts: tries of one request (12 take about 80 seconds, in which a server may load its model again; at construction 6 at
+    most, about 6 seconds).
 
-    Connection errors, 429 and 503, and what Ray Serve says of a replica that died, are tried again, after a pause that grows, with
-    jitter, or that the far side asks for. What has no reward then is NaN with the reason. Raises ValueError for what is no URL;
-    EngineError when nobody answers at construction, for a refused token, and when the model on the far side is not the one it was.
+    A request is tried again after a connection error, 429 or 503, or when Ray Serve reports that a replica died. The pause between
+    tries grows, with jitter, and is at least what the server asks for. Completions without a reward after that are NaN with the
+    reason. Raises ValueError when the URL is not one; EngineError when there is no answer at construction, for a refused token, and
+    when the server's model has changed.
     """
 
     scope: Scope = "global"
-    takes_threads = True  # and the far side scores together what they ask
+    is_thread_safe = True  # the server scores the requests of several threads in one batch
 
     def __init__(
         self,
@@ -94,7 +92,7 @@ class RemoteScorer:
         self.engine, self.model, self.renderer = engine, model, renderer
         self.base = url.rstrip("/")
         self.address = f"{self.base}/v1/score" if engine == "assay" else endpoint(url, engine)
-        self.name = as_told(self.address)
+        self.name = printable_url(self.address)
         if not self.base.startswith(("http://", "https://")):
             raise ValueError(f"{self.name} is no URL: give http://HOST:PORT")
         self.chunk, self.num_connections, self.attempts = chunk, num_connections, min(attempts, _FIRST_ATTEMPTS)
@@ -102,7 +100,7 @@ class RemoteScorer:
         token = token if token is not None else os.environ.get("ASSAY_TOKEN")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._connect(client, seed)
-        self._echo: str | None = None  # the fingerprint that an engine gives with its rewards, if it does
+        self._echo: str | None = None  # the fingerprint that an engine sends with its rewards, if it sends one
         until = time.monotonic() + timeout_seconds
         self._identity = self._described(until)
         self.attempts = attempts
@@ -112,7 +110,7 @@ class RemoteScorer:
             self.chunk = min(chunk, int(self._identity["max_items"]))
 
     def __getstate__(self) -> dict[str, Any]:
-        """What travels to another process (verl's and Ray's workers), its token included; connections are made anew there."""
+        """What is pickled for another process (verl's and Ray's workers), with the token; it opens its own connections."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_client", "_lock", "_random")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -124,27 +122,31 @@ class RemoteScorer:
         """See `closing_of`."""
         return str(self._identity.get("closing", "")) if self.renderer is None else self.renderer.closing
 
+    @property
+    def reads_ground_truth(self) -> bool:
+        """Whether the server's scorer reads it; otherwise no ground truth is sent."""
+        return bool(self._identity.get("reads_ground_truth"))
+
     def _connect(self, client: httpx2.Client | None, seed: int | None) -> None:
         limits = httpx2.Limits(max_connections=self.num_connections)
         self._client = client or httpx2.Client(limits=limits, follow_redirects=False)
         self._random, self._lock = random.Random(seed), threading.Lock()
 
     def score(self, completions: Sequence[Completion]) -> Rewards:
-        """N completions -> N rewards, in order; with the far side's std and steps where it is Assay's."""
+        """N completions -> N rewards, in order; Assay's service also sends std and steps."""
         until = time.monotonic() + self.deadline_seconds
         if self.engine in _IDENTITY and completions:
             try:
                 self._check_identity(until)
-            except _Silent as silent:  # nobody says which model it is: no reward can be believed
+            except _Silent as silent:  # the model may have changed: no reward can be trusted
                 return rewards_from_rows([{"value": None, "error": str(silent)}] * len(completions))
-        rendered = None if self.renderer is None else self.renderer.render(completions)
-        prepared = [self._prepared(c, None if rendered is None else rendered[i]) for i, c in enumerate(completions)]
-        sent = [i for i, item in enumerate(prepared) if item.error is None]
+        items = self._items(completions)
+        sent = [i for i, item in enumerate(items) if item.error is None]
         size = self.chunk
         parts = [sent[start : start + size] for start in range(0, len(sent), size)]
-        rows: list[dict[str, Any]] = [{"value": None, "error": item.error} for item in prepared]
+        rows: list[dict[str, Any]] = [{"value": None, "error": item.error} for item in items]
         with ThreadPoolExecutor(self.num_connections) as pool:
-            found = pool.map(lambda part: self._rows([prepared[i] for i in part], until), parts)
+            found = pool.map(lambda part: self._rows([items[i] for i in part], until), parts)
             for i, row in zip(sent, itertools.chain.from_iterable(found), strict=True):
                 rows[i] = row
         return rewards_from_rows(rows)
@@ -152,22 +154,22 @@ class RemoteScorer:
     def close(self) -> None:
         self._client.close()
 
-    def _rows(self, items: list[_Item], until: float) -> list[dict[str, Any]]:
-        """Rows of one request. When it is refused for what is in it, halves are asked, down to the item that is to blame."""
+    def _rows(self, items: list[Item], until: float) -> list[dict[str, Any]]:
+        """Rows of one request. If the server refuses its content, each half is sent, down to the single item that is refused."""
         if len({item.kind for item in items}) > 1:  # an engine's request has one kind
             runs = [list(run) for _, run in itertools.groupby(items, key=lambda item: item.kind)]
             return [row for run in runs for row in self._rows(run, until)]
         if items[0].kind == "conversation" and len(items) > 1:
             return [row for item in items for row in self._rows([item], until)]
         try:
-            return self._asked(items, until)
+            return self._request_rows(items, until)
         except _Unanswered as failure:
             if failure.status in _SPLITS and len(items) > 1:
                 half = len(items) // 2
                 return [*self._rows(items[:half], until), *self._rows(items[half:], until)]
             return [{"value": None, "error": str(failure)}] * len(items)
 
-    def _asked(self, items: list[_Item], until: float) -> list[dict[str, Any]]:
+    def _request_rows(self, items: list[Item], until: float) -> list[dict[str, Any]]:
         body = self._body(items)
         reply, headers = self._request("POST", self.address, body, until)
         if self.engine == "assay":
@@ -175,7 +177,7 @@ class RemoteScorer:
         self._check_echo(headers.get(FINGERPRINT_HEADER))
         try:
             return [{"value": float(value)} for value in read_rewards(reply, len(items), self.name)]
-        except EngineError as error:  # one item may be to blame
+        except EngineError as error:  # one item may be the cause
             raise _Unanswered(str(error), _SPLITS[0]) from error
 
     def _own_rows(self, reply: Any, num_items: int) -> list[dict[str, Any]]:
@@ -186,7 +188,7 @@ class RemoteScorer:
             raise self._changed(str(reply.get("fingerprint")))
         return rows
 
-    def _body(self, items: list[_Item]) -> dict[str, Any]:
+    def _body(self, items: list[Item]) -> dict[str, Any]:
         model = {} if self.model is None else {"model": self.model}
         if self.engine == "assay":
             return {"items": [item.row for item in items], **model}
@@ -202,40 +204,17 @@ class RemoteScorer:
             self.address, engine, [item.token_ids or () for item in items], [item.text or "" for item in items], self.model
         )
 
-    def _prepared(self, completion: Completion, rendered: Rendered | None) -> _Item:
-        """What is sent for a completion, or why it cannot be."""
+    def _items(self, completions: Sequence[Completion]) -> list[Item]:
         if self.engine == "assay":
-            return _Item(row=_own_item(completion))
-        if self.renderer is not None and rendered is not None:
-            return self._rendered(completion, rendered, self.renderer)
-        if completion.steps is not None:
-            return _Item(error=_STEPS)
-        if completion.token_ids is not None and self.engine in TAKES_IDS:
-            return _Item(token_ids=completion.token_ids)
-        if completion.text is not None:
-            return _Item(text=completion.text)
-        if completion.response is not None and self.engine == "vllm":
-            turns = [*completion.messages, ("assistant", completion.response)]
-            return _Item(row={"messages": [{"role": role, "content": content} for role, content in turns]})
-        return _Item(error=f"{self.engine} takes rendered text, which this is not: give the artifact's renderer")
-
-    def _rendered(self, completion: Completion, rendered: Rendered, renderer: Renderer) -> _Item:
-        if rendered.error is not None:
-            return _Item(error=rendered.error)
-        if self.engine in TAKES_IDS:
-            return _Item(token_ids=tuple(rendered.tokens[: rendered.reads[-1] + 1].tolist()))  # engines read the last token
-        if completion.steps is not None:
-            return _Item(error=_STEPS)
-        if rendered.is_cut:
-            return _Item(error=f"more than max_length {renderer.max_length} tokens: {self.engine} would cut it in its own way")
-        text, tokenizer = renderer.text(completion), renderer.tokenizer
-        if text is None:
-            return _Item(error=f"{self.engine} takes text, not token ids")
-        adds = self.engine == "tei" and tokenizer.bos_token and tokenizer.num_special_tokens_to_add()
-        return _Item(text=text.removeprefix(tokenizer.bos_token) if adds else text)
+            return [Item(row=completion_to_row(c, with_ground_truth=self.reads_ground_truth)) for c in completions]
+        engine, renderer = self.engine, self.renderer
+        if renderer is None:
+            return [engine_item(completion, engine) for completion in completions]
+        rendered = renderer.render(completions)
+        return [rendered_item(c, engine, item, renderer) for c, item in zip(completions, rendered, strict=True)]
 
     def _described(self, until: float) -> dict[str, Any]:
-        """What the far side says of itself; nothing for engines that say nothing."""
+        """What the server reports about its model; empty for engines that report nothing."""
         if self.engine == "assay":
             return self._own_description(until)
         if (path := _IDENTITY.get(self.engine)) is None:
@@ -243,7 +222,7 @@ class RemoteScorer:
         try:
             reply, _ = self._request("GET", f"{self.base}{path}", None, until)
         except _Refused as refusal:
-            if refusal.status == 404:  # this one says nothing
+            if refusal.status == 404:  # this engine reports nothing
                 return {}
             raise
         except _Unanswered as failure:
@@ -274,8 +253,7 @@ class RemoteScorer:
         if self.engine == "assay":
             return str(self._identity["fingerprint"])
         policy = None if self.renderer is None else [self.renderer.tokenizer.chat_template, self.renderer.settings()]
-        content = json.dumps([self.engine, self.name, self.model, self._identity, policy], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:32]
+        return json_digest([self.engine, self.name, self.model, self._identity, policy])
 
     def _check_identity(self, until: float) -> None:
         described = self._described(until)
@@ -293,9 +271,9 @@ class RemoteScorer:
         return EngineError(f"{self.name} answers with another model than before ({now}, not {was}): make a new scorer for it")
 
     def _request(self, method: str, address: str, body: Any, until: float) -> tuple[Any, httpx2.Headers]:
-        """The JSON of an answer. Tries again what is worth it. Raises _Unanswered for what is no answer, EngineError for what no
-        other item would mend either."""
-        content = None if body is None else json.dumps(body).encode()  # escaped: invalid Unicode is for the far side to tell
+        """The JSON of an answer; failures that may pass are tried again. Raises _Unanswered when there are no rewards, EngineError
+        when every other request would fail too."""
+        content = None if body is None else json.dumps(body).encode()  # escaped: the server reports invalid Unicode
         failure = _Unanswered(f"{self.name} gave no answer in {self.deadline_seconds:g} s")
         for attempt in range(self.attempts):
             left = until - time.monotonic()
@@ -312,25 +290,27 @@ class RemoteScorer:
             except httpx2.TransportError as error:
                 failure = _Unanswered(f"{self.name} cannot be reached ({type(error).__name__})")
             else:
-                if response.status_code not in _AGAIN and not self._is_of_a_proxy(response):
+                if response.status_code not in _AGAIN and not self._is_ray_serve_error(response):
                     return self._read(response), response.headers
-                failure = _Unanswered(f"{self.name} answered {response.status_code} ({_said(response)})", response.status_code)
+                failure = _Unanswered(
+                    f"{self.name} answered {response.status_code} ({_error_text(response)})", response.status_code
+                )
                 failure.retry_after = _seconds(response.headers.get("Retry-After"))
             if attempt + 1 < self.attempts:
                 time.sleep(min(self._pause(attempt, failure.retry_after), max(0.0, until - time.monotonic())))
         raise failure
 
-    def _is_of_a_proxy(self, response: httpx2.Response) -> bool:
-        """Whether a 500 is not the service's own, whose failures are JSON, but Ray Serve's, of a replica that died meanwhile."""
+    def _is_ray_serve_error(self, response: httpx2.Response) -> bool:
+        """Whether a 500 comes from Ray Serve, because a replica died; errors of the service itself are JSON."""
         kind = response.headers.get("Content-Type", "")
         return self.engine == "assay" and response.status_code == 500 and not kind.startswith("application/json")
 
     def _read(self, response: httpx2.Response) -> Any:
         status = response.status_code
         if status in _FIXES:
-            raise _Refused(f"{self.name} answered {status} ({_said(response)}): {_FIXES[status]}", status)
+            raise _Refused(f"{self.name} answered {status} ({_error_text(response)}): {_FIXES[status]}", status)
         if status != 200:
-            raise _Unanswered(f"{self.name} answered {status} ({_said(response)})", status)
+            raise _Unanswered(f"{self.name} answered {status} ({_error_text(response)})", status)
         try:
             return response.json()
         except ValueError as error:
@@ -338,36 +318,14 @@ class RemoteScorer:
                 f"{self.name} did not answer with JSON: is this the right address, and engine= the right one?"
             ) from error
 
-    def _pause(self, attempt: int, asked_for: float) -> float:
+    def _pause(self, attempt: int, retry_after: float) -> float:
         with self._lock:
             jitter = self._random.random()
-        return max(asked_for * (1 + 0.25 * jitter), min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * (0.5 + jitter / 2))
-
-
-class _Item(NamedTuple):
-    """What is sent for one completion: a row of Assay's, token ids, text, or a conversation; or the reason why nothing is."""
-
-    row: Mapping[str, Any] = MappingProxyType({})
-    token_ids: tuple[int, ...] | None = None
-    text: str | None = None
-    error: str | None = None
-
-    @property
-    def kind(self) -> Literal["text", "ids", "conversation", "item"]:
-        if self.text is not None:
-            return "text"
-        if self.token_ids is not None:
-            return "ids"
-        return "conversation" if "messages" in self.row else "item"
-
-
-def as_told(url: str) -> str:
-    """A URL as it may be printed: without the token in its path."""
-    return re.sub(r"/t/[^/]+", "/t/...", url)
+        return max(retry_after * (1 + 0.25 * jitter), min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * (0.5 + jitter / 2))
 
 
 class _Refused(EngineError):
-    """What no other item and no second try would mend."""
+    """The server refuses every request, whatever its items: a second try would fail too."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -375,11 +333,11 @@ class _Refused(EngineError):
 
 
 class _Silent(EngineError):
-    """The far side does not say what it serves."""
+    """The server does not answer which model it serves."""
 
 
 class _Unanswered(Exception):
-    """No rewards came back; status 0 when there was no answer at all."""
+    """There are no rewards for this request. status: of the answer; 0 when there was none."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -387,25 +345,15 @@ class _Unanswered(Exception):
         self.retry_after = 0.0
 
 
-def _own_item(completion: Completion) -> dict[str, Any]:
-    if completion.token_ids is not None:
-        return {"token_ids": list(completion.token_ids)}
-    if completion.text is not None:
-        return {"text": completion.text}
-    prompt = [{"role": role, "content": content} for role, content in completion.messages]
-    steps = {} if completion.steps is None else {"steps": list(completion.steps)}
-    return {"prompt": prompt, "response": completion.response, **steps}
-
-
-def _said(response: httpx2.Response) -> str:
-    """What the far side says is wrong, in short."""
+def _error_text(response: httpx2.Response) -> str:
+    """The server's error message, 200 characters at most."""
     try:
-        told = response.json()
-        told = told.get("error", told.get("detail", told)) if isinstance(told, dict) else told
-        told = told.get("message", told) if isinstance(told, dict) else told
+        content = response.json()
+        content = content.get("error", content.get("detail", content)) if isinstance(content, dict) else content
+        content = content.get("message", content) if isinstance(content, dict) else content
     except ValueError:
-        told = response.text
-    return " ".join(str(told).split())[:200]
+        content = response.text
+    return " ".join(str(content).split())[:200]
 
 
 def _seconds(header: str | None) -> float:

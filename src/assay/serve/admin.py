@@ -1,4 +1,4 @@
-"""Changing models while they serve: load a candidate, let it shadow, promote it, roll back. Every route demands an admin token.
+"""Change models while the service runs: load a candidate, shadow, promote, roll back. Every route needs an admin token.
 
 POST /v1/admin/models/NAME/load {"artifact": "in the configured directory", "rescale": true}
 POST /v1/admin/models/NAME/{shadow, unshadow, promote, rollback, drop}       GET /v1/admin/models
@@ -17,8 +17,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from assay.errors import AssayError
-from assay.scorers.scaled import Scaled
-from assay.serve.service import BadRequest, Body, Service, StrictJSON, aside, service_of
+from assay.scorers.wrappers.scaled import Scaled
+from assay.serve.service import BadRequest, Body, Service, StrictJSON, run_in_thread, service_of
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 log = logging.getLogger("assay.serve")
@@ -28,7 +28,7 @@ _loading = threading.Lock()
 
 
 class LoadRequest(Body):
-    """artifact: name of a directory inside of the configured one. rescale: bring its rewards to the scale of the current model."""
+    """artifact: name of a directory in the configured one. rescale: bring its rewards to the scale of the current model."""
 
     artifact: str
     rescale: bool = True
@@ -36,19 +36,19 @@ class LoadRequest(Body):
 
 @router.get("/models")
 async def list_models(request: Request) -> Response:
-    """What answers under each name, what waits, and what the shadow has seen."""
+    """The current, candidate and previous model of each name, and the shadow's figures."""
     return StrictJSON({"models": [served.describe() for served in service_of(request).models.values()]})
 
 
 @router.post("/models/{name}/load")
 async def load_candidate(name: str, body: LoadRequest, request: Request) -> Response:
-    """Load an artifact as the candidate of a model; it answers nobody yet."""
+    """Load an artifact as the candidate of a model; it does not answer requests yet."""
     service = service_of(request)
     service.find(name)
     if not _loading.acquire(blocking=False):
         raise BadRequest(409, "another model is being loaded: wait for it")
     try:
-        await asyncio.wrap_future(aside(_load, service, name, body))
+        await asyncio.wrap_future(run_in_thread(_load, service, name, body))
     finally:
         _loading.release()
     return StrictJSON(service.find(name).describe())
@@ -56,7 +56,7 @@ async def load_candidate(name: str, body: LoadRequest, request: Request) -> Resp
 
 @router.post("/models/{name}/{action}")
 async def change_model(name: str, action: Action, request: Request) -> Response:
-    """Shadow, unshadow, promote, rollback or drop. Requests in flight are answered by the model that they began with."""
+    """Shadow, unshadow, promote, rollback or drop. Running requests are answered by the model that was current when they began."""
     served = service_of(request).find(name)
     try:
         match action:
@@ -75,7 +75,7 @@ async def change_model(name: str, action: Action, request: Request) -> Response:
 
 
 def artifact_inside(directory: Path, name: str) -> Path:
-    """The artifact of that name in the directory. Raises BadRequest for anything that is not a plain name, or leads out of it."""
+    """The artifact of that name in the directory. Raises BadRequest for a name that is not plain or leads out of the directory."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name):
         raise BadRequest(422, "an artifact is named by the name of its directory: letters, digits, and . _ - inside of it")
     root = directory.resolve()

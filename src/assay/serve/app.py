@@ -1,11 +1,11 @@
-"""The application: Assay's own routes, those of trainers and engines, and how failures are told. Torch stays behind the scorers.
+"""The application: Assay's own routes, the routes of trainers and engines, and error replies. Only scorers import torch.
 
     POST /v1/score      rewards with std, steps and a reason for each that has none
     GET  /v1/info       the models, their fingerprints, the limits
     GET  /healthz       the process answers          GET /readyz   the engines do
     GET  /metrics       Prometheus text
 
-The contracts of others are in `contracts_engines` and `contracts_trainers`, changing models in `admin`.
+The APIs of engines and trainers are in `contracts.engines` and `contracts.trainers`, changing models in `admin`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,12 +24,16 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
-from assay.records import Completion, Message
-from assay.serve import admin, contracts_engines, contracts_trainers
+from assay.records import Completion
+from assay.serve import admin
 from assay.serve.batcher import DeadlinePassed, EngineDown, QueueFull
-from assay.serve.gate import Gate, error_body
-from assay.serve.service import BadRequest, Body, ClientGone, Service, StrictJSON, begin, read_gauges, service_of
-from assay.serve.waiting import Row
+from assay.serve.contracts import engines as contracts_engines
+from assay.serve.contracts import trainers as contracts_trainers
+from assay.serve.contracts.engines import ChatTurn
+from assay.serve.middleware import Gate, error_body
+from assay.serve.queue import Row
+from assay.serve.service import BadRequest, Body, ClientGone, Service, StrictJSON, open_request, read_gauges, service_of
+from assay.wire import completion_from_row
 
 log = logging.getLogger("assay.serve")
 
@@ -46,25 +50,25 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorReply(BaseModel):
-    """What every refusal says."""
+    """The body of every error reply."""
 
     error: ErrorDetail
 
 
-class Turn(Body):
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
-
-
 class ScoreItem(Body):
-    """One completion: prompt + response, or messages that end in the answer, or rendered text, or token ids."""
+    """One completion: prompt + response, or messages that end in the answer, or rendered text, or token ids.
 
-    prompt: str | list[Turn] | None = None
-    response: str | None = None
+    response: text, or the assistant's message with tool calls or reasoning. tools: the functions that it could call.
+    """
+
+    prompt: str | list[ChatTurn] | None = None
+    response: str | ChatTurn | None = None
     steps: list[str] | None = None
-    messages: list[Turn] | None = None
+    messages: list[ChatTurn] | None = None
     text: str | None = None
     token_ids: list[int] | None = None
+    tools: list[dict[str, Any]] | None = None
+    ground_truth: dict[str, Any] | None = Field(default=None, description="What is right; for scorers that read it.")
     id: str = ""
 
 
@@ -94,9 +98,9 @@ _STATUSES = {
     404: "no such model",
     408: "the body did not arrive in time",
     413: "too large",
-    422: "not of this form, or without a reward where the contract has no place for a reason",
-    429: "the queue is full: Retry-After says when to come again",
-    500: "a fault of the service",
+    422: "not of this form, or without a reward in an API that has no field for the reason",
+    429: "the queue is full: try again after Retry-After seconds",
+    500: "an error in the service",
     503: "the engine has ended",
     504: "not scored before the deadline",
 }
@@ -108,7 +112,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 def build_app(service: Service, *, on_failure: Callable[[str], None] | None = None, drain_seconds: float = DRAIN_SECONDS) -> Gate:
     """The ASGI application of a service. on_failure is called with the reason when an engine has ended or is stuck.
 
-    The FastAPI application, with its OpenAPI, is `.app` of what is returned.
+    The FastAPI application, with its OpenAPI schema, is `.app` of the result.
     """
 
     @asynccontextmanager
@@ -151,59 +155,38 @@ async def metrics(request: Request) -> Response:
 
 
 async def info(request: Request) -> Response:
-    """The models that are served, the first is the default; and what a request may take."""
+    """The models that are served (the first is the default), and the limits of a request."""
     service, app = service_of(request), request.app
     limits = {name: getattr(service.limits, name) for name in ("max_body_bytes", "max_items", "max_text", "timeout_seconds")}
     named = request.state.model
-    told = service.models if named is None else {(served := service.find(named)).name: served}
-    models = [{"name": name, **served.current.describe()} for name, served in told.items()]
+    listed = service.models if named is None else {(served := service.find(named)).name: served}
+    models = [{"name": name, **served.current.describe()} for name, served in listed.items()]
     routes = sorted(path for path, methods in app.openapi()["paths"].items() if "post" in methods)
     return StrictJSON({"service": "assay", "version": VERSION, "models": models, "limits": limits, "contracts": routes})
 
 
 async def score(body: ScoreRequest, request: Request) -> Response:
     """Rewards of completions in any form, in order. One that cannot be scored has value null and the reason in `error`."""
-    asked = begin(request, body.model, timeout=body.timeout)
+    scoring = open_request(request, body.model, timeout=body.timeout)
     completions: list[Completion] = []
     rows: list[Row] = []
     places: list[int] = []
     for i, item in enumerate(body.items):
         rows.append({"value": None, "error": "not scored"})
         try:
-            completions.append(as_completion(item))
+            completions.append(completion_from_row(item.model_dump()))
             places.append(i)
         except ValueError as error:
             rows[i]["error"] = str(error)
-    for i, row in zip(places, await asked.rows(completions), strict=True):
+    for i, row in zip(places, await scoring.rows(completions), strict=True):
         rows[i] = row
     rewards = [{"id": item.id, **row} for item, row in zip(body.items, rows, strict=True)]
-    reply = {"model": asked.served.name, "fingerprint": asked.loaded.fingerprint, "rewards": rewards}
-    return StrictJSON(reply, headers=asked.headers)
-
-
-def as_completion(item: ScoreItem) -> Completion:
-    """The completion that an item says. Raises ValueError for one that says none, or two."""
-    turns = item.prompt if item.prompt is not None else item.messages or ()
-    messages = (Message("user", turns),) if isinstance(turns, str) else tuple(Message(turn.role, turn.content) for turn in turns)
-    response = item.response
-    if item.messages is not None:
-        if item.prompt is not None:
-            raise ValueError("prompt and messages say the same: give one of them")
-        if response is None and item.steps is None:
-            if not messages or messages[-1].role != "assistant":
-                raise ValueError("the messages do not end in an answer of the assistant, and there is no response")
-            messages, response = messages[:-1], messages[-1].content
-    return Completion(
-        messages=messages,
-        response=response,
-        steps=None if item.steps is None else tuple(item.steps),
-        text=item.text,
-        token_ids=None if item.token_ids is None else tuple(item.token_ids),
-    )
+    reply = {"model": scoring.served.name, "fingerprint": scoring.loaded.fingerprint, "rewards": rewards}
+    return StrictJSON(reply, headers=scoring.headers)
 
 
 async def _watch(service: Service, on_failure: Callable[[str], None] | None) -> None:
-    """Look after the engines: one that has ended is told once, so that the process can end too."""
+    """Watch the engines. When one has ended, report it once, so that the process can end too."""
     while True:
         await asyncio.sleep(WATCH_SECONDS)
         if (trouble := service.trouble()) is not None:
@@ -228,10 +211,10 @@ async def _on_bad_request(request: Request, error: Exception) -> Response:
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
-    """What is wrong with the body, without the body."""
+    """The errors in the body, without its content."""
     assert isinstance(error, RequestValidationError)
-    told = [f"{'.'.join(str(part) for part in entry['loc'])}: {entry['msg']}"[:200] for entry in error.errors()[:5]]
-    return _refusal(422, "; ".join(told))
+    problems = [f"{'.'.join(str(part) for part in entry['loc'])}: {entry['msg']}"[:200] for entry in error.errors()[:5]]
+    return _refusal(422, "; ".join(problems))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -239,16 +222,13 @@ async def _on_http(request: Request, error: Exception) -> Response:
     return _refusal(error.status_code, str(error.detail)[:300], dict(error.headers or {}))
 
 
-async def _on_deadline(request: Request, error: Exception) -> Response:
-    return _refusal(504, str(error))
+def _refusing(status: int, headers: dict[str, str] | None = None) -> Callable[[Request, Exception], Any]:
+    """A handler that replies with this status and the error's message."""
 
+    async def handler(request: Request, error: Exception) -> Response:
+        return _refusal(status, str(error), headers)
 
-async def _on_engine_down(request: Request, error: Exception) -> Response:
-    return _refusal(503, str(error), {"Retry-After": "1"})
-
-
-async def _on_client_gone(request: Request, error: Exception) -> Response:
-    return _refusal(499, str(error))  # nobody reads it
+    return handler
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:
@@ -260,8 +240,8 @@ _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {
     BadRequest: _on_bad_request,
     RequestValidationError: _on_invalid,
     HTTPException: _on_http,
-    DeadlinePassed: _on_deadline,
-    EngineDown: _on_engine_down,
-    ClientGone: _on_client_gone,
+    DeadlinePassed: _refusing(504),
+    EngineDown: _refusing(503, {"Retry-After": "1"}),
+    ClientGone: _refusing(499),  # nobody reads it
     Exception: _on_fault,
 }

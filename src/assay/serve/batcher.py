@@ -1,7 +1,7 @@
-"""One engine thread for one scorer: requests wait in a bounded queue, the thread pulls a batch of them whenever it is idle.
+"""One engine thread for one scorer: requests wait in a bounded queue, and the thread takes a batch whenever it is idle.
 
-A batch is taken up to a budget of tokens, oldest first, whole prompts together. Equal completions that wait or are being scored are
-scored once. Nobody's completion is scored in vain: what was cancelled, or is past its deadline, is dropped before it is pulled.
+A batch holds completions up to a token budget, oldest first, whole prompts together. Equal completions that wait or are being
+scored are scored once. Completions that were cancelled or are past their deadline are dropped before scoring.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.records import Completion, Rewards
-from assay.scorers.base import Scorer, innermost
-from assay.serve.waiting import Job, Row, Ticket, Waiting, make_job, shared_tokens
+from assay.scorers.base import HasPlan, Scorer, capability, keys_of
+from assay.serve.queue import Job, Row, Ticket, Waiting, make_job, shared_tokens
 from assay.wire import rewards_from_rows, rewards_to_rows
 
 LINGER_SECONDS = 0.003
 MAX_QUEUED = 2048
-BATCH_TOKENS = 8192  # for scorers that do not say what one forward takes
+BATCH_TOKENS = 8192  # for scorers without a plan of their memory
 FORWARDS_A_BATCH = 4  # enough to fill rows of many lengths, few enough that cancelling has an effect
-MANY_FAILURES = 8  # in a row: then it is asked whether the scorer is broken, or the items are
-_PAUSE = 1.0  # seconds without a batch after which nothing is known of how many callers there are
+MANY_FAILURES = 8  # in a row: then a known good completion shows whether the scorer is broken, or only the items
+_PAUSE = 1.0  # seconds without a batch after which the number of callers counts as unknown
 
 log = logging.getLogger("assay.serve")
 
 
 class QueueFull(AssayError):
-    """There is no place for these completions now; `retry_after`: seconds until there may be."""
+    """The queue has no room for these completions now. retry_after: seconds until it may have."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -43,15 +43,15 @@ class QueueFull(AssayError):
 
 
 class DeadlinePassed(AssayError):
-    """The completions were not scored before the caller's deadline, and are not going to be."""
+    """The completions were not scored before the caller's deadline; they will not be scored."""
 
 
 class EngineDown(AssayError):
-    """The engine thread has ended, by a failure or because the service is closing: nothing more is scored."""
+    """The engine thread has ended, after an error or because the service is closing."""
 
 
 class BatchDone(NamedTuple):
-    """What one pull gave: completions, about how many tokens (shared prompts once), seconds, and the rows."""
+    """A scored batch: completions, approximate tokens (shared prompts count once), seconds, and the rows."""
 
     num_items: int
     num_tokens: int
@@ -60,12 +60,13 @@ class BatchDone(NamedTuple):
 
 
 class Batcher:
-    """Scores through one thread of its own.
+    """Scores in a thread of its own.
 
-    max_queued: completions that may wait. batch_tokens: of one pull, about (four characters count as a token); None takes four
-    times what the scorer's plan gives to a forward. linger_seconds: how long an idle engine waits at most for more to come, but not
-    once as many wait as were answered last. on_batch is called after each batch. failure: what the thread died of.
-    num_coalesced, num_dropped: completions that were joined to an equal one, and that nobody waited for any more.
+    max_queued: completions that may wait. batch_tokens: approximate tokens of one batch (four characters count as a token); None
+    takes four times the tokens of a forward in the scorer's plan. linger_seconds: how long an idle engine waits at most for more
+    completions; it stops waiting when as many wait as were answered last. on_batch is called after each batch. failure: the
+    exception that ended the thread. num_coalesced, num_dropped: completions that were joined to an equal one, and completions that
+    were dropped because no caller waited any more.
 
     Raises ValueError for a prompt-scoped scorer, whose values depend on the answers that happen to arrive together.
     """
@@ -108,16 +109,18 @@ class Batcher:
     def submit(
         self, completions: Sequence[Completion], *, deadline: float = math.inf, groups: Sequence[Hashable] | None = None
     ) -> Future[list[Row]]:
-        """Ask for the rewards of N completions; the future gives N rows, in order. Cancel it when nobody waits any more.
+        """Queue N completions; the future gives N rows, in order. Cancel it when the rows are not needed any more.
 
-        deadline: on the clock of time.monotonic; what is not pulled by then raises DeadlinePassed. groups: what tells that two
-        completions share a prompt, where the messages do not (rendered text). Raises QueueFull, or EngineDown.
+        deadline: on the clock of time.monotonic; the future raises DeadlinePassed for completions that are still waiting then.
+        groups: equal for completions that share a prompt, when the messages do not show it (rendered text). Raises QueueFull, or
+        EngineDown.
         """
         ticket = Ticket(deadline=deadline, rows=[None] * len(completions), num_left=len(completions))
         if not completions:
             ticket.finish()
         # outside the lock, as it hashes the content
-        jobs = [make_job(completion, None if groups is None else groups[i]) for i, completion in enumerate(completions)]
+        keys = keys_of(self.scorer, completions)
+        jobs = [make_job(completion, keys[i], None if groups is None else groups[i]) for i, completion in enumerate(completions)]
         with self._lock:
             if not self.is_alive or self._is_closing:
                 raise EngineDown("the engine of this model has failed" if self.failure else "the service is closing")
@@ -133,7 +136,7 @@ class Batcher:
         return ticket.future
 
     def score(self, completions: Sequence[Completion], *, at_once: int = 64) -> Rewards:
-        """N completions -> N rewards from another thread, a few at a time behind what waits already. Raises EngineDown."""
+        """N completions -> N rewards, through the queue, a few at a time. Raises EngineDown. Not for the engine thread itself."""
         rows: list[Row] = []
         at_once = min(at_once, self.max_queued)
         while len(rows) < len(completions):
@@ -144,7 +147,7 @@ class Batcher:
         return rewards_from_rows(rows)
 
     def close(self, *, drain: bool = True, timeout: float | None = None) -> bool:
-        """End the thread, after what waits (drain) or after the batch that is being scored; whether it has ended in time."""
+        """End the thread, after all waiting completions (drain) or after the running batch. Returns whether it ended in time."""
         with self._lock:
             self._is_closing = True
             lost = [] if drain else self._clear()
@@ -156,7 +159,7 @@ class Batcher:
         return not self._thread.is_alive()
 
     def abandon(self) -> None:
-        """Tell everybody who still waits that nothing comes any more: of an engine that did not end in time."""
+        """Raise EngineDown in all callers that still wait, when the engine did not end in time."""
         with self._lock:
             self._is_closing = True
             self._waiting.clear()
@@ -178,12 +181,12 @@ class Batcher:
 
     @property
     def busy_seconds(self) -> float:
-        """How long the batch that is being scored takes so far; 0 when idle."""
+        """Seconds since the running batch began; 0 when idle."""
         began = self._batch_began
         return 0.0 if began is None else time.monotonic() - began
 
     def _make_place(self, keys: set[str]) -> None:
-        """Raises QueueFull when these contents do not fit in the queue, even after what nobody wants any more is dropped."""
+        """Make room in the queue for these contents by dropping unwanted ones. Raises QueueFull when that is not enough."""
         num_fresh = len(keys - self._jobs.keys())
         if self.num_queued + num_fresh > self.max_queued:
             self._drop(self._waiting.sweep())
@@ -199,11 +202,11 @@ class Batcher:
                     began = time.monotonic()
                     rows = self._score([job.completion for job in batch])
                     self._deliver(batch, rows, time.monotonic() - began)
-        except BaseException as error:  # whatever it is, those who wait must hear of it
+        except BaseException as error:  # any exception must reach the waiting callers
             self._die(error)
 
     def _next_batch(self) -> list[Job] | None:
-        """Wait for something to score, and take it: empty when all of it was dropped, None at the end."""
+        """Wait for completions and take a batch: empty when all were dropped, None when the engine closes."""
         with self._wake:
             while not self._waiting.num_items:
                 if self._is_closing:
@@ -216,7 +219,7 @@ class Batcher:
             return batch
 
     def _linger(self) -> None:
-        """Wait a little for callers that were just answered and come again, or for the others of a group."""
+        """Wait a little for callers that were just answered and may ask again, or for other answers of a group."""
         start = time.monotonic()
         expected = math.inf if start - self._last_batch > _PAUSE else self._num_expected
         while self.num_queued < expected and self.queued_tokens < self.batch_tokens and not self._is_closing:
@@ -226,7 +229,7 @@ class Batcher:
             self._wake.wait(left)
 
     def _score(self, completions: list[Completion]) -> list[Row]:
-        """Rows of a batch. A scorer that raises is asked item by item, so that only what it cannot take has no reward."""
+        """Rows of a batch. If the scorer raises, items are scored one by one, so that only those that raise have no reward."""
         try:
             rewards = self.scorer.score(completions)
             if len(rewards) != len(completions):
@@ -245,7 +248,7 @@ class Batcher:
         return rewards_to_rows(rewards)
 
     def _still_scores(self) -> bool:
-        """Whether the scorer gives a reward to what had one before."""
+        """Whether the scorer still gives a reward to a completion that had one before."""
         self._failures_in_a_row = 0
         return self._known_good is not None and bool(self.scorer.score([self._known_good]).ok[0])
 
@@ -269,7 +272,7 @@ class Batcher:
             self._on_batch(BatchDone(len(batch), tokens, seconds, rows))
 
     def _die(self, error: BaseException) -> None:
-        frames = "".join(traceback.format_tb(error.__traceback__))  # without the message, which may hold prompt text
+        frames = "".join(traceback.format_tb(error.__traceback__))  # without the message, which may contain prompt text
         log.critical("the engine thread died of %s\n%s", type(error).__name__, frames)
         with self._lock:
             self.failure, self._batch_began = error, None
@@ -293,11 +296,11 @@ class Batcher:
 
 
 def place_of(error: BaseException) -> str:
-    """Where it was raised: messages of exceptions may hold prompt text, which logs must not."""
+    """Where an exception was raised, for the log. Its message may contain prompt text and is not logged."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "at an unknown place"
 
 
 def _forward_tokens(scorer: Scorer) -> int:
-    plan = getattr(innermost(scorer), "plan", None)
-    return int(getattr(plan, "max_tokens", BATCH_TOKENS // FORWARDS_A_BATCH))
+    planned = capability(scorer, HasPlan)
+    return BATCH_TOKENS // FORWARDS_A_BATCH if planned is None else int(planned.plan.max_tokens)

@@ -1,4 +1,4 @@
-"""The same application on several replicas: Ray Serve starts them, spreads the requests over them, and replaces those that die.
+"""The application on several replicas: Ray Serve starts them, distributes requests to them, and replaces those that die.
 
 Ray Serve is an optional dependency: `pip install 'assay-rm[serve,ray]'`. Replicas import this module.
 """
@@ -6,18 +6,17 @@ Ray Serve is an optional dependency: `pip install 'assay-rm[serve,ray]'`. Replic
 from __future__ import annotations
 
 import logging
-import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import ModuleType
 from typing import Any
 
 from assay.errors import AssayError
 from assay.scorers.ray import import_ray, slots_of, threads_each
 from assay.serve.app import build_app
-from assay.serve.server import KEEP_ALIVE_SECONDS, MAX_CONNECTIONS, ServiceFailed, log_to_stderr
+from assay.serve.server import KEEP_ALIVE_SECONDS, MAX_CONNECTIONS, ServiceFailed, listen, log_to_stderr, signals_handled
 from assay.serve.service import Service
 
 NAME = "assay"
@@ -25,7 +24,7 @@ HEALTH_SECONDS = 2.0
 
 
 class Replica:
-    """What lives in the process of one replica: models, engines, and the application, built there since none of them travels."""
+    """One replica. Models, engines and the application are built in its process, since they cannot be pickled."""
 
     def __init__(self, make: Callable[[], Service], num_threads: int, drain_seconds: float) -> None:
         log_to_stderr()
@@ -37,7 +36,7 @@ class Replica:
         return build_app(self.service, drain_seconds=self.drain_seconds)
 
     def check_health(self) -> None:
-        """Raises RuntimeError when an engine has ended or is stuck: Ray Serve then puts another replica in its place."""
+        """Raises RuntimeError when an engine has ended or is stuck: Ray Serve then replaces the replica."""
         if (trouble := self.service.trouble()) is not None:
             raise RuntimeError(trouble)
 
@@ -52,16 +51,18 @@ def run_replicas(
     drain_seconds: float,
     say: Callable[[str, str], None],
 ) -> None:
-    """Serve on replicas until SIGTERM or SIGINT, then answer what was asked and return.
+    """Serve on replicas until SIGTERM or SIGINT, then answer all waiting requests and return.
 
-    make: gives the service of one replica, and is run in its process. This process is connected to a cluster already, and is not
-    any more afterwards. Raises OSError when the address is taken, ServiceFailed when the replicas cannot start.
+    make: builds the service of one replica, in its process. This process must be connected to a cluster; it disconnects at the end.
+    Raises OSError when the address is taken, ServiceFailed when the replicas cannot start.
     """
     serve, ray = import_serve(), import_ray()
-    port = _free_port(host, port)
+    with listen(host, port) as listener:  # Ray Serve would go on trying where the port is taken
+        port = listener.getsockname()[1]
     stopped = threading.Event()
-    before = {kind: signal.signal(kind, lambda *_: stopped.set()) for kind in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with ExitStack() as on_exit:
+        on_exit.callback(ray.shutdown)
+        on_exit.enter_context(signals_handled(lambda *_: stopped.set()))
         quiet = {"log_level": "WARNING", "enable_access_log": False}
         http = {"host": host, "port": port, "keep_alive_timeout_s": KEEP_ALIVE_SECONDS}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
@@ -83,11 +84,7 @@ def run_replicas(
         stopped.wait()
         serve.delete(NAME)
         serve.shutdown()
-        say("stopped", "what was asked is answered")
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-        ray.shutdown()
+        say("stopped", "all requests are answered")
 
 
 def import_serve() -> ModuleType:
@@ -101,20 +98,8 @@ def import_serve() -> ModuleType:
     return serve
 
 
-def _free_port(host: str, port: int) -> int:
-    """The port, or a free one for 0. Raises OSError when it is taken: Ray Serve would go on trying."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            raise OSError(f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port") from error
-        return int(listener.getsockname()[1])
-
-
 def _reason(serve: ModuleType, error: RuntimeError) -> str:
-    """What the replicas raised, where Ray Serve tells."""
+    """The error of the replicas, if Ray Serve reports it."""
     try:
         deployment = serve.status().applications[NAME].deployments[NAME]
         return str(deployment.message or error)

@@ -1,4 +1,4 @@
-"""What answers under a name: a loaded model behind its engine, the one before it, and a candidate that may shadow it."""
+"""A served name: its current model behind an engine, the previous model, and a candidate that may shadow the current one."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from assay.records import Completion
-from assay.scorers.base import Scorer, closing_of, innermost
+from assay.scorers.base import HasRenderer, Scorer, capability, closing_of, reads_ground_truth
 from assay.serve.batcher import Batcher, EngineDown, QueueFull
-from assay.serve.figures import RewardWindow
-from assay.serve.waiting import Row
+from assay.serve.prometheus import RewardWindow
+from assay.serve.queue import Row
 
 log = logging.getLogger("assay.serve")
 
-_MOST_ANSWERS = 64  # of one prompt whose order is compared: pairs grow with the square
+_MOST_ANSWERS = 64  # answers to one prompt whose order is compared: the number of pairs grows with the square
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How engines would read a text for this model, so that a contract gives what its engine would.
+class TextRules:
+    """How engines would read a text for this model, so that the engines' APIs give the same rewards as the engines.
 
-    has_sigmoid: what vLLM's `use_activation` adds: nothing where config.json says "problem_type": "regression", as that of Assay's
-    artifacts does, a sigmoid elsewhere. before, after: special tokens that the tokenizer adds to a text when it is asked to. marks:
-    special tokens whose presence tells that a text was rendered. closing: what the template writes after an answer. label: name of
-    the one class. max_length: most tokens of a text, None where it is not known.
+    has_sigmoid: whether vLLM's `use_activation` applies a sigmoid; not when config.json has "problem_type": "regression", as in
+    Assay's artifacts. before, after: special tokens that the tokenizer adds to a text. marks: special tokens; a text that has one
+    counts as rendered. closing: what the template writes after an answer. label: name of the single class. max_length: largest
+    number of tokens of a text, None when it is not known.
     """
 
     has_sigmoid: bool = False
@@ -51,12 +51,12 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Loaded:
-    """One scorer behind its engine thread. source: what it was loaded from. rewards: the last ones that it gave. scale: what its
-    rewards are multiplied by, and how that was measured."""
+    """One scorer behind its engine thread. source: what it was loaded from. rewards: its last rewards. scale: the factor of its
+    rewards, and how it was measured."""
 
     source: str
     batcher: Batcher
-    reading: Reading
+    text_rules: TextRules
     rewards: RewardWindow
     scale: dict[str, Any] | None = None
 
@@ -72,17 +72,18 @@ class Loaded:
             "is_alive": self.batcher.is_alive,
             "scope": scorer.scope,
             "tolerance": scorer.tolerance,
-            "max_length": self.reading.max_length,
-            "closing": self.reading.closing,
+            "reads_ground_truth": reads_ground_truth(scorer),
+            "max_length": self.text_rules.max_length,
+            "closing": self.text_rules.closing,
             "batch_tokens": self.batcher.batch_tokens,
             "scale": self.scale,
         }
 
 
 class Served:
-    """One name that clients ask for. current answers; previous is kept for rolling back; candidate waits to be promoted.
+    """One name in requests. current answers; previous is kept for rolling back; candidate waits to be promoted.
 
-    What was asked of a model is answered by it, whatever is promoted meanwhile.
+    A request is answered by the model that was current when it began, even if another model is promoted meanwhile.
     """
 
     def __init__(self, name: str, current: Loaded) -> None:
@@ -95,27 +96,27 @@ class Served:
     def submit(
         self, loaded: Loaded, completions: Sequence[Completion], deadline: float, groups: Sequence[Hashable] | None = None
     ) -> Future[list[Row]]:
-        """Ask `loaded`, which was the current one when the request began; the shadow, if there is one, is asked the same."""
+        """Queue the completions for `loaded`, the current model when the request began, and for the shadow, if there is one."""
         answer = loaded.batcher.submit(completions, deadline=deadline, groups=groups)
         if (shadow := self.shadow) is not None and loaded is self.current:
             shadow.follow(answer, completions, deadline, groups)
         return answer
 
     def propose(self, candidate: Loaded) -> None:
-        """Hold a model ready; one that was ready before is dropped."""
+        """Make a model the candidate; an earlier candidate is dropped."""
         with self._lock:
             dropped, self.candidate, self.shadow = self.candidate, candidate, None
         _retire(dropped)
 
     def set_shadow(self, is_on: bool) -> None:
-        """Begin or end scoring with the candidate too. Raises ValueError when there is none."""
+        """Begin or end scoring with the candidate too. Raises ValueError when there is no candidate."""
         with self._lock:
             if is_on and self.candidate is None:
                 raise ValueError(f"{self.name} has no candidate to shadow it: load one first")
             self.shadow = Shadow(self.name, self.candidate) if is_on and self.candidate is not None else None
 
     def promote(self) -> None:
-        """The candidate answers from now on; what was asked before is answered by the old model. Raises ValueError without one."""
+        """Make the candidate current; running requests are answered by the old model. Raises ValueError without a candidate."""
         with self._lock:
             if self.candidate is None:
                 raise ValueError(f"{self.name} has no candidate to promote: load one first")
@@ -126,7 +127,7 @@ class Served:
         _retire(dropped)
 
     def roll_back(self) -> None:
-        """The model before the last promotion answers again, the promoted one is the candidate. Raises ValueError without one."""
+        """Make the previous model current again, and the promoted one the candidate. Raises ValueError without a previous model."""
         with self._lock:
             if self.previous is None:
                 raise ValueError(f"{self.name} has no earlier model to go back to")
@@ -137,7 +138,7 @@ class Served:
         _retire(dropped)
 
     def drop(self) -> None:
-        """Let go of the candidate. Raises ValueError when there is none."""
+        """Drop the candidate. Raises ValueError when there is no candidate."""
         with self._lock:
             if self.candidate is None:
                 raise ValueError(f"{self.name} has no candidate to drop")
@@ -149,12 +150,13 @@ class Served:
 
     def describe(self) -> dict[str, Any]:
         roles = {"current": self.current, "candidate": self.candidate, "previous": self.previous}
-        told = {role: None if model is None else model.describe() for role, model in roles.items()}
-        return {"name": self.name, **told, "shadow": None if self.shadow is None else self.shadow.summary()}
+        described = {role: None if model is None else model.describe() for role, model in roles.items()}
+        return {"name": self.name, **described, "shadow": None if self.shadow is None else self.shadow.summary()}
 
 
 class Shadow:
-    """The candidate's rewards beside those that were answered; nobody waits for it, and what it cannot take in time is left out.
+    """The candidate scores the same requests, and its rewards are compared with the current model's. No request waits for it;
+    requests that it cannot score in time are left out.
 
     Differences are candidate less current. flips: pairs of answers to one prompt in one request that the two order differently.
     """
@@ -162,14 +164,14 @@ class Shadow:
     def __init__(self, name: str, candidate: Loaded) -> None:
         self.name, self.candidate = name, candidate
         self._lock = threading.Lock()
-        self._num_asked = self._num_both = self._num_pairs = self._num_flips = 0
+        self._num_requested = self._num_both = self._num_pairs = self._num_flips = 0
         self._sum = self._squares = self._largest = 0.0
 
     def follow(
         self, answer: Future[list[Row]], completions: Sequence[Completion], deadline: float, groups: Sequence[Hashable] | None
     ) -> None:
         with self._lock:
-            self._num_asked += len(completions)
+            self._num_requested += len(completions)
         try:
             theirs = self.candidate.batcher.submit(completions, deadline=deadline, groups=groups)
         except (QueueFull, EngineDown):
@@ -180,11 +182,11 @@ class Shadow:
         theirs.add_done_callback(lambda _: answer.add_done_callback(lambda _: self._compare(answer, theirs, groups)))
 
     def summary(self) -> dict[str, Any]:
-        """n: rewards asked for; n_scored: those that both gave; mean, root mean square and largest difference; flips of pairs."""
+        """n: rewards requested; n_scored: rewards given by both; mean, root mean square and largest difference; flips of pairs."""
         with self._lock:
             n = self._num_both
             return {
-                "n": self._num_asked,
+                "n": self._num_requested,
                 "n_scored": n,
                 "mean_difference": self._sum / n if n else None,
                 "rms_difference": math.sqrt(self._squares / n) if n else None,
@@ -210,24 +212,22 @@ class Shadow:
             self._squares += sum(d * d for d in differences)
             self._largest = max([self._largest, *(abs(d) for d in differences)])
             self._num_pairs, self._num_flips = self._num_pairs + len(pairs), self._num_flips + flips
-        told = ", ".join(f"{a:.4g} -> {b:.4g}" for _, a, b in scored[:8])
+        examples = ", ".join(f"{a:.4g} -> {b:.4g}" for _, a, b in scored[:8])
         counts = f"{len(scored)} of {len(rows)} rewards by both, {flips} of {len(pairs)} pairs flip"
-        log.info("shadow of %s: %s: %s", self.name, counts, told)
+        log.info("shadow of %s: %s: %s", self.name, counts, examples)
 
 
-def reading_of(scorer: Scorer) -> Reading:
-    """How engines read text for a scorer with a tokenizer; nothing is added for others."""
-    inner: Any = innermost(scorer)
-    inner = getattr(inner, "scorers", [inner])[0]  # the members of an ensemble read alike
-    renderer = getattr(inner, "renderer", None)
-    if renderer is None:
-        return Reading(closing=closing_of(scorer))
+def text_rules_of(scorer: Scorer) -> TextRules:
+    """The text rules of a scorer with a tokenizer; for other scorers no special tokens are added."""
+    local = capability(scorer, HasRenderer)
+    if local is None:
+        return TextRules(closing=closing_of(scorer))
+    renderer, config = local.renderer, local.config
     tokenizer = renderer.tokenizer
-    config = getattr(getattr(getattr(inner, "model", None), "backbone", None), "config", None)
     with_ids, plain_ids = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
     start = next((i for i in range(len(with_ids)) if with_ids[i : i + len(plain_ids)] == plain_ids), 0)
     before, after = with_ids[:start], with_ids[start + len(plain_ids) :]
-    return Reading(
+    return TextRules(
         has_sigmoid=config is not None and getattr(config, "problem_type", None) != "regression",
         before="".join(tokenizer.convert_ids_to_tokens(before)),
         after="".join(tokenizer.convert_ids_to_tokens(after)),
@@ -239,6 +239,6 @@ def reading_of(scorer: Scorer) -> Reading:
 
 
 def _retire(loaded: Loaded | None) -> None:
-    """End an engine after what was asked of it, without waiting for that."""
+    """End an engine in the background, after its waiting requests."""
     if loaded is not None:
         threading.Thread(target=loaded.batcher.close, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Listen, answer until told to stop, drain: the service in the main thread of a process, on uvicorn."""
+"""Run the service on uvicorn, in the main thread of a process: listen, answer until a signal comes, drain."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from assay.serve.app import build_app
 from assay.serve.service import Service
 
 MAX_CONNECTIONS = 1024
-KEEP_ALIVE_SECONDS = 75  # longer than clients keep theirs: else one is closed while the next request is on its way
+KEEP_ALIVE_SECONDS = 75  # longer than clients keep connections: else one could be closed while a request is on its way
 
 
 class ServiceFailed(AssayError):
-    """The service ended by itself, since it could not answer any more."""
+    """The service ended because it could not answer requests any more."""
 
 
 def run_service(service: Service, *, host: str, port: int, drain_seconds: float, say: Callable[[str, str], None]) -> None:
-    """Listen and answer until SIGTERM or SIGINT, then answer what was asked and return.
+    """Listen and answer until SIGTERM or SIGINT, then answer all waiting requests and return.
 
-    port: 0 takes a free one. say: is called with a label and a line when it listens and when it has stopped. Raises OSError when
-    the address is taken, ServiceFailed when an engine ended or got stuck.
+    port: 0 takes a free one. say: called with a label and a line when the service listens and when it has stopped. Raises OSError
+    when the address is taken, ServiceFailed when an engine ended or got stuck.
     """
     failures: list[str] = []
 
@@ -37,7 +37,7 @@ def run_service(service: Service, *, host: str, port: int, drain_seconds: float,
 
     app = build_app(service, on_failure=stop, drain_seconds=drain_seconds)
     log_to_stderr()
-    listener = _listen(host, port)
+    listener = listen(host, port)
     settings = uvicorn.Config(
         app,
         log_config=None,
@@ -52,16 +52,18 @@ def run_service(service: Service, *, host: str, port: int, drain_seconds: float,
     server = uvicorn.Server(settings)
     host, port = listener.getsockname()[:2]
     say("serving", f"http://{f'[{host}]' if ':' in host else host}:{port} ({', '.join(service.models)})")
-    with _signals_taken():
+    # uvicorn stops at these signals, and raises them again when it is done: that must not end the process
+    with signals_handled(lambda *_: None):
         server.run(sockets=[listener])
     if failures:
-        raise ServiceFailed(f"{failures[0]}: the log says why; what was asked got an error, not a reward")
-    say("stopped", "what was asked is answered")
+        raise ServiceFailed(f"{failures[0]}: the log says why; waiting requests got an error, not a reward")
+    say("stopped", "all requests are answered")
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises OSError when the address is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # named as TCP, asyncio turns Nagle's algorithm off: with it a lone caller waits 40 ms for the second packet of every answer
+    # asyncio turns Nagle's algorithm off only if TCP is named here; with it a single caller waits 40 ms for the second packet
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -75,18 +77,18 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def _signals_taken() -> Iterator[None]:
-    """uvicorn stops at SIGTERM and SIGINT, and raises them again when it is done: that is not to end the process."""
-    before = {kind: signal.signal(kind, lambda *_: None) for kind in (signal.SIGTERM, signal.SIGINT)}
+def signals_handled(handler: Callable[..., None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call `handler` inside the block; afterwards they do what they did before."""
+    before = {kind: signal.signal(kind, handler) for kind in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+        for kind, earlier in before.items():
+            signal.signal(kind, earlier)
 
 
 def log_to_stderr() -> None:
-    """The service's log and uvicorn's warnings, with their time."""
+    """Write the service's log and uvicorn's warnings to stderr, with the time."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for name, level in (("assay.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):

@@ -1,4 +1,4 @@
-"""The service behind its routes: models by name, and the one way by which every contract asks for rewards."""
+"""The service behind the routes: models by name, and requests for rewards, which all routes make in the same way."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from starlette.responses import JSONResponse
 
 from assay.errors import AssayError
 from assay.records import Completion
-from assay.scorers.base import Scorer
-from assay.scorers.cache import Cached
+from assay.scorers.base import Scorer, capability
+from assay.scorers.wrappers.cached import Cached
 from assay.serve.batcher import LINGER_SECONDS, MAX_QUEUED, BatchDone, Batcher, DeadlinePassed
-from assay.serve.figures import ITEMS, SECONDS, TOKENS, Figures, Labels, RewardWindow
-from assay.serve.gate import Keys, Limits
-from assay.serve.served import Loaded, Reading, Served, reading_of
-from assay.serve.waiting import Row
+from assay.serve.middleware import Keys, Limits
+from assay.serve.prometheus import ITEMS, SECONDS, TOKENS, Counters, Labels, RewardWindow
+from assay.serve.queue import Row
+from assay.serve.served import Loaded, Served, TextRules, text_rules_of
 from assay.wire import FINGERPRINT_HEADER
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ log = logging.getLogger("assay.serve")
 
 
 class BadRequest(AssayError):
-    """A request that is refused with this status: what is asked for is not there, too much, or has no reward."""
+    """A request that is refused with this status: unknown model, too large, or a completion without a reward."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -43,12 +43,12 @@ class BadRequest(AssayError):
 
 
 class ClientGone(AssayError):
-    """The client has closed its connection: nobody reads the answer."""
+    """The client has closed its connection: no answer is needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """Of every engine: see `Batcher`."""
+    """Settings of every engine: see `Batcher`."""
 
     max_queued: int = MAX_QUEUED
     batch_tokens: int | None = None
@@ -59,8 +59,8 @@ class EngineSettings:
 class Swapping:
     """How models are loaded while the service runs.
 
-    directory: where artifacts lie that may be loaded; load: the scorer of one. measure_scale(old engine, new scorer) gives what new
-    rewards are to be multiplied by ("factor"), and how sure that is; None without a reference set.
+    directory: only artifacts in it may be loaded; load: gives the scorer of an artifact. measure_scale(old engine, new scorer)
+    gives the "factor" for the new rewards, with its interval; None without a reference set.
     """
 
     directory: Path
@@ -70,21 +70,21 @@ class Swapping:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Service:
-    """Everything the routes share. models: by name, the first is the default. aliases: other names of them."""
+    """Everything that the routes share. models: by name, the first is the default. aliases: other names of models."""
 
     models: Mapping[str, Served]
     aliases: Mapping[str, str] = field(default_factory=dict)
     keys: Keys = field(default_factory=Keys)
     limits: Limits = field(default_factory=Limits)
-    figures: Figures = field(default_factory=Figures)
+    figures: Counters = field(default_factory=Counters)
     engine: EngineSettings = field(default_factory=EngineSettings)
     swapping: Swapping | None = None
     log_text: bool = False
 
     def find(self, name: str | None, *, is_lenient: bool = False) -> Served:
-        """The model of that name; the default without one. Raises BadRequest (404) for an unknown one.
+        """The model of that name; the default when name is None. Raises BadRequest (404) for an unknown name.
 
-        is_lenient: of contracts whose engines do not look at the name: with one model, any name means it.
+        is_lenient: accept any name when there is only one model, for APIs whose engines ignore the name.
         """
         if name is None or (is_lenient and len(self.models) == 1):
             return next(iter(self.models.values()))
@@ -94,7 +94,7 @@ class Service:
         return served
 
     def trouble(self) -> str | None:
-        """Why the service cannot answer: an engine that has ended, or is stuck in a batch. None when all is well."""
+        """Why the service cannot answer: an engine has ended, or is stuck in a batch. None when all engines work."""
         for name, served in self.models.items():
             batcher = served.current.batcher
             if not batcher.is_alive:
@@ -107,16 +107,16 @@ class Service:
         return start_engine(name, scorer, source, self.figures, self.engine, scale)
 
     def close(self, timeout: float) -> None:
-        """End all engines after what they were asked, in so many seconds; what is not answered by then gets EngineDown."""
+        """End all engines after their waiting requests. Requests that are not answered in `timeout` seconds get EngineDown."""
         until = time.monotonic() + timeout
         for loaded in [loaded for served in self.models.values() for loaded in served.loaded()]:
             if not loaded.batcher.close(timeout=max(0.0, until - time.monotonic())):
-                loaded.batcher.abandon()  # a model that is being loaded waits for it, and would keep the process from ending
+                loaded.batcher.abandon()  # loading a model waits for this engine, and would keep the process from ending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """One request to one model: the model that was current when the request began, and the rows that it gave."""
+class ScoreRequest:
+    """One request to one model. loaded: the model that was current when the request began. timeout: seconds for the rewards."""
 
     served: Served
     loaded: Loaded
@@ -124,8 +124,8 @@ class Asked:
     timeout: float
 
     @property
-    def reading(self) -> Reading:
-        return self.loaded.reading
+    def text_rules(self) -> TextRules:
+        return self.loaded.text_rules
 
     @property
     def headers(self) -> dict[str, str]:
@@ -138,18 +138,20 @@ class Asked:
         check_size(completions, service.limits)
         if service.log_text:
             for completion in completions:
-                log.info("asked of %s: %r", self.served.name, completion)
+                log.info("request to %s: %r", self.served.name, completion)
         left = self.timeout - (time.monotonic() - self.request.state.began)
         future = self.served.submit(self.loaded, completions, time.monotonic() + left, groups)
-        return await _settled(future, self.request, left)
+        return await _rows_in_time(future, self.request, left)
 
     async def values(self, completions: Sequence[Completion], groups: Sequence[Hashable] | None = None) -> list[float]:
-        """Rewards for contracts that have no place for a reason: BadRequest (422) when one could not be scored."""
+        """Rewards for APIs without a field for reasons. Raises BadRequest (422) when a completion could not be scored."""
         return all_values(await self.rows(completions, groups))
 
 
-def begin(request: Request, model: str | None = None, *, timeout: float | None = None, is_lenient: bool = False) -> Asked:
-    """A request to the model that is named in the path, in the body, or is the default."""
+def open_request(
+    request: Request, model: str | None = None, *, timeout: float | None = None, is_lenient: bool = False
+) -> ScoreRequest:
+    """A request to the model named in the path, else in the body, else to the default model."""
     service = service_of(request)
     in_path = request.state.model
     served = service.find(in_path) if in_path is not None else service.find(model, is_lenient=is_lenient)
@@ -161,7 +163,7 @@ def begin(request: Request, model: str | None = None, *, timeout: float | None =
             timeout = math.nan
     if timeout is not None and not timeout > 0:
         raise BadRequest(422, "the timeout must be a positive number of seconds")
-    return Asked(served=served, loaded=served.current, request=request, timeout=min(timeout or allowed, allowed))
+    return ScoreRequest(served=served, loaded=served.current, request=request, timeout=min(timeout or allowed, allowed))
 
 
 def service_of(request: Request) -> Service:
@@ -175,14 +177,13 @@ def check_size(completions: Sequence[Completion], limits: Limits) -> None:
     if len(completions) > limits.max_items:
         raise BadRequest(413, f"{len(completions)} completions in one request, {limits.max_items} are allowed: send several")
     for i, completion in enumerate(completions):
-        turns = sum(len(message.content) for message in completion.messages)
-        size = turns + len(completion.response or completion.text or "") + len(completion.token_ids or ())
+        size = sum(completion.sizes) + len(completion.token_ids or ())
         if size > limits.max_text:
             raise BadRequest(413, f"completion {i} has {size} characters, {limits.max_text} are allowed")
 
 
 def all_values(rows: Iterable[Row]) -> list[float]:
-    """The values of rows that all have one. Raises BadRequest (422) naming the first that has not, and why."""
+    """The values of rows. Raises BadRequest (422) that names the first row without a value, and its reason."""
     values = []
     for i, row in enumerate(rows):
         if row["value"] is None:
@@ -192,22 +193,25 @@ def all_values(rows: Iterable[Row]) -> list[float]:
 
 
 def start_engine(
-    name: str, scorer: Scorer, source: str, figures: Figures, settings: EngineSettings, scale: dict[str, Any] | None = None
+    name: str, scorer: Scorer, source: str, figures: Counters, settings: EngineSettings, scale: dict[str, Any] | None = None
 ) -> Loaded:
-    """A scorer behind an engine thread of its own, whose batches are counted under the model's name."""
+    """A scorer behind an engine thread of its own; its batches are counted in `figures` under the model's name."""
     window = RewardWindow()
-    labels = {"model": name, "fingerprint": scorer.fingerprint}  # a candidate that shadows is counted apart
+    labels = {
+        "model": name,
+        "fingerprint": scorer.fingerprint,
+    }  # the fingerprint keeps the counts of a shadowing candidate separate
 
     def note(batch: BatchDone) -> None:
         values = [row["value"] for row in batch.rows]
         window.add(values)
         figures.observe("assay_batch_items", "Completions of a batch.", batch.num_items, ITEMS, **labels)
-        figures.observe("assay_batch_tokens", "About how many tokens a batch has.", batch.num_tokens, TOKENS, **labels)
+        figures.observe("assay_batch_tokens", "Approximate tokens of a batch.", batch.num_tokens, TOKENS, **labels)
         figures.observe("assay_batch_seconds", "Seconds to score a batch.", batch.seconds, SECONDS, **labels)
         figures.count("assay_rewards_total", "Completions that were scored.", len(values), **labels)
         figures.count("assay_rewards_failed_total", "Completions without a reward.", values.count(None), **labels)
 
-    reading = reading_of(scorer)  # before the thread: a tokenizer serves one thread at a time
+    text_rules = text_rules_of(scorer)  # before the thread starts: a tokenizer is not thread-safe
     batcher = Batcher(
         scorer,
         max_queued=settings.max_queued,
@@ -215,21 +219,21 @@ def start_engine(
         linger_seconds=settings.linger_seconds,
         on_batch=note,
     )
-    return Loaded(source=source, batcher=batcher, reading=reading, rewards=window, scale=scale)
+    return Loaded(source=source, batcher=batcher, text_rules=text_rules, rewards=window, scale=scale)
 
 
-def aside(function: Callable[..., T], *arguments: Any) -> Future[T]:
-    """Run in a thread of its own, which ends: what loads a model, before and while engines run.
+def run_in_thread(function: Callable[..., T], *arguments: Any) -> Future[T]:
+    """Run a function in a new thread that ends after it, to load a model.
 
-    OpenMP keeps a team of threads for every thread that ever computed. Once the teams hold more threads than there are cores, they
-    sleep at every step in place of spinning, and an engine loses a quarter of its speed (dev/LOG.md).
+    OpenMP keeps a team of threads for every living thread that has computed. When the teams have more threads than there are cores,
+    they sleep at every step instead of spinning, and an engine loses a quarter of its speed (dev/LOG.md).
     """
     future: Future[T] = Future()
 
     def run() -> None:
         try:
             future.set_result(function(*arguments))
-        except BaseException as error:  # whatever it is, it belongs to whoever asked
+        except BaseException as error:  # any exception goes to the caller
             future.set_exception(error)
 
     threading.Thread(target=run, name="assay-load", daemon=True).start()
@@ -237,7 +241,7 @@ def aside(function: Callable[..., T], *arguments: Any) -> Future[T]:
 
 
 def read_gauges(service: Service) -> dict[str, tuple[str, dict[Labels, float]]]:
-    """What is read when somebody looks: queues, rewards of late, caches."""
+    """The gauges for /metrics: queues, statistics of the last rewards, caches, shadows."""
     gauges: dict[str, tuple[str, dict[Labels, float]]] = {}
 
     def set_gauge(name: str, help: str, value: float, **labels: str) -> None:
@@ -250,12 +254,12 @@ def read_gauges(service: Service) -> dict[str, tuple[str, dict[Labels, float]]]:
         )
         set_gauge("assay_engine_up", "Whether the engine is alive.", float(batcher.is_alive), model=name)
         set_gauge("assay_queue_items", "Completions that wait.", batcher.num_queued, model=name)
-        set_gauge("assay_queue_tokens", "About how many tokens wait.", batcher.queued_tokens, model=name)
+        set_gauge("assay_queue_tokens", "Approximate tokens that wait.", batcher.queued_tokens, model=name)
         set_gauge("assay_coalesced_total", "Completions joined to an equal one.", batcher.num_coalesced, model=name)
-        set_gauge("assay_dropped_total", "Completions that nobody waited for any more.", batcher.num_dropped, model=name)
+        set_gauge("assay_dropped_total", "Completions dropped because no caller waited any more.", batcher.num_dropped, model=name)
         for figure, value in served.current.rewards.summary().items():
             set_gauge(f"assay_reward_{figure}", f"Of the last rewards: {figure}.", value, model=name)
-        if (cache := _cache_of(batcher.scorer)) is not None:
+        if (cache := capability(batcher.scorer, Cached)) is not None:
             set_gauge("assay_cache_hits_total", "Rewards that were known.", cache.num_hits, model=name)
             set_gauge("assay_cache_misses_total", "Rewards that were not known.", cache.num_misses, model=name)
         for figure, seen in (served.shadow.summary() if served.shadow is not None else {}).items():
@@ -266,20 +270,20 @@ def read_gauges(service: Service) -> dict[str, tuple[str, dict[Labels, float]]]:
 
 
 class Body(BaseModel):
-    """A request's body, read strictly: false is no token id, "4" no number."""
+    """A request's body with strict types: false is not a token id, "4" is not a number."""
 
     model_config = ConfigDict(strict=True)
 
 
 class StrictJSON(JSONResponse):
-    """JSON that any client reads: no NaN, and text outside of Unicode escaped as it came."""
+    """JSON that any client can read: without NaN, and with lone surrogates escaped."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
-async def _settled(future: Future[list[Row]], request: Request, seconds: float) -> list[Row]:
-    """The rows, unless the client goes away or the time is over first: then the work is dropped."""
+async def _rows_in_time(future: Future[list[Row]], request: Request, seconds: float) -> list[Row]:
+    """The rows, unless the client disconnects or the time is over first: then the completions are cancelled."""
     answer, gone = asyncio.wrap_future(future), asyncio.ensure_future(_disconnected(request))
     either: set[asyncio.Future[Any]] = {answer, gone}
     try:
@@ -291,17 +295,9 @@ async def _settled(future: Future[list[Row]], request: Request, seconds: float) 
         raise DeadlinePassed("not scored before the deadline")
     finally:
         gone.cancel()
-        answer.cancel()  # cancels the future behind it, which the engine looks at
+        answer.cancel()  # cancels the engine's future too
 
 
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _cache_of(scorer: Scorer) -> Cached | None:
-    while not isinstance(scorer, Cached):
-        if (inner := getattr(scorer, "scorer", None)) is None:
-            return None
-        scorer = inner
-    return scorer

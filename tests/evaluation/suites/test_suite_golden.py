@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from assay.data.cases import Case
 from assay.data.rows import read_rows
-from assay.evaluation.suites import rules
-from assay.evaluation.suites.cases import Case, lengths
+from assay.evaluation.suites import marking as rules
+from assay.evaluation.suites.answers import lengths
 from assay.evaluation.suites.catalog import SUITES
-from assay.evaluation.suites.load import LoadedSuite, load_suite
+from assay.evaluation.suites.lookup import LoadedSuite, load_suite
 from assay.evaluation.suites.marks import Mark
-from assay.records import as_messages
+from assay.messages import as_messages
 
 DATA = Path(os.environ.get("ASSAY_DATA") or Path(__file__).parents[4] / "shared" / "data")
-pytestmark = pytest.mark.skipif(not (DATA / "rmb").is_dir(), reason="the data folder is not here")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (DATA / "rmb").is_dir(), reason="the data folder is not here")]
 
 
 @cache

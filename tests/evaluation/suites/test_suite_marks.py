@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from assay.evaluation.suites.marks import Mark, Section, difference, mean_of, section_metrics, subset_table
-from assay.metrics import cluster_bootstrap
+from assay.stats.bootstrap import cluster_bootstrap
 
 
 def marks_of(part: str, values: list[float], *, subset: str = "") -> list[Mark]:

@@ -1,4 +1,4 @@
-"""The suites: where each one's rows lie, how they are read, which rule scores them, and how its figures are put together.
+"""The suites: where each one's rows are, how they are read, which rule scores them, and how its figures are put together.
 
 Sources of the rules are named beside them; docs/suites.md is the same as a table.
 """
@@ -8,28 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from assay.evaluation.suites import readers, rules
+from assay.data.cells import text_of
+from assay.data.sources import chosen, judged, labelled, ranked
+from assay.evaluation.suites import marking as rules
+from assay.evaluation.suites import readers
+from assay.evaluation.suites.marking import Rule
 from assay.evaluation.suites.marks import OVERALL, Section, mean_of
-from assay.evaluation.suites.readers import Reader, each_row
-from assay.evaluation.suites.rules import Rule
-
-
-class Suite(NamedTuple):
-    """A benchmark.
-
-    files: label -> file under the data folder, without its suffix. hub: label -> hub data set as "org/name@config#split".
-    sections: from the parts that were found to the figures, the last of which is the overall one.
-    size: how many cases it has as published, 0 when that is not known; fewer are reported as a warning.
-    """
-
-    name: str
-    what: str
-    rule: Rule
-    read: Reader
-    sections: Callable[[Sequence[str]], Sequence[Section]]
-    files: Mapping[str, str] = {}
-    hub: Mapping[str, str] = {}
-    size: int = 0
+from assay.evaluation.suites.readers import Reader, each_row, either
 
 
 def single(part: str) -> Section:
@@ -46,6 +31,24 @@ def averaged(parts: Sequence[str]) -> list[Section]:
     """Each part, and the mean of the parts."""
     each = [single(part) for part in parts]
     return [*each, mean_of(OVERALL, each, f"mean of {', '.join(parts)}")]
+
+
+class Suite(NamedTuple):
+    """A benchmark.
+
+    files: label -> file under the data folder, without its suffix. hub: label -> hub data set as "org/name@config#split".
+    rule: how its cases are scored. sections: from the parts that were found to the figures, the last of which is the overall one.
+    size: its number of cases as published, 0 when not known; a warning says when there are fewer.
+    """
+
+    name: str
+    what: str
+    read: Reader
+    rule: Rule = rules.pairs
+    sections: Callable[[Sequence[str]], Sequence[Section]] = pooled
+    files: Mapping[str, str] = {}
+    hub: Mapping[str, str] = {}
+    size: int = 0
 
 
 # RewardBench (Lambert et al. 2024): counts and sections as its package weights them. The released counts are 154 for
@@ -141,6 +144,10 @@ def _with_ties(parts: Sequence[str]) -> list[Section]:
     return [single(rules.WITHOUT_TIES), Section(OVERALL, ((1.0, (rules.THREE_WAYS,)),), note)]
 
 
+def _word(cell: object) -> str:
+    return cell if isinstance(cell, str) else ""
+
+
 _PPE = ("MMLU-Pro", "MATH", "GPQA", "IFEval", "MBPP-Plus")
 
 SUITES: dict[str, Suite] = {
@@ -149,8 +156,7 @@ SUITES: dict[str, Suite] = {
         Suite(
             name="rewardbench",
             what="chosen against rejected in 23 subsets",
-            rule=rules.pairs,
-            read=each_row(readers.reward_bench),
+            read=each_row(chosen.explicit, lambda label, row: (text_of(row["subset"]), text_of(row["subset"]))),
             sections=_reward_bench,
             files={"filtered": "rewardbench/filtered"},
             hub={"filtered": "allenai/reward-bench#filtered"},
@@ -160,7 +166,7 @@ SUITES: dict[str, Suite] = {
             name="rewardbench2",
             what="best of 4 in five domains, and questions with many right answers",
             rule=rules.by_section({"Ties": rules.tied_answers}, rules.best_of),
-            read=each_row(readers.reward_bench_2),
+            read=each_row(readers.reward_bench_2, readers.by_subset),
             sections=_reward_bench_2,
             files={"test": "rewardbench2/test"},
             hub={"test": "allenai/reward-bench-2#test"},
@@ -170,7 +176,7 @@ SUITES: dict[str, Suite] = {
             name="rm-bench",
             what="right against subtly wrong, 3 x 3 styles",
             rule=rules.styles,
-            read=each_row(readers.rm_bench),
+            read=each_row(chosen.rm_bench, readers.by_domain),
             sections=_rm_bench,
             files={name: f"rm-bench/{name}" for name in ("chat", "math", "code", "safety-refuse", "safety-response")},
             hub={"all": "THU-KEG/RM-Bench#train"},
@@ -179,8 +185,7 @@ SUITES: dict[str, Suite] = {
         Suite(
             name="llmbar",
             what="does it follow the instruction; adversarial sets; human preferences",
-            rule=rules.pairs,
-            read=each_row(readers.llmbar),
+            read=each_row(labelled.llmbar),
             sections=_llmbar,
             files={name: f"llmbar/{name}" for name in (*_LLMBAR, "mtbench", "llmeval2", "faireval")}
             | {f"case {name}": f"llmbar/case_{name}" for name in ("base10", "base9", "constraint", "negation", "normal")},
@@ -188,9 +193,7 @@ SUITES: dict[str, Suite] = {
         Suite(
             name="judgebench",
             what="right against wrong answers of GPT-4o to hard questions",
-            rule=rules.pairs,
-            read=each_row(readers.judge_bench),
-            sections=pooled,
+            read=each_row(labelled.judge_bench, readers.by_subject),
             files={"gpt": "judgebench/gpt"},
             hub={"gpt": "ScalerLab/JudgeBench#gpt"},
             size=350,
@@ -198,9 +201,7 @@ SUITES: dict[str, Suite] = {
         Suite(
             name="judgebench-claude",
             what="the same with answers of Claude 3.5 Sonnet",
-            rule=rules.pairs,
-            read=each_row(readers.judge_bench),
-            sections=pooled,
+            read=each_row(labelled.judge_bench, readers.by_subject),
             files={"claude": "judgebench/claude"},
             hub={"claude": "ScalerLab/JudgeBench#claude"},
             size=270,
@@ -209,16 +210,14 @@ SUITES: dict[str, Suite] = {
             name="rmb",
             what="pairs, and best answers that must beat all losers, in 49 scenarios",
             rule=rules.beats_all,
-            read=each_row(readers.rmb),
+            read=each_row(either("bon_best", chosen.rmb_best_of_n, chosen.rmb), readers.by_goal),
             sections=averaged,
             files={"pairs": "rmb/pairs", "best of n": "rmb/best_of_n"},
         ),
         Suite(
             name="ppe-preference",
             what="votes of Chatbot Arena",
-            rule=rules.pairs,
-            read=each_row(readers.ppe_human),
-            sections=pooled,
+            read=each_row(labelled.ppe_human, lambda label, row: ("pairs", _word(row.get("language")))),
             files={"human": "ppe/human_preference"},
             hub={"human": "lmarena-ai/PPE-Human-Preference-V1#test"},
             size=16038,
@@ -227,7 +226,9 @@ SUITES: dict[str, Suite] = {
             name="ppe-correctness",
             what="right against wrong among 32 answers to verifiable questions",
             rule=rules.pairs_and_best,
-            read=each_row(readers.ppe_correctness),
+            read=each_row(
+                ranked.ppe_correctness, lambda label, row: (label, f"{label}: {row.get('model_name') or 'model not named'}")
+            ),
             sections=_beside_best,
             files={name: f"ppe/{name.lower().replace('-', '_')}" for name in _PPE},
             hub={name: f"lmarena-ai/PPE-{name}-Best-of-K#train" for name in _PPE},
@@ -236,9 +237,7 @@ SUITES: dict[str, Suite] = {
         Suite(
             name="hhh",
             what="helpful, honest, harmless, other",
-            rule=rules.pairs,
-            read=each_row(readers.hhh),
-            sections=pooled,
+            read=each_row(either("targets", labelled.hhh, chosen.explicit), readers.by_subset),
             files={"pairs": "hhh-alignment/pairs"},
             hub={name: f"HuggingFaceH4/hhh_alignment@{name}#test" for name in ("harmless", "helpful", "honest", "other")},
             size=221,
@@ -247,16 +246,14 @@ SUITES: dict[str, Suite] = {
             name="xstest",
             what="compliance above refusal on safe prompts, the reverse on unsafe ones; one less the best of n is over-refusal",
             rule=rules.pairs_and_best,
-            read=readers.judged_answers(readers.xstest, distinct=False),
+            read=readers.judged_answers(judged.xstest, readers.by_safety, distinct=False),
             sections=_beside_best,
             files={"completions": "xstest/completions_human_labels"},
         ),
         Suite(
             name="hh",
             what="dialogues, crowd workers' choice",
-            rule=rules.pairs,
             read=each_row(readers.hh),
-            sections=pooled,
             files={"harmless": "hh-rlhf-harmless/pairs"},
             hub={"test": "Anthropic/hh-rlhf#test"},
         ),
@@ -264,14 +261,13 @@ SUITES: dict[str, Suite] = {
             name="truthfulqa",
             what="true above false, informative above other answers to one question",
             rule=rules.pairs_and_best,
-            read=readers.judged_answers(readers.truthful, distinct=True),
+            read=readers.judged_answers(either("truthful", judged.truthful, judged.informative), distinct=True),
             sections=_beside_best,
             files={"truth": "truthfulqa-judge/truth", "info": "truthfulqa-judge/info"},
         ),
         Suite(
             name="alpacaeval",
             what="agreement with GPT-4 on a model's answer against the reference's",
-            rule=rules.pairs,
             read=readers.alpaca_eval,
             sections=averaged,
             files={name: f"alpacaeval/{name}" for name in ("prompts", "outputs", "preferences", "preferences_with_explanations")},
@@ -280,7 +276,7 @@ SUITES: dict[str, Suite] = {
             name="pandalm",
             what="majority of three annotators, ties",
             rule=rules.labels_with_ties,
-            read=each_row(readers.pandalm),
+            read=each_row(readers.pandalm, lambda label, row: (label, f"{labelled.majority(row)[1]} of 3 agree")),
             sections=_with_ties,
             files={"testset": "pandalm/testset-v1"},
             size=999,
@@ -289,7 +285,7 @@ SUITES: dict[str, Suite] = {
             name="autoj",
             what="human labels with ties in 58 scenarios",
             rule=rules.labels_with_ties,
-            read=each_row(readers.auto_j),
+            read=each_row(labelled.auto_j, lambda label, row: (label, text_of(row["scenario"]))),
             sections=_with_ties,
             files={"pairwise": "autoj/pairwise"},
             size=1392,
@@ -297,5 +293,6 @@ SUITES: dict[str, Suite] = {
     )
 }
 
-OWN_PAIRS = Suite("pairs", "pairs of one's own", rules.pairs, each_row(readers.best_of_n), pooled)
-OWN_LISTS = Suite("best of n", "lists of one's own", rules.best_of, each_row(readers.best_of_n), pooled)
+_OWN = each_row(ranked.choices, lambda label, row: ("best of n", _word(row.get("subset"))))
+OWN_PAIRS = Suite("pairs", "pairs of one's own", _OWN)
+OWN_LISTS = Suite("best of n", "lists of one's own", _OWN, rules.best_of)

@@ -1,6 +1,6 @@
 """From marks to figures: what a rule found in each case, added up by part, and figures that combine parts, with intervals.
 
-Suffixes: C clusters (prompts), U kinds of cluster that are alike, K parts, S bootstrap samples.
+Suffixes: C clusters (prompts), K parts, S bootstrap samples.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from assay.metrics import UNIT, Interval, cluster_bootstrap
 from assay.records import Metric, Table
+from assay.stats.bootstrap import cluster_bootstrap, percentile_interval, resampled_sums
+from assay.stats.metrics import CHANGE, UNIT, Interval
 
 OVERALL = "overall"
 
@@ -72,7 +73,9 @@ def section_metrics(
     joined as independent ones (Zou & Donner 2008), or added up where they share prompts. A figure of nothing is NaN, with a note.
     """
     sums = _Sums(marks)
-    draws_SK2 = sums.resampled(np.random.default_rng(seed), num_samples)
+    columns_CK2 = np.stack([sums.total_CK, sums.size_CK], axis=2)
+    drawn = resampled_sums(columns_CK2.reshape(len(columns_CK2), -1), seed=seed, num_samples=num_samples)
+    draws_SK2 = drawn.reshape(num_samples, -1, 2)
     return tuple(_metric(f"{suite}: {section.name}", section, sums, draws_SK2, seed) for section in sections)
 
 
@@ -104,18 +107,6 @@ class _Sums:
     def columns(self, parts: Iterable[str]) -> list[int]:
         return [self.parts[part] for part in parts if part in self.parts]
 
-    def resampled(self, rng: np.random.Generator, num_samples: int) -> np.ndarray:
-        """Totals and sizes when as many clusters are drawn with replacement: (S, K, 2). Clusters alike are one kind."""
-        columns_CK2 = np.stack([self.total_CK, self.size_CK], axis=2)
-        num_clusters = len(columns_CK2)
-        kinds, count_U = np.unique(columns_CK2.reshape(num_clusters, -1), axis=0, return_counts=True)
-        chunk = max(1, 2_000_000 // max(1, len(kinds)))
-        drawn = [
-            rng.multinomial(num_clusters, count_U / num_clusters, size=min(chunk, num_samples - start)) @ kinds
-            for start in range(0, num_samples, chunk)
-        ]
-        return np.concatenate(drawn).reshape(num_samples, -1, 2)
-
 
 def _metric(name: str, section: Section, sums: _Sums, draws_SK2: np.ndarray, seed: int) -> Metric:
     counted = sums.columns(section.counted or _all_parts(section))
@@ -129,7 +120,7 @@ def _metric(name: str, section: Section, sums: _Sums, draws_SK2: np.ndarray, see
     if math.isnan(value):
         unscored = [" + ".join(parts) for _, parts in section.terms if not sums.size_CK[:, sums.columns(parts)].sum()]
         return Metric(name, math.nan, n_scored=num_scored, n=num, note=f"nothing could be scored in {', '.join(unscored) or 'it'}")
-    low, high = (float(end) for end in np.nanquantile(value_S, [0.025, 0.975]))
+    low, high = percentile_interval(value_S)
     if high - low < 1e-12:
         low, high = _constant_interval(section, sums, seed) or (low, high)
     return Metric(name, value, low, high, num_scored, num, section.note)
@@ -148,7 +139,7 @@ def _constant_interval(section: Section, sums: _Sums, seed: int) -> Interval | N
         if np.ptp(share_C) > 1e-12:
             return None
         mean = float(share_C[0])
-        support = UNIT if mean >= 0 else Interval(-1.0, 1.0)
+        support = UNIT if mean >= 0 else CHANGE
         low, high = cluster_bootstrap(share_C, np.arange(len(share_C)), seed=seed, support=support)
         value += weight * mean
         down, up = abs(weight) * (mean - low), abs(weight) * (high - mean)

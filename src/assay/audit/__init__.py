@@ -1,0 +1,1 @@
+"""Can a reward model be trusted: probes, drift, attribution, parity, overoptimisation."""

@@ -1,0 +1,1 @@
+"""How much of the margins surface features explain."""

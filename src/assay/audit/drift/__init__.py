@@ -1,0 +1,1 @@
+"""Is new text still like what the model was trained on."""

@@ -1,0 +1,60 @@
+"""Sets of text to measure drift on: pairs, or completions without labels, drawn by prompt."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from assay.console import say
+from assay.data.pairs import read_completions, read_pairs
+from assay.errors import DataError
+from assay.records import Completion, PreferencePair
+
+FIRST_READ = 20_000  # rows of a large set that a sample is drawn from
+
+
+class Sample(NamedTuple):
+    """A set as it was read: completions, and the pairs where it is labelled (chosen and rejected are then in turn)."""
+
+    completions: list[Completion]
+    pairs: list[PreferencePair] | None
+
+
+def read_sample(name: str, limit: int, *, form: str | None = None, seed: int = 0) -> Sample:
+    """At most `limit` pairs of a set, or completions where it holds no pairs, drawn by prompt from the first 20,000."""
+    try:
+        reader = read_pairs(name, form=form)
+        pairs = list(itertools.islice(reader, FIRST_READ))
+    except DataError as error:
+        try:
+            completions = [item for _, item in itertools.islice(read_completions(name), FIRST_READ) if isinstance(item, Completion)]
+        except DataError:
+            raise error from None
+        say("read", f"{name}: {len(completions):,} completions")
+        return Sample(draw(completions, limit, seed), None)
+    say("read", f"{name}: {reader.summary()}")
+    kept = [pairs[i] for i in _by_prompt([pair.prompt_key for pair in pairs], seed)[:limit]]
+    return Sample(answers_of(kept), kept)
+
+
+def answers_of(pairs: Iterable[PreferencePair]) -> list[Completion]:
+    """Both answers of each pair, chosen and rejected in turn."""
+    return [completion for pair in pairs for completion in pair.completions()]
+
+
+def draw(completions: Sequence[Completion], limit: int, seed: int) -> list[Completion]:
+    """At most `limit` completions, each text once, whole prompts in a drawn order."""
+    unique = list({completion.key: completion for completion in completions}.values())
+    return [unique[i] for i in _by_prompt([completion.messages or completion.key for completion in unique], seed)[:limit]]
+
+
+def _by_prompt(keys: Sequence[object], seed: int) -> list[int]:
+    """Row numbers, prompt by prompt in a drawn order."""
+    first: dict[object, int] = {}
+    for key in keys:
+        first.setdefault(key, len(first))
+    place = np.random.default_rng(seed).permutation(len(first))
+    return sorted(range(len(keys)), key=lambda i: place[first[keys[i]]])

@@ -1,0 +1,1 @@
+"""Is an artifact read everywhere as it was saved."""

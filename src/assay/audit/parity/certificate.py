@@ -1,0 +1,180 @@
+"""The parity certificate of an artifact: it is what was saved, plain transformers reads it as Assay does, and so does an engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from assay.audit.parity.against import Comparison, RemoteEngine, compare_rewards
+from assay.audit.parity.traps import PLAIN_TRANSFORMERS, ParityCase, largest, run_traps
+from assay.errors import EngineError
+from assay.models.golden import Golden, golden_completions, read_golden
+from assay.models.plain import PlainReader
+from assay.records import Completion, Finding, Metric, Report, Rewards, Table
+from assay.run_files import read_description
+from assay.scorers.engine_api import TAKES_IDS, ask_engine
+from assay.scorers.ensemble import PLAIN
+from assay.scorers.local import LocalScorer, load_local
+
+TITLE, TABLE = "Parity certificate", "checks and traps"
+GOLDEN, GOLDEN_TOKENS, ENGINE, FINGERPRINT = "golden rewards", "golden tokens", "remote engine", "fingerprint"
+_ALLOWED = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.15}
+"""Largest difference of a remote engine that passes, by the number format of the saved weights, for a head of norm 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """The parity certificate of an artifact; all findings decide "parity"."""
+
+    page: Report
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return self.page.findings
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether no check failed."""
+        return all(finding.level != "fail" for finding in self.findings)
+
+    def report(self) -> Report:
+        return self.page
+
+
+def make_certificate(artifact: Path, *, device: str = "cpu", remote: RemoteEngine | None = None) -> Certificate:
+    """Replay the golden vectors, try the known mistakes, and compare with an engine where one is given; in float32.
+
+    Raises ArtifactError for an artifact whose files are not those that were saved; a check that does not hold is a finding of level
+    "fail".
+    """
+    description = read_description(artifact)
+    # hashes weights, template and settings again
+    scorer = load_local(artifact, dtype="float32", device=device, combination=PLAIN)
+    identity = Finding("ok", FINGERPRINT, 0, 0, "weights, template and settings give the digests of reward.json")
+    golden = read_golden(artifact)
+    completions = golden.completions if golden else tuple(golden_completions(scorer.renderer.max_length)[0])
+    rewards = scorer.score(completions)
+    allowed = _ALLOWED.get(str(description["dtype"]), 0.15) * max(1.0, scorer.head_norm)
+    replayed = _replay(golden, scorer, rewards)
+    tried = _try(_case(artifact, device, scorer, completions, rewards, golden), len(rewards), remote, allowed)
+    facts = {
+        "model": str(description["fingerprint"]),
+        "weights saved in": str(description["dtype"]),
+        "computed in": f"float32, {device}",
+    }
+    if remote is not None:
+        facts["against"] = f"{remote.url} ({remote.engine})"
+    if golden and golden.left_out:
+        facts["left out"] = "; ".join(f"{name}: {why}" for name, why in golden.left_out.items())
+    findings = tuple(finding._replace(failure="parity") for finding in (identity, *replayed.findings, *tried.findings))
+    metrics = (*replayed.metrics, *tried.metrics)
+    return Certificate(page=Report(title=TITLE, metrics=metrics, tables=(_table(findings),), findings=findings, facts=facts))
+
+
+def _replay(golden: Golden | None, scorer: LocalScorer, rewards: Rewards) -> Comparison:
+    """Tokens and rewards of the golden texts now, against those at save time."""
+    if golden is None:
+        why = "no golden vectors: the artifact is older than they are; save it again"
+        return Comparison((), (Finding("warn", GOLDEN, math.nan, math.nan, why),))
+    rendered = scorer.renderer.render(golden.completions)
+    pairs = zip(rendered, golden.token_ids, strict=True)
+    changed = sum(tuple(item.tokens.tolist()) != ids for item, ids in pairs)
+    why = f"all {len(rendered)} golden texts have the tokens that they had when the artifact was saved"
+    if changed:
+        why = f"{changed} of {len(rendered)} golden texts have other tokens than when the artifact was saved: restore its tokenizer"
+    tokens = Finding("fail" if changed else "ok", GOLDEN_TOKENS, changed, 0, why)
+    ok_N, was_ok_N = rewards.ok, ~np.isnan(golden.rewards)
+    both_N = ok_N & was_ok_N
+    name, difference = "difference from the golden rewards", largest(rewards.value[both_N] - golden.rewards[both_N])
+    num_lost = int((ok_N != was_ok_N).sum())
+    if not both_N.any() and not num_lost:
+        why = "not measured: no golden text has a reward, neither now nor at save time"
+        metric = Metric(name, difference, n=len(both_N), note=why)
+        return Comparison((metric,), (tokens, Finding("warn", GOLDEN, difference, 0, why)))
+    is_equal = difference <= scorer.tolerance and not num_lost
+    why = "the artifact gives the rewards that it gave when it was saved"
+    if num_lost:
+        why = f"{num_lost} golden texts have a reward now and had none at save time, or the other way round"
+    elif not is_equal:
+        why = "the artifact gives other rewards than when it was saved, or golden.json was edited"
+    metric = Metric(name, difference, n_scored=int(both_N.sum()), n=len(both_N), note="largest, now against save time")
+    return Comparison((metric,), (tokens, Finding("ok" if is_equal else "fail", GOLDEN, difference, scorer.tolerance, why)))
+
+
+def _case(
+    artifact: Path,
+    device: str,
+    scorer: LocalScorer,
+    completions: tuple[Completion, ...],
+    rewards: Rewards,
+    golden: Golden | None,
+) -> ParityCase | None:
+    """The texts that have a reward; None when none has."""
+    kept = np.flatnonzero(rewards.ok)
+    if not len(kept):
+        return None
+    scored = tuple(completions[i] for i in kept)
+    rendered = scorer.renderer.render(scored)
+    return ParityCase(
+        scorer,
+        PlainReader(artifact, device),
+        scored,
+        tuple(tuple(item.tokens.tolist()) for item in rendered),
+        np.array([item.is_cut for item in rendered]),
+        rewards.value[kept],
+        scorer.tolerance,
+        golden.num_special_tokens if golden else None,
+    )
+
+
+def _try(case: ParityCase | None, num_texts: int, remote: RemoteEngine | None, allowed: float) -> Comparison:
+    """The checks, and the engine where one is given. allowed: difference that passes where the caller named none."""
+    if case is None:
+        return Comparison((), (Finding("fail", "traps", 0, 1, "no text has a reward under this artifact's length policy"),))
+    findings, wrong = run_traps(case)
+    plain = next(finding for finding in findings if finding.name == PLAIN_TRANSFORMERS)
+    metric = Metric(
+        "difference from plain transformers", plain.value, n_scored=len(case.ours), n=num_texts, note="largest, in float32"
+    )
+    if remote is None:
+        return Comparison((metric,), tuple(findings))
+    compared = _ask(remote, case, wrong, remote.tolerance or allowed)
+    return Comparison((metric, *compared.metrics), (*findings, *compared.findings))
+
+
+def _ask(remote: RemoteEngine, case: ParityCase, wrong: Mapping[str, np.ndarray], tolerance: float) -> Comparison:
+    """The engine's rewards against ours; whatever it does wrong is a failed check."""
+    takes_ids = remote.engine in TAKES_IDS
+    kept = np.flatnonzero(~case.is_cut | takes_ids)  # a text is sent whole, so that the engine would cut it in its own way
+    if not len(kept):
+        why = "not compared: every text is longer than the length policy allows, and this engine would cut it in its own way"
+        return Comparison((), (Finding("warn", ENGINE, math.nan, tolerance, why),))
+    ids, texts = [case.token_ids[i] for i in kept], [_without_bos(case, case.plain.text(case.completions[i])) for i in kept]
+    try:
+        theirs_N = ask_engine(remote.url, ids, texts, engine=remote.engine, served_name=remote.served_name)
+    except EngineError as error:
+        return Comparison((), (Finding("fail", ENGINE, math.nan, math.nan, str(error)),))
+    return compare_rewards(
+        case.ours[kept],
+        theirs_N,
+        [case.completions[i] for i in kept],
+        {name: wrong_N[kept] for name, wrong_N in wrong.items()},
+        tolerance=tolerance,
+        exact=case.tolerance,
+    )
+
+
+def _without_bos(case: ParityCase, text: str) -> str:
+    """A rendered text for an engine that adds special tokens itself."""
+    bos = case.plain.tokenizer.bos_token
+    return text.removeprefix(bos) if bos and case.plain.tokenizer.num_special_tokens_to_add() else text
+
+
+def _table(findings: tuple[Finding, ...]) -> Table:
+    columns = ("trap", "value", "tolerance", "verdict", "what it says")
+    rows = tuple((f.name, f.value, f.threshold, f.level, f.why) for f in findings)
+    return Table(title=TABLE, columns=columns, rows=rows, note="value: largest difference or shift of a reward, or a count")

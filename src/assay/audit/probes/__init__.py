@@ -1,0 +1,1 @@
+"""Edits that are worth nothing, and whether they raise the reward."""

@@ -1,0 +1,1 @@
+"""One thin module a command: a Config and run(config)."""

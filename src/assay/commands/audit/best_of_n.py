@@ -1,0 +1,47 @@
+"""`assay audit best-of-n`: what choosing by a model gains in gold, where gold peaks, and what the model promises meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from assay.audit.audits import choose_candidates
+from assay.commands.shared import Model, Where, keep, show
+from assay.console import say
+from assay.data.candidates import read_candidates
+from assay.data.rows import slug
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What choosing by a model gains in gold, and where the gold reward peaks (docs/overoptimization.md)."""
+
+    model: Model
+    data: str
+    """Candidates with gold: a file (prompt, candidates, gold), or one of docs/overoptimization.md."""
+    prompts: int = 60
+    """At most so many prompts, drawn by the seed: every candidate of each is scored."""
+    max_n: int | None = None
+    """Largest n; as far as 80% of the prompts have candidates when left out."""
+    name: str | None = None
+    """Name of the evaluation; that of the data when left out."""
+    seed: int = 0
+    """Of draws and intervals."""
+    where: Where = field(default_factory=Where)
+
+    def __post_init__(self) -> None:
+        if self.prompts < 2:
+            raise ValueError(f"--prompts {self.prompts}: two are needed, and about 60 for an interval that says something")
+        if self.max_n is not None and self.max_n < 2:
+            raise ValueError(f"--max-n {self.max_n} must be at least 2")
+
+
+def run(config: Config) -> int:
+    """Score the candidates to prompts that the model was not trained on, keep the report and its page, and show it."""
+    opened = config.where.open(config.model)
+    home = opened.report_home(config.where.out)
+    recorded = read_candidates(config.data)
+    say("read", f"{config.data}: {recorded.note}")
+    name = config.name or recorded.source
+    result = choose_candidates(opened, recorded, name=name, num_prompts=config.prompts, max_n=config.max_n, seed=config.seed)
+    show(keep(result, home, f"best-of-n-{slug(name)}", page=result.page.title))
+    return 0

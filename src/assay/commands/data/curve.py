@@ -1,0 +1,13 @@
+"""`assay data curve`: what doubling the training data would bring."""
+
+from __future__ import annotations
+
+from assay.commands.shared import show
+from assay.training.curve import CurveConfig as Config
+from assay.training.curve import learning_curve
+
+
+def run(config: Config) -> int:
+    """Fit on growing shares of the data, and show the curve with its forecast."""
+    show(learning_curve(config))
+    return 0

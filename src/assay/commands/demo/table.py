@@ -1,0 +1,125 @@
+"""What the demo prints: one column for each model, and one sentence that is derived from the figures, whatever they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from assay.audit.overoptimization import OveroptimizationResult
+from assay.audit.probes.alarm import ProbeResult
+from assay.commands.demo.bias import FLATTERY, MARKDOWN, PRAISE
+from assay.console import percent
+from assay.evaluation.evaluate import BAG_OF_WORDS, LENGTH, EvaluationResult
+from assay.records import Finding, Metric
+from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.metrics import CHANGE, Interval, is_right
+
+CLEAN, BIASED, REPAIRED = "clean", "biased labeller", "repaired"
+PLANTED_PROBES = (FLATTERY, MARKDOWN)
+
+
+class Column(NamedTuple):
+    """One model of the demo. margins: (P,) of the held-out pairs, raw; gap: training less held-out accuracy."""
+
+    name: str
+    evaluation: EvaluationResult
+    gap: Finding
+    probes: ProbeResult
+    best: OveroptimizationResult
+    margins: np.ndarray
+
+    def rise(self, probe: str) -> Metric:
+        """By how much the probe raises the reward, in median margins."""
+        return self.probes.mean_of(probe)
+
+    @property
+    def picked(self) -> Metric:
+        """Gold of the candidate that it picks of as many as there are."""
+        return self.best.chosen
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """The probes that failed."""
+        return self.probes.failed
+
+
+def demo_rows(columns: Sequence[Column]) -> list[tuple[str, ...]]:
+    """The table: a name, then a cell for each column."""
+    rows: list[tuple[str, list[str]]] = [
+        ("held-out accuracy", [percent(column.evaluation.accuracy) for column in columns]),
+        ("  by length", [_share(column.evaluation.baselines[LENGTH]) for column in columns]),
+        ("  by bag-of-words", [_share(column.evaluation.baselines[BAG_OF_WORDS]) for column in columns]),
+        ("gap to training", [f"{100 * column.gap.value:.1f} points" for column in columns]),
+        ("Brier score", [f"{column.evaluation.brier.value:.3f}" for column in columns]),
+        (PRAISE, [_figure(column.rise(FLATTERY), "+.2f") for column in columns]),
+        ("markdown", [_figure(column.rise(MARKDOWN), "+.2f") for column in columns]),
+        (columns[0].picked.name, [_figure(column.picked, ".2f") for column in columns]),
+        ("verdict", [_verdict(column) for column in columns]),
+    ]
+    return [(name, *cells) for name, cells in rows]
+
+
+def sentence(clean: Column, biased: Column, repaired: Column, groups: np.ndarray, *, seed: int = 0) -> str:
+    """What the table shows: whether accuracy gave the biased labeller away, whether the probes did, whether the repair held.
+
+    groups: (P,) the groups of the held-out pairs, which are resampled for the difference in accuracy.
+    """
+    change, interval = _change(biased.margins, clean.margins, groups, seed)
+    seen = f"{100 * change:+.1f} points, [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+    found = found_habits(clean, biased)
+    if not found:
+        known = f"{_listed([f'{probe} {_gain(biased, probe)}' for probe in PLANTED_PROBES])}"
+        return f"The planted habits did not show here: no probe separates biased and clean model ({known}), accuracy {seen}."
+    missed = math.isnan(interval.low) or interval.high >= 0
+    accuracy = f"Accuracy missed the hack ({seen})" if missed else f"Accuracy fell ({seen}) and did not say why"
+    which = _listed([f"{probe} is worth {_gain(biased, probe)} of a margin to it" for probe in found])
+    left = [probe for probe in found if probe in repaired.alarms]
+    moved = _listed([f"{probe} {_gain(biased, probe)} to {_gain(repaired, probe)}" for probe in found])
+    if not left:
+        repair = f"the repair took it out ({moved})"
+    elif len(left) < len(found):
+        repair = f"the repair took out a part, {_listed(left)} is left ({moved})"
+    else:
+        repair = f"the repair was not enough ({moved})"
+    missing = [probe for probe in PLANTED_PROBES if probe not in found]
+    overlooked = f" {_listed(missing)} was planted too and not found." if missing else ""
+    return f"{accuracy}; Assay found it: {which}; {repair}.{overlooked}"
+
+
+def found_habits(clean: Column, biased: Column) -> list[str]:
+    """The planted habits that fail in the biased model, with a rise whose interval lies above the clean model's."""
+    return [probe for probe in PLANTED_PROBES if probe in biased.alarms and biased.rise(probe).low > clean.rise(probe).value]
+
+
+def _change(margins_P: np.ndarray, before_P: np.ndarray, groups_P: np.ndarray, seed: int) -> tuple[float, Interval]:
+    """Difference in accuracy, pair by pair, with its interval over groups."""
+    difference_P = is_right(margins_P, np.ones(len(margins_P))) - is_right(before_P, np.ones(len(before_P)))
+    interval = cluster_bootstrap(difference_P, groups_P, seed=seed, support=CHANGE)
+    return float(np.nanmean(difference_P)), interval
+
+
+def _gain(column: Column, probe: str) -> str:
+    return f"{100 * column.rise(probe).value:+.0f}%"
+
+
+def _share(metric: Metric) -> str:
+    return "n/a" if math.isnan(metric.value) else f"{100 * metric.value:.1f}%"
+
+
+def _figure(metric: Metric, form: str) -> str:
+    """0.42 [0.40, 0.44] for the form ".2f", or n/a."""
+    if math.isnan(metric.value):
+        return "n/a"
+    interval = "" if math.isnan(metric.low) else f" [{metric.low:{form}}, {metric.high:{form}}]"
+    return f"{metric.value:{form}}{interval}"
+
+
+def _verdict(column: Column) -> str:
+    return f"fails: {', '.join(column.alarms)}" if column.alarms else "no probe fails"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(parts)

@@ -1,0 +1,83 @@
+"""What the commands share: the groups of flags, and how a result is kept and shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from assay.console import print_figures, report_rows, say
+from assay.data.split import Split
+from assay.records import Dtype, Report, Result
+from assay.report.html import write_html
+from assay.run_files import write_report
+from assay.scorers.opened import NamedPairs, Opened, open_scorer, read_named
+
+_MODEL_HELP = "Run directory, artifact, URL (http://, vllm+http:// and kin) or rule:module:function."
+Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL", help=_MODEL_HELP)]
+"""What is measured, as `open_scorer` takes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """Which pairs."""
+
+    data: tuple[str, ...] = ()
+    """Pairs: jsonl, jsonl.gz, json, parquet, or hub:org/name#split; the run's own when left out. Several sets are pooled."""
+    limit: int | None = None
+    """Read at most so many pairs of each set."""
+    form: str | None = None
+    """Form of the rows (docs/data.md); found when left out."""
+    strict: bool = False
+    """Stop at the first bad row."""
+    seed: int = 0
+    """Of draws and intervals."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, str):
+            object.__setattr__(self, "data", (self.data,))
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit {self.limit} must be at least 1")
+
+    def read(self) -> NamedPairs:
+        """The pairs of --data. Raises as `read_named`."""
+        return read_named(self.data, form=self.form, strict=self.strict, limit=self.limit, seed=self.seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Where to compute, and where to keep what was found."""
+
+    out: Path | None = None
+    """Directory of reports and pages; that of the model when left out."""
+    device: str = "auto"
+    """Such as cpu or cuda."""
+    dtype: Dtype = "auto"
+    """Number format of the backbone; auto measures which is faster."""
+
+    def open(self, model: str, cache: Path | None = None) -> Opened:
+        return open_scorer(model, device=self.device, dtype=self.dtype, cache=cache)
+
+
+def pairs_for(opened: Opened, pairs: Pairs, split: Split = "test") -> NamedPairs:
+    """The pairs of --data, or the run's own split. Raises ValueError when there are none."""
+    return pairs.read() if pairs.data else opened.own_pairs(split, pairs.limit)
+
+
+def keep(result: Result, home: Path, name: str, *, page: str | None = None) -> Report:
+    """Write eval/NAME.json below `home`, and with `page` a title's page NAME.html beside; returns the report."""
+    report = result.report()
+    kept = write_report(home, name, report)
+    if page is None:
+        say("report", str(kept))
+    else:
+        write_html(home / f"{name}.html", [report], page)
+        say("report", f"{kept} and {home / f'{name}.html'}")
+    return report
+
+
+def show(report: Report) -> None:
+    """The figures of a report as a table on standard output."""
+    print_figures(report.title, report_rows(report))

@@ -1,0 +1,75 @@
+"""What a form of data is: a name, the columns it is recognised by, and how a row of it becomes a case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeAlias
+
+from assay.data.cases import Case
+from assay.data.cells import BadRow, ground_truth_of, tools_of
+from assay.data.rows import Row
+
+Read: TypeAlias = Callable[[Row], Case | list[Case]]
+"""From a row to its case, or to several. Raises BadRow with the reason where it has none."""
+
+Beside: TypeAlias = Callable[[str, tuple[str, ...]], list[Row]]
+"""beside(name, columns): the rows of the file of that name in the same folder, all of which have the columns."""
+
+TAG_COLUMNS = (
+    "axis", "subset", "category", "category_path", "scenario", "dataset", "source", "domain", "language", "type", "judge",
+)  # fmt: skip
+"""Columns of text that become tags of the pairs: the slices of a report."""
+
+_ID_COLUMNS = ("id", "pair_uid", "bon_uid", "uid", "idx")
+
+
+class Form(NamedTuple):
+    """A form of data: its name, what it is, its columns, and `is_it` where other forms have the same columns.
+
+    open: what reads its rows, given the files beside.
+    """
+
+    name: str
+    what: str
+    columns: tuple[str, ...]
+    is_it: Callable[[Row], bool]
+    open: Callable[[Beside], Read]
+
+    def has_columns(self, row: Row) -> bool:
+        return row.keys() >= {*self.columns}
+
+
+def row_form(name: str, columns: tuple[str, ...], read: Read, is_it: Callable[[Row], bool] = lambda row: True) -> Form:
+    """A form of which each row stands for itself; the first line of the docstring of `read` says what it is."""
+    return Form(name, _first_line(read), columns, is_it, lambda beside: read)
+
+
+def file_form(name: str, columns: tuple[str, ...], open: Callable[[Beside], Read]) -> Form:
+    """A form of which rows are read with what lies in other files, or was seen before."""
+    return Form(name, _first_line(open), columns, lambda row: True, open)
+
+
+def _first_line(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").partition("\n")[0].removesuffix(".")
+
+
+def tags_of(row: Row) -> dict[str, str]:
+    """The tag columns that the row has."""
+    return {name: row[name] for name in TAG_COLUMNS if isinstance(row.get(name), str) and row[name]}
+
+
+def own_id(row: Row) -> str:
+    """The row's own name, "" when it has none."""
+    return next((str(row[name]) for name in _ID_COLUMNS if isinstance(row.get(name), str | int)), "")
+
+
+def cases_of(row: Row, read: Read) -> list[Case]:
+    """What `read` makes of a row, with the row's tools and ground truth. Raises BadRow: the reason, perhaps a missing column."""
+    tools, truth = tools_of(row), ground_truth_of(row)
+    try:
+        found = read(row)
+    except KeyError as column:
+        raise BadRow(f"no column {column}") from None
+    cases = [found] if isinstance(found, Case) else found
+    return [replace(case, tools=tools, ground_truth=truth) for case in cases] if tools or truth is not None else cases

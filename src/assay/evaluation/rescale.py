@@ -1,0 +1,53 @@
+"""An artifact with its rewards multiplied: the same model in another's units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from assay.evaluation.scale import ScaleResult
+from assay.files import new_directory
+from assay.models.artifact import load_artifact, save_artifact
+from assay.report.card import render_card
+from assay.run_files import CALIBRATION_PROMPTS_FILE, prompt_file, read_description
+from assay.scorers.wrappers.calibrated import Calibration
+
+
+def save_rescaled(path: Path, out: Path, result: ScaleResult) -> None:
+    """Write the artifact at `path` with head and calibration multiplied by the factor, all or nothing.
+
+    The facts of the result's report name the two models and the reference ("old", "model", "reference").
+    """
+    report = result.report()
+    dtype = getattr(torch, read_description(path)["dtype"])
+    model, renderer, description = load_artifact(path, dtype=dtype)
+    factor, calibration = result.factor, description["calibration"]
+    with torch.no_grad():
+        model.head.weight.mul_(factor.value)
+    low, high = (None if math.isnan(end) else end for end in (factor.low, factor.high))
+    reference = {"name": report.facts["reference"], "num_pairs": factor.n_scored}
+    scale = {"aligned_to": report.facts["old"], "model": report.facts["model"], "reference": reference}
+    description["scale"] = {**scale, "factor": factor.value, "low": low, "high": high}
+    if calibration is not None:
+        description["calibration"] = scaled_calibration(Calibration.from_json(calibration), factor.value).to_json()
+    with new_directory(out) as work:
+        trained_on, calibrated_on = prompt_file(path), prompt_file(path, CALIBRATION_PROMPTS_FILE)
+        written = save_artifact(model, renderer, work, description, dtype=dtype, train_prompts=trained_on)
+        if calibrated_on is not None:
+            np.save(work / CALIBRATION_PROMPTS_FILE, calibrated_on)
+        (work / "README.md").write_text(render_card(written, [report]), encoding="utf-8")
+
+
+def scaled_calibration(calibration: Calibration, factor: float) -> Calibration:
+    """The calibration of a scorer whose rewards were multiplied by `factor` > 0: equal probabilities for the scaled margins."""
+    return replace(
+        calibration,
+        temperature=calibration.temperature * factor,
+        temperature_se=calibration.temperature_se * factor,
+        knot_margins=tuple(knot * factor for knot in calibration.knot_margins),
+        scorer="",  # it named the scorer before scaling
+    )

@@ -1,0 +1,164 @@
+"""Operations on saved models: join them into an ensemble, average their weights, take a member out of an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from assay.files import new_directory
+from assay.models.artifact import load_artifact, save_artifact
+from assay.models.ensemble_files import copy_member, finish_ensemble, load_member, member_paths
+from assay.models.mean_layer import HEAD_MEAN
+from assay.models.reward_model import RewardModel
+from assay.run_files import ENSEMBLE, artifact_path, prompt_file, read_description
+
+_SAME = {"template_digest": "chat template", "max_length": "max_length", "overlong": "length policy"}
+
+
+def join(models: Sequence[Path], out: Path, *, combine: str, penalty: float) -> Path:
+    """Write an ensemble of copies of the models (runs or artifacts) to `out`; returns it. combine, penalty: see `Combination`.
+
+    Raises ValueError for fewer than two models, for the same model twice, and for an ensemble among them.
+    """
+    paths = [artifact_path(model) for model in models]
+    descriptions = [read_description(path) for path in paths]
+    if len(paths) < 2:
+        raise ValueError(f"an ensemble has at least two members, got {len(paths)}")
+    for model, description in zip(models, descriptions, strict=True):
+        if description.get(ENSEMBLE):
+            raise ValueError(f"{model} is an ensemble itself: name its members, taken out with assay model export")
+    digests = [description["weights_digest"] for description in descriptions]
+    if len(set(digests)) < len(digests):
+        raise ValueError("two of the models have the same weights: their agreement would say nothing")
+    with new_directory(out) as work:
+        for number, path in enumerate(paths):
+            copy_member(path, work, number)
+        finish_ensemble(
+            work,
+            _joint(descriptions, f"{len(paths)} reward models, joined"),
+            form="models",
+            num_members=len(paths),
+            combine=combine,
+            penalty=penalty,
+            train_prompts=_prompts(paths),
+        )
+    return out
+
+
+@torch.no_grad()
+def average(models: Sequence[Path], out: Path) -> int:
+    """Write the mean of the models' weights to `out` as a plain artifact; of an ensemble all members count. Returns the number of
+    models in the mean.
+
+    Rame et al. (2024), "WARM": the weights of models that were fine-tuned from one base are close enough for their mean to work as
+    a model. Raises ValueError for fewer than two models, and when architectures, templates or length policies differ.
+    """
+    paths = [artifact_path(model) for model in models]
+    members = [_member(path, number) for path in paths for number in range(_num_members(path))]
+    if len(members) < 2:
+        raise ValueError(f"an average takes at least two models, got {len(members)}")
+    descriptions = [read_description(path) for path in paths]
+    if HEAD_MEAN in {description.get("params") for description in descriptions}:
+        fix = "join them with assay model ensemble"
+        raise ValueError(f"models of --params {HEAD_MEAN} cannot be averaged, as their last layer is a product of weights: {fix}")
+    for key, name in _SAME.items():
+        if any(description[key] != descriptions[0][key] for description in descriptions):
+            raise ValueError(f"{models[0]} and another of the models differ in their {name}: an average would be of neither")
+    first = members[0]
+    for other in members[1:]:
+        _refuse_unlike(first, other)
+    weights = [dict(model.named_parameters()) for model in members]
+    for name, value in first.named_parameters():
+        value.copy_(torch.stack([of_member[name].float() for of_member in weights]).mean(dim=0))
+    renderer = load_artifact(member_paths(paths[0])[0] if _is_directory(descriptions[0]) else paths[0]).renderer
+    description = _joint(descriptions, f"the mean of the weights of {len(members)} reward models")
+    dtype = getattr(torch, descriptions[0]["dtype"])
+    save_artifact(first, renderer, out, description, dtype=dtype, train_prompts=_prompts(paths))
+    return len(members)
+
+
+def export(model: Path, member: int, out: Path) -> Path:
+    """Write one member of an ensemble to `out` as a plain artifact; returns it. Raises ValueError for a single model."""
+    path = artifact_path(model)
+    description = read_description(path)
+    if not description.get(ENSEMBLE):
+        raise ValueError(f"{model} is a single model: it is a plain artifact as it is")
+    num_members = _num_members(path)
+    if not 0 <= member < num_members:
+        raise ValueError(f"--member {member} is not in 0..{num_members - 1}")
+    source = member_paths(path)[min(member, len(member_paths(path)) - 1)] if _is_directory(description) else path
+    loaded = load_artifact(source)
+    note = {"title": f"member {member} of {description.get('title', model.name)}", ENSEMBLE: None}
+    facts = {**_of_training(read_description(source)), **note}
+    dtype = getattr(torch, description["dtype"])
+    save_artifact(_member(path, member), loaded.renderer, out, facts, dtype=dtype, train_prompts=_prompts([path]))
+    return out
+
+
+def _num_members(path: Path) -> int:
+    ensemble = read_description(path).get(ENSEMBLE)
+    return int(ensemble["members"]) if ensemble else 1
+
+
+def _member(path: Path, number: int) -> RewardModel:
+    """One model of an artifact, with one head: the only model, or a member of an ensemble."""
+    if _is_directory(read_description(path)):
+        return load_member(path, number)
+    whole = load_artifact(path).model
+    head = torch.nn.Linear(whole.head.in_features, 1, bias=False)
+    head.weight.data.copy_(whole.head.weight[number : number + 1])
+    return RewardModel(whole.backbone, head, compute_dtype=whole.compute_dtype)
+
+
+def _is_directory(description: dict[str, Any]) -> bool:
+    return description.get("kind") == ENSEMBLE
+
+
+def _refuse_unlike(first: RewardModel, other: RewardModel) -> None:
+    ours, theirs = ({name: value.shape for name, value in model.named_parameters()} for model in (first, other))
+    if ours != theirs:
+        unlike = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+        needed = "only members of one base, cut at one --depth, are averaged"
+        raise ValueError(f"the models are of different architectures (unlike in {unlike[:2]}): {needed}")
+
+
+def _joint(descriptions: Sequence[dict[str, Any]], title: str) -> dict[str, Any]:
+    """Entries of reward.json for a model made of several models."""
+    names = sorted({str(description.get("base_model")) for description in descriptions})
+    licences = sorted({str(description.get("base_license")) for description in descriptions if description.get("base_license")})
+    return {
+        "title": title,
+        "base_model": ", ".join(names),
+        "base_license": ", ".join(licences),
+        "params": "members",
+        "made_of": [description["fingerprint"] for description in descriptions],
+        "data": list(descriptions[0].get("data", [])),
+    }
+
+
+def _of_training(description: dict[str, Any]) -> dict[str, Any]:
+    kept = (
+        "base_model",
+        "base_note",
+        "base_license",
+        "base_revision",
+        "depth",
+        "objective",
+        "params",
+        "data",
+        "splits",
+        "settings",
+    )
+    return {name: description[name] for name in kept if name in description}
+
+
+def _prompts(paths: Sequence[Path]) -> np.ndarray | None:
+    """Hashes of all prompts that the models were trained on; None when those of one model are not known."""
+    known = [prompt_file(path) for path in paths]
+    if any(prompts is None for prompts in known):
+        return None
+    return np.unique(np.concatenate([prompts for prompts in known if prompts is not None]))

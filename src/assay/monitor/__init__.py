@@ -1,1 +1,0 @@
-"""What watches a reward model: probes of what a policy would exploit, what mends it, drift, attribution."""

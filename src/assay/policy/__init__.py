@@ -1,1 +1,0 @@
-"""What a policy does with rewards."""

@@ -1,0 +1,1 @@
+"""A scorer as the reward function of RL trainers."""

@@ -1,0 +1,109 @@
+"""What lies where in a run directory and in an artifact, and how it is found again. Neither torch nor transformers is needed.
+
+RUN/config.json   RUN/eval/*.json   RUN/artifact/      a run directory
+reward.json   train_prompts.npy   calibration_prompts.npy   monitor/   eval/*.json   *.safetensors      an artifact
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.errors import ArtifactError
+from assay.files import json_digest, write_text
+from assay.records import Report
+from assay.wire import report_from_json, report_to_json
+
+REWARD_FILE = "reward.json"
+PROMPTS_FILE = "train_prompts.npy"
+CALIBRATION_PROMPTS_FILE = "calibration_prompts.npy"
+MONITOR = "monitor"  # folder of what drift is measured against; not part of the fingerprint
+ENSEMBLE = "ensemble"  # the kind of a directory of members, and the entry that says how they are combined
+SCHEMA_VERSION = 1
+_DECIDING = ("weights_digest", "template_digest", "max_length", "overlong", "dtype", "calibration")
+
+
+def artifact_path(spec: str | Path) -> Path:
+    """The artifact directory that `spec` is, or that the run directory `spec` holds. Raises ValueError when it is neither."""
+    for path in (Path(spec), Path(spec) / "artifact"):
+        if (path / REWARD_FILE).is_file():
+            return path
+    hint = f"; a function is named rule:{spec}" if re.fullmatch(r"[\w.]+:\w+", str(spec)) else ""
+    raise ValueError(f"{spec} is neither an artifact (a directory with {REWARD_FILE}) nor a run directory that holds one{hint}")
+
+
+def holds_artifact(spec: str) -> bool:
+    """Whether a word of a command line is an artifact or a run directory."""
+    return any((path / REWARD_FILE).is_file() for path in (Path(spec), Path(spec) / "artifact"))
+
+
+def model_name(artifact: Path) -> str:
+    """The name of a model: that of its directory, or of the run around it."""
+    resolved = artifact.resolve()
+    return resolved.parent.name if resolved.name == "artifact" else resolved.name
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """The content of reward.json. Raises ArtifactError when it is missing, not JSON or of a newer schema."""
+    file = Path(path) / REWARD_FILE
+    if not file.is_file():
+        raise ArtifactError(f"{path} holds no {REWARD_FILE}: it is not an artifact of Assay")
+    try:
+        description = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{file} is not JSON ({error}): the artifact is damaged") from error
+    if not isinstance(description, dict):
+        raise ArtifactError(f"{file} is not a JSON object: the artifact is damaged")
+    if description.get("schema_version", 0) > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{file} has schema {description['schema_version']}, this Assay reads {SCHEMA_VERSION}: upgrade assay-rm"
+        )
+    missing = {"fingerprint", *_DECIDING} - description.keys()
+    if missing:
+        raise ArtifactError(f"{file} lacks {', '.join(sorted(missing))}: the artifact is damaged")
+    return description
+
+
+def write_description(path: str | Path, description: Mapping[str, Any]) -> dict[str, Any]:
+    """Write reward.json with the fingerprint brought up to date, by rename, and return its content."""
+    full = {**description, "fingerprint": fingerprint(description)}
+    write_text(Path(path) / REWARD_FILE, json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False))
+    return full
+
+
+def fingerprint(description: Mapping[str, Any]) -> str:
+    """Digest of what decides a score: weights, template, length policy, saved dtype, calibration, and how members are combined."""
+    parts = [description.get(part) for part in _DECIDING]
+    if description.get(ENSEMBLE):
+        parts.append(description[ENSEMBLE])
+    return json_digest(parts)
+
+
+def uncalibrated_fingerprint(path: str | Path) -> str:
+    """Fingerprint of an artifact as if it were not calibrated: calibration changes neither rewards nor states."""
+    return fingerprint({**read_description(path), "calibration": None})
+
+
+def prompt_file(artifact: Path, name: str = PROMPTS_FILE) -> np.ndarray | None:
+    """Sorted hashes (uint64) of the prompts that an artifact was trained on (PROMPTS_FILE) or calibrated on
+    (CALIBRATION_PROMPTS_FILE); None when the artifact does not say."""
+    return np.load(artifact / name, allow_pickle=False) if (artifact / name).is_file() else None
+
+
+def write_report(home: Path, name: str, report: Report) -> Path:
+    """Keep a report as eval/NAME.json below a run directory, an artifact or another directory; returns the file."""
+    path = home / "eval" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, report_to_json(report))
+    return path
+
+
+def read_report(home: Path, name: str) -> Report | None:
+    """The report that was kept as eval/NAME.json; None when there is none."""
+    file = home / "eval" / f"{name}.json"
+    return report_from_json(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -1,0 +1,212 @@
+"""From a name on the command line to a scorer, with its directory, its own data and the prompts that it was trained on.
+
+    runs/mine   artifact/   http://HOST:PORT   vllm+http://HOST:PORT   rule:module:function
+
+Every command that measures starts here. Only `overlap` and `refuse_seen` check which prompts a model was trained on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from assay.console import say
+from assay.data.pairs import read_pairs
+from assay.data.rows import slug
+from assay.data.run_data import RunData, run_data
+from assay.data.split import HasPrompt, Split, is_among, prompt_hashes, refuse_overlap
+from assay.records import Dtype, Finding, PreferencePair
+from assay.run_files import CALIBRATION_PROMPTS_FILE, artifact_path, model_name, prompt_file, read_description
+from assay.scorers.base import Scorer
+from assay.scorers.engine_api import printable_url
+from assay.scorers.load import is_directory, is_rule, load
+from assay.scorers.rules import RULE, load_rule
+
+DATA_SET = "data set"  # tag of a pair of several sets
+OVERLAP, CALIBRATED_HERE = "prompts that it was trained on", "prompts that it was calibrated on"
+
+
+class Provenance(NamedTuple):
+    """Sorted hashes (uint64) of the prompts that a scorer was trained and calibrated on; None where that is not known."""
+
+    trained_on: np.ndarray | None
+    calibrated_on: np.ndarray | None
+
+
+class Overlap(NamedTuple):
+    """is_seen (N,): whether the scorer was trained on the item's prompt. findings: what a report says about it. fact: the same in
+    one sentence, also when it is not known."""
+
+    is_seen: np.ndarray
+    findings: tuple[Finding, ...]
+    fact: str
+
+
+class NamedPairs(NamedTuple):
+    """Pairs, the name of their set, and the name under which their figures are kept. is_own: a split of the run's own data."""
+
+    pairs: list[PreferencePair]
+    name: str
+    kept_as: str
+    is_own: bool
+
+
+def read_named(
+    data: Sequence[str], *, form: str | None = None, strict: bool = False, limit: int | None = None, seed: int = 0
+) -> NamedPairs:
+    """The pairs of one set or of several. Of several, each pair is tagged with its set, so that each set is a slice.
+
+    limit: pairs of each set. Raises ValueError when a set holds no pairs.
+    """
+    pairs: list[PreferencePair] = []
+    for name in data:
+        reader = read_pairs(name, form=form, strict=strict, limit=limit, seed=seed)
+        read = list(reader)
+        say("read", f"{name}: {reader.summary()}")
+        if not read:
+            raise ValueError(f"there are no pairs in {name}: leave it out, or give a file that has some")
+        pairs += [replace(pair, tags={**pair.tags, DATA_SET: slug(name)}) for pair in read] if len(data) > 1 else read
+    return NamedPairs(pairs, " and ".join(Path(name).name for name in data), "-".join(slug(name) for name in data), False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A scorer by its name. Nothing is loaded until `scorer` or `raw` is read.
+
+    spec: the name as given; label: the same without a token. name: for titles and files. artifact: its directory, None for a URL or
+    a rule. home: the directory that was given, where reports are kept without --out; None for a URL or a rule.
+    """
+
+    spec: str
+    name: str
+    artifact: Path | None
+    home: Path | None
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    max_tokens: int | None = None
+    cache: Path | None = None
+
+    @property
+    def label(self) -> str:
+        return printable_url(self.spec)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The scorer, calibrated where a calibration was saved."""
+        if self.artifact is None:
+            return load(self.spec, cache=self.cache)
+        return load(self.spec, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens, cache=self.cache)
+
+    @cached_property
+    def raw(self) -> Scorer:
+        """The scorer without its calibration."""
+        if self.artifact is None:
+            return self.scorer
+        from assay.scorers.local import load_raw  # imports torch
+
+        return load_raw(self.artifact, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens)
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint in reports: the artifact's, which does not depend on the number format; else the scorer's."""
+        return self.scorer.fingerprint if self.artifact is None else str(read_description(self.artifact)["fingerprint"])
+
+    @property
+    def provenance(self) -> Provenance:
+        if is_rule(self.spec):
+            return Provenance(np.empty(0, np.uint64), np.empty(0, np.uint64))  # a rule is written, not trained
+        if self.artifact is None:
+            return Provenance(None, None)
+        return Provenance(prompt_file(self.artifact), prompt_file(self.artifact, CALIBRATION_PROMPTS_FILE))
+
+    def need_artifact(self, what: str) -> Path:
+        """The artifact's directory. Raises ValueError for a URL or a rule. what: what needs the directory, for the message."""
+        if self.artifact is None:
+            raise ValueError(f"{what} needs the model's own files, and {self.label} is not a run or an artifact on this machine")
+        return self.artifact
+
+    @property
+    def own_data(self) -> RunData:
+        """The data that the run was trained on. Raises ValueError for a URL or a rule: --data is needed."""
+        if self.home is None:
+            raise ValueError(f"{self.label} has no data of its own: give --data")
+        return run_data(self.home)
+
+    def own_pairs(self, split: Split, limit: int | None = None) -> NamedPairs:
+        """The pairs of a split of the run's own data. Raises ValueError when there are none."""
+        own = self.own_data
+        pairs = list(itertools.islice(own.pairs(split), limit))
+        if not pairs:
+            raise ValueError(f"there are no pairs in the {split} split of {self.label}: give --data")
+        in_file = own.eval_data if split == "test" else None
+        name, kept_as = (Path(in_file).name, slug(in_file)) if in_file else (f"the {split} split", split)
+        return NamedPairs(pairs, name, kept_as, True)
+
+    def report_home(self, out: Path | None) -> Path:
+        """The directory that reports are kept in. Raises ValueError when there is neither --out nor a run directory."""
+        home = out or self.home
+        if home is None:
+            raise ValueError(f"{self.label} has no directory to keep reports in: give --out DIRECTORY")
+        return home
+
+
+def open_scorer(
+    spec: str | Path,
+    *,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    max_tokens: int | None = None,
+    cache: Path | None = None,
+) -> Opened:
+    """What `spec` names; see `load` for its forms and arguments. Raises ValueError when it names nothing."""
+    if is_rule(spec):
+        load_rule(str(spec))  # a wrong name is reported before any data are read
+    if not is_directory(spec):
+        label = str(spec).removeprefix(RULE).replace(":", ".") if is_rule(spec) else printable_url(str(spec)).split("://", 1)[-1]
+        return Opened(spec=str(spec), name=slug(label), artifact=None, home=None, cache=cache)
+    artifact = artifact_path(spec)
+    return Opened(
+        spec=str(spec),
+        name=model_name(artifact),
+        artifact=artifact,
+        home=Path(spec),
+        device=device,
+        dtype=dtype,
+        max_tokens=max_tokens,
+        cache=cache,
+    )
+
+
+def overlap(opened: Opened, items: Sequence[HasPrompt], data: str, *, why: str = "figures on them are flattered") -> Overlap:
+    """Which of N items have prompts that the scorer was trained on. When that is not known, none count, and a note is printed.
+
+    data: the name of the items. why: what such prompts do to the figures. The findings also name prompts that it was calibrated on.
+    """
+    trained_on, calibrated_on = opened.provenance
+    if trained_on is None:
+        fact = f"{opened.label} does not say what it was trained on: an overlap with {data} would not be seen"
+        say("note", fact)
+        return Overlap(np.zeros(len(items), bool), (), fact)
+    is_seen = np.fromiter((is_among(trained_on, item) for item in items), bool, len(items))
+    findings, fact = [], "none"
+    if num_seen := int(is_seen.sum()):
+        fact = f"{num_seen:,} of {len(items):,} stand under prompts that the model was trained on"
+        findings.append(Finding("warn", OVERLAP, num_seen, 0, f"{fact}: {why}"))
+    num_calibrated = 0 if calibrated_on is None else len(np.intersect1d(calibrated_on, prompt_hashes(items)))
+    if num_calibrated:
+        flattered = "the model was calibrated on prompts of this set: its Brier score and ECE here are flattered"
+        findings.append(Finding("warn", CALIBRATED_HERE, float(num_calibrated), 0.0, flattered, "calibration"))
+    return Overlap(is_seen, tuple(findings), fact)
+
+
+def refuse_seen(opened: Opened, items: Sequence[HasPrompt], data: str) -> None:
+    """Raises DataError when the scorer was trained on a prompt of the items. When that is not known, nothing is raised."""
+    trained_on = opened.provenance.trained_on
+    if trained_on is not None:
+        refuse_overlap(trained_on, items, train_name=f"the training set of {opened.label}", eval_name=data)

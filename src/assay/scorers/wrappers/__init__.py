@@ -1,0 +1,1 @@
+"""Scorers that hold a scorer."""

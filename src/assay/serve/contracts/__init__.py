@@ -1,0 +1,1 @@
+"""How engines and trainers ask for rewards."""

@@ -1,0 +1,1 @@
+"""Statistics in plain numpy: metrics, tests, intervals."""

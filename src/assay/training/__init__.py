@@ -1,0 +1,1 @@
+"""From pairs and a base to a reward model."""

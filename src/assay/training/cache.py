@@ -1,0 +1,225 @@
+"""Hidden states of frozen layers, kept on disk: every epoch, the first one included, trains from there.
+
+Several processes each write their share of one file.
+
+Shapes: T tokens of all groups, G groups of a batch, R reward positions, D hidden size, B rows, L columns.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from assay.data.packing import PackedBatch, RowLayout, pack, spans
+from assay.data.table import SequenceTable
+from assay.errors import TrainingError
+from assay.files import write_text
+from assay.models.backbone import Backbone
+from assay.models.mean_layer import last_and_mean
+from assay.training import distributed
+from assay.training.checkpoint import is_disk_full
+
+CHUNK_ROWS = 256  # rows that are laid out at a time
+
+
+class ActivationCache:
+    """Hidden states (T, D) of a frozen trunk for every group of a table, on disk, memory-mapped.
+
+    The first token of group g is `offsets[g]`, the first group of a table row `first_group[row]`. float32 or bfloat16, as the trunk
+    computed them.
+    """
+
+    def __init__(self, tokens: np.ndarray, offsets: np.ndarray, first_group: np.ndarray, dtype: torch.dtype) -> None:
+        self._tokens, self.offsets, self.first_group, self.dtype = tokens, offsets, first_group, dtype
+
+    def gather(self, packed: PackedBatch, groups_G2: np.ndarray) -> torch.Tensor:
+        """Hidden states (B, L, D) in the layout of `packed`; zeros where a row is not filled. groups_G2: see `batches.Batch`."""
+        flat = np.zeros((packed.tokens.size, self._tokens.shape[1]), dtype=self._tokens.dtype)
+        groups_G = self.first_group[groups_G2[:, 0]] + groups_G2[:, 1]
+        for start, size, group in zip(packed.starts, packed.sizes, groups_G, strict=True):
+            first = int(self.offsets[group])
+            flat[start : start + size] = self._tokens[first : first + size]
+        hidden = torch.from_numpy(flat)
+        hidden = hidden.view(torch.bfloat16) if self.dtype == torch.bfloat16 else hidden
+        return hidden.view(*packed.tokens.shape, -1)
+
+
+@torch.no_grad()
+def build_cache(
+    trunk: Backbone,
+    table: SequenceTable,
+    path: Path,
+    *,
+    identity: str,
+    max_tokens: int,
+    dtype: torch.dtype,
+    limit_bytes: int,
+    on_start: Callable[[int, int], None] = lambda num_bytes, num_tokens: None,
+    on_answers: Callable[[int], None] = lambda num_answers: None,
+) -> ActivationCache:
+    """Run the frozen trunk once over every row and keep all its states on disk; a complete cache of the same identity is reused.
+
+    identity: digest of table, trunk and dtype. on_start: called with the numbers of bytes and tokens, before. Raises TrainingError
+    when the cache would exceed `limit_bytes` or the free disk space.
+    """
+    sizes: list[int] = []
+    first_group = []
+    for row in range(len(table)):
+        first_group.append(len(sizes))
+        sizes += [len(group.tokens) for group in table.groups(row, share=trunk.can_branch)]
+    offsets, first_group_N = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), np.array(first_group)
+    on_start(int(offsets[-1]) * trunk.hidden_size * dtype.itemsize, int(offsets[-1]))
+
+    def fill(tokens: np.ndarray) -> None:
+        for batch, first_row, _ in _trunk_batches(table, max_tokens, trunk.layout):
+            hidden = trunk(batch).to(dtype).flatten(0, 1).cpu()
+            values = hidden.view(torch.int16).numpy() if dtype == torch.bfloat16 else hidden.numpy()
+            for start, size, group in zip(batch.starts, batch.sizes, first_group_N[first_row] + batch.order, strict=True):
+                tokens[offsets[group] : offsets[group] + size] = values[start : start + size]
+            on_answers(len(batch.reward_positions))
+
+    storage = np.dtype(np.int16 if dtype == torch.bfloat16 else np.float32)
+    shape = (int(offsets[-1]), trunk.hidden_size)
+    tokens = _cached(path, shape, storage, identity, limit_bytes, fill, lambda: on_answers(int(table.num_reward_positions.sum())))
+    return ActivationCache(tokens, offsets, first_group_N, dtype)
+
+
+@torch.no_grad()
+def final_states(
+    backbone: Backbone,
+    table: SequenceTable,
+    path: Path,
+    *,
+    identity: str,
+    max_tokens: int,
+    limit_bytes: int,
+    with_mean: bool = False,
+    on_start: Callable[[int, int], None] = lambda num_bytes, num_reward_positions: None,
+    on_answers: Callable[[int], None] = lambda num_answers: None,
+) -> np.ndarray:
+    """Hidden states (R, D), float32, at the rewarded tokens of every row, row after row, by a frozen backbone; on disk too.
+
+    with_mean: (R, 2D), what `last_and_mean` gives.
+    """
+    width, read = (
+        (2 * backbone.hidden_size, partial(last_and_mean, backbone)) if with_mean else (backbone.hidden_size, backbone.read)
+    )
+    num_reward_positions = int(table.num_reward_positions.sum())
+    on_start(4 * num_reward_positions * width, num_reward_positions)
+
+    def fill(states_RD: np.ndarray) -> None:
+        for batch, first_row, reward_positions_G in _trunk_batches(table, max_tokens, backbone.layout):
+            first_G = table.first_reward_position[first_row] + np.cumsum(reward_positions_G) - reward_positions_G
+            states_RD[spans(first_G[batch.order], reward_positions_G[batch.order])] = read(batch).float().cpu().numpy()
+            on_answers(len(batch.reward_positions))
+
+    return _cached(
+        path,
+        (num_reward_positions, width),
+        np.dtype(np.float32),
+        identity,
+        limit_bytes,
+        fill,
+        lambda: on_answers(num_reward_positions),
+    )
+
+
+def _cached(
+    path: Path,
+    shape: tuple[int, ...],
+    storage: np.dtype,
+    identity: str,
+    limit_bytes: int,
+    fill: Callable[[np.ndarray], None],
+    on_reuse: Callable[[], None],
+) -> np.ndarray:
+    """A read-only memory-mapped array that `fill` has written, now or in an earlier run of the same identity."""
+    num_bytes = int(np.prod(shape, dtype=np.int64)) * storage.itemsize
+    note = path.with_suffix(".json")
+    content = json.dumps({"identity": identity, "bytes": num_bytes})
+    is_there = note.is_file() and note.read_text() == content and path.is_file() and path.stat().st_size == num_bytes
+    distributed.barrier()  # all have looked before one writes
+    if is_there:
+        on_reuse()
+        return np.memmap(path, dtype=storage, mode="r", shape=shape)
+    if distributed.rank() == 0:
+        _make_room(path, note, num_bytes, limit_bytes)
+    distributed.barrier()
+    try:
+        values = np.memmap(path, dtype=storage, mode="r+", shape=shape)
+        fill(values)
+        values.flush()
+        distributed.barrier()
+        if distributed.rank() == 0:
+            write_text(note, content)
+    except OSError as error:
+        _explain_full(error, path, note, num_bytes)
+        raise
+    return np.memmap(path, dtype=storage, mode="r", shape=shape)
+
+
+def _make_room(path: Path, note: Path, num_bytes: int, limit_bytes: int) -> None:
+    """Reserve a file of the whole size, in place of one of another identity."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if num_bytes > min(limit_bytes, free):
+        raise TrainingError(
+            f"the trunk's activations would take {num_bytes / 1e9:.1f} GB; the limit is {limit_bytes / 1e9:.1f} GB and "
+            f"{free / 1e9:.1f} GB of disk are free: raise --cache-limit-gb, lower --max-length, or train with --params full"
+        )
+    try:
+        _reserve(path, num_bytes)
+    except OSError as error:
+        _explain_full(error, path, note, num_bytes)
+        raise
+
+
+def _explain_full(error: OSError, path: Path, note: Path, num_bytes: int) -> None:
+    """Delete an incomplete cache; raises TrainingError when the disk is full."""
+    path.unlink(missing_ok=True)
+    note.unlink(missing_ok=True)
+    if is_disk_full(error):
+        raise TrainingError(f"the disk is full while caching activations at {path}: free {num_bytes / 1e9:.1f} GB") from error
+
+
+def _reserve(path: Path, num_bytes: int) -> None:
+    """Allocate the disk space now: a full disk is an error here, but a crash when a mapped file is written to."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+        for start in range(0, num_bytes, 1 << 24):
+            file.write(bytes(min(1 << 24, num_bytes - start)))
+
+
+class TrunkBatch(NamedTuple):
+    """packed: some groups of a chunk of rows. first_row: of the chunk. reward_positions_G: (G,) number in each group."""
+
+    packed: PackedBatch
+    first_row: int
+    reward_positions_G: np.ndarray
+
+
+def _trunk_batches(table: SequenceTable, max_tokens: int, layout: RowLayout) -> Iterator[TrunkBatch]:
+    """Every group of the table once, some hundred rows at a time; of them this process's share."""
+    for start in range(CHUNK_ROWS * distributed.rank(), len(table), CHUNK_ROWS * distributed.world_size()):
+        rows = range(start, min(start + CHUNK_ROWS, len(table)))
+        groups = [group for row in rows for group in table.groups(row, share=layout != "plain")]
+        reward_positions_G = np.array([len(group.reward_positions) for group in groups])
+        for packed in pack(groups, max_tokens, layout=layout):
+            yield TrunkBatch(packed, start, reward_positions_G)

@@ -1,0 +1,145 @@
+"""An ensemble in one run: K members fitted from the same start, brought to one scale, saved as one artifact.
+
+The members are K heads on one backbone (--params head), last blocks over one frozen trunk (blocks:K), or whole models (full).
+Suffixes: K members, P pairs, 2 chosen and rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from assay.console import progress, say
+from assay.data.table import PairTable
+from assay.evaluation.disagreement import diversity
+from assay.files import new_directory
+from assay.models.ensemble_files import finish_ensemble, save_member
+from assay.models.reward_model import RewardModel, new_head
+from assay.records import Report, Table, extended
+from assay.scorers.ensemble import Combination
+from assay.training.checkpoint import trained_weights
+from assay.training.loop import fit
+from assay.training.prepare import Prepared
+from assay.training.settings import Members, parse_params
+
+MEMBER_RUNS = "members"  # of a run directory: metrics and checkpoints of each member
+
+
+class Member(NamedTuple):
+    """One fitted member. rows: of its metrics.jsonl. rewards_P2: of the reported pairs, on the common scale."""
+
+    rows: list[dict[str, Any]]
+    rewards_P2: np.ndarray
+
+
+def combination_of(members: Members) -> Combination:
+    return Combination(how=members.combine, penalty=members.penalty)
+
+
+def fit_members(prepared: Prepared, report_rows: np.ndarray) -> Iterator[Member]:
+    """Fit one member after another; while one is yielded, the prepared run holds that member.
+
+    report_rows: pairs whose rewards are reported. Every member starts from the same parameters, with a head and an order of the
+    pairs of its own. Heads alone (--params head) would differ too little by that: each is fitted to its own bootstrap of the pairs.
+    Margins are brought to the root mean square of the first member's on the held-out pairs (without any, on the training pairs):
+    else the mean of the members would be that of the largest.
+    """
+    config, loop, train_rows = prepared.config, prepared.derived.loop, prepared.train_rows
+    start = trained_weights(prepared.model)
+    scaled_on = prepared.heldout_rows if len(prepared.heldout_rows) else train_rows
+    first_size = None
+    for number in range(config.members.ensemble):
+        seed = config.seed + number
+        prepared.model.load_state_dict(start, strict=False)
+        if config.init_from is None:
+            prepared.model.head.load_state_dict(new_head(prepared.model.head.in_features, seed=seed).state_dict())
+        rows = train_rows
+        if parse_params(config.params)[0] == "head":
+            rows = np.sort(np.random.default_rng([seed, 11]).choice(train_rows, len(train_rows)))
+        with progress(f"member {number}", loop.num_steps(len(rows)), "steps") as advance:
+            log = fit(
+                prepared.model,
+                prepared.task,
+                rows,
+                replace(loop, seed=seed),
+                heldout_rows=prepared.heldout_rows,
+                run_dir=config.out / MEMBER_RUNS / str(number),
+                resume=config.resume,
+                identity=f"{prepared.identity}/{number}",
+                on_steps=advance,
+            )
+        scored = np.union1d(scaled_on, report_rows)
+        rewards_P2 = prepared.task.rewards(prepared.model, scored)
+        size = _size(rewards_P2[np.searchsorted(scored, scaled_on)])
+        first_size = first_size or size
+        scale = first_size / size if size > 0 else 1.0
+        with torch.no_grad():
+            prepared.model.head.weight.mul_(scale)
+        yield Member(log, rewards_P2[np.searchsorted(scored, report_rows)] * scale)
+
+
+def save_members(
+    prepared: Prepared, path: Path, description: dict[str, Any], members: Iterator[Member], train_prompts: np.ndarray
+) -> list[Member]:
+    """Fit and save members that have their own weights in the backbone, one after another: only one is in memory."""
+    mode, num_blocks = parse_params(prepared.config.params)
+    backbone = prepared.trained.whole.backbone.model
+    own = [name for name, value in backbone.named_parameters() if value.requires_grad] if mode == "blocks" else None
+    settings = prepared.config.members
+    kept = []
+    with new_directory(path) as work:
+        for number, member in enumerate(members):
+            save_member(
+                work, number, prepared.trained.finish(), prepared.renderer, description, own=own, dtype=prepared.saved_dtype
+            )
+            kept.append(member)
+        finish_ensemble(
+            work,
+            description,
+            form="blocks" if own is not None else "models",
+            num_members=settings.ensemble,
+            combine=settings.combine,
+            penalty=settings.penalty,
+            num_blocks=num_blocks,
+            train_prompts=train_prompts,
+        )
+    return kept
+
+
+def gather_heads(prepared: Prepared, members: Iterator[Member]) -> tuple[RewardModel, list[Member]]:
+    """Fit heads on one backbone; returns the model with all of them."""
+    kept, heads = [], []
+    for member in members:
+        kept.append(member)
+        heads.append(prepared.model.head.weight.detach().clone())
+    whole = prepared.trained.finish()
+    head = torch.nn.Linear(whole.head.in_features, len(heads), bias=False, dtype=torch.float32).to(whole.head.weight.device)
+    with torch.no_grad():
+        head.weight.copy_(torch.cat(heads))
+    return RewardModel(whole.backbone, head, compute_dtype=whole.compute_dtype), kept
+
+
+def with_diversity(report: Report, members_KP2: np.ndarray, rows: np.ndarray, table: PairTable, settings: Members) -> Report:
+    """The report, and how the members agree on the pairs at `rows` (the calibration split)."""
+    parts = diversity(members_KP2, table.preference[rows], table.prompt[rows], combination_of(settings))
+    say("ensemble", "; ".join(f"{metric.name} {metric.value:.3f}" for metric in parts.metrics[:5]))
+    return extended(report, *parts)
+
+
+def member_curves(members: list[Member]) -> Table:
+    """Held-out loss of each member by epoch."""
+    losses = [{row["epoch"]: row["heldout_loss"] for row in member.rows if "heldout_loss" in row} for member in members]
+    epochs = sorted(set().union(*losses))
+    rows = tuple((epoch, *(by_epoch.get(epoch, float("nan")) for by_epoch in losses)) for epoch in epochs)
+    columns = ("epoch", *(f"member {k}" for k in range(len(members))))
+    return Table(title="held-out loss of each member", columns=columns, rows=rows, chart="line")
+
+
+def _size(rewards_P2: np.ndarray) -> float:
+    margins_P = rewards_P2[:, 0] - rewards_P2[:, 1]
+    return float(np.sqrt(np.mean(np.square(margins_P, dtype=np.float64)))) if len(margins_P) else 0.0

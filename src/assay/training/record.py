@@ -1,0 +1,128 @@
+"""What a run says of itself: the training report, the entries of reward.json, and config.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.data.table import PairTable
+from assay.evaluation.evaluate import gap_finding
+from assay.files import digest as digest_of
+from assay.files import write_text
+from assay.models.reward_model import RewardModel
+from assay.records import Finding, Metric, Report, Table
+from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.metrics import is_right
+from assay.training.prepare import COUNTER_EXAMPLES, Prepared
+
+SAMPLED = 2000  # training pairs of the report
+
+
+def training_sample(prepared: Prepared) -> np.ndarray:
+    """Rows of at most 2,000 training pairs, whose accuracy is compared with the held-out one."""
+    return np.sort(np.random.default_rng(prepared.config.seed).permutation(prepared.table.rows("train"))[:SAMPLED])
+
+
+def training_report(
+    prepared: Prepared, rows: list[dict[str, Any]], train_rewards_P2: np.ndarray, heldout_rewards_P2: np.ndarray
+) -> Report:
+    """Accuracy on the training sample and on the calibration split, and the training curve.
+
+    rows: of metrics.jsonl; none for an ensemble, whose members have curves of their own.
+    """
+    table, num_pairs = prepared.table, f"{len(prepared.table.rows('train')):,}"
+    train = _accuracy(prepared, "accuracy on training pairs", train_rewards_P2, training_sample(prepared))
+    heldout = _accuracy(prepared, "accuracy on calibration pairs", heldout_rewards_P2, table.rows("calibration"))
+    tables = tuple(_curve(rows, name) for name in ("loss", "accuracy") if rows)
+    if prepared.probe is not None:
+        tables = (*tables, prepared.probe.table())
+    findings: tuple[Finding, ...] = ()
+    if not (np.isnan(train.value) or np.isnan(heldout.value)):
+        findings = (gap_finding(train, heldout),)
+    facts = {"params": prepared.config.params, "base": prepared.base.name, "training pairs": num_pairs}
+    if num_added := len(table.rows(COUNTER_EXAMPLES)):
+        facts["counter-examples"] = f"{num_added:,}, from {prepared.config.regularization.augment}"
+    return Report(title="Training", metrics=(train, heldout), tables=tables, findings=findings, facts=facts)
+
+
+def _accuracy(prepared: Prepared, name: str, rewards_P2: np.ndarray, rows: np.ndarray) -> Metric:
+    """Of the pairs at `rows`, with an interval by prompt."""
+    table = prepared.table
+    right_P = is_right(rewards_P2[:, 0] - rewards_P2[:, 1], table.preference[rows])
+    is_scored_P = ~np.isnan(right_P)
+    if not is_scored_P.any():
+        return Metric(name, float("nan"), note="only ties" if len(rows) else "no pairs")
+    interval = cluster_bootstrap(right_P[is_scored_P], table.prompt[rows][is_scored_P], seed=prepared.config.seed)
+    return Metric(name, float(right_P[is_scored_P].mean()), *interval, int(is_scored_P.sum()), len(rows))
+
+
+def _curve(rows: list[dict[str, Any]], name: str) -> Table:
+    """A figure by epoch, on training and on held-out pairs."""
+    points = tuple(tuple(row.get(key, float("nan")) for key in ("epoch", name, f"heldout_{name}")) for row in rows)
+    return Table(title=name, columns=("epoch", "training", "held out"), rows=points, chart="line")
+
+
+def trained_prompts(prepared: Prepared) -> np.ndarray:
+    """Sorted hashes of the prompts that the model has seen."""
+    return np.union1d(prepared.table.prompt[prepared.table.rows("train")], prepared.config.run_data.known_prompts)
+
+
+def describe(prepared: Prepared, model: RewardModel, extra: dict[str, Any] | None) -> dict[str, Any]:
+    """Entries of reward.json for the finished model of a run. extra: further entries."""
+    config, reasons = prepared.config, prepared.derived.reasons
+    packages = ("assay-rm", "torch", "transformers", "tokenizers", "accelerate", "numpy")
+    return {
+        "title": f"{prepared.base.name} reward model",
+        "base_model": prepared.base.name,
+        "base_note": prepared.base.note,
+        "base_license": prepared.base.license,
+        "base_revision": getattr(model.backbone.config, "_commit_hash", None),
+        "depth": model.backbone.num_layers,
+        "objective": config.objective.loss,
+        "params": config.params,
+        "data": prepared.data,
+        "splits": split_sizes(prepared.table),
+        "settings": {name: {"value": value, "reason": reasons.get(name, "")} for name, value in prepared.settings.items()},
+        "trained_in": prepared.compute.name,
+        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        **(extra or {}),
+    }
+
+
+def write_config(prepared: Prepared) -> None:
+    """config.json: the flags (files by their absolute path), the derived settings, and what was read."""
+    config = prepared.config
+    paths = {
+        "data": [_absolute(name) for name in config.data],
+        "init_from": _absolute(str(config.init_from)) if config.init_from is not None else None,
+        "eval_data": _absolute(config.eval_data) if config.eval_data is not None else None,
+    }
+    content = {
+        "config": {**asdict(config), "depth": config.depth_rule, **paths, "split_by_prompt": prepared.split_by_prompt},
+        "settings": prepared.settings,
+        "data": prepared.data,
+        "base": prepared.base._asdict(),
+    }
+    write_text(prepared.config.out / "config.json", json.dumps(content, indent=1, default=str))
+
+
+def _absolute(name: str) -> str:
+    """The absolute path of a file; any other name, such as that of a hub data set, as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def split_sizes(table: PairTable) -> dict[str, dict[str, Any]]:
+    """Number of pairs and fingerprint of the prompts of each split."""
+    sizes = {}
+    added = (COUNTER_EXAMPLES,) if len(table.rows(COUNTER_EXAMPLES)) else ()
+    for name in ("train", "calibration", "test", *added):
+        prompts = np.unique(table.prompt[table.rows(name)])
+        digest = digest_of(prompts.tobytes())
+        sizes[name] = {"num_pairs": len(table.rows(name)), "num_prompts": len(prompts), "fingerprint": digest}
+    return sizes

@@ -1,0 +1,1 @@
+"""Training tasks: what a model is trained to do, one module for each kind."""

@@ -1,0 +1,139 @@
+"""What of a reward model is trained, and how it becomes one whole model again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+
+from assay.console import progress, say
+from assay.data.table import PairTable
+from assay.models.backbone import Backbone, add_dropout, split_backbone
+from assay.models.lora import add_lora, merge_lora
+from assay.models.mean_layer import MeanReadModel
+from assay.models.reward_model import RewardModel
+from assay.training import distributed
+from assay.training.batches import Source, StateSource, TokenSource
+from assay.training.cache import ActivationCache, build_cache, final_states
+from assay.training.settings import TrainConfig, parse_params
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """model: what the loop trains. whole: the same parameters and the frozen ones as one model.
+
+    adapters: with --params lora:R, what `merge_lora` takes. unsharded: with --shard, whole and adapters without their weights.
+    """
+
+    model: RewardModel
+    whole: RewardModel
+    adapters: Any = None
+    unsharded: tuple[RewardModel, Any] | None = None
+
+    def sharded(self) -> Trained:
+        """The same with parameters and optimiser state spread over the processes, in place."""
+        memo: dict[int, Any] = {
+            id(weight): torch.nn.Parameter(torch.empty_like(weight, device="meta"), weight.requires_grad)
+            for weight in self.whole.parameters()
+        }
+        unsharded = copy.deepcopy((self.whole, self.adapters), memo)
+        distributed.shard(self.model)
+        return replace(self, unsharded=unsharded)
+
+    def finish(self) -> RewardModel:
+        """The model to save: sharded weights gathered, adapters merged, the mean read folded into a layer.
+
+        Every process has to call it. Adapters are merged in place: nothing is trained after it.
+        """
+        whole, adapters = self.whole, self.adapters
+        if self.unsharded is not None:
+            weights = {name: distributed.full_tensor(value.detach()).cpu() for name, value in whole.named_parameters()}
+            whole, adapters = self.unsharded
+            whole.load_state_dict(weights, strict=False, assign=True)
+        if adapters is not None:
+            merge_lora(adapters)
+        return self.model.folded() if isinstance(self.model, MeanReadModel) else whole
+
+
+def trained_part(
+    config: TrainConfig, whole: RewardModel, table: PairTable, *, batch_tokens: int, base_digest: str
+) -> tuple[Trained, Source]:
+    """The part of a model that --params names, in float32, and the rows of the table as it takes them.
+
+    batch_tokens: budget of a micro-batch. base_digest: of the frozen weights, so that states of others are not taken from disk.
+    """
+    mode, number = parse_params(config.params)
+    dropout = config.regularization.dropout
+    adapters = add_lora(whole.backbone, number, dropout=dropout) if mode == "lora" else None
+    tokens = TokenSource(table=table, max_tokens=batch_tokens, layout=whole.backbone.layout)
+    if config.machine.gradient_checkpointing:
+        whole.backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model, source = whole, cast(Source, tokens)
+    if mode == "full":
+        whole.float().requires_grad_(True)
+        add_dropout(whole.backbone.model, dropout)
+    if mode in ("head", "blocks"):
+        whole.backbone.requires_grad_(False)
+        with _cache_settings(config, whole, table, batch_tokens, base_digest) as settings:
+            if mode == "head":
+                model, source = _head_on_states(config, whole, table, settings)
+            else:
+                model, cache = _blocks_on_trunk(whole, number, dropout, table, settings)
+                source = replace(tokens, cache=cache)
+    model.dropout = dropout
+    return Trained(model=model, whole=whole, adapters=adapters), source
+
+
+@contextmanager
+def _cache_settings(
+    config: TrainConfig, whole: RewardModel, table: PairTable, batch_tokens: int, base_digest: str
+) -> Iterator[dict[str, Any]]:
+    """What `build_cache` and `final_states` are given alike, under a progress bar."""
+
+    def on_start(num_bytes: int, num_states: int) -> None:
+        say("cache", f"{num_bytes / 1e6:,.0f} MB on disk for {num_states:,} states of the frozen layers")
+
+    with progress("activations", int(table.num_reward_positions.sum()), "answers") as advance:
+        yield {
+            "path": config.out / "cache" / "activations.bin",
+            "identity": f"{table.fingerprint}/{base_digest}/{config.params}/{whole.compute_dtype}",
+            "max_tokens": batch_tokens,
+            "limit_bytes": int(config.machine.cache_limit_gb * 1e9),
+            "on_start": on_start,
+            "on_answers": lambda answers: advance(answers * distributed.world_size()),
+        }
+
+
+def _head_on_states(
+    config: TrainConfig, whole: RewardModel, table: PairTable, settings: dict[str, Any]
+) -> tuple[RewardModel, StateSource]:
+    """The head alone, on what the frozen backbone gives at the rewarded tokens."""
+    model = MeanReadModel(whole) if config.reads_mean else whole
+    frozen = in_dtype(whole.backbone, whole.compute_dtype)
+    states_RD = final_states(frozen, table, with_mean=config.reads_mean, **settings)
+    if isinstance(model, MeanReadModel):
+        model.measure(states_RD[:512].reshape(-1, 2, states_RD.shape[1]))
+    return model, StateSource(table=table, states_RD=states_RD)
+
+
+def _blocks_on_trunk(
+    whole: RewardModel, num_blocks: int, dropout: float, table: PairTable, settings: dict[str, Any]
+) -> tuple[RewardModel, ActivationCache]:
+    """The last blocks, the final norm and the head, on what the frozen blocks below give."""
+    trunk, top = split_backbone(whole.backbone, num_blocks)
+    for part in (top.model.layers, top.model.norm):
+        part.float().requires_grad_(True)
+    add_dropout(top.model, dropout)
+    cache = build_cache(in_dtype(trunk, whole.compute_dtype), table, dtype=whole.compute_dtype, **settings)
+    return RewardModel(top, whole.head, outputs=whole.outputs, compute_dtype=whole.compute_dtype), cache
+
+
+def in_dtype(backbone: Backbone, dtype: torch.dtype) -> Backbone:
+    """A frozen copy in another number format; the backbone itself where it has that already."""
+    if all(parameter.dtype == dtype for parameter in backbone.parameters()):
+        return backbone
+    return copy.deepcopy(backbone).to(dtype).eval()

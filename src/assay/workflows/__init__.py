@@ -1,1 +1,0 @@
-"""Whole jobs over several packages."""
