@@ -34,6 +34,8 @@ from assay.wire import report_from_json
 from fake_engine import fake_engine
 from tiny import CHATML, tiny_model, tiny_renderer
 
+pytestmark = pytest.mark.slow
+
 CLOSED_LAST = CHATML.replace("<|im_end|>\n' }}{% endfor %}", "<|im_end|>' }}{% endfor %}")  # the end token is the rewarded one
 
 
@@ -239,7 +241,6 @@ def test_a_tokenizer_made_to_double_the_bos_fails(saved):
     assert finding(report, "double BOS").value > 0.01
 
 
-@pytest.mark.slow
 def test_an_artifact_saved_with_such_a_tokenizer_is_warned_of_and_passes(tmp_path):
     renderer = tiny_renderer()
     renderer.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -278,7 +279,6 @@ def test_a_model_that_looks_for_no_padding_fails_without_a_traceback(saved):
     assert {"pad == eos", "padding left"} <= failed(make_certificate(saved))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("date", ["{{ strftime_now('%d %b %Y') }}", "{% set form = '%Y' %}{{ strftime_now(form) }}"])
 def test_a_template_whose_date_was_put_back_fails(date, tmp_path):
     dated = date + CHATML
@@ -290,7 +290,6 @@ def test_a_template_whose_date_was_put_back_fails(date, tmp_path):
     assert finding(report, "dated template").value == 11
 
 
-@pytest.mark.slow
 def test_a_template_whose_end_was_taken_off_fails(tmp_path):
     unclosed = CHATML.replace("<|im_end|>", "")
     save_artifact(tiny_model(), tiny_renderer(unclosed), tmp_path / "a", {})
