@@ -39,6 +39,7 @@ INTENDED: dict[str, str] = {
     "*/attribution*/low": "surface R2 is resampled with other draws, the interval end of a coefficient too",
     "*/attribution*/high": "the same",
     "*/best-of-n*": "other draws; an interval where all prompts show the same; last digits of Gao's fit",
+    "attribute/*/facts/pairs": "a plain number, which was a sentence",
     "trust/*": "verdicts go by the failure that a finding decides; parity is one of them",
 }
 """Pattern of figures' names (with * and ?) -> why they may differ, appear or be gone."""
@@ -224,12 +225,12 @@ def compared(job: Job, base: Mapping[Name, Value], present: Mapping[Name, Value]
     assert len(base) > 1, f"{job.name} wrote nothing to compare at the start commit"
     if present[job.name, "exit status"].value not in job.statuses:
         return Found(1, {f"{job.name}/exit status": "the job failed"})
+    base = {tuple(RENAMED.get(part, part) for part in name): value for name, value in base.items()}
     prove_that_it_can_fail(base)
     return differences(base, present)
 
 
 def differences(base: Mapping[Name, Value], present: Mapping[Name, Value]) -> Found:
-    base = {tuple(RENAMED.get(part, part) for part in name): value for name, value in base.items()}
     different, shifts = {}, {"": 0.0}
     for name in dict.fromkeys([*base, *present]):
         old, new = base.get(name), present.get(name)
