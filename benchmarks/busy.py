@@ -41,6 +41,8 @@ class BusyConfig:
     """Processes that compute beside the measured one, one thread each."""
     repeats: int = 3
     steps: int = 6
+    only: tuple[str, ...] = ()
+    """Settings to try beside that of today; all when left out."""
     child: bool = False
     """Take the steps in this process, and print their seconds."""
 
@@ -50,9 +52,10 @@ def main() -> int:
     if config.child:
         print(json.dumps(take_steps(config.steps)))
         return 0
-    seconds: dict[str, dict[str, list[float]]] = {name: {"alone": [], "beside": []} for name in SETTINGS}
+    tried = {name: variables for name, variables in SETTINGS.items() if not config.only or name in (TODAY, *config.only)}
+    seconds: dict[str, dict[str, list[float]]] = {name: {"alone": [], "beside": []} for name in tried}
     for _ in range(config.repeats):
-        for name, variables in SETTINGS.items():
+        for name, variables in tried.items():
             seconds[name]["alone"].append(measured(config, variables))
             with busy_processes(config.busy):
                 seconds[name]["beside"].append(measured(config, variables))

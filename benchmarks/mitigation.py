@@ -39,9 +39,9 @@ from assay.scorers.local import load_raw
 from assay.scorers.wrappers.debiased import Debiased, fit_length_slope
 from assay.stats.bootstrap import cluster_bootstrap
 from assay.stats.metrics import accuracy, is_right
+from assay.training.objective import Objective
 from assay.training.run import train
 from assay.training.settings import Regularization, TrainConfig
-from assay.training.tasks.pairs import Objective
 from assay.wire import report_to_json
 
 PROBED = ("flattery", "filler", "confidence", "bullets", "truncated")

@@ -32,9 +32,10 @@ from assay.models.reward_model import new_head
 from assay.stats.bootstrap import cluster_bootstrap
 from assay.stats.metrics import is_right
 from assay.training.loop import fit
+from assay.training.objective import Objective
 from assay.training.prepare import Prepared, prepare
 from assay.training.settings import Machine, Regularization, TrainConfig, derive
-from assay.training.tasks.pairs import Objective, pair_figures
+from assay.training.tasks.pairs import pair_figures
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,9 +45,10 @@ from assay.stats.bootstrap import cluster_bootstrap
 from assay.stats.metrics import brier, cluster_folds, is_right, sigmoid
 from assay.training.depth import PENALTIES, DepthProbe, fit_linear, layer_differences, probe_differences
 from assay.training.loop import fit
-from assay.training.prepare import PROBED, Prepared, prepare
+from assay.training.objective import Objective
+from assay.training.prepare import Prepared, prepare
 from assay.training.settings import Machine, Regularization, TrainConfig, derive
-from assay.training.tasks.pairs import Objective, pair_figures
+from assay.training.tasks.pairs import PROBED, pair_figures
 from assay.training.weight_decay import choose_decay
 
 Set = Literal["harmless", "truthful", "rmb-helpful", "rmb-harmless", "alpaca"]

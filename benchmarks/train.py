@@ -44,7 +44,8 @@ from assay.records import Dtype
 from assay.training.batches import TokenSource
 from assay.training.cache import build_cache
 from assay.training.loop import LoopSettings, fit, schedule, step_rows
-from assay.training.tasks.pairs import Objective, PairTask
+from assay.training.objective import Objective
+from assay.training.tasks.pairs import PairTask
 
 WARM_STEPS = 1
 

@@ -21,10 +21,11 @@ from assay.records import PreferencePair
 from assay.run_files import read_description
 from assay.training.augment import augment
 from assay.training.losses import bradley_terry
-from assay.training.prepare import COUNTER_EXAMPLES, prepare
+from assay.training.objective import Objective, batch_loss, length_log_odds
+from assay.training.prepare import prepare
 from assay.training.run import train
 from assay.training.settings import Regularization
-from assay.training.tasks.pairs import Objective, batch_loss, length_log_odds
+from assay.training.tasks.task import COUNTER_EXAMPLES
 from assay.wire import report_from_json
 from tiny import toy_pairs
 from toy_runs import config_of
@@ -190,7 +191,7 @@ def test_debiasing_is_recorded_and_refused_where_it_has_no_meaning(tmp_path):
     prepared = prepare(config)
     rows = prepared.table.rows("train")
     expected = length_log_odds(prepared.table.length_gap[rows], prepared.table.preference[rows], prepared.table.weight[rows])
-    assert prepared.derived.length_slope == prepared.task.length_slope == expected > 0
+    assert prepared.settings["length_slope"] == prepared.task.length_slope == expected > 0
     settings = read_description(train(config))["settings"]
     assert settings["length_slope"]["value"] == pytest.approx(expected)
     assert "training labels" in settings["length_slope"]["reason"]

@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 from assay.training import distributed
+from assay.training.objective import Objective
 from assay.training.run import train
 from assay.training.settings import Machine, Regularization, TrainConfig
-from assay.training.tasks.pairs import Objective
 
 
 def config_from(raw: dict) -> TrainConfig:
     groups = {"machine": Machine, "regularization": Regularization, "objective": Objective}
     values = {name: groups[name](**value) if name in groups else value for name, value in raw.items()}
-    return TrainConfig(**{**values, "data": tuple(raw["data"]), "track": tuple(raw.get("track", ())), "out": Path(raw["out"])})
+    return TrainConfig(**{**values, "data": tuple(raw["data"]), "out": Path(raw["out"])})
 
 
 if __name__ == "__main__":

@@ -35,8 +35,7 @@ MODES: dict[str, dict[str, Any]] = {
     "blocks-sharded": {
         "params": "blocks:2",
         "regularization": {"early_stopping": 2},
-        "machine": {"shard": True},
-        "track": ["tensorboard"],
+        "machine": {"shard": True, "track": ("tensorboard",)},
     },
     "lora-sharded": {"params": "lora:2", "machine": {"shard": True, "gradient_checkpointing": True}},
     "head": {"params": "head"},

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from assay.models.device import token_budget
+from assay.training.objective import Objective
 from assay.training.settings import Machine, Members, Regularization, TrainConfig, derive, parse_depth, parse_params
-from assay.training.tasks.pairs import Objective
 
 CPU = torch.device("cpu")
 

@@ -20,10 +20,10 @@ from assay.models.lora import add_lora, merge_lora
 from assay.run_files import PROMPTS_FILE, read_description
 from assay.scorers.local import load_raw
 from assay.training.loop import best_loss, evals_since_best
+from assay.training.objective import Objective
 from assay.training.prepare import prepare
 from assay.training.run import fit_and_save, train
 from assay.training.settings import Regularization, TrainConfig
-from assay.training.tasks.pairs import Objective
 from assay.training.weight_decay import DECAYS
 from assay.wire import report_from_json
 from tiny import save_tiny_base, tiny_model, toy_pairs
@@ -102,7 +102,7 @@ def test_auto_cuts_the_base_at_the_probed_depth_and_reports_it(tmp_path):
 
 
 def test_the_probe_never_sees_a_held_out_pair(tmp_path, monkeypatch):
-    from assay.training import prepare as module
+    from assay.training.tasks import pairs as module
 
     seen = []
     real = module.layer_differences
@@ -318,7 +318,7 @@ def test_trackers_are_given_the_rows_of_the_log(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    config = config_of(tmp_path, toy_pairs(60), track=("tensorboard",))
+    config = config_of(tmp_path, toy_pairs(60), machine=replace(MACHINE, track=("tensorboard",)))
     train(config)
     folders = {str(path.parent) for path in config.out.rglob("events.out.tfevents*")}
     found = [EventAccumulator(folder).Reload() for folder in sorted(folders)]
@@ -330,4 +330,4 @@ def test_trackers_are_given_the_rows_of_the_log(tmp_path, monkeypatch):
 def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"--track wandb: it is not installed \(pip install wandb\)"):
-        train(config_of(tmp_path, toy_pairs(60), track=("wandb",)))
+        train(config_of(tmp_path, toy_pairs(60), machine=replace(MACHINE, track=("wandb",))))

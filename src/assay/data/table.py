@@ -65,7 +65,8 @@ class TokenPair(NamedTuple):
 class SequenceTable(Protocol):
     """N rows of token sequences. A row is an item to train on: a pair, a ranked list, a solution with its steps.
 
-    num_reads: (N,) rewarded tokens of each row; first_read: (N,) how many the rows before it have. fingerprint: of the content.
+    num_reward_positions: (N,) rewarded tokens of each row. first_reward_position: (N,) how many the rows before it have.
+    fingerprint: of the content.
     """
 
     @property
@@ -77,6 +78,16 @@ class SequenceTable(Protocol):
     def __len__(self) -> int: ...
     def groups(self, row: int, *, share: bool) -> list[Group]:
         """The row as one group with a shared prompt, or as a group for each of its sequences."""
+        ...
+
+
+class SplitTable(SequenceTable, Protocol):
+    """A table whose rows know their split and their prompt. prompt: (N,) uint64 hashes."""
+
+    @property
+    def prompt(self) -> np.ndarray: ...
+    def rows(self, split: str) -> np.ndarray:
+        """The rows of one split, ascending; none for a split that is not there."""
         ...
 
 

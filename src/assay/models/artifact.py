@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from assay.data.render import Renderer
 from assay.errors import ArtifactError
@@ -24,6 +24,7 @@ from assay.files import digest, file_sha256, new_directory
 from assay.models.backbone import Backbone, attention_for
 from assay.models.bases import no_progress_bars
 from assay.models.golden import write_golden
+from assay.models.heads import head_named, head_of
 from assay.models.reward_model import RewardModel
 from assay.run_files import (
     ENSEMBLE,
@@ -64,12 +65,13 @@ def save_artifact(
     members/heads.safetensors. Raises ValueError for a base without a sequence-classification class, and for a head of labels or
     attributes.
     """
-    path, num_members = Path(path), model.num_members
+    path, kept = Path(path), head_of(model.outputs)
+    num_outputs = model.head.out_features
     plain = _plain_model(model, renderer, dtype)
     with new_directory(path) as work:
         plain.save_pretrained(work)
         renderer.tokenizer.save_pretrained(work)
-        if num_members > 1:
+        if model.outputs == "members" and num_outputs > 1:
             (work / HEADS_FILE).parent.mkdir()
             heads_KD = model.head.weight.detach().float().cpu()
             save_file({"offsets": heads_KD - heads_KD.mean(dim=0)}, work / HEADS_FILE)
@@ -77,8 +79,8 @@ def save_artifact(
             np.save(work / PROMPTS_FILE, train_prompts)
         description = {
             "schema_version": SCHEMA_VERSION,
-            "kind": "scalar",
-            "head": {"name": "score", "members": num_members, "dtype": "float32"},
+            "kind": kept.kind,
+            "head": {"name": "score", kept.outputs: num_outputs, "dtype": "float32"},
             **description,
             **renderer.settings(),
             "dtype": str(dtype).removeprefix("torch."),
@@ -102,9 +104,10 @@ def load_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, devic
     description = read_description(path)
     if description.get("kind") == ENSEMBLE:
         raise ArtifactError(f"{path} is an ensemble, not one model: take a member out with assay model export, and give that")
+    kept = head_named(description.get("kind", "scalar"))
     try:
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
-        plain, loading = AutoModelForSequenceClassification.from_pretrained(
+        plain, loading = kept.loader.from_pretrained(
             str(path), dtype=dtype, attn_implementation=attention_for(config), output_loading_info=True, trust_remote_code=False
         )
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
@@ -122,7 +125,8 @@ def load_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, devic
     head = nn.Linear(plain.score.in_features, len(weight_KD), bias=False, dtype=torch.float32)
     with torch.no_grad():
         head.weight.copy_(weight_KD)
-    model = RewardModel(Backbone(getattr(plain, plain.base_model_prefix)), head, compute_dtype=dtype).to(device).eval()
+    model = RewardModel(Backbone(getattr(plain, plain.base_model_prefix)), head, outputs=kept.outputs, compute_dtype=dtype)
+    model = model.to(device).eval()
     renderer = Renderer(tokenizer, max_length=description["max_length"], overlong=description["overlong"])
     if digest(tokenizer.chat_template) != description["template_digest"]:
         raise ArtifactError(f"{path}: the chat template is not the one that the artifact was saved with; restore it or retrain")
@@ -152,22 +156,25 @@ def weights_digest(path: str | Path) -> str:
 
 
 def _plain_model(model: RewardModel, renderer: Renderer, dtype: torch.dtype) -> Any:
-    """The transformers ForSequenceClassification model that shares the reward model's weights (cast where dtype differs)."""
+    """The model of transformers that shares the reward model's weights (cast where dtype differs), with the plain head."""
+    kept = head_of(model.outputs)
     base: Any = model.backbone.model
     config = copy.deepcopy(base.config)
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise ValueError(f"transformers has no sequence-classification class for {type(config).__name__}: choose another base")
+    if type(config) not in kept.classes:
+        raise ValueError(f"transformers has no {kept.task} class for {type(config).__name__}: choose another base")
     num_rows = base.get_input_embeddings().num_embeddings
     if renderer.pad_id >= num_rows:
         raise ValueError(f"pad token {renderer.pad_id} has none of the {num_rows} embeddings: model.resize_token_embeddings first")
-    config.num_labels, config.id2label, config.label2id = 1, {0: "reward"}, {"reward": 0}
+    labels = kept.labels(model.head.out_features)
+    config.num_labels, config.id2label = len(labels), dict(enumerate(labels))
+    config.label2id = {label: number for number, label in enumerate(labels)}
     config.problem_type = "regression"  # else transformers' pipeline, and vLLM by default, apply a sigmoid to the reward
     config.get_text_config().pad_token_id = config.pad_token_id = renderer.pad_id
     config.dtype = dtype
     with torch.device("meta"):
-        plain = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)](config)
+        plain = kept.classes[type(config)](config)
     state = {f"{plain.base_model_prefix}.{name}": value.detach().to(dtype) for name, value in base.state_dict().items()}
-    state["score.weight"] = model.head.weight.detach().float().mean(dim=0, keepdim=True)
+    state["score.weight"] = kept.saved(model.head.weight.detach().float())
     missing, unexpected = plain.load_state_dict(state, strict=False, assign=True)
     if missing or unexpected:
         raise ArtifactError(

@@ -20,6 +20,7 @@ from assay.data.render import Rendered, Renderer
 from assay.errors import ArtifactError
 from assay.files import write_text
 from assay.messages import Message
+from assay.models.heads import head_of
 from assay.models.reward_model import RewardModel
 from assay.records import Completion
 
@@ -148,10 +149,13 @@ def read_golden(path: str | Path) -> Golden | None:
 
 @torch.no_grad()
 def _rewards(model: RewardModel, rendered: Sequence[Rendered], pad_id: int) -> np.ndarray:
-    """(N,) float32 rewards, without sharing prompts; of several heads the mean, as plain transformers computes it."""
+    """(N,) float32 rewards, without sharing prompts; of several members the mean, as plain transformers computes it."""
     known = [i for i, item in enumerate(rendered) if item.error is None]
-    groups = [make_group([rendered[i].tokens], [rendered[i].reward_positions[-1:]]) for i in known]
+    groups = [make_group([rendered[i].tokens], [rendered[i].reward_positions]) for i in known]
+    reward = head_of(model.outputs).reward
     rewards_N = np.full(len(rendered), np.nan, dtype=np.float32)
     for batch in pack(groups, _BUDGET, pad_id=pad_id, layout="plain"):
-        rewards_N[[known[index] for index in batch.order]] = model(batch).float().mean(dim=1).cpu().numpy()
+        sizes = [len(groups[index].reward_positions) for index in batch.order]
+        for index, outputs_RK in zip(batch.order, model(batch).float().split(sizes), strict=True):
+            rewards_N[known[index]] = float(reward(outputs_RK))
     return rewards_N

@@ -8,23 +8,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
 from assay.errors import ArtifactError
 from assay.models.bases import no_progress_bars
+from assay.models.heads import SCALAR, head_named
 from assay.records import Completion
+from assay.run_files import REWARD_FILE, read_description
 
 
 class PlainReader:
-    """AutoTokenizer and AutoModelForSequenceClassification of an artifact directory, in float32."""
+    """The tokenizer and the model of transformers that an artifact directory holds, in float32."""
 
     @no_progress_bars()
     def __init__(self, path: str | Path, device: str | torch.device = "cpu") -> None:
+        is_ours = (Path(path) / REWARD_FILE).is_file()
+        self.head = head_named(read_description(path).get("kind", SCALAR.kind)) if is_ours else SCALAR
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-            self.model: Any = AutoModelForSequenceClassification.from_pretrained(
-                str(path), dtype=torch.float32, trust_remote_code=False
-            )
+            self.model: Any = self.head.loader.from_pretrained(str(path), dtype=torch.float32, trust_remote_code=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise ArtifactError(f"plain transformers cannot load {path}: {error}") from error
         if not isinstance(self.tokenizer.chat_template, str):
@@ -74,7 +76,8 @@ class PlainReader:
             logits = self.model(input_ids=torch.tensor(filled, device=self.model.device), attention_mask=mask).logits
         finally:
             config.pad_token_id = own
-        return logits[:, 0].float().cpu().numpy()
+        lengths = [len(row) for row in rows] if side == "right" else [width] * len(rows)
+        return self.head.plain_rewards(logits.float(), lengths).cpu().numpy()
 
 
 def plain_scores(path: str | Path, completions: Sequence[Completion], *, batch_size: int = 4) -> np.ndarray:

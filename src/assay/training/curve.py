@@ -44,9 +44,11 @@ class CurveConfig:
             raise ValueError(f"--points {self.points}: a curve needs at least {MIN_SIZES} sizes")
         if self.repeats < 2:
             raise ValueError(f"--repeats {self.repeats}: the noise of a fit is seen from at least 2")
+        if self.train.kind != "pairs":
+            raise ValueError(f"--kind {self.train.kind}: a curve is of pairs, leave it out")
         if self.train.members.ensemble > 1:
             raise ValueError(f"--ensemble {self.train.members.ensemble}: a curve is of single models, leave it out")
-        if self.train.resume or self.train.track:
+        if self.train.resume or self.train.machine.track:
             raise ValueError("--resume and --track do nothing here: a curve keeps no checkpoints and no log of its fits")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.data.table import PairTable
+from assay.data.table import SplitTable
 from assay.evaluation.evaluate import gap_finding
 from assay.files import digest as digest_of
 from assay.files import write_text
@@ -19,7 +19,8 @@ from assay.models.reward_model import RewardModel
 from assay.records import Finding, Metric, Report, Table
 from assay.stats.bootstrap import cluster_bootstrap
 from assay.stats.metrics import is_right
-from assay.training.prepare import COUNTER_EXAMPLES, Prepared
+from assay.training.prepare import Prepared
+from assay.training.tasks.task import COUNTER_EXAMPLES
 
 SAMPLED = 2000  # training pairs of the report
 
@@ -29,10 +30,10 @@ def training_sample(prepared: Prepared) -> np.ndarray:
     return np.sort(np.random.default_rng(prepared.config.seed).permutation(prepared.table.rows("train"))[:SAMPLED])
 
 
-def training_report(
+def accuracy_report(
     prepared: Prepared, rows: list[dict[str, Any]], train_rewards_P2: np.ndarray, heldout_rewards_P2: np.ndarray
 ) -> Report:
-    """Accuracy on the training sample and on the calibration split, and the training curve.
+    """Accuracy of pairs: on the training sample and on the calibration split, and the training curve.
 
     rows: of metrics.jsonl; none for an ensemble, whose members have curves of their own.
     """
@@ -75,7 +76,7 @@ def trained_prompts(prepared: Prepared) -> np.ndarray:
 
 def describe(prepared: Prepared, model: RewardModel, extra: dict[str, Any] | None) -> dict[str, Any]:
     """Entries of reward.json for the finished model of a run. extra: further entries."""
-    config, reasons = prepared.config, prepared.derived.reasons
+    config, reasons = prepared.config, prepared.reasons
     packages = ("assay-rm", "torch", "transformers", "tokenizers", "accelerate", "numpy")
     return {
         "title": f"{prepared.base.name} reward model",
@@ -117,8 +118,8 @@ def _absolute(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
-def split_sizes(table: PairTable) -> dict[str, dict[str, Any]]:
-    """Number of pairs and fingerprint of the prompts of each split."""
+def split_sizes(table: SplitTable) -> dict[str, dict[str, Any]]:
+    """Number of rows (pairs, in most kinds) and fingerprint of the prompts of each split."""
     sizes = {}
     added = (COUNTER_EXAMPLES,) if len(table.rows(COUNTER_EXAMPLES)) else ()
     for name in ("train", "calibration", "test", *added):

@@ -36,7 +36,7 @@ from assay.training.members import (
     with_diversity,
 )
 from assay.training.prepare import Prepared, prepare
-from assay.training.record import describe, trained_prompts, training_report, training_sample, write_config
+from assay.training.record import accuracy_report, describe, trained_prompts, training_sample, write_config
 from assay.training.settings import TrainConfig, parse_params
 
 RELOAD = "reload check: largest difference"
@@ -88,10 +88,7 @@ def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Sav
             on_row=track,
             on_steps=advance,
         )
-    train_P2, heldout_P2 = (
-        prepared.task.rewards(model, scored) for scored in (training_sample(prepared), prepared.table.rows("calibration"))
-    )
-    report, finished = training_report(prepared, rows, train_P2, heldout_P2), prepared.trained.finish()
+    report, finished = prepared.kind.training_report(prepared, rows), prepared.trained.finish()
     if distributed.rank() != 0:
         return Saved(path, Metric(RELOAD, float("nan"), note="made by rank 0"))
     if loop.patience:
@@ -116,7 +113,7 @@ def fit_and_save_members(prepared: Prepared, extra: dict[str, Any] | None = None
         members = save_members(prepared, path, description, fitted, trained_prompts(prepared))
     members_KP2 = np.stack([member.rewards_P2 for member in members])
     value_P2 = combination_of(ensemble)(members_KP2.reshape(len(members), -1))[0].reshape(-1, 2)
-    report = training_report(prepared, [], value_P2[: len(sample)], value_P2[len(sample) :])
+    report = accuracy_report(prepared, [], value_P2[: len(sample)], value_P2[len(sample) :])
     report = replace(report, tables=(member_curves(members), *report.tables))
     report = with_diversity(report, members_KP2[:, len(sample) :], calibration_rows, table, ensemble)
     return finish_run(prepared, report)
@@ -134,19 +131,19 @@ def tracking(prepared: Prepared) -> Iterator[Callable[[dict[str, Any]], None]]:
     Raises ValueError for a tracker that is not installed.
     """
     config = prepared.config
-    for name in config.track:
+    for name in config.machine.track:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"--track {name}: it is not installed (pip install {name})")
-    if not config.track:
+    if not config.machine.track:
         yield lambda row: None
         return
-    accelerator = Accelerator(cpu=config.machine.device == "cpu", log_with=list(config.track), project_dir=config.out)
+    accelerator = Accelerator(cpu=config.machine.device == "cpu", log_with=list(config.machine.track), project_dir=config.out)
     names: dict[str, Any] = {"wandb": {"name": config.out.name}, "trackio": {"name": config.out.name}}
     settings = {name: value for name, value in prepared.settings.items() if isinstance(value, int | float | str)}
     accelerator.init_trackers(
         "assay",
         config={"params": config.params, "depth": config.depth_rule, "base": str(config.base or config.init_from), **settings},
-        init_kwargs={name: names[name] for name in config.track if name in names},
+        init_kwargs={name: names[name] for name in config.machine.track if name in names},
     )
     try:
         yield lambda row: accelerator.log({name: value for name, value in row.items() if name != "step"}, step=row["step"])
@@ -174,7 +171,8 @@ def finish_run(prepared: Prepared, report: Report) -> Saved:
     checked = Metric(RELOAD, difference, n_scored=num_checked, n=num_checked, note="plain transformers, float32")
     write_report(config.out, "training", extended(report, [checked]))
     reference_of_run(
-        config.run_data,
+        prepared.kind.answers(config, "train"),
+        prepared.kind.answers(config, "calibration"),
         path,
         num_answers=config.machine.reference,
         seed=config.seed,
@@ -184,10 +182,9 @@ def finish_run(prepared: Prepared, report: Report) -> Saved:
     return Saved(path, checked)
 
 
-def reload_check(path: Path, prepared: Prepared, num_pairs: int = 8) -> tuple[float, int]:
+def reload_check(path: Path, prepared: Prepared, num_answers: int = 16) -> tuple[float, int]:
     """Largest difference between Assay's scores of the saved artifact and plain transformers', in float32, on a few answers."""
-    pairs = itertools.islice(prepared.config.run_data.pairs("calibration"), num_pairs)
-    answers = [completion for pair in pairs for completion in pair.completions()]
+    answers = list(itertools.islice(prepared.kind.answers(prepared.config, "calibration"), num_answers))
     whole = [item.error is None and not item.is_cut for item in prepared.renderer.render(answers)]  # each side cuts in its own way
     completions = list(itertools.compress(answers, whole))
     if not completions:

@@ -16,7 +16,7 @@ from assay.models.device import token_budget
 from assay.records import Dtype
 from assay.scorers.ensemble import Combination, How
 from assay.training.loop import LoopSettings
-from assay.training.tasks.pairs import Objective
+from assay.training.objective import Objective
 
 ModelPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]  # the first word after a command
 Tracker = Literal["tensorboard", "wandb", "trackio"]
@@ -85,6 +85,8 @@ class Machine:
     """Steps between checkpoints; one more at the end of each epoch."""
     reference: int = 1000
     """Answers kept with the artifact for assay audit drift; 0: none."""
+    track: tuple[Tracker, ...] = ()
+    """Also log to these trackers."""
 
     def __post_init__(self) -> None:
         if self.batch_tokens is not None and self.batch_tokens < 1:
@@ -99,6 +101,8 @@ class Machine:
 class TrainConfig:
     """Train a reward model on preference pairs, then calibrate, evaluate and report it."""
 
+    kind: str = "pairs"
+    """What is trained on: pairs (preferences)."""
     data: tuple[str, ...]
     """Pairs: jsonl, jsonl.gz, json, parquet, or hub:org/name#split."""
     base: str | None = None
@@ -138,8 +142,6 @@ class TrainConfig:
     resume: bool = False
     """Continue from the newest checkpoint in --out."""
     seed: int = 0
-    track: tuple[Tracker, ...] = ()
-    """Also log to these trackers."""
     objective: Objective = field(default_factory=Objective)
     regularization: Regularization = field(default_factory=Regularization)
     members: Members = field(default_factory=Members)
@@ -150,6 +152,8 @@ class TrainConfig:
         parse_depth(self.depth_rule)
         if self.machine.shard and parse_params(self.params)[0] == "head":
             raise ValueError(f"--shard spreads trained layers over the processes, --params {self.params} trains none: leave it out")
+        if self.members.ensemble > 1 and self.kind != "pairs":
+            raise ValueError(f"--ensemble {self.members.ensemble} is of models of pairs: leave it out with --kind {self.kind}")
         if self.members.ensemble > 1 and (self.machine.shard or self.reads_mean or parse_params(self.params)[0] == "lora"):
             other = "--shard" if self.machine.shard else f"--params {self.params}"
             fix = "train each member by itself (--seed 0, 1, ...) and join them with assay model ensemble"
@@ -203,12 +207,10 @@ class TrainConfig:
 
 
 class Derived(NamedTuple):
-    """loop: its settings. reasons: why those that were not given are what they are. length_slope: with --debias-length, see
-    `PairTask`."""
+    """loop: its settings. reasons: why those that were not given are what they are."""
 
     loop: LoopSettings
     reasons: dict[str, str]
-    length_slope: float = 0.0
 
 
 class _Defaults(NamedTuple):

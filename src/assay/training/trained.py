@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 
 from assay.console import progress, say
-from assay.data.table import PairTable
+from assay.data.table import SequenceTable
 from assay.models.backbone import Backbone, add_dropout, split_backbone
 from assay.models.lora import add_lora, merge_lora
 from assay.models.mean_layer import MeanReadModel
@@ -60,7 +60,7 @@ class Trained:
 
 
 def trained_part(
-    config: TrainConfig, whole: RewardModel, table: PairTable, *, batch_tokens: int, base_digest: str
+    config: TrainConfig, whole: RewardModel, table: SequenceTable, *, batch_tokens: int, base_digest: str
 ) -> tuple[Trained, Source]:
     """The part of a model that --params names, in float32, and the rows of the table as it takes them.
 
@@ -90,7 +90,7 @@ def trained_part(
 
 @contextmanager
 def _cache_settings(
-    config: TrainConfig, whole: RewardModel, table: PairTable, batch_tokens: int, base_digest: str
+    config: TrainConfig, whole: RewardModel, table: SequenceTable, batch_tokens: int, base_digest: str
 ) -> Iterator[dict[str, Any]]:
     """What `build_cache` and `final_states` are given alike, under a progress bar."""
 
@@ -109,7 +109,7 @@ def _cache_settings(
 
 
 def _head_on_states(
-    config: TrainConfig, whole: RewardModel, table: PairTable, settings: dict[str, Any]
+    config: TrainConfig, whole: RewardModel, table: SequenceTable, settings: dict[str, Any]
 ) -> tuple[RewardModel, StateSource]:
     """The head alone, on what the frozen backbone gives at the rewarded tokens."""
     model = MeanReadModel(whole) if config.reads_mean else whole
@@ -121,7 +121,7 @@ def _head_on_states(
 
 
 def _blocks_on_trunk(
-    whole: RewardModel, num_blocks: int, dropout: float, table: PairTable, settings: dict[str, Any]
+    whole: RewardModel, num_blocks: int, dropout: float, table: SequenceTable, settings: dict[str, Any]
 ) -> tuple[RewardModel, ActivationCache]:
     """The last blocks, the final norm and the head, on what the frozen blocks below give."""
     trunk, top = split_backbone(whole.backbone, num_blocks)

@@ -10,8 +10,9 @@ import torch
 
 from assay.data.table import PairTable, build_table
 from assay.training.batches import TokenSource
+from assay.training.objective import Objective, batch_loss
 from assay.training.prepare import prepare
-from assay.training.tasks.pairs import Objective, PairTask, batch_loss, pair_figures
+from assay.training.tasks.pairs import PairTask, pair_figures
 from tiny import labelled_pairs, tiny_model, tiny_renderer, toy_pairs
 from toy_runs import config_of
 

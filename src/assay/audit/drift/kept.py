@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -24,10 +24,9 @@ from assay.audit.drift.reference import (
     observe,
     save_reference,
 )
-from assay.audit.drift.samples import FIRST_READ, answers_of, draw, read_sample
+from assay.audit.drift.samples import FIRST_READ, draw, read_sample
 from assay.console import progress, say
 from assay.data.rows import slug
-from assay.data.run_data import RunData
 from assay.data.split import is_among
 from assay.records import Completion, Dtype, PreferencePair
 from assay.run_files import ENSEMBLE, MONITOR, read_description, uncalibrated_fingerprint
@@ -96,18 +95,24 @@ def fit_reference(opened: Opened, sets: Sequence[str], *, limit: int, form: str 
     return keep_reference(opened, bank, held, data=", ".join(map(slug, sets)), note=note)
 
 
-def reference_of_run(data: RunData, artifact: Path, *, num_answers: int, seed: int, dtype: str, device: str) -> None:
-    """Keep the reference of a run that was just saved: a bank of its training pairs, held-out rows of its calibration split.
+def reference_of_run(
+    trained_on: Iterable[Completion],
+    calibrated_on: Iterable[Completion],
+    artifact: Path,
+    *,
+    num_answers: int,
+    seed: int,
+    dtype: str,
+    device: str,
+) -> None:
+    """Keep the reference of a run that was just saved: a bank of its training answers, held-out rows of its calibration split.
 
     num_answers: of both samples together; 0 keeps none. Says why when there are too few prompts for one.
     """
     each = min(num_answers // 2, MOST_ROWS)
     if not each:
         return
-    bank, held = (
-        draw(answers_of(itertools.islice(pairs, FIRST_READ)), each, seed)
-        for pairs in (data.pairs("train"), data.pairs("calibration"))
-    )
+    bank, held = (draw(list(itertools.islice(answers, 2 * FIRST_READ)), each, seed) for answers in (trained_on, calibrated_on))
     fewest = min(len({completion.messages for completion in sample}) for sample in (bank, held))
     if fewest < MIN_PROMPTS:
         needed = f"{MIN_PROMPTS} are needed for assay audit drift"

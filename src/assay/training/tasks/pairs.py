@@ -6,64 +6,38 @@ Shapes: P pairs; 2 is chosen, rejected. Rewards are float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
+from assay.console import progress, say
+from assay.data.render import Renderer
+from assay.data.split import Split
 from assay.data.table import PairTable
-from assay.models.reward_model import RewardModel
+from assay.evaluation.calibrate import calibrate
+from assay.evaluation.measure import evaluate_pairs
+from assay.models.backbone import Backbone
+from assay.models.device import Compute, token_budget
+from assay.models.reward_model import Outputs, RewardModel
+from assay.records import Completion, PreferencePair, Report
+from assay.run_files import read_description
+from assay.scorers.opened import open_scorer
+from assay.scorers.wrappers.calibrated import MIN_PAIRS
 from assay.stats.metrics import log_losses
 from assay.training.batches import Source, outputs_at
-from assay.training.losses import (
-    bradley_terry,
-    centring,
-    davidson,
-    flipped_bradley_terry,
-    rao_kupper,
-    smooth_labels,
-    unflip_labels,
-)
-from assay.training.tasks.task import BatchLoss
+from assay.training.depth import DepthProbe, layer_differences, probe_differences
+from assay.training.objective import Objective, batch_loss, length_log_odds
+from assay.training.pair_rows import read_table
+from assay.training.prepare import Prepared
+from assay.training.record import accuracy_report, training_sample
+from assay.training.settings import TrainConfig
+from assay.training.tasks.task import BatchLoss, Built, Measured
+from assay.training.trained import in_dtype
 
-Loss = Literal["bradley-terry", "rdpo", "flips", "rao-kupper", "davidson"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """The loss of a pair."""
-
-    loss: Loss = "bradley-terry"
-    """rdpo, flips: for wrong labels; rao-kupper, davidson: for ties."""
-    label_smoothing: float = 0.0
-    """Probability moved from each label to the other answer."""
-    flip_rate: float = 0.0
-    """Known share of wrong labels, for rdpo and flips."""
-    tie_share: float = 0.5
-    """Probability that equal answers tie, for rao-kupper and davidson."""
-    use_margin: bool = False
-    """Use the margins of the data, which must be in logits."""
-    centring: float = 0.01
-    """Coefficient of the penalty on each prompt's mean reward."""
-    debias_length: bool = False
-    """Leave out of the reward what length alone says of the labels."""
-
-    def __post_init__(self) -> None:
-        for name in ("label_smoothing", "flip_rate"):
-            if not 0 <= getattr(self, name) < 0.5:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 0 and below 0.5")
-        if not 0 < self.tie_share < 1:
-            raise ValueError(f"--tie-share {self.tie_share} must lie between 0 and 1")
-        if not 0 <= self.centring < math.inf:
-            raise ValueError(f"--centring {self.centring} must be 0 or more")
-        if self.flip_rate and self.loss not in ("rdpo", "flips"):
-            raise ValueError(f"--flip-rate {self.flip_rate} says nothing to --loss {self.loss}: use --loss flips or rdpo")
-        if self.debias_length and self.loss in ("rao-kupper", "davidson"):
-            raise ValueError(f"--debias-length cannot be joined with --loss {self.loss}: its ties stand for equal answers")
-        if self.use_margin and self.loss in ("rao-kupper", "davidson"):
-            raise ValueError(f"--use-margin cannot be joined with --loss {self.loss}: its ties stand for small margins")
+OUTPUTS: Outputs = "members"
+PROBED = 1000  # training pairs of the depth probe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,32 +69,6 @@ class PairTask:
         return outputs_at(model, self.source, rows)[:, 0].reshape(-1, 2)
 
 
-def batch_loss(
-    rewards_P2: torch.Tensor, table: PairTable, rows: np.ndarray, objective: Objective, length_slope: float = 0.0
-) -> BatchLoss:
-    """Summed loss of P pairs; columns are the sums of the loss without centring, of right pairs, of margins and of |rewards|.
-
-    length_slope: b of `length_log_odds`. The loss is that of d + b x length gap instead of d, so that the reward learns what length
-    does not say: a product of experts (Hinton 2002; Clark et al. 2019, equation 3, "Don't take the easy way out").
-    """
-    device = rewards_P2.device
-    chosen_P, rejected_P = rewards_P2.float().unbind(1)
-    preference_P = torch.from_numpy(table.preference[rows]).to(device)
-    weight_P = torch.from_numpy(table.weight[rows]).to(device)
-    margin_P = torch.from_numpy(np.nan_to_num(table.margin[rows])).to(device) if objective.use_margin else None
-    if length_slope:
-        known_P = torch.from_numpy(length_slope * table.length_gap[rows]).to(device)
-        margin_P = -known_P if margin_P is None else margin_P - known_P
-    nll_P = pair_losses(chosen_P, rejected_P, preference_P, margin_P, objective) * weight_P
-    loss = nll_P.sum()
-    if objective.centring:
-        loss = loss + objective.centring * (centring(chosen_P, rejected_P) * weight_P).sum()
-    difference_P = (chosen_P - rejected_P).detach()
-    right = (difference_P * (preference_P - 0.5) > 0).sum()
-    sums = torch.stack([nll_P.detach().sum(), right.float(), difference_P.sum(), rewards_P2.detach().abs().mean(1).sum()])
-    return BatchLoss(loss, sums)
-
-
 class PairFigures(NamedTuple):
     """Mean loss, accuracy (a tie of the rewards is wrong, a tie of the labels is left out) and number of pairs."""
 
@@ -139,44 +87,68 @@ def pair_figures(rewards_P2: np.ndarray, preference_P: np.ndarray) -> PairFigure
     )
 
 
-def length_log_odds(gap_P: np.ndarray, preference_P: np.ndarray, weight_P: np.ndarray, *, l2: float = 1.0) -> float:
-    """Slope b of a model of the labels that sees length only: P(chosen wins) = sigmoid(b x gap), in logits.
-
-    gap_P: log length of chosen minus that of rejected, (P,). Logistic regression without an intercept, by Newton steps; l2 keeps b
-    finite where length decides every label. First step of fitting the residual of a known bias: He et al. (2019), "Unlearn dataset
-    bias in natural language inference by fitting the residual"; Clark et al. (2019).
-    """
-    gap_P, weight_P = gap_P.astype(np.float64), weight_P.astype(np.float64)
-    slope = 0.0
-    for _ in range(50):
-        p_P = 1 / (1 + np.exp(-np.clip(slope * gap_P, -30, 30)))
-        gradient = float(np.sum(weight_P * (p_P - preference_P) * gap_P)) + l2 * slope
-        curvature = float(np.sum(weight_P * p_P * (1 - p_P) * gap_P**2)) + l2
-        step = gradient / curvature
-        slope -= max(-1.0, min(1.0, step))
-        if abs(step) < 1e-9:
-            break
-    return slope
+def check_flags(config: TrainConfig) -> None:
+    """Pairs take every flag."""
 
 
-def pair_losses(
-    chosen_P: torch.Tensor,
-    rejected_P: torch.Tensor,
-    preference_P: torch.Tensor,
-    margin_P: torch.Tensor | None,
-    objective: Objective,
-) -> torch.Tensor:
-    """Loss of each pair, (P,), before weights and centring."""
-    if objective.loss in ("rao-kupper", "davidson"):
-        # Between equals the probability of a tie is tanh(width / 2) and w / (2 + w).
-        share = objective.tie_share
-        if objective.loss == "rao-kupper":
-            return rao_kupper(chosen_P, rejected_P, preference_P, 2 * math.atanh(share))
-        return davidson(chosen_P, rejected_P, preference_P, math.log(2 * share / (1 - share)))
-    if objective.label_smoothing:
-        preference_P = smooth_labels(preference_P, objective.label_smoothing)
-    if objective.loss == "flips":
-        return flipped_bradley_terry(chosen_P, rejected_P, preference_P, objective.flip_rate, margin_P)
-    if objective.loss == "rdpo":
-        preference_P = unflip_labels(preference_P, objective.flip_rate)
-    return bradley_terry(chosen_P, rejected_P, preference_P, margin_P)
+def read_rows(
+    config: TrainConfig, renderer: Renderer, split: Callable[[PreferencePair], str] | None
+) -> tuple[PairTable, list[dict[str, Any]]]:
+    return read_table(config, renderer, split)
+
+
+def num_outputs(table: PairTable) -> int:
+    return 1
+
+
+def probe_depth(backbone: Backbone, table: PairTable, compute: Compute, config: TrainConfig) -> DepthProbe | None:
+    """Linear Bradley-Terry models after every layer, on up to `PROBED` training pairs."""
+    rows = np.sort(np.random.default_rng(config.seed).permutation(table.rows("train"))[:PROBED])
+    frozen = in_dtype(backbone, compute.dtype).to(compute.device)
+    with progress("depth probe", 2 * len(rows), "answers") as advance:
+        differences_LRPD = layer_differences(frozen, table, rows, max_tokens=token_budget(compute.device), on_answers=advance)
+    return probe_differences(differences_LRPD, table.preference[rows], table.prompt[rows], seed=config.seed)
+
+
+def build_task(config: TrainConfig, table: PairTable, source: Source) -> Built:
+    """With --debias-length, the length slope of the training split."""
+    slope, reasons = 0.0, {}
+    if config.objective.debias_length:
+        rows = table.rows("train")
+        slope = length_log_odds(table.length_gap[rows], table.preference[rows], table.weight[rows])
+        why = f"what the length of the answer alone says of {len(rows):,} training labels, in logits for each unit of log length"
+        say("length slope", f"{slope:g}: {why}")
+        reasons = {"length_slope": why}
+    task = PairTask(table=table, source=source, objective=config.objective, length_slope=slope)
+    return Built(task, {**asdict(config.objective), "length_slope": slope}, reasons)
+
+
+def training_report(prepared: Prepared, log: list[dict[str, Any]]) -> Report:
+    """Accuracy on the training sample and on the calibration split, and the training curve."""
+    task: PairTask = prepared.task
+    train_P2, heldout_P2 = (
+        task.rewards(prepared.model, rows) for rows in (training_sample(prepared), prepared.table.rows("calibration"))
+    )
+    return accuracy_report(prepared, log, train_P2, heldout_P2)
+
+
+def answers(config: TrainConfig, split: Split) -> Iterator[Completion]:
+    return (completion for pair in config.run_data.pairs(split) for completion in pair.completions())
+
+
+def measure(config: TrainConfig) -> Measured | None:
+    """Calibrate on the calibration split, evaluate on the test split; one that is too small is said to be, and left out."""
+    splits = read_description(config.out / "artifact")["splits"]
+    if splits["calibration"]["num_pairs"] >= MIN_PAIRS:
+        opened = open_scorer(config.out, device=config.machine.device, dtype=config.machine.dtype)
+        calibrate(opened, opened.own_pairs("calibration"))
+    else:
+        few = f"the calibration split has {splits['calibration']['num_pairs']} pairs, {MIN_PAIRS} are needed"
+        say("not calibrated", f"{few}: raise --calibration, or run assay model calibrate with --data")
+    if not (splits["test"]["num_pairs"] or config.eval_data is not None):
+        say("not evaluated", "the test split is empty: raise --test, or run assay evaluate with --data")
+        return None
+    opened = open_scorer(config.out, device=config.machine.device, dtype=config.machine.dtype)
+    named = opened.own_pairs("test")
+    result = evaluate_pairs(opened, named, title=f"Evaluation on {named.name}", seed=config.seed)
+    return Measured(result, named.kept_as)

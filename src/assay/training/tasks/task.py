@@ -1,14 +1,30 @@
-"""What the loop asks of a training task; a new kind of training is a module in this folder that answers it."""
+"""What the loop asks of a training task, and what a run asks of a kind of training: a module in this folder that answers both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 
-from assay.models.reward_model import RewardModel
+from assay.data.render import Renderer
+from assay.data.split import Split
+from assay.data.table import SplitTable
+from assay.models.backbone import Backbone
+from assay.models.reward_model import Outputs, RewardModel
+from assay.records import Completion, PreferencePair, Report, Result
+
+if TYPE_CHECKING:
+    from assay.models.device import Compute
+    from assay.training.batches import Source
+    from assay.training.depth import DepthProbe
+    from assay.training.prepare import Prepared
+    from assay.training.settings import TrainConfig
+
+COUNTER_EXAMPLES = "augmented"  # split of the rows that --augment makes; they are trained on too
 
 
 class BatchLoss(NamedTuple):
@@ -41,3 +57,70 @@ class Task(Protocol):
     def evaluate(self, model: RewardModel, rows: np.ndarray) -> dict[str, float]:
         """Figures of held-out rows, "loss" among them: early stopping looks for its minimum. Every process gets the same ones."""
         ...
+
+
+class Built(NamedTuple):
+    """A task for a table, with the settings that it was given or found in the data, and the reason of each that was found."""
+
+    task: Any
+    settings: dict[str, Any]
+    reasons: dict[str, str]
+
+
+class Measured(NamedTuple):
+    """A result on the test split, and the name under which the run keeps its report."""
+
+    result: Result
+    kept_as: str
+
+
+class Kind(Protocol):
+    """A kind of training, as a module of this folder: `assay train --kind NAME` imports `training/tasks/NAME.py`.
+
+    OUTPUTS: what the head gives (`RewardModel.outputs`); `models/heads.py` says how an artifact keeps it.
+    """
+
+    OUTPUTS: Outputs
+
+    def check_flags(self, config: TrainConfig) -> None:
+        """Raises ValueError for flags that this kind does not know, naming them."""
+        ...
+
+    def read_rows(
+        self, config: TrainConfig, renderer: Renderer, split: Callable[[PreferencePair], str] | None
+    ) -> tuple[SplitTable, list[dict[str, Any]]]:
+        """The rows as tokens, in splits; what was read of each file, for reward.json. split: a rule of the caller."""
+        ...
+
+    def num_outputs(self, table: Any) -> int:
+        """Outputs of a fresh head."""
+        ...
+
+    def probe_depth(self, backbone: Backbone, table: Any, compute: Compute, config: TrainConfig) -> DepthProbe | None:
+        """After which layer to cut; None where the kind has no probe: the backbone is then kept whole."""
+        ...
+
+    def build_task(self, config: TrainConfig, table: Any, source: Source) -> Built:
+        """The task that the loop trains."""
+        ...
+
+    def training_report(self, prepared: Prepared, log: list[dict[str, Any]]) -> Report:
+        """Figures of training and calibration rows by the fitted model. log: of metrics.jsonl. Every process calls it."""
+        ...
+
+    def answers(self, config: TrainConfig, split: Split) -> Iterator[Completion]:
+        """The answers of a split, read again: for the check of the saved model, and for what drift is compared with."""
+        ...
+
+    def measure(self, config: TrainConfig) -> Measured | None:
+        """Calibrate the saved model and measure it on the test split; None, having said why, where there is too little of it."""
+        ...
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of training of that name. Raises ValueError naming the kinds that there are."""
+    package = __name__.rpartition(".")[0]
+    names = sorted({module.name for module in iter_modules(import_module(package).__path__)} - {__name__.rpartition(".")[2]})
+    if name not in names:
+        raise ValueError(f"--kind {name} is not known: use {' or '.join(names)}")
+    return cast(Kind, import_module(f"{package}.{name}"))

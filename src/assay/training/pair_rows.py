@@ -1,0 +1,108 @@
+"""Preference pairs for a run: read, split, replayed, augmented and rendered into a table on disk."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.audit.probes.selection import failed_probes
+from assay.console import console, say
+from assay.data.pairs import read_pairs
+from assay.data.render import Renderer
+from assay.data.run_data import run_data
+from assay.data.split import refuse_overlap
+from assay.data.table import PairTable, build_table
+from assay.errors import DataError
+from assay.files import file_sha256
+from assay.records import PreferencePair
+from assay.training import distributed
+from assay.training.augment import AUGMENTED, augmented
+from assay.training.settings import TrainConfig
+from assay.training.tasks.task import COUNTER_EXAMPLES
+
+REPLAY = "assay.replay"  # tag of a pair of an earlier run
+
+
+def read_table(
+    config: TrainConfig, renderer: Renderer, split: Callable[[PreferencePair], str] | None
+) -> tuple[PairTable, list[dict[str, Any]]]:
+    """Read, split and tokenise the data once; what was read, set aside and cut is printed, and returned for reward.json."""
+    rule = "hash of the prompt" if split is None else "whole groups"
+    split_of_pair = split or (lambda pair: _split_with_added(config, pair))
+    readers = [
+        read_pairs(path, form=config.form, limit=config.limit, strict=config.strict, seed=config.seed) for path in config.data
+    ]
+    path = config.out / "cache" / "tokens.arrow"
+    with distributed.rank0_first():
+        if distributed.rank() != 0:
+            return PairTable(path), []
+        with console.status("reading and tokenising"):
+            pairs = with_counter_examples(with_replay(itertools.chain.from_iterable(readers), config), config, split is None)
+            table, count = build_table(pairs, renderer, path, split=split_of_pair)
+    data = []
+    for name, reader in zip(config.data, readers, strict=True):
+        say("read", f"{name}: {reader.summary()}")
+        entry = {"name": Path(name).name, "num_pairs": reader.problems.num_pairs, "note": reader.summary()}
+        data.append(entry | ({"fingerprint": file_sha256(Path(name))[:32]} if Path(name).is_file() else {}))
+    say("rendered", count.summary())
+    sizes = {name: len(table.rows(name)) for name in ("train", "calibration", "test")}
+    say("split", ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + f" pairs, by {rule}")
+    if num_added := len(table.rows(COUNTER_EXAMPLES)):
+        part = f"{num_added / (num_added + sizes['train']):.1%} of what is trained on"
+        say("augment", f"{num_added:,} counter-examples beside the training pairs, {part}; held-out pairs are as they were")
+    if not sizes["train"]:
+        raise DataError(
+            f"no pair is in the training split of {', '.join(config.data)}: give more prompts, or lower --calibration and --test"
+        )
+    if config.eval_data is not None:
+        hashes = np.union1d(table.prompt, config.run_data.known_prompts)  # of the calibration split too
+        tested = read_pairs(config.eval_data, form=config.form, strict=config.strict)
+        refuse_overlap(hashes, tested, train_name=", ".join(config.data), eval_name=config.eval_data)
+    return table, data
+
+
+def with_replay(pairs: Iterable[PreferencePair], config: TrainConfig) -> Iterator[PreferencePair]:
+    """The pairs, then a random sample of the training pairs of --init-from: the share --replay of all training pairs."""
+    num_new = 0
+    for pair in pairs:
+        num_new += config.replay > 0 and config.run_data.split_of(pair) == "train"
+        yield pair
+    if not config.replay or config.init_from is None:
+        return
+    rng, drawn = np.random.default_rng(config.seed), []
+    wanted = round(num_new * config.replay / (1 - config.replay))
+    for number, pair in enumerate(run_data(config.init_from).pairs("train")):  # reservoir sampling: Vitter (1985), R
+        if number < wanted:
+            drawn.append(pair)
+        elif (place := int(rng.integers(number + 1))) < wanted:
+            drawn[place] = pair
+    say("replay", f"{len(drawn):,} of the training pairs of {config.init_from} beside {num_new:,} new ones")
+    yield from (replace(pair, tags={**pair.tags, REPLAY: "yes"}) for pair in drawn)
+
+
+def with_counter_examples(pairs: Iterable[PreferencePair], config: TrainConfig, by_prompt: bool) -> Iterator[PreferencePair]:
+    """The pairs; with --augment each training pair is followed by the counter-examples made from it."""
+    regularization = config.regularization
+    if regularization.augment is None:
+        yield from pairs
+        return
+    if not by_prompt:
+        raise ValueError(f"--augment {regularization.augment} goes with the split by prompt: leave it out here")
+    only = None if regularization.augment == "probes" else failed_probes(Path(regularization.augment))
+    if only == ():
+        say("augment", f"no probe failed in {regularization.augment}: nothing is added")
+        yield from pairs
+        return
+    share, is_source = regularization.augment_share, lambda pair: _split_with_added(config, pair) == "train"
+    yield from augmented(pairs, share=share, seed=config.seed, only=only, is_source=is_source)
+
+
+def _split_with_added(config: TrainConfig, pair: PreferencePair) -> str:
+    """The split of a pair: by prompt; replayed pairs are in the training split, counter-examples in a split of their own."""
+    name = "train" if REPLAY in pair.tags else config.run_data.split_of(pair)
+    return COUNTER_EXAMPLES if name == "train" and AUGMENTED in pair.tags and config.regularization.augment is not None else name
