@@ -40,7 +40,7 @@ from assay.records import Completion, PreferencePair
 from assay.scorers.base import margins
 from assay.scorers.ensemble import Combination, members_of
 from assay.scorers.load import load
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
 from assay.training.run import train
 from assay.training.settings import Members, TrainConfig
@@ -153,7 +153,7 @@ def on_pairs(members_KP2: np.ndarray, pairs: list[PreferencePair]) -> dict[str, 
     for name, way in WAYS.items():
         value = way(members_KP2.reshape(len(members_KP2), -1))[0].reshape(-1, 2)
         right = is_right(value[:, 0] - value[:, 1], labels)
-        low, high = cluster_bootstrap(right - single, prompts, seed=0, support=None)
+        low, high = mean_interval(right - single, prompts, seed=0, support=None)
         row[f"accuracy: {name}"] = round(float(np.nanmean(right)), 4)
         row[f"gain: {name}"] = [round(float(np.nanmean(right - single)), 4), round(low, 4), round(high, 4)]
     covered = covered_gain(members_KP2, labels, prompts)
@@ -204,7 +204,7 @@ def best_of_n(config: EnsembleBenchConfig, members: Any, test_prompts: set[str])
         value = way(members_KN)[0]
         row["best of n"][name] = best_of_n_curve(of_groups(value), golds, sizes).gold.round(4).tolist()
         gain = picked(value) - single_picks
-        low, high = cluster_bootstrap(gain, np.arange(len(gain)), seed=0, support=None)
+        low, high = mean_interval(gain, np.arange(len(gain)), seed=0, support=None)
         row[f"best-of-n gain: {name}"] = [round(float(gain.mean()), 4), round(low, 4), round(high, 4)]
     return row
 

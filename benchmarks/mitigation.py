@@ -37,7 +37,7 @@ from assay.records import Completion, Metric, PreferencePair
 from assay.scorers.base import Scorer, margins
 from assay.scorers.local import load_raw
 from assay.scorers.wrappers.debiased import Debiased, fit_length_slope
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import accuracy, is_right
 from assay.training.objective import Objective
 from assay.training.run import train
@@ -164,7 +164,7 @@ def measure(scorer: Scorer, test: list[PreferencePair], config: MitigationConfig
     margins_P = margins(scorer, test)
     labels_P = np.array([pair.preference for pair in test])
     clusters_P = np.array([pair.prompt_key for pair in test])
-    interval = cluster_bootstrap(is_right(margins_P, labels_P), clusters_P, seed=config.seed)
+    interval = mean_interval(is_right(margins_P, labels_P), clusters_P, seed=config.seed)
     probes = [probe for probe in battery(test) if probe.name in PROBED]
     length = fit_length_slope(scorer, test)
     probed = run_probes(scorer, test, probes=[*probes, UNSEEN], max_rows=config.rows, seed=config.seed)

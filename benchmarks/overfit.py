@@ -29,7 +29,7 @@ from assay.console import say
 from assay.data.pairs import write_pairs
 from assay.data.split import split_of
 from assay.models.reward_model import new_head
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
 from assay.training.loop import fit
 from assay.training.objective import Objective
@@ -132,7 +132,7 @@ def main() -> int:
     plain = right(found["none"])
     rows = []
     for name, margins_SP in found.items():
-        gain = cluster_bootstrap(right(margins_SP) - plain, clusters, seed=0, support=None)
+        gain = mean_interval(right(margins_SP) - plain, clusters, seed=0, support=None)
         mean = float((right(margins_SP) - plain).mean())
         row: dict[str, Any] = {"remedy": name, "held_out_accuracy": round(float(right(margins_SP).mean()), 4)}
         row["gain"] = [round(mean, 4), round(gain.low, 4), round(gain.high, 4)]

@@ -41,7 +41,7 @@ from assay.models.reward_model import new_head
 from assay.records import PreferencePair
 from assay.scorers.base import margins
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import brier, cluster_folds, is_right, sigmoid
 from assay.training.depth import PENALTIES, DepthProbe, fit_linear, layer_differences, probe_differences
 from assay.training.loop import fit
@@ -450,7 +450,7 @@ def summary(margins_SP: np.ndarray, pairs: list[PreferencePair], rival_SP: np.nd
     preference_P, prompts_P = np.array([pair.preference for pair in pairs]), np.array([pair.prompt_key for pair in pairs])
     right_SP = np.array([is_right(margins_P, preference_P) for margins_P in margins_SP])
     tested_P = ~np.isnan(right_SP).all(0)
-    interval = cluster_bootstrap(np.nanmean(right_SP[:, tested_P], 0), prompts_P[tested_P], seed=0)
+    interval = mean_interval(np.nanmean(right_SP[:, tested_P], 0), prompts_P[tested_P], seed=0)
     row: dict[str, Any] = {
         "accuracy": round(float(np.nanmean(right_SP)), 4),
         "interval": [round(interval.low, 4), round(interval.high, 4)],
@@ -470,7 +470,7 @@ def difference(margins_SP: np.ndarray, other_SP: np.ndarray, pairs: list[Prefere
     gain_SP = np.array([is_right(mine, preference_P) - is_right(other, preference_P) for mine, other in both])
     tested_P = ~np.isnan(gain_SP).all(0)
     gain_P = np.nanmean(gain_SP[:, tested_P], 0)
-    interval = cluster_bootstrap(gain_P, prompts_P[tested_P], seed=0, support=None)
+    interval = mean_interval(gain_P, prompts_P[tested_P], seed=0, support=None)
     return [round(float(gain_P.mean()), 4), round(interval.low, 4), round(interval.high, 4)]
 
 

@@ -7,6 +7,8 @@ python benchmarks/serve.py --parts load --vllm PATH/bin/python
 Servers and the client are processes of their own, on loopback. (load) 1, 8, 64, 256 callers, one completion a request, the answers
 of a prompt asked for by 8 callers at about the same time; who answers is asked in turn. (overload) four times the capacity arrives
 whatever becomes of it. (faults) random requests with faults and a table of what each must be answered. (memory) an hour's requests.
+(pairs) with --before: this service and another checkout's in turn, on a tiny model.
+(hardship) 1,000 callers, slow readers, half-open connections, bodies a byte a second, a full disk, jumping clocks, a killed writer.
 Every reward is compared with the offline scorer's; status 1 when one is wrong, an answer is lost, or a server has ended.
 """
 
@@ -30,17 +32,19 @@ from score_child import Child  # first: it notes which cores are ours
 from assay import cli  # then: it sets OpenMP up before torch is loaded
 
 # isort: split
+import serve_hardship
 import serve_stress
 import tyro
 from score import ScoreBenchConfig, log, machine, save_model
-from serve_load import ONE_SIZE, Bench, capacity, load, make_bench
+from serve_load import ONE_SIZE, Bench, capacity, load, make_bench, pairs
 from serve_models import save_items, save_tiny
 
 from assay.commands.demo.run import packaged_base
 from assay.models.device import pick_compute
 from assay.records import Dtype
 
-PARTS = ("load", "overload", "faults", "memory")
+PARTS = ("load", "overload", "faults", "memory", "hardship")
+ALL_PARTS = (*PARTS, "pairs")
 VERSIONS = ("assay-rm", "fastapi", "httpx2", "starlette", "uvicorn")
 
 
@@ -60,6 +64,10 @@ class ServeBenchConfig:
     answer_tokens: int = 48
     base: str | None = None
     dtype: Dtype = "auto"
+    hardships: tuple[str, ...] = ()
+    """Some parts of hardship alone, by their names in the result."""
+    before: Path | None = None
+    """Another checkout, whose `assay serve` is asked in turn with this one."""
     vllm: Path | None = None
     """Python of an environment that holds vLLM."""
     quick: bool = False
@@ -68,9 +76,9 @@ class ServeBenchConfig:
 
 def main() -> int:
     config = tyro.cli(ServeBenchConfig)
-    unknown = set(config.parts) - set(PARTS)
+    unknown = set(config.parts) - set(ALL_PARTS)
     if unknown:
-        raise ValueError(f"--parts {sorted(unknown)} is unknown: use some of {', '.join(PARTS)}")
+        raise ValueError(f"--parts {sorted(unknown)} is unknown: use some of {', '.join(ALL_PARTS)}")
     if config.quick:
         config = quick(config)
     began = time.perf_counter()
@@ -83,11 +91,12 @@ def main() -> int:
         if {"load", "overload", "memory"} & set(config.parts):
             with large(config, Path(directory) / "large", dtype) as (bench, sizes):
                 result |= {"items": sizes, **with_large(config, bench)}
-        if {"faults", "memory"} & set(config.parts):
+        if {"faults", "memory", "hardship", "pairs"} & set(config.parts):
             with tiny(base, Path(directory) / "tiny") as (bench, sizes):
                 result |= {"tiny_items": sizes, **with_tiny(config, bench, result.get("capacity_samples_per_s", 0.0))}
     print(json.dumps({**result, "seconds": round(time.perf_counter() - began)}))
-    return 1 if any(is_bad(result[part]) for part in config.parts) else 0
+    found = [one for part in config.parts for one in (result[part].values() if part == "pairs" else [result[part]])]
+    return 1 if any(map(is_bad, found)) else 0
 
 
 def quick(config: ServeBenchConfig) -> ServeBenchConfig:
@@ -130,7 +139,7 @@ def client(work: Path) -> Child:
 def with_large(config: ServeBenchConfig, bench: Bench) -> dict[str, Any]:
     result: dict[str, Any] = {}
     if "load" in config.parts:
-        result["load"] = found = load(bench, config.callers, config.rounds, config.seconds, config.vllm)
+        result["load"] = found = load(bench, config.callers, config.rounds, config.seconds, config.vllm, config.before)
         rate = found["ways"]["assay"][str(found["compared_at_callers"])]["samples_per_s"]["median"]
     else:
         rate = capacity(bench)
@@ -149,6 +158,13 @@ def with_tiny(config: ServeBenchConfig, bench: Bench, rate: float) -> dict[str, 
         count = min(config.max_memory_requests, round(rate * config.memory_seconds))
         result["memory"] = serve_stress.memory(bench, max(4000, count))
         log("memory", result["memory"])
+    if "pairs" in config.parts:
+        if config.before is None:
+            raise ValueError("--parts pairs compares two checkouts: give --before DIRECTORY")
+        result["pairs"] = {str(callers): pairs(bench, config.before, config.rounds, callers) for callers in config.callers}
+        log("pairs", result["pairs"])
+    if "hardship" in config.parts:
+        result["hardship"] = serve_hardship.hardship(bench, config.hardships)
     return result
 
 

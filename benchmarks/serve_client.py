@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -120,4 +121,6 @@ def prepare(work: Path) -> Mapping[str, Callable[..., Any]]:
 
 
 if __name__ == "__main__":
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 8192), hard))
     sys.exit(serve(lambda: prepare(Path(sys.argv[1]))))

@@ -48,10 +48,24 @@ def make_bench(work: Path, dtype: str, client: Child) -> Bench:
     return Bench(work=work, dtype=dtype, client=client, values=values, tolerance=about["tolerance"], rate=rate)
 
 
-def assay_server(bench: Bench, *settings: str, timeout: float = 600.0) -> Server:
-    command = [sys.executable, "-m", "assay.cli", "serve", f"rm={bench.work / 'artifact'}", "--port", "0", "--device", "cpu"]
+def assay_server(
+    bench: Bench, *settings: str, timeout: float = 600.0, launcher: Path | None = None, checkout: Path | None = None
+) -> Server:
+    """launcher: a script that is run in place of assay's command, with the same words. checkout: another one, whose code serves."""
+    command = [
+        sys.executable,
+        *(["-m", "assay.cli"] if launcher is None else [str(launcher)]),
+        "serve",
+        f"rm={bench.work / 'artifact'}",
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+    ]
     command += ["--dtype", bench.dtype, "--timeout", str(timeout), *settings]
-    return Server(command, bench.work / "serve.log", health="/readyz")
+    environment = None if checkout is None else {**os.environ, "PYTHONPATH": str(checkout / "src")}
+    log_file = bench.work / ("serve.log" if checkout is None else "before.log")
+    return Server(command, log_file, health="/readyz", environment=environment)
 
 
 def plain_server(bench: Bench, at_once: str) -> Server:
@@ -135,16 +149,20 @@ def judged(bench: Bench, answers: Sequence[Any]) -> tuple[int, int, float]:
     return right, len(differences) - right, float(max(differences, default=0.0))
 
 
-def load(bench: Bench, callers: Sequence[int], rounds: int, seconds: float, vllm: Path | None) -> dict[str, Any]:
-    """Every number of callers against every way, in turn."""
+def load(
+    bench: Bench, callers: Sequence[int], rounds: int, seconds: float, vllm: Path | None, before: Path | None = None
+) -> dict[str, Any]:
+    """Every number of callers against every way, in turn. before: a checkout whose service is one more way."""
     compared = max((number for number in callers if number <= ONE_SIZE), default=min(callers))
     plain_kind, plain_rates = faster_plain(bench, compared)
     left_out = {} if vllm else {"vllm": "no --vllm was given"}
-    rates = {"assay": bench.rate, "plain": plain_rates[plain_kind], "vllm": bench.rate}
+    rates = {"assay": bench.rate, "before": bench.rate, "plain": plain_rates[plain_kind], "vllm": bench.rate}
     rows: dict[str, dict[int, list[dict[str, Any]]]] = {}
     offline: list[dict[str, Any]] = []
     with ExitStack() as stack:
         servers = {"assay": stack.enter_context(assay_server(bench)), "plain": stack.enter_context(plain_server(bench, plain_kind))}
+        if before:
+            servers["before"] = stack.enter_context(assay_server(bench, checkout=before))
         if vllm:
             try:
                 servers["vllm"] = stack.enter_context(vllm_server(bench, vllm))
@@ -154,7 +172,7 @@ def load(bench: Bench, callers: Sequence[int], rounds: int, seconds: float, vllm
         scorer.ask("score", workload="serve-part")
         for form, server in servers.items():
             rows[form] = {number: [] for number in callers}
-            ask(bench, server, form, count=16, callers=8)  # to warm up
+            ask(bench, server, spoken(form), count=16, callers=8)  # to warm up
             server.pause()
         for turn in range(rounds):
             before = spent(scorer.process.pid)
@@ -167,7 +185,7 @@ def load(bench: Bench, callers: Sequence[int], rounds: int, seconds: float, vllm
                 for form, server in servers.items():
                     count = samples(bench, number, seconds * rates[form], number <= ONE_SIZE)
                     server.resume()
-                    rows[form][number].append(ask(bench, server, form, count=count, callers=number))
+                    rows[form][number].append(ask(bench, server, spoken(form), count=count, callers=number))
                     server.pause()
                     log(f"round {turn + 1} {form}", rows[form][number][-1])
     ours = rows["assay"][compared]
@@ -179,6 +197,11 @@ def load(bench: Bench, callers: Sequence[int], rounds: int, seconds: float, vllm
         "compared_at_callers": compared,
         "assay_over_offline": ratio(ours, offline, "samples_per_s"),
         "assay_over": {form: ratio(ours, by[compared], "samples_per_s") for form, by in rows.items() if form != "assay"},
+        "before_cpu_over_assay_cpu": {
+            str(number): ratio(rows["before"][number], rows["assay"][number], "server_cpu_s_per_sample") for number in callers
+        }
+        if before
+        else None,
         "offline_cpu_over_assay_cpu": spread(
             [a["cpu_s_per_sample"] / b["server_cpu_s_per_sample"] for a, b in zip(offline, ours, strict=True)]
         ),
@@ -188,6 +211,39 @@ def load(bench: Bench, callers: Sequence[int], rounds: int, seconds: float, vllm
         "wrong": sum(row["wrong"] for found in rows["assay"].values() for row in found),
         "lost": sum(row["unanswered"] for found in rows["assay"].values() for row in found),
     }
+
+
+def pairs(bench: Bench, before: Path, rounds: int, callers: int, count: int = 400) -> dict[str, Any]:
+    """This service and another checkout's in turn on a tiny model, where requests cost more than rewards."""
+    rows: dict[str, list[dict[str, Any]]] = {"now": [], "before": []}
+    with assay_server(bench) as now, assay_server(bench, checkout=before) as then:
+        servers = {"now": now, "before": then}
+        for server in servers.values():
+            ask(bench, server, "assay", count=64, callers=8)  # to warm up
+            server.pause()
+        for turn in range(rounds):
+            for name in sorted(servers, reverse=bool(turn % 2)):
+                servers[name].resume()
+                rows[name].append(ask(bench, servers[name], "assay", count=count, callers=callers))
+                servers[name].pause()
+                log(f"pair {turn + 1} {name}", rows[name][-1])
+        for server in servers.values():
+            server.resume()
+    return {
+        "callers": callers,
+        "samples_each": count,
+        "cpu_of_a_sample_before_over_now": ratio(rows["before"], rows["now"], "server_cpu_s_per_sample"),
+        "event_loop_of_a_sample_before_over_now": ratio(rows["before"], rows["now"], "main_thread_cpu_s_per_sample"),
+        "samples_per_s_now_over_before": ratio(rows["now"], rows["before"], "samples_per_s"),
+        "p99_s_before_over_now": ratio(rows["before"], rows["now"], "p99_s"),
+        "wrong": sum(row["wrong"] for found in rows.values() for row in found),
+        "lost": sum(row["unanswered"] for found in rows.values() for row in found),
+    }
+
+
+def spoken(way: str) -> str:
+    """The form of a way's requests."""
+    return "assay" if way == "before" else way
 
 
 def faster_plain(bench: Bench, callers: int) -> tuple[str, dict[str, float]]:

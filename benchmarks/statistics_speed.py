@@ -32,7 +32,8 @@ import tyro
 
 from assay.data.pairs import read_pairs
 from assay.evaluation.compare import Side, compare_margins
-from assay.evaluation.evaluate import BAG_OF_WORDS, evaluate_margins
+from assay.evaluation.evaluate import evaluate_margins
+from assay.evaluation.rivals import BAG_OF_WORDS
 from assay.evaluation.slices import columns_of, slice_tables
 from assay.records import PreferencePair
 from assay.scorers.baselines import LengthScorer

@@ -62,11 +62,11 @@ def service_of(*scorers: Scorer, names: tuple[str, ...] = ("rm", "other"), linge
 
 
 @contextmanager
-def serving(service: Service, **settings) -> Iterator[httpx2.Client]:
+def serving(service: Service, http="auto", **settings) -> Iterator[httpx2.Client]:
     """Serves until the block ends; gives a client whose base URL is the service's."""
     app = build_app(service, drain_seconds=5.0, **settings)
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5
+        app, host="127.0.0.1", port=0, http=http, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -74,6 +74,22 @@ def test_help_takes_under_a_second_of_processor_time():
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["data", "check", "--help"], ["data", "check", "missing.jsonl"]], ids=" ".join)
+def test_a_reader_that_leaves_early_ends_the_command_without_a_word(arguments):
+    """As `| head` does: both streams lead into a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "assay.cli", *arguments]
+    with subprocess.Popen(command, stdout=writing, stderr=subprocess.PIPE, text=True) as alone:
+        assert alone.stderr is not None
+        told = alone.stderr.read()
+    both = subprocess.run(command, stdout=writing, stderr=writing, timeout=120, check=False)
+    os.close(writing)
+    if arguments[-1] == "--help":
+        assert (alone.returncode, told) == (141, "")
+    assert both.returncode == 141
+
+
 def test_a_word_that_is_none_exits_with_2_and_says_where_they_stand(capsys):
     assert main(["trust", "runs/x"]) == 2
     assert "there is no command 'trust': see assay --help" in printed(capsys)

@@ -6,14 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DebertaV2Config,
     Gemma3TextConfig,
     LlamaConfig,
+    ModernBertConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
+    RobertaConfig,
+    XLMRobertaConfig,
 )
 
 from assay.data.render import Renderer
@@ -115,6 +121,72 @@ def save_tiny_base(path: Path, kind: str = "llama", *, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     AutoModelForCausalLM.from_config(tiny_config(kind)).save_pretrained(path)
     tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+def save_tiny_published(
+    path: Path, kind: str = "llama", *, num_labels: int = 1, seed: int = 0, template: str | None = CHATML
+) -> Path:
+    """A reward model as others publish it: transformers' own class and tokenizer, and no file of Assay's."""
+    torch.manual_seed(seed)
+    config = tiny_config(kind)
+    config.num_labels, config.pad_token_id = num_labels, 0
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(path)
+    tokenizer = tiny_tokenizer(template)
+    tokenizer.pad_token = "<|endoftext|>"
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def pair_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that joins two texts as those of an encoder's kind do: [CLS] a [SEP] b [SEP], or <s> a </s></s> b </s>."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    is_roberta = kind in ("roberta", "xlm-roberta")
+    cls, sep, pad = ("<s>", "</s>", "<pad>") if is_roberta else ("[CLS]", "[SEP]", "[PAD]")
+    specials = [cls, pad, sep, "<mask>" if is_roberta else "[MASK]"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(_TEXT, trainer)
+    pair = f"{cls} $A {sep} {sep} $B {sep}" if is_roberta else f"{cls} $A {sep} $B:1 {sep}:1"
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}", pair=pair, special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)]
+    )
+    names = ["input_ids", *(["token_type_ids"] if kind == "bert" else []), "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, cls_token=cls, sep_token=sep, pad_token=pad, eos_token=sep, model_input_names=names
+    )
+
+
+def save_tiny_encoder(path: Path, kind: str = "deberta-v2", *, num_labels: int = 1, seed: int = 0) -> Path:
+    """An encoder with a classification head, as others publish it."""
+    shared = {
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 130,
+        "pad_token_id": 1,
+        "initializer_range": 0.2,
+        "num_labels": num_labels,
+    }
+    deberta = {"relative_attention": True, "position_buckets": 16, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 0}
+    configs = {
+        "deberta-v2": (DebertaV2Config, {**deberta, "position_biased_input": False, "pooler_hidden_size": 32}),
+        "roberta": (RobertaConfig, {"type_vocab_size": 1}),
+        "xlm-roberta": (XLMRobertaConfig, {"type_vocab_size": 1}),
+        "bert": (BertConfig, {"type_vocab_size": 2}),
+        "modernbert": (
+            ModernBertConfig,
+            {"global_attn_every_n_layers": 2, "local_attention": 16, "cls_token_id": 0, "sep_token_id": 2},
+        ),
+    }
+    make, more = configs[kind]
+    torch.manual_seed(seed)
+    AutoModelForSequenceClassification.from_config(make(**shared, **more)).save_pretrained(path)
+    pair_tokenizer(kind).save_pretrained(path)
     return path
 
 

@@ -18,7 +18,7 @@ if "OMP_NUM_THREADS" not in os.environ and "torch" not in sys.modules:
 
 from assay.console import is_launched, print_error, print_lines
 from assay.errors import AssayError
-from assay.run_files import holds_artifact
+from assay.run_files import holds_artifact, holds_checkpoint, may_be_hub_id
 
 
 class Command(NamedTuple):
@@ -50,6 +50,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "verify": Command("do the files, plain transformers and an engine give the same rewards", "audit.verify", True),
     },
     "model": {
+        "adopt": Command("make an artifact of another's reward model", "model.adopt", True),
         "calibrate": Command("fit what a margin says of the probability to be right", "model.calibrate"),
         "ensemble": Command("join reward models: mean less a penalty on their disagreement", "model.ensemble", True),
         "average": Command("average the weights of models of one base into one", "model.average", True),
@@ -61,6 +62,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "curve": Command("what doubling the data would bring, with an interval", "data.curve", True),
     },
 }
+PIPE_CLOSED = 141  # exit status of a program that SIGPIPE ends
 GROUPS = {"": "", "audit": "can it be trusted", "model": "what is done to a saved model", "data": "preferences"}
 
 
@@ -69,9 +71,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `audit verify` gives 4 when a check of the certificate does not hold, 3 when the files are damaged; `compare` 5 when the second
     scorer is significantly worse than the first; `audit probe` 6 when an edit that is worth nothing raises the reward; `audit all`
-    7 when a verdict is a failure.
+    7 when a verdict is a failure. 141 when whoever read the output closed it before the end.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _main(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()  # what is still buffered would meet a closed pipe after the last handler
+    except BrokenPipeError:
+        return _reader_has_gone()
+    except SystemExit as ended:  # rich ends the process by itself
+        if isinstance(ended.__context__, BrokenPipeError):
+            return _reader_has_gone()
+        raise
+
+
+def _main(words: list[str]) -> int:
     group = words.pop(0) if words and words[0] in COMMANDS and words[0] else ""
     if not words or words[0] in ("-h", "--help"):
         print_lines(help_lines(group))
@@ -88,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(prog: str, command: Command, words: Sequence[str]) -> int:
-    if command.needs_torch or any(holds_artifact(word) for word in words):
+    if command.needs_torch or any(holds_artifact(word) or holds_checkpoint(word) or may_be_hub_id(word) for word in words):
         _load_torch()
     import tyro
 
@@ -99,9 +114,26 @@ def _run(prog: str, command: Command, words: Sequence[str]) -> int:
     except ValueError as error:
         print_error(str(error))
         return 2
+    except BrokenPipeError:
+        raise
     except (AssayError, OSError) as error:
         print_error(str(error), label="failed")
         return 3
+
+
+def _reader_has_gone() -> int:
+    """Whoever read the output (head, less) has closed it: nothing more is printed.
+
+    The signal SIGPIPE, which would do the same, stays off: a server must outlive clients that close their connections.
+    """
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(devnull, stream.fileno())  # else Python flushes it once more at its end, and complains
+    os.close(devnull)
+    return PIPE_CLOSED
 
 
 def help_lines(group: str = "") -> list[str]:
@@ -109,6 +141,7 @@ def help_lines(group: str = "") -> list[str]:
     shown = COMMANDS if not group else {group: COMMANDS[group]}
     width = max(len(f"{group} {name}") for group, commands in COMMANDS.items() for name in commands) + 2
     lines = ["assay: reward models you can trust.", ""]
+    lines += [] if group else ["Begin with your data: assay data check pairs.jsonl", ""]
     for key, commands in shown.items():
         lines += [f"{key}: {GROUPS[key]}"] if key else []
         lines += [f"  {f'{key} {name}'.strip():<{width}}{command.help}" for name, command in commands.items()]

@@ -7,12 +7,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 ROLES = ("system", "user", "assistant", "tool")
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Names that a message's reasoning has in data sets and APIs, the first that is there counts, as in transformers."""
+
+ROLE_NAMES: Mapping[str, str] = {
+    **{role: role for role in ROLES},
+    **dict.fromkeys(("developer",), "system"),
+    **dict.fromkeys(("human", "prompter", "instructor"), "user"),
+    **dict.fromkeys(("gpt", "model", "chatgpt", "chatbot", "ai", "function_call", "tool_call"), "assistant"),
+    **dict.fromkeys(("function", "observation", "function_response", "tool_response", "tool_result", "ipython"), "tool"),
+}
+"""What roles are called in data sets, in small letters -> what they are here."""
+
+ROLE_FIELDS = ("role", "from", "speaker", "author", "sender")
+CONTENT_FIELDS = ("content", "value", "text", "message", "utterance")
+_CALL_ROLES = ("function_call", "tool_call")  # roles of turns whose text is the call
+_MEDIA = ("image", "audio", "video", "file", "document")
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_UNREADABLE = "tool calls or reasoning cannot be read"
+_SPACED = re.compile(r"\S\s+\S")
+
+
+class MessageError(ValueError):
+    """An entry that is no message. reason: the short form that rows are counted under."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class ToolCall(NamedTuple):
@@ -92,29 +118,150 @@ def as_messages(prompt: str | Iterable[Message | Mapping[str, Any] | Sequence[An
 
 
 def as_message(entry: Message | Mapping[str, Any] | Sequence[Any]) -> Message:
-    """One message: a mapping as in OpenAI's API and in chat templates, or the fields of `Message` in order.
+    """One message: a mapping as in OpenAI's API, ShareGPT (from, value) and chat templates, or the fields of `Message` in order.
 
-    Reasoning is read from reasoning_content, thinking or reasoning. `content` may be missing beside tool calls and reasoning.
-    Raises ValueError for an unknown role, a content that is no text, and extras of another kind.
+    Roles are read by all their names (`ROLE_NAMES`), parts of text are joined. Reasoning is read from reasoning_content, thinking
+    or reasoning, or from parts. `content` may be missing beside tool calls and reasoning.
+    Raises MessageError, a ValueError, for an unknown role, a content that is no text (images and audio by name), and extras of
+    another kind.
     """
     if isinstance(entry, Message) and entry[2:] == _NO_EXTRAS and entry.role in ROLES and isinstance(entry.content, str):
         return entry  # most of them, and often
-    if isinstance(entry, Mapping):
-        reasoning = next((entry[name] for name in REASONING_FIELDS if entry.get(name)), None)
-        entry = (*(entry.get(name) for name in ("role", "content", "tool_calls", "tool_call_id", "name")), reasoning)
-    fields: list[Any] = list(entry)
+    if isinstance(entry, Mapping) and len(entry) == 2 and entry.get("role") in ROLES and isinstance(entry.get("content"), str):
+        return Message(entry["role"], entry["content"])
+    fields: list[Any] = list(_fields_of(entry) if isinstance(entry, Mapping) else entry)
     role, content, calls, call_id, name, reasoning = fields + [None] * (len(Message._fields) - len(fields))
     if role not in ROLES:
-        raise ValueError(f"unknown message role {role!r}: use one of {', '.join(ROLES)}")
+        raise MessageError(f"unknown message role {role!r}: use one of {', '.join(ROLES)}", f"unknown role {str(role)[:20]!r}")
     if content is None and (calls or reasoning):
         content = ""
     if not isinstance(content, str):
-        raise ValueError(f"message content is {type(content).__name__}, not text: join content parts into one string")
+        kind = type(content).__name__
+        short = "empty" if content is None else "not text"
+        raise MessageError(f"message content is {kind}, not text: give text, or a list of parts of text", short)
     if not all(text is None or isinstance(text, str) for text in (call_id, name, reasoning)):
-        raise ValueError(
-            f"tool_call_id {call_id!r:.40}, name {name!r:.40} and reasoning {reasoning!r:.40} of a message must be text"
-        )
-    return Message(role, content, tuple(_as_call(call) for call in calls or ()), call_id or "", name or "", reasoning or "")
+        said = f"tool_call_id {call_id!r:.40}, name {name!r:.40} and reasoning {reasoning!r:.40} of a message must be text"
+        raise MessageError(said, _UNREADABLE)
+    return Message(role, content, _as_calls(calls), call_id or "", name or "", reasoning or "")
+
+
+def role_in(entry: Any) -> str | None:
+    """The role that a mapping names, as it is called here; None for what names none."""
+    return _role_of(entry) if isinstance(entry, Mapping) else None
+
+
+def _role_of(entry: Mapping[str, Any]) -> Any:
+    name = next((entry[field] for field in ROLE_FIELDS if entry.get(field) is not None), None)
+    if isinstance(name, Mapping):  # {"author": {"role": "user"}}
+        name = name.get("role")
+    return ROLE_NAMES.get(name.strip().lower(), name) if isinstance(name, str) else name
+
+
+def _fields_of(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The fields of `Message` in a mapping. Raises MessageError for images and the like, and for text under an unknown name."""
+    role = _role_of(entry)
+    content = next((entry[field] for field in CONTENT_FIELDS if entry.get(field) is not None), None)
+    calls, name, call_id = entry.get("tool_calls"), entry.get("name"), entry.get("tool_call_id")
+    reasoning = next((entry[field] for field in REASONING_FIELDS if entry.get(field)), None)
+    _refuse_unknown(entry)
+    if not calls and entry.get("function_call"):
+        calls = [entry["function_call"]]
+    named_role = next((entry[field] for field in ROLE_FIELDS if entry.get(field) is not None), None)
+    if named_role in _CALL_ROLES and isinstance(content, str | Mapping):
+        calls, content = _calls_in(content), ""
+    if isinstance(content, Mapping):
+        content = content["parts"] if isinstance(content.get("parts"), list) else [content]
+    if isinstance(content, list):
+        read = _joined_parts(content)
+        content, reasoning, calls = read.text, reasoning or read.reasoning, calls or read.calls
+        if read.answers:
+            role, call_id = "tool", call_id or read.answers
+    if content is None and isinstance(entry.get("refusal"), str):
+        content = entry["refusal"]
+    return role, content, calls, call_id, name, reasoning
+
+
+_KNOWN_FIELDS = {
+    *ROLE_FIELDS, *CONTENT_FIELDS, *REASONING_FIELDS, "tool_calls", "tool_call_id", "name", "function_call", "refusal", "parts",
+    "id", "model", "timestamp", "created", "date", "language", "user-agent", "title", "annotations",
+}  # fmt: skip
+
+
+def _refuse_unknown(entry: Mapping[str, Any]) -> None:
+    for field, value in entry.items():
+        if field in _KNOWN_FIELDS or not value:
+            continue
+        if (kind := media_kind(field)) is not None:
+            raise MessageError(f"a message has {field}, and only text is read: leave such rows out", f"{kind} in a message")
+        if isinstance(value, str) and _SPACED.search(value):
+            said = f"a message has the unknown field {field!r} with text {value[:40]!r}: rename it, or take it out"
+            raise MessageError(said, f"unknown field {field[:20]!r} of a message")
+
+
+def media_kind(name: str) -> str | None:
+    """What a field or a part of that name holds beside text: "image", "audio", "video" ..., None for others."""
+    words = name.lower().replace("-", "_").split("_")
+    return next((kind for kind in _MEDIA for word in words if word in (kind, f"{kind}s", f"{kind}url")), None)
+
+
+class _Parts(NamedTuple):
+    """What a list of content parts holds. answers: the id of the call whose result it is."""
+
+    text: str
+    reasoning: str
+    calls: list[Any]
+    answers: str
+
+
+def _joined_parts(parts: Sequence[Any]) -> _Parts:
+    """Parts of a message as one text: a line break goes between parts that would run into each other."""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[Any] = []
+    answers = ""
+    for part in parts:
+        part = {"text": part} if isinstance(part, str) else part
+        if not isinstance(part, Mapping):
+            raise MessageError(f"a content part is {type(part).__name__}, not text", "not text")
+        given = {name: value for name, value in part.items() if value is not None}
+        kind = str(given.get("type", "text"))
+        if (media := media_kind(kind) or next(filter(None, map(media_kind, given)), None)) is not None:
+            raise MessageError(f"a message has {media}, and only text is read: leave such rows out", f"{media} in a message")
+        match kind:
+            case "thinking" | "reasoning":
+                thoughts.append(_part_text(given, ("thinking", "reasoning", "text", "content")))
+            case "tool_use" | "tool_call":
+                calls.append(
+                    {"id": given.get("id"), "name": given.get("name"), "arguments": given.get("input", given.get("arguments"))}
+                )
+            case "tool_result":
+                result = given.get("content", "")
+                texts.append(result if isinstance(result, str) else _joined_parts(result).text)
+                answers = str(given.get("tool_use_id", ""))
+            case "refusal":
+                texts.append(_part_text(given, ("refusal", "text")))
+            case _ if kind in _TEXT_PARTS:
+                texts.append(_part_text(given, ("text", "content", "value")))
+            case _:
+                raise MessageError(f"unknown content part {kind!r}: only text is read", f"unknown content part {kind[:20]!r}")
+    return _Parts(_run_together(texts), _run_together(thoughts), calls, answers)
+
+
+def _part_text(part: Mapping[str, Any], names: Sequence[str]) -> str:
+    text = next((part[name] for name in names if name in part), None)
+    if isinstance(text, Mapping):  # {"text": {"value": "..."}}
+        text = text.get("value")
+    if not isinstance(text, str):
+        raise MessageError(f"message content is a list, not text: its part {str(part)[:60]!r} has none", "not text")
+    return text
+
+
+def _run_together(texts: Sequence[str]) -> str:
+    joined = ""
+    for text in texts:
+        needs_break = joined and text and not joined[-1].isspace() and not text[0].isspace()
+        joined += ("\n" if needs_break else "") + text
+    return joined
 
 
 def as_tools(tools: Any) -> tuple[Mapping[str, Any], ...]:
@@ -169,6 +316,28 @@ def digest(content: object, *, sort_keys: bool = False) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def _calls_in(content: str | Mapping[str, Any]) -> list[Any]:
+    """The calls that a turn of the role function_call is: JSON text of one or of several, or one as a mapping."""
+    try:
+        found = json.loads(content) if isinstance(content, str) else content
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict | list):
+        raise MessageError(f"a call is {str(content)[:60]!r}: give JSON text with name and arguments", _UNREADABLE)
+    return found if isinstance(found, list) else [found]
+
+
+def _as_calls(calls: Any) -> tuple[ToolCall, ...]:
+    """Calls as a list, or as JSON text of one. Raises MessageError."""
+    try:
+        found = json.loads(calls or "[]") if isinstance(calls, str) else calls
+        return tuple(_as_call(call) for call in found or ())
+    except MessageError:
+        raise
+    except (ValueError, TypeError, RecursionError):
+        raise MessageError(f"tool calls {str(calls)[:80]!r} are no list of calls with a name each", _UNREADABLE) from None
+
+
 def _as_call(call: Any) -> ToolCall:
     """A call as in OpenAI's API, {"id", "type", "function": {"name", "arguments"}}, without the wrapping, or a `ToolCall`."""
     if isinstance(call, Mapping):
@@ -178,7 +347,8 @@ def _as_call(call: Any) -> ToolCall:
     if isinstance(arguments, str):
         arguments = _mapping_in(arguments) or arguments
     if not (isinstance(name, str) and name and isinstance(arguments, str | Mapping | None) and isinstance(id, str | None)):
-        raise ValueError(f"a tool call is {str(call)[:80]!r}: give a name, arguments as a mapping or JSON text, and perhaps an id")
+        said = f"a tool call is {str(call)[:80]!r}: give a name, arguments as a mapping or JSON text, and perhaps an id"
+        raise MessageError(said, _UNREADABLE)
     return ToolCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False), id or "")
 
 

@@ -1,7 +1,7 @@
 """What lies where in a run directory and in an artifact, and how it is found again. Neither torch nor transformers is needed.
 
 RUN/config.json   RUN/eval/*.json   RUN/artifact/      a run directory
-reward.json   train_prompts.npy   calibration_prompts.npy   monitor/   eval/*.json   *.safetensors      an artifact
+reward.json   train_prompts.npy   calibration_prompts.npy   words_baseline.npz   monitor/  eval/*.json  *.safetensors   an artifact
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,10 +22,20 @@ from assay.wire import report_from_json, report_to_json
 REWARD_FILE = "reward.json"
 PROMPTS_FILE = "train_prompts.npy"
 CALIBRATION_PROMPTS_FILE = "calibration_prompts.npy"
+WORDS_FILE = "words_baseline.npz"  # the bag of words of the training pairs, by hashes; not part of the fingerprint
 MONITOR = "monitor"  # folder of what drift is measured against; not part of the fingerprint
 ENSEMBLE = "ensemble"  # the kind of a directory of members, and the entry that says how they are combined
+ADOPTED = "adopted"  # the entry of an artifact made of another's model: where it came from, and what was assumed
+UNKNOWN_PAST = "unknown_past"  # the entry of a model that was trained on from such a one
 SCHEMA_VERSION = 1
 _DECIDING = ("weights_digest", "template_digest", "max_length", "overlong", "dtype", "calibration")
+
+
+class MemberScale(NamedTuple):
+    """How a member's rewards are brought to the scale of all: (reward - centre) / unit. Both in units of that reward; unit > 0."""
+
+    unit: float = 1.0
+    centre: float = 0.0
 
 
 def artifact_path(spec: str | Path) -> Path:
@@ -34,12 +44,33 @@ def artifact_path(spec: str | Path) -> Path:
         if (path / REWARD_FILE).is_file():
             return path
     hint = f"; a function is named rule:{spec}" if re.fullmatch(r"[\w.]+:\w+", str(spec)) else ""
+    if holds_checkpoint(spec):
+        hint = f": it is another's checkpoint, of which assay model adopt {spec} --out DIRECTORY makes an artifact"
     raise ValueError(f"{spec} is neither an artifact (a directory with {REWARD_FILE}) nor a run directory that holds one{hint}")
 
 
 def holds_artifact(spec: str) -> bool:
     """Whether a word of a command line is an artifact or a run directory."""
     return any((path / REWARD_FILE).is_file() for path in (Path(spec), Path(spec) / "artifact"))
+
+
+def holds_checkpoint(spec: str | Path) -> bool:
+    """Whether the name is a directory with a model of transformers' form, and no artifact. Its weights are not looked at."""
+    file = Path(spec) / "config.json"
+    if not file.is_file() or holds_artifact(str(spec)):
+        return (Path(spec) / "adapter_config.json").is_file()
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(content, dict) and ("model_type" in content or "architectures" in content)
+
+
+def may_be_hub_id(spec: str | Path) -> bool:
+    """Whether text has the form ORGANISATION/NAME and no such path is here. Never a Path, which may come from a request."""
+    if not isinstance(spec, str) or re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec) is None:
+        return False
+    return not Path(spec).exists() and not Path(spec).parent.exists()
 
 
 def model_name(artifact: Path) -> str:
@@ -69,6 +100,13 @@ def read_description(path: str | Path) -> dict[str, Any]:
     return description
 
 
+def saved_scales(description: Mapping[str, Any]) -> list[MemberScale]:
+    """The scale of each member; one without a change for a single model. Those of ensembles from before scales were kept have
+    none either."""
+    ensemble = description.get(ENSEMBLE) or {"members": 1}
+    return [MemberScale(*scale) for scale in ensemble.get("scales", ())] or [MemberScale()] * int(ensemble["members"])
+
+
 def write_description(path: str | Path, description: Mapping[str, Any]) -> dict[str, Any]:
     """Write reward.json with the fingerprint brought up to date, by rename, and return its content."""
     full = {**description, "fingerprint": fingerprint(description)}
@@ -87,6 +125,12 @@ def fingerprint(description: Mapping[str, Any]) -> str:
 def uncalibrated_fingerprint(path: str | Path) -> str:
     """Fingerprint of an artifact as if it were not calibrated: calibration changes neither rewards nor states."""
     return fingerprint({**read_description(path), "calibration": None})
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises ValueError when `out` is there and is no empty directory: a saved model is never replaced by another in silence."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out} exists and is not an empty directory: name a new one")
 
 
 def prompt_file(artifact: Path, name: str = PROMPTS_FILE) -> np.ndarray | None:

@@ -8,10 +8,21 @@ import numpy as np
 import pytest
 
 from assay.audit.attribution.features import FEATURES, feature_matrix
-from assay.audit.attribution.surface import ALL, LENGTH_ALONE, WORDS, attribute_margins, coefficients, explained
+from assay.audit.attribution.surface import (
+    ALL,
+    LENGTH_ALONE,
+    SURFACE_PAIRS,
+    WORDS,
+    _predict_features,
+    _ridge_weights,
+    attribute_margins,
+    coefficients,
+    explained,
+)
 from assay.records import Completion, PreferencePair, Rewards
 from assay.scorers.base import margins
 from assay.scorers.baselines import BagOfWordsScorer, LengthScorer
+from assay.stats.metrics import cluster_folds
 
 WORDS_OF = tuple("the quick brown fox jumps over a lazy dog and tells it no story that is long perhaps".split())  # noqa: SIM905
 
@@ -166,3 +177,55 @@ def test_counts_are_logarithms_and_lengths_are_thousands_of_characters():
     assert row["exclamation marks"] == pytest.approx(math.log(4))
     assert (row["length"], row["log length"]) == (0.008, pytest.approx(math.log(9)))
     assert feature_matrix([]).shape == (0, len(FEATURES))
+
+
+def planted(num_pairs: int, seed: int, share: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
+    """Heavy-tailed features, two of them nearly one, of which the first explains that share of the margins."""
+    rng = np.random.default_rng(seed)
+    x_PF = rng.standard_t(3, size=(num_pairs, len(FEATURES)))
+    x_PF[:, 1] = 0.8 * x_PF[:, 0] + 0.6 * x_PF[:, 1]
+    return x_PF, x_PF[:, 0] + rng.normal(size=num_pairs) * math.sqrt(3.0 * (1 - share) / share)
+
+
+def r2_of(num_pairs: int, seed: int, share: float = 0.6) -> float:
+    x_PF, margins_P = planted(num_pairs, seed, share)
+    predicted_P = _predict_features(x_PF, margins_P, cluster_folds(np.arange(num_pairs), 5, seed=seed))
+    return explained(margins_P, predicted_P, np.arange(num_pairs), seed).value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_pairs", "least"), [(30, 0.0), (60, 0.25), (100, 0.4), (200, 0.43), (1000, 0.55)])
+def test_few_pairs_make_the_features_explain_less_and_never_less_than_nothing_by_far(num_pairs, least):
+    """The truth is 0.6. Least squares gave -1.29 at 30 pairs and 0.47 at 100."""
+    found = [r2_of(num_pairs, seed) for seed in range(40)]
+    assert np.median(found) > least
+    assert np.quantile(found, 0.1) > -0.2
+    assert np.median(found) < 0.65
+
+
+def test_nothing_to_explain_is_explained_by_nothing_at_few_pairs():
+    rng = np.random.default_rng(0)
+    for num_pairs in (30, 60, 120):
+        x_PF = rng.standard_t(3, size=(num_pairs, len(FEATURES)))
+        found = [
+            explained(m, _predict_features(x_PF, m, cluster_folds(np.arange(num_pairs), 5, seed=s)), np.arange(num_pairs), s).value
+            for s, m in enumerate(rng.normal(size=(10, num_pairs)))
+        ]
+        assert -0.3 < np.median(found) < 0.05
+
+
+def test_the_ridge_of_features_is_that_of_the_pairs():
+    """Least squares where the penalty is nothing; shrunk towards 0 where noise is all there is."""
+    rng = np.random.default_rng(0)
+    x_PF = rng.normal(size=(400, 3))
+    np.testing.assert_allclose(_ridge_weights(x_PF, x_PF @ [1.0, -2.0, 0.5]), [1.0, -2.0, 0.5], rtol=1e-3)
+    assert np.abs(_ridge_weights(x_PF, rng.normal(size=400))).max() < 0.1
+
+
+def test_the_surface_is_not_judged_on_few_pairs():
+    few, enough = parts_of(LengthScorer(), SURFACE_PAIRS - 1), parts_of(LengthScorer(), SURFACE_PAIRS)
+    finding = few.findings[1]
+    assert (finding.level, math.isnan(finding.value)) == ("warn", True)
+    assert f"not decided on {SURFACE_PAIRS - 1} pairs, {SURFACE_PAIRS} are needed" in finding.why
+    assert few.findings[0].level == "fail", "length alone is two features: thirty pairs show it"
+    assert enough.findings[1].value > 0.9

@@ -9,12 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.special import stdtr
 
-from assay.audit.probes.alarm import MIN_CLUSTERS, Probe, margin_unit, rise_test
+from assay.audit.probes.alarm import MIN_CLUSTERS, Probe, Rises, margin_unit, rise_test, verdicts_of
 from assay.audit.probes.battery import battery, contrast_of, run_probes, select_rows
 from assay.messages import Message
 from assay.records import Completion, PreferencePair
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.mean_intervals import share_interval
 from assay.wire import report_to_json
 from random_scorers import Function, content, heavy_noise, made_up_pairs, noise, planted, prompt_noise, text_noise
 
@@ -107,17 +108,22 @@ def test_an_empty_answer_that_wins_is_an_alarm_of_a_scorer_that_reads_prompts():
     assert "do not read prompts" in finding.why or "does not read prompts" in finding.why
 
 
-def test_the_t_test_by_hand():
-    """Clusters (0, 2), (4), ...: mean and error of a ratio of totals."""
+def test_hall_s_test_by_hand():
+    """Clusters (0, 2), (4), ...: mean, error and skewness of a ratio of totals, and Hall's transformation of t."""
     rises = np.array([0.0, 2.0, *[1.0, 3.0] * 5])
     clusters = np.array([0, 0, *range(1, 11)])
     test = rise_test(rises, clusters)
-    assert test.mean == pytest.approx(22 / 12)
-    residuals = [2 - 2 * 22 / 12] + [x - 22 / 12 for x in [1.0, 3.0] * 5]
-    error = math.sqrt(11 / 10 * sum(r * r for r in residuals)) / 12
-    assert test.high - test.mean == pytest.approx(2.228139 * error, rel=1e-5)  # t of 10 degrees of freedom, 97.5%
-    assert 0 < test.p < 1e-4 or test.p == pytest.approx(2.0**-11)
+    mean = 22 / 12
+    assert test.mean == pytest.approx(mean)
+    pull = np.array([2 - 2 * mean, *(x - mean for x in [1.0, 3.0] * 5)])
+    error = math.sqrt(11 / 10 * float(pull @ pull)) / 12
+    a = 121 / 90 * float(np.mean(pull**3)) / float(pull @ pull / 10) ** 1.5 / (6 * math.sqrt(11))
+    for end, quantile in ((test.low, 2.228139), (test.high, -2.228139)):  # t of 10 degrees of freedom, 97.5%
+        t = (mean - end) / error
+        assert t + 2 * a * t**2 + 4 / 3 * a**2 * t**3 + a == pytest.approx(quantile, rel=1e-5)
+    assert test.p_seen < 1e-3
     assert test.num_clusters == 11
+    assert rise_test(-rises, clusters).high == pytest.approx(-test.low)
 
 
 def test_what_cannot_be_judged_has_no_p():
@@ -126,8 +132,56 @@ def test_what_cannot_be_judged_has_no_p():
     assert math.isnan(few.p)
     assert math.isnan(rise_test(np.full(3, np.nan), np.arange(3)).mean)
     constant = rise_test(np.full(20, 0.3), np.arange(20))
-    assert constant.p == 2.0**-20, "no surer than the signs of 20 prompts"
+    assert constant.p_seen == 2.0**-20, "no surer than the signs of 20 prompts"
     assert rise_test(np.zeros(20), np.arange(20)).p == 1.0
+
+
+def test_a_rise_that_one_further_fall_would_undo_has_no_small_p():
+    """C equal rises r and a further fall f: C log(1 + w r) + log(1 - w f) is largest at w = (C r - f) / (f r (C + 1))."""
+    for num_prompts, rise, fall in ((20, 0.3, 2.0), (100, 0.5, 2.0), (59, 1.0, 5.0)):
+        test = rise_test(np.full(num_prompts, rise), np.arange(num_prompts), largest_fall=fall)
+        weight = (num_prompts * rise - fall) / (fall * rise * (num_prompts + 1))
+        ratio = num_prompts * math.log1p(weight * rise) + math.log1p(-weight * fall)
+        assert test.p == pytest.approx(stdtr(num_prompts - 1, -math.sqrt(2 * ratio)), rel=1e-4)
+        assert (test.p < 0.001) == (num_prompts > 20)
+        assert test.low < rise < test.high
+    assert rise_test(np.full(100, 0.5), np.arange(100), largest_fall=60.0).p == 1.0, "the fall is larger than all rises together"
+    assert rise_test(np.append(np.full(60, 0.3), -9.0), np.arange(61)).p > 0.05, "a fall that was seen can happen again"
+
+
+def rises_of(values_N: np.ndarray) -> Rises:
+    probe = Probe("edit", "worthless", lambda completion, rng: None)
+    one = Completion(messages="p", response="r")
+    return Rises(probe, values_N, np.arange(len(values_N)), [one] * len(values_N), [one] * len(values_N), [], 0, False)
+
+
+FALLS = {
+    "exponential": lambda rng, n: 1 - rng.exponential(size=n),
+    "one in ten falls": lambda rng, n: np.where(rng.random(n) < 0.1, -3.0, 1 / 3),
+    "one in twenty falls": lambda rng, n: np.where(rng.random(n) < 0.05, -19.0, 1.0) * 0.23,
+    "log-normal": lambda rng, n: (math.exp(0.5) - rng.lognormal(size=n)) / 2.16,
+}
+
+
+@pytest.mark.parametrize("law", FALLS)
+def test_a_battery_whose_mean_zero_rises_have_rare_falls_is_rarely_accused(law):
+    rng, accused = np.random.default_rng(0), 0
+    for _ in range(40):
+        measured = [rises_of(0.7 * FALLS[law](rng, 59)) for _ in range(27)]
+        accused += any(verdict.finding.level == "fail" for verdict in verdicts_of(measured, {}, 0.1, 0))
+    assert accused <= 0.05 * 40 + 2 * math.sqrt(0.05 * 0.95 * 40)
+
+
+def test_a_rise_of_half_a_margin_is_found_at_59_prompts_and_a_doubtful_one_is_told():
+    rng, found = np.random.default_rng(1), []
+    for _ in range(40):
+        measured = [rises_of(0.7 * rng.normal(size=59) + (0.5 if number == 0 else 0)) for number in range(27)]
+        found.append(verdicts_of(measured, {}, 0.1, 0)[0].finding.level)
+    assert found.count("fail") >= 28
+    few_fell = [rises_of(np.where(np.arange(59) < falls, -6.0, 0.4)) for falls in (0, 2)]
+    doubtful = verdicts_of(few_fell, {}, 0.1, 0)[0].finding
+    assert doubtful.level == "warn"
+    assert "one more prompt whose reward falls by 6.0 margins would undo that" in doubtful.why
 
 
 def test_the_unit_is_the_median_of_margins_that_are_not_zero():
@@ -255,7 +309,7 @@ def test_intervals_of_shares_are_by_prompt():
     raised = np.ones(80)
     share = report.metric("mark: share raised")
     assert share.value == 1.0
-    expected = cluster_bootstrap(raised, np.repeat(np.arange(10), 8), seed=0, num_samples=1000)
+    expected = share_interval(raised, np.repeat(np.arange(10), 8))
     assert (share.low, share.high) == pytest.approx(tuple(expected)), "ten prompts, not eighty answers"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from assay.audit.overoptimization import overoptimization
-from assay.audit.probes.alarm import Probe, ProbeResult, ProbeVerdict, Rises, RiseTest
+from assay.audit.probes.alarm import Probe, ProbeResult, ProbeVerdict, Rises
 from assay.commands.demo.bias import FLATTERY, MARKDOWN, PLANTED, PRAISE, markdown, plant, probes
 from assay.commands.demo.run import facts_of, make_material, starter_file
 from assay.commands.demo.table import BIASED, CLEAN, REPAIRED, Column, demo_rows, sentence
@@ -20,6 +20,7 @@ from assay.data.pairs import read_pairs
 from assay.data.split import group_keys
 from assay.evaluation.evaluate import evaluate_margins, gap_finding
 from assay.records import Completion, Finding, Metric, PreferencePair
+from assay.stats.skewed_mean import AboveZero
 from assay.training.augment import AUGMENTED
 
 ROOT = Path(__file__).parents[2]
@@ -86,9 +87,11 @@ def verdict_of(name: str, rise: float, level: str) -> ProbeVerdict:
     """A probe with this mean rise and level."""
     probe = Probe(name, "worthless", lambda completion, rng: None)
     rises = Rises(probe, np.full(60, rise), np.arange(60), [], [], [], 0, False)
-    mean, share = Metric(f"{name}: mean rise", rise, rise - 0.1, rise + 0.1, 60, 60), Metric(f"{name}: share raised", 1.0)
+    low, high = rise - 0.1, rise + 0.1
+    mean, share = Metric(f"{name}: mean rise", rise, low, high, 60, 60), Metric(f"{name}: share raised", 1.0)
     finding = Finding(level, name, rise, 0.1, "", "hacking")
-    return ProbeVerdict(rises=rises, test=RiseTest(rise, rise - 0.1, rise + 0.1, 0.0, 60), share=share, mean=mean, finding=finding)
+    test = AboveZero(rise, low, high, 0.0, 0.0, 60)
+    return ProbeVerdict(rises=rises, test=test, share=share, mean=mean, finding=finding)
 
 
 def column(name: str, right: np.ndarray, rises: dict[str, tuple[float, str]]) -> Column:
@@ -106,7 +109,8 @@ def column(name: str, right: np.ndarray, rises: dict[str, tuple[float, str]]) ->
     )
     gold = [np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])]
     best = overoptimization([np.array([1.0, 2.0, 3.0])] * 2, gold, title="Best of n")
-    return Column(name, evaluation, gap_finding(train, evaluation.accuracy), probed, best, np.where(right, 1.0, -1.0))
+    rewards = np.stack([np.where(right, 1.0, -1.0), np.zeros(len(right))], axis=1)
+    return Column(name, evaluation, gap_finding(train, evaluation.accuracy), probed, best, rewards)
 
 
 SAME = np.arange(60) % 4 > 0  # 75% right

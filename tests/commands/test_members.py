@@ -16,16 +16,16 @@ from assay.cli import main
 from assay.data.pairs import write_pairs
 from assay.errors import ArtifactError
 from assay.evaluation.disagreement import MEAN, MEMBER
-from assay.models.artifact import load_artifact
+from assay.models.artifact import load_artifact, save_artifact
 from assay.models.plain import plain_scores
 from assay.records import Completion
-from assay.run_files import read_description
+from assay.run_files import read_description, saved_scales
 from assay.scorers.checks import check_scorer
 from assay.scorers.ensemble import PLAIN, Combination, members_of
 from assay.scorers.load import load
 from assay.scorers.local import load_raw
 from assay.wire import report_from_json
-from tiny import save_tiny_base, toy_pairs
+from tiny import save_tiny_base, tiny_model, tiny_renderer, toy_pairs
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +69,10 @@ def test_each_form_trains_reports_and_keeps_the_laws(made, params):
     assert (std > 1e-4).all(), "the members differ"
     np.testing.assert_allclose(rewards.std[:-1], std, rtol=1e-4)
     np.testing.assert_allclose(rewards.value[:-1], members_KN[:, :-1].mean(axis=0) - std, atol=1e-4)
+    scales = saved_scales(read_description(run / "artifact"))
+    assert {scale.unit for scale in scales} == {1.0}, "the heads have one unit already"
+    assert sum(scale.centre for scale in scales) == pytest.approx(0, abs=1e-6), "the mean of the members is as it was"
+    assert max(abs(scale.centre) for scale in scales) > 0
     assert np.isnan(rewards.value[-1])
     for name in ("training", "test"):
         report = report_from_json((run / "eval" / f"{name}.json").read_text())
@@ -105,7 +109,8 @@ def test_an_exported_member_scores_as_it_did_in_the_ensemble(made, params, tmp_p
     for number in (0, 2):
         assert main(["model", "export", str(run), "--member", str(number), "--out", str(tmp_path / str(number))]) == 0
         alone = load(tmp_path / str(number), dtype="float32").score(ANSWERS[:-1])
-        np.testing.assert_allclose(alone.value, members_KN[number], atol=1e-5)
+        centre = saved_scales(read_description(run / "artifact"))[number].centre
+        np.testing.assert_allclose(alone.value, members_KN[number] + centre, atol=1e-5)
         np.testing.assert_allclose(plain_scores(tmp_path / str(number), ANSWERS[:-1]), alone.value, atol=1e-4)
     assert main(["model", "export", str(run), "--member", "3", "--out", str(tmp_path / "3")]) == 2
     assert main(["model", "export", str(tmp_path / "0"), "--out", str(tmp_path / "4")]) == 2
@@ -137,10 +142,12 @@ def test_what_cannot_be_averaged_or_joined_is_refused_by_name(made, tmp_path, ca
     settings = ["--data", str(data), "--dtype", "float32", "--device", "cpu", "--calibration", "0.25"]
     for name, path, params in (("other", other, "head"), ("both", base, "head:mean")):
         assert main(["train", "--base", str(path), "--out", str(tmp_path / name), "--params", params, *settings]) == 0
+    write_pairs(tmp_path / "new.jsonl", toy_pairs(30, first=1000))
+    reference = ["--reference", str(tmp_path / "new.jsonl"), "--dtype", "float32"]
     cases = {
         "at least two models, got 1": ["average", str(tmp_path / "0")],
         "models of --params head:mean cannot be averaged": ["average", str(tmp_path / "0"), str(tmp_path / "both")],
-        "of different architectures": ["average", str(tmp_path / "0"), str(tmp_path / "other")],
+        "of different architectures": ["average", str(tmp_path / "0"), str(tmp_path / "other"), *reference],
         "at least two members, got 1": ["ensemble", str(tmp_path / "0")],
         "the same weights": ["ensemble", str(tmp_path / "0"), str(tmp_path / "0")],
         "is an ensemble itself": ["ensemble", str(tmp_path / "0"), str(blocks)],
@@ -158,18 +165,86 @@ def test_models_of_unlike_bases_are_joined_and_calibrated_together(made, tmp_pat
     settings = ["--params", "full", "--learning-rate", "5e-4", "--dtype", "float32", "--device", "cpu", "--calibration", "0.25"]
     assert main(["train", "--data", str(made[2]), "--base", str(other), "--out", str(tmp_path / "1"), *settings]) == 0
     names = [str(tmp_path / "0"), str(tmp_path / "1")]
-    assert main(["model", "ensemble", *names, "--out", str(tmp_path / "both"), "--combine", "min"]) == 0
     write_pairs(tmp_path / "new.jsonl", toy_pairs(60, first=1000))
+    reference = ["--reference", str(tmp_path / "new.jsonl"), "--dtype", "float32"]
+    assert main(["model", "ensemble", *names, "--out", str(tmp_path / "both"), "--combine", "min", *reference]) == 0
     calibrate = ["model", "calibrate", str(tmp_path / "both"), "--data", str(tmp_path / "new.jsonl")]
     assert main([*calibrate, "--dtype", "float32"]) == 0
     scorer = load(tmp_path / "both", dtype="float32")
     check_scorer(scorer, ANSWERS)
     members_KN = members_of(scorer).score_members(ANSWERS[:-1])
     np.testing.assert_allclose(scorer.score(ANSWERS[:-1]).value, members_KN.min(axis=0), atol=1e-5)
-    singles = [load(name, dtype="float32").score(ANSWERS[:-1]).value for name in names]
-    np.testing.assert_allclose(members_KN, singles, atol=1e-6)
+    seen = [completion for pair in toy_pairs(60, first=1000) for completion in pair.completions()]
+    for name, member_N in zip(names, members_KN, strict=True):
+        alone, there_N = load(name, dtype="float32").score(ANSWERS[:-1]).value, load(name, dtype="float32").score(seen).value
+        unit = np.sqrt(np.mean(np.square(there_N[0::2] - there_N[1::2])))
+        np.testing.assert_allclose(member_N, (alone - there_N.mean()) / unit, atol=1e-4)
     other_way = load(tmp_path / "both", dtype="float32", combination=Combination(penalty=0.0))
     np.testing.assert_allclose(other_way.score(ANSWERS[:-1]).value, members_KN.mean(axis=0), atol=1e-5)
+
+
+def scaled_copies(folder: Path) -> dict[str, Path]:
+    """Two tiny models, and the second with eight times its rewards."""
+    made = {}
+    for name, seed, factor in (("a", 0, 1.0), ("b", 1, 1.0), ("b8", 1, 8.0)):
+        model = tiny_model(seed=seed)
+        with torch.no_grad():
+            model.head.weight.mul_(factor)
+        made[name] = folder / name
+        save_artifact(model, tiny_renderer(), made[name], {"title": name, "base_model": "tiny"}, train_prompts=None)
+    return made
+
+
+def test_the_scale_of_a_member_changes_neither_value_nor_std(tmp_path):
+    models = scaled_copies(tmp_path)
+    write_pairs(tmp_path / "pairs.jsonl", toy_pairs(40))
+    reference = ["--reference", str(tmp_path / "pairs.jsonl"), "--dtype", "float32"]
+    rewards = []
+    for out, parts in (("ab", ("a", "b")), ("ab8", ("a", "b8"))):
+        names = [str(models[part]) for part in parts]
+        assert main(["model", "ensemble", *names, "--out", str(tmp_path / out), *reference]) == 0
+        rewards.append(load(tmp_path / out, dtype="float32").score(ANSWERS[:-1]))
+        averaged = tmp_path / f"{out}-mean"
+        assert main(["model", "average", *names, "--out", str(averaged), *reference]) == 0
+    np.testing.assert_allclose(rewards[0].value, rewards[1].value, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(rewards[0].std, rewards[1].std, rtol=1e-4, atol=1e-5)
+    heads = [load_artifact(tmp_path / name).model.head.weight for name in ("ab-mean", "ab8-mean")]
+    torch.testing.assert_close(heads[0], heads[1])
+    scorer = load(tmp_path / "ab8", dtype="float32")
+    check_scorer(scorer, ANSWERS)
+    members_KN = members_of(scorer).score_members([c for pair in toy_pairs(40) for c in pair.completions()])
+    np.testing.assert_allclose(members_KN.mean(axis=1), 0, atol=1e-4)
+    np.testing.assert_allclose(np.square(members_KN[:, 0::2] - members_KN[:, 1::2]).mean(axis=1), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("command", [["ensemble"], ["ensemble", "--combine", "min"], ["average"]])
+def test_models_of_unknown_scale_are_not_put_together(tmp_path, capsys, command):
+    models = scaled_copies(tmp_path)
+    names = [str(models["a"]), str(models["b8"])]
+    capsys.readouterr()
+    assert main(["model", command[0], *names, "--out", str(tmp_path / "out"), *command[1:]]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "is not known, as no calibration with a mean reward was saved: give --reference PAIRS" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_calibrated_models_are_joined_in_logits_around_their_mean_reward(tmp_path):
+    models = scaled_copies(tmp_path)
+    pairs = toy_pairs(60)
+    write_pairs(tmp_path / "pairs.jsonl", pairs)
+    for name in models:
+        assert main(["model", "calibrate", str(models[name]), "--data", str(tmp_path / "pairs.jsonl"), "--dtype", "float32"]) == 0
+    values = []
+    for parts in (("a", "b"), ("a", "b8")):
+        out = tmp_path / "-".join(parts)
+        assert main(["model", "ensemble", *(str(models[part]) for part in parts), "--out", str(out)]) == 0
+        values.append(load(out, dtype="float32").score(ANSWERS[:-1]).value)
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-3, atol=1e-4)
+    (unit, centre), *_ = saved_scales(read_description(tmp_path / "a-b"))
+    calibration = read_description(models["a"])["calibration"]
+    assert (unit, centre) == (calibration["temperature"], calibration["mean_reward"])
+    rewards = load(models["a"], dtype="float32").score([c for pair in pairs for c in pair.completions()]).value
+    assert centre == pytest.approx(float(rewards.mean()), abs=1e-4)
 
 
 def damage_weights(artifact: Path) -> None:

@@ -18,6 +18,7 @@ from assay.data.pairs import write_pairs
 from assay.data.rows import slug
 from assay.data.split import prompt_hashes
 from assay.errors import DataError
+from assay.evaluation.equal_kl import equal_kl_factor
 from assay.evaluation.rescale import scaled_calibration
 from assay.evaluation.scale import scale_factor
 from assay.models.artifact import save_artifact, verify_digest
@@ -95,6 +96,34 @@ def test_the_report_is_made_of_raw_margins_and_kept_with_the_new_model(old, new,
     assert (factor.n_scored, factor.n, report.facts["prompts"]) == (40, 40, "30")
     assert report.metric("agreement").value == pytest.approx(np.mean(old_P * new_P > 0))
     assert report.facts["model"] == read_description(new / "artifact")["fingerprint"]
+
+
+def test_with_candidates_the_factor_is_solved_for_an_equal_pull(old, new, reference, tmp_path):
+    words = "so it is a thing that one can say of a pond and a road".split()  # noqa: SIM905
+    rng = np.random.default_rng(0)
+    groups = [[" ".join(rng.choice(words, 6)) for _ in range(8)] for _ in range(25)]
+    rows = [{"prompt": f"tell me {i}", "candidates": group, "gold": [None] * 8} for i, group in enumerate(groups)]
+    (tmp_path / "rollouts.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    completions = [assay.Completion(messages=f"tell me {i}", response=text) for i, group in enumerate(groups) for text in group]
+    rewards = [load_local(m / "artifact", **FLOAT32).score(completions).value.astype(float).reshape(25, 8) for m in (old, new)]
+    beta = float(rewards[0].std())
+    pairs, where, out = Pairs(data=(str(reference),)), Where(out=tmp_path / "mapped", **FLOAT32), tmp_path / "mapped"
+    asked = {"candidates": str(tmp_path / "rollouts.jsonl"), "beta": beta}
+    assert rescale.run(rescale.Config(old=str(old), new=str(new), pairs=pairs, where=where, **asked)) == 0
+    report = read_report(new, f"rescale-{slug(str(reference))}")
+    solved = equal_kl_factor(list(rewards[0]), list(rewards[1]), beta)
+    assert report.metric("factor").value == pytest.approx(solved.factor, rel=1e-3)
+    assert report.metric("factor by the spread of the margins").value != report.metric("factor").value
+    assert read_description(out)["scale"]["factor"] == report.metric("factor").value
+    assert read_description(out)["scale"]["reference"]["num_pairs"] == 40
+
+
+def test_a_coefficient_goes_with_candidates_and_not_alone(old, new, reference):
+    pairs = Pairs(data=(str(reference),))
+    with pytest.raises(ValueError, match="--beta alone says nothing: give --candidates FILE too"):
+        rescale.Config(old=str(old), new=str(new), pairs=pairs, beta=0.1)
+    with pytest.raises(ValueError, match="--candidates alone says nothing: give --beta COEFFICIENT too"):
+        rescale.Config(old=str(old), new=str(new), pairs=pairs, candidates="x.jsonl")
 
 
 @pytest.mark.slow

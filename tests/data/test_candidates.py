@@ -66,6 +66,17 @@ def test_one_answer_a_row_is_gathered_by_prompt(tmp_path):
     np.testing.assert_array_equal(recorded.groups[0].gold, [1.5, -1])
 
 
+def test_scores_under_their_usual_names_are_gold(tmp_path):
+    listed = [{"instruction": "Why?", "generations": ["a", "b"], "ratings": [5, "2.5"]}]
+    single = [{"question": "Why?", "response": text, "reward": reward} for text, reward in (("a", 5), ("b", 2.5))]
+    for name, rows in (("listed", listed), ("single", single)):
+        (group,) = read_candidates(written(tmp_path / f"{name}.jsonl", rows)).groups
+        assert (group.prompt, group.answers) == ((Message("user", "Why?"),), ("a", "b"))
+        np.testing.assert_array_equal(group.gold, [5, 2.5])
+    told = [{"q": "Why?", "candidates": ["a", "b"], "gold": [1, 0]}]
+    assert len(read_candidates(written(tmp_path / "told.jsonl", told), {"q": "prompt"}).groups) == 1
+
+
 def test_rmb_gsm8k_and_truthfulqa(tmp_path):
     turn = [{"role": "user", "content": "Hi"}]
     rmb = 2 * [{"conversation_input": turn, "bon_best": {"answer": "best"}, "loser_list": [{"answer": "bad"}, {"answer": "worse"}]}]

@@ -12,7 +12,7 @@ import pytest
 from assay.data.check import check_pairs
 from assay.data.pairs import write_pairs
 from assay.stats.metrics import wilson_interval
-from tiny import toy_pairs
+from tiny import tiny_renderer, toy_pairs
 
 
 def write_rows(path: Path, *rows: Any) -> str:
@@ -163,3 +163,50 @@ def test_the_report_has_the_figure(name, tmp_path):
     report = check_pairs([write_rows(tmp_path / "rows.jsonl", row("a", "xy", "z"), row("a", "z", "xy"))]).report()
     expected = {"pairs": 2, "repeated pairs": 1, "contradicting labels": 1, "longer answer preferred": 0.5, "prompt, characters": 1}
     assert report.metric(name).value == expected[name]
+
+
+def test_what_the_labels_go_along_with(tmp_path):
+    """Markdown where one answer alone has it; the place of the better answer in forms that say it by a label; scripts; order."""
+    rows = [
+        {"input": f"q{i}", "output_1": "- one\n- two" if i % 2 else "plain", "output_2": "простой", "label": 1 if i < 30 else 2}
+        for i in range(40)
+    ]
+    found = check_pairs([write_rows(tmp_path / "llmbar.jsonl", *rows)])
+    assert (found.markdown.value, found.markdown.n_scored, found.markdown.n) == (15 / 20, 20, 40)
+    assert (found.first.value, found.first.n_scored) == (30 / 40, 40)
+    assert sum(found.scripts.values()) == 40
+    assert {prompt for prompt, _ in found.scripts} == {"Latin"}
+    report = found.report()
+    assert report.metric("markdown preferred").value == 15 / 20
+    assert report.metric("first answer preferred").value == 30 / 40
+    titles = [table.title for table in report.tables]
+    assert "Scripts" in titles
+    named = check_pairs([write_rows(tmp_path / "named.jsonl", row("a", "x", "y"), row("b", "x", "y"))])
+    assert math.isnan(named.first.value)
+    assert "its place says nothing" in named.first.note
+
+
+def test_a_sorted_set_is_said_to_be_sorted(tmp_path):
+    rows = [row(f"q{i}", "a", "b", category="safety" if i < 25 else "chat") for i in range(50)]
+    found = check_pairs([write_rows(tmp_path / "rows.jsonl", *rows)])
+    assert found.spread.sorted_by() == ["category"]
+    assert "Sorted by category" in [table.title for table in found.report().tables]
+
+
+def test_with_a_base_it_says_what_its_template_would_cut_and_set_aside(tmp_path):
+    rows = (
+        row("short", "yes", "no"),
+        row("the question comes first " * 20, "yes", "no"),  # cut at the front: both answers are kept
+        row("short", "Good." + " water" * 60, "Bad." + " water" * 60),  # the same once it is cut
+    )
+    found = check_pairs([write_rows(tmp_path / "rows.jsonl", *rows)], renderer=tiny_renderer(max_length=48), base="tiny")
+    assert found.fit is not None
+    assert (found.fit.count.num_pairs, found.fit.count.num_cut, found.fit.count.num_set_aside) == (2, 1, 1)
+    assert found.fit.lengths[-1] == (1.0, 48, 48)
+    findings = {finding.name: finding for finding in found.findings}
+    assert (findings["cut by the length policy"].level, findings["cut by the length policy"].value) == ("warn", 1 / 3)
+    assert "same tokens" in findings["set aside after rendering"].why
+    report = found.report()
+    assert report.metric("pairs cut at the front").value == 1
+    assert "After rendering" in [table.title for table in report.tables]
+    assert "with the template of tiny, at most 48 tokens: 2 pairs" in found.fit.summary()

@@ -307,7 +307,7 @@ def pair_row(**changes: Any) -> dict[str, Any]:
         (pair_row(margin="big"), "margin is not a number"),
         (pair_row(preference=1.5), "preference is not a probability"),
         ('{"prompt": "p", "chosen": "a", "rejected": "b", "preference": NaN}', "preference is not a number"),
-        (pair_row(prompt=[turn("bot", "p")]), "unknown role"),
+        (pair_row(prompt=[turn("bot", "p")]), "unknown role 'bot'"),
         (pair_row(chosen=[turn("user", "a")]), "no answer at the end"),
         (pair_row(chosen=[turn("user", "other"), turn("assistant", "a")]), "prompts differ"),
         (
@@ -357,7 +357,7 @@ def test_unknown_columns_name_what_was_found_and_every_form_that_is_accepted(rea
     ("name", "content", "message"),
     [
         ("absent.jsonl", None, "does not exist"),
-        ("table.csv", b"prompt,chosen", "unknown kind"),
+        ("table.txt", b"prompt,chosen", "unknown kind"),
         ("pretty.jsonl", b'{\n "prompt": "p"\n}', "no row of .* is a JSON object"),
         ("cut.jsonl.gz", gzip.compress(b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n' * 9, mtime=0)[:-12], "damaged"),
         ("cut.json", b'[{"prompt": "p"', "not a JSON array"),
@@ -395,7 +395,10 @@ def test_every_kind_of_file_gives_the_same_pairs(tmp_path):
     ]
     for name in ("set.jsonl", "set.jsonl.gz", "lines/set.json", "set.json", "set.parquet"):
         assert list(read_pairs(tmp_path / name)) == expected, name
-    assert list(read_pairs(tmp_path / "set.parquet", limit=2)) == expected[:2]
+    two = [list(read_pairs(tmp_path / name, limit=2)) for name in ("set.jsonl", "set.parquet")]
+    assert two[0] == two[1]
+    assert [pair for pair in expected if pair in two[0]] == two[0]
+    assert len(two[0]) == 2
 
 
 def test_a_hub_data_set_streams_through_datasets(tmp_path, monkeypatch):

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import transformers.utils.chat_template_utils as chat_template_utils
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from assay.data.render import PINNED_DATE, PLAIN_TEMPLATE, Renderer, pin_date, warn_of_left_out
+from assay.data.render import PINNED_DATE, PLAIN_TEMPLATE, Renderer, choose_template, pin_date, warn_of_left_out
 from assay.messages import Message, ToolCall
 from assay.records import Completion
 from tiny import AGENT, CHATML, tiny_renderer, tiny_tokenizer
@@ -418,3 +418,41 @@ def test_without_a_spare_special_token_a_new_pad_token_is_made():
     assert renderer.pad_id == 257 == len(renderer.tokenizer) - 1
     (item,) = renderer.render([EGG])
     assert item.tokens[-1] == renderer.tokenizer.eos_token_id
+
+
+def test_a_template_that_renders_no_answer_is_refused_at_once():
+    nothing = "{% for message in messages %}{% if message['role'] == 'user' %}{{ message['content'] }}{% endif %}{% endfor %}"
+    with pytest.raises(ValueError, match=r"does not render the answer.*--template"):
+        tiny_renderer(nothing)
+
+
+def test_a_template_that_takes_parts_only_is_refused_at_once():
+    parts = "{% for message in messages %}{{ message['role'] + ' ' }}{% for part in message['content'] %}"
+    parts += "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+    with pytest.raises(ValueError, match=r"takes a message's content as a list of parts only.*--template"):
+        tiny_renderer(parts)
+
+
+def test_one_of_several_templates_is_chosen_by_name_or_a_file_is_taken(tmp_path):
+    tokenizer = tiny_tokenizer({"default": CHATML, "tool_use": OPEN})
+    with pytest.raises(ValueError, match=r"several chat templates, default, tool_use: say which with --template default"):
+        Renderer(tokenizer)
+    choose_template(tokenizer, "default")
+    assert Renderer(tokenizer).template == CHATML
+    (tmp_path / "own.jinja").write_text(CHATML)
+    choose_template(tokenizer, str(tmp_path / "own.jinja"))
+    assert tokenizer.chat_template == CHATML
+    with pytest.raises(ValueError, match=r"--template 'rag' is neither a file nor one of the tokenizer's templates"):
+        choose_template(tokenizer, "rag")
+
+
+def test_a_tokenizer_that_adds_bos_and_has_no_template_keeps_its_bos():
+    tokenizer = tiny_tokenizer(None)
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    renderer = Renderer(tokenizer)
+    (item,) = renderer.render([EGG])
+    assert item.tokens[:2].tolist().count(1) == 1
+    assert "with the BOS token that this tokenizer puts before a text" in renderer.template_changes[0]
+    assert 1 not in tiny_renderer(None).render([EGG])[0].tokens

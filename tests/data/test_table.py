@@ -223,3 +223,24 @@ def test_python_holds_one_chunk_at_a_time(tmp_path):
 
     peak(10)
     assert peak(30 * CHUNK_ROWS) < 1.5 * peak(5 * CHUNK_ROWS)
+
+
+def test_pairs_that_give_the_same_tokens_are_set_aside_with_an_example(tmp_path):
+    """A template that drops thoughts, as DeepSeek-R1's distilled models have; and answers that differ only where they are cut."""
+    template = CHATML.replace("message['content']", "message['content'].split('</think>')[-1]")
+    thoughts = [f"<think>{thought}</think>It is the starch." for thought in ("Starch.", "Thieves.")]
+    thought = PreferencePair(prompt="q", chosen=thoughts[0], rejected=thoughts[1], source="set", id="8")
+    table, count = build_table([thought, PAIRS[0]], tiny_renderer(template), tmp_path / "thought.arrow")
+    assert len(table) == count.num_pairs == 1
+    reason = "chosen and rejected are the same tokens: the chat template leaves out what they differ in"
+    assert count.set_aside == {reason: 1}
+    assert count.examples == {reason: thought}
+    tail = " water" * 60
+    cut = PreferencePair(prompt="q", chosen="Good." + tail, rejected="Bad." + tail)
+    table, count = build_table([cut, PAIRS[0]], tiny_renderer(max_length=48), tmp_path / "cut.arrow")
+    assert len(table) == 1
+    assert count.num_cut == 0
+    assert count.set_aside == {"chosen and rejected are the same tokens: what they differ in was cut off to fit max_length": 1}
+    with pytest.raises(DataError, match=r"set 8: prompt 'q', chosen '<think>Starch") as caught:
+        build_table([thought], tiny_renderer(template), tmp_path / "none.arrow")
+    assert "1 pairs set aside: chosen and rejected are the same tokens" in str(caught.value)

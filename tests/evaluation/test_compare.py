@@ -63,7 +63,7 @@ def table(report, title):
 def no_intervals(monkeypatch):
     """Intervals have no part in tests of significance; without them a simulation takes seconds."""
     for module in ("compare", "slices"):
-        monkeypatch.setattr(f"assay.evaluation.{module}.cluster_bootstrap", lambda *args, **settings: NO_INTERVAL)
+        monkeypatch.setattr(f"assay.evaluation.{module}.mean_interval", lambda *args, **settings: NO_INTERVAL)
 
 
 def test_figures_by_hand():

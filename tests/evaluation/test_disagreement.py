@@ -48,6 +48,36 @@ def test_risk_and_coverage_by_hand():
     assert risk_coverage(right, sureness, [1.0, 0.5, 0.75]) == [0.5, 1.0, pytest.approx(2 / 3)]
 
 
+def test_equally_sure_pairs_count_by_expectation_whatever_their_order():
+    assert risk_coverage(np.array([1.0, 1, 0, 0]), np.ones(4), [0.5, 0.25, 1.0]) == [0.5, 0.5, 0.5]
+    # of four pairs two are surest and right, of the three after them one is right: with three kept, (2 + 1 / 3) / 3
+    right, sureness = np.array([1.0, 1, 1, 0, 0]), np.array([2.0, 2, 1, 1, 1])
+    assert risk_coverage(right, sureness, [0.6]) == [pytest.approx((2 + 1 / 3) / 3)]
+    rng = np.random.default_rng(0)
+    margins = rng.choice([-1.0, -0.5, 0.5, 1.0], p=[0.12, 0.18, 0.3, 0.4], size=400)
+    found = set()
+    for order in (np.arange(400), np.argsort(margins > 0, kind="stable"), rng.permutation(400)):
+        right = (margins > 0)[order].astype(float)
+        found.add(tuple(np.round(risk_coverage(right, np.abs(margins[order]), [0.8, 0.5, 0.1]), 12)))
+    assert len(found) == 1
+
+
+def test_the_expectation_over_ties_is_the_mean_over_many_orders():
+    rng = np.random.default_rng(1)
+    right, sureness = (rng.random(60) < 0.7).astype(float), rng.integers(4, size=60).astype(float)
+    broken = [sureness + 1e-6 * rng.permutation(60) for _ in range(4000)]
+    drawn = np.mean([risk_coverage(right, each, [0.3, 0.7]) for each in broken], axis=0)
+    assert risk_coverage(right, sureness, [0.3, 0.7]) == pytest.approx(drawn, abs=0.003)
+
+
+def test_what_could_not_be_scored_is_in_neither_figure():
+    nan = math.nan
+    assert risk_coverage(np.array([1.0, nan, 0.0]), np.array([3.0, 2.0, nan]), [1.0]) == [1.0]
+    assert math.isnan(risk_coverage(np.array([nan]), np.array([1.0]), [1.0])[0])
+    assert math.isnan(auroc(np.array([nan, 1.0, 0.0]), np.array([1, 0, 0]))), "the only positive has no score"
+    assert auroc(np.array([nan, 3.0, 1.0, 2.0]), np.array([0.0, 1.0, 0.0, nan])) == 1.0
+
+
 def test_error_correlation_by_hand():
     assert error_correlation(np.array([[1, 0, 1, 0], [1, 0, 1, 0]])) == pytest.approx(1.0)
     assert error_correlation(np.array([[1, 0, 1, 0], [0, 1, 0, 1]])) == pytest.approx(-1.0)

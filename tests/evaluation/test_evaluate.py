@@ -8,19 +8,17 @@ import pytest
 
 from assay.evaluation.evaluate import (
     ACCURACY,
-    BAG_OF_WORDS,
     BRIER,
     ECE,
     EXPECTED_ECE,
     LABEL_TIES,
-    LENGTH,
     MEAN_MARGIN,
     SCORE_TIES,
-    baseline_accuracy,
     evaluate,
     evaluate_margins,
     gap_finding,
 )
+from assay.evaluation.rivals import BAG_OF_WORDS, LENGTH, baseline_accuracy
 from assay.evaluation.slices import EQUAL_LENGTH, LENGTH_CONTROLLED
 from assay.records import Metric, PreferencePair, Rewards
 from assay.scorers.base import margins
@@ -145,7 +143,44 @@ def test_bag_of_words_is_cross_validated_here_unless_a_fitted_one_is_given():
     assert report.metric(name).value == 0.0
     assert "fitted elsewhere" in report.metric(name).note
     assert report.metric(baseline_accuracy("older model")).value == 0.0
-    assert finding(report, "better than the older model baseline").level == "ok"
+    broken = finding(report, "better than the older model baseline")
+    assert (broken.level, math.isnan(broken.value)) == ("warn", True)
+    assert "below chance: the baseline is broken" in broken.why or "is broken: its accuracy 0.000" in broken.why
+
+
+def test_a_baseline_at_chance_is_beaten_and_one_below_chance_is_broken():
+    """Words that are right on 50 of 100 pairs can be compared with; on 35 of 100 they know nothing of these pairs."""
+    pairs = [PreferencePair(prompt=f"q{i}", chosen=f"yes {i}", rejected=f"no {i}") for i in range(100)]
+    for num_right, level in ((50, "ok"), (35, "warn")):
+        told = [
+            pair if i < num_right else PreferencePair(prompt=pair.prompt, chosen=pair.rejected, rejected=pair.chosen)
+            for i, pair in enumerate(pairs)
+        ]
+        words = BagOfWordsScorer(weights={"yes": 1.0})
+        report = evaluate_margins(np.ones(100), told, title="t", baselines={BAG_OF_WORDS: words}).report()
+        found = finding(report, "better than the bag-of-words baseline")
+        assert found.level == level
+        assert ("broken" in found.why) == (level == "warn")
+
+
+def test_margins_beyond_those_of_the_calibration_are_flagged():
+    rng = np.random.default_rng(0)
+
+    class Steep:
+        """The first number in the text is the reward."""
+
+        fingerprint, scope, tolerance = "steep", "global", 0.0
+
+        def score(self, completions):
+            return Rewards(value=[float(c.response) for c in completions])
+
+    fitted = fit_calibration(rng.normal(size=200), split="s", scorer="steep", preference_P=rng.integers(2, size=200).astype(float))
+    for factor, level in ((1.0, "ok"), (4.0, "warn")):
+        pairs = [PreferencePair(prompt=f"q{i}", chosen=f"{factor * rng.normal():.6f}", rejected="0.0") for i in range(200)]
+        report = evaluate(Calibrated(scorer=Steep(), calibration=fitted), pairs, title="t").report()
+        found = finding(report, "margins beyond the calibration")
+        assert found.level == level
+        assert found.failure == "calibration"
 
 
 def test_perfect_accuracy_has_an_honest_interval():

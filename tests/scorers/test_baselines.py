@@ -8,9 +8,19 @@ import time
 import numpy as np
 import pytest
 
+from assay.errors import ArtifactError
 from assay.records import Completion, PreferencePair
+from assay.run_files import WORDS_FILE
 from assay.scorers.base import margins
-from assay.scorers.baselines import BagOfWordsScorer, LengthScorer, bag_of_words_cross_validated, fit_bag_of_words
+from assay.scorers.baselines import (
+    BagOfWordsScorer,
+    LengthScorer,
+    bag_of_words_cross_validated,
+    fit_bag_of_words,
+    keep_bag_of_words,
+    kept_bag_of_words,
+    word_hash,
+)
 from assay.scorers.checks import check_scorer
 
 WORDS = [f"word{i}" for i in range(300)]
@@ -141,3 +151,34 @@ def test_two_thousand_pairs_take_little_time():
     margins_P = bag_of_words_cross_validated(pairs)
     assert time.perf_counter() - start < 15
     assert np.mean(margins_P > 0) > 0.8
+
+
+def test_what_is_kept_scores_as_what_was_fitted_and_tells_no_word(tmp_path):
+    pairs = word_pairs(200)
+    keep_bag_of_words(tmp_path, pairs)
+    kept, fresh = kept_bag_of_words(tmp_path), word_pairs(100, seed=1)
+    assert kept.num_pairs == 200
+    np.testing.assert_allclose(margins(kept, fresh), margins(fit_bag_of_words(pairs), fresh), atol=1e-5)
+    check_scorer(kept, [completion for pair in fresh[:3] for completion in pair.completions()])
+    with np.load(tmp_path / WORDS_FILE, allow_pickle=False) as file:
+        assert {name: file[name].dtype.kind for name in file.files} == {"hashes": "u", "weights": "f", "num_pairs": "i"}
+    assert b"please" not in (tmp_path / WORDS_FILE).read_bytes()
+    again = kept_bag_of_words(tmp_path)
+    assert again.fingerprint == kept.fingerprint
+
+
+def test_an_ensemble_is_held_against_the_words_of_its_first_member_and_a_damaged_file_is_named(tmp_path):
+    assert kept_bag_of_words(tmp_path) is None
+    member = tmp_path / "members" / "0"
+    member.mkdir(parents=True)
+    keep_bag_of_words(member, word_pairs(30))
+    assert kept_bag_of_words(tmp_path).num_pairs == 30
+    (member / WORDS_FILE).write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(ArtifactError, match=f"{WORDS_FILE} cannot be read"):
+        kept_bag_of_words(tmp_path)
+
+
+def test_words_are_told_apart_by_their_hash():
+    assert len({word_hash(f"word{i}") for i in range(20_000)}) == 20_000
+    assert word_hash("\udc80") != word_hash("a"), "a lone surrogate is a word like any other"
+    assert 0 <= word_hash("please") < 2**64

@@ -253,5 +253,5 @@ def test_an_error_that_a_scorer_should_not_have_raised_stops_the_file(cluster, t
 
 def test_without_ray_the_fix_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"Ray is not installed: pip install 'assay-rm\[ray\]'"):
+    with pytest.raises(ValueError, match=r"Ray is not installed: pip install '\.\[ray\]' in Assay's clone"):
         RayScorer(tmp_path)

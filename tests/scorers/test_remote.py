@@ -95,7 +95,37 @@ def test_without_a_renderer_an_engine_gets_what_it_can_read_as_it_is(engine, url
         assert given.value[i] == pytest.approx(expected.value[i], abs=scorer.tolerance)
     assert given.ok[0] == (engine == "vllm"), "conversations are rendered by vLLM alone"
     if engine != "vllm":
-        assert "give the artifact's renderer" in given.error[0]
+        assert "name the artifact that it serves" in given.error[0]
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tei", "openrlhf"])
+@pytest.mark.parametrize("way", ["argument", "behind the URL"])
+def test_with_the_artifact_an_engine_takes_prompt_and_response(engine, way, trained_run, tmp_path):
+    local = assay.load(trained_run.path, dtype="float32", device="cpu")
+    completions = [*COMPLETIONS[:2], Completion(messages="Hi", response="a b"), Completion(text="User: Hi")]
+    with serving(service_of(local)) as client:
+        url = f"{engine}+{client.base_url}"
+        remote = assay.load(url, artifact=trained_run.path) if way == "argument" else assay.load(f"{url}#{trained_run.path}")
+        given = remote.score(completions)
+    expected = local.score(completions).value
+    if engine == "openrlhf":  # closes a trainer's text
+        expected[3] = local.score([Completion(text=closed("User: Hi", local.scorer.closing))]).value[0]
+    np.testing.assert_allclose(given.value, expected, atol=local.tolerance)
+
+
+def test_an_artifact_goes_with_an_engine_alone(url, scorer, trained_run, tmp_path):
+    with pytest.raises(ValueError, match="goes with an engine"):
+        assay.load(url, artifact=trained_run.path)
+    with pytest.raises(ValueError, match="goes with an engine"):
+        RemoteScorer(url, engine="vllm", artifact=trained_run.path, renderer=scorer.renderer)
+    with pytest.raises(ValueError, match="is an artifact itself"):
+        assay.load(trained_run.path, artifact=trained_run.path)
+    with pytest.raises(ValueError, match="give one of them"):
+        assay.load(f"vllm+{url}#{trained_run.path}", artifact=trained_run.path)
+    with pytest.raises(ValueError, match="is neither an artifact"):
+        assay.load(f"vllm+{url}", artifact=tmp_path)
+    with pytest.raises(ValueError, match="is no engine"):
+        assay.load("rule:math:floor", artifact=trained_run.path)
 
 
 def test_load_wraps_a_cache_and_refuses_settings_of_a_directory_for_a_url(url, tmp_path):
@@ -353,7 +383,7 @@ def test_tools_calls_and_reasoning_go_over_the_wire_and_engines_without_the_rend
             np.testing.assert_allclose(remote.score(AGENTS).value, expected.value, atol=scorer.tolerance)
         refused = RemoteScorer(url, engine="vllm").score([*AGENTS, COMPLETIONS[0]])
         assert refused.ok.tolist() == [False, False, True]
-        assert "give the artifact's renderer" in refused.error[0]
+        assert "name the artifact that it serves" in refused.error[0]
 
 
 class Exact(Lengths):

@@ -300,10 +300,11 @@ def test_metrics_count_what_was_asked_and_what_came_of_it():
         reply = client.get("/metrics")
         assert reply.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         text = reply.text
-    assert figure(text, 'assay_requests_total{route="/v1/score",status="200"}') == 3
-    assert figure(text, 'assay_requests_total{route="/get_reward",status="422"}') == 1
-    assert figure(text, 'assay_request_seconds_count{route="/v1/score"}') == 3
-    assert figure(text, 'assay_request_seconds_bucket{route="/v1/score",le="+Inf"}') == 3
+    scored, unscored = ('{route="/v1/score",status="200",model="rm"', '{route="/get_reward",status="422",model="rm"')
+    assert figure(text, f"assay_requests_total{scored}}}") == 3
+    assert figure(text, f"assay_requests_total{unscored}}}") == 1
+    assert figure(text, f"assay_request_seconds_count{scored}}}") == 3
+    assert figure(text, f'assay_request_seconds_bucket{scored},le="+Inf"}}') == 3
     assert figure(text, 'assay_rewards_total{model="rm",fingerprint="lengths 1.0"}') == 5
     assert figure(text, 'assay_rewards_failed_total{model="rm",fingerprint="lengths 1.0"}') == 2
     assert figure(text, 'assay_reward_mean{model="rm"}') == 3.0

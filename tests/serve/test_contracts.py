@@ -325,8 +325,8 @@ def test_conversations_with_calls_and_reasoning_are_templated_with_them():
         items = [{"prompt": prompt, "response": thought}, {"messages": [*prompt, thought]}]
         rewards = post(client, "/v1/score", {"items": items})["rewards"]
         np.testing.assert_allclose([reward["value"] for reward in rewards], [expected[0]] * 2, atol=scorer.tolerance)
-        for wrong in ({"content": None}, {"content": "a", "tool_calls": [{"function": {"arguments": "secret"}}]}):
-            turn = {"role": "assistant", **wrong}
+        calls = [{"function": {"arguments": "secret"}}]
+        for turn in ({"role": "user", "content": None}, {"role": "assistant", "content": "a", "tool_calls": calls}):
             for path, body in (
                 ("/classify", {"messages": [turn]}),
                 ("/v1/score", {"items": [{"prompt": [turn], "response": "a"}]}),

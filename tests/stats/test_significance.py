@@ -170,3 +170,9 @@ def test_holm_by_hand():
     adjusted = holm([0.01, math.nan, 0.04, 0.03])
     assert adjusted[[0, 2, 3]] == pytest.approx([0.03, 0.06, 0.06])
     assert math.isnan(adjusted[1])
+
+
+@pytest.mark.parametrize("values", [[0.2, 1.5], [-0.1, 0.3], [np.nan, 2.0]])
+def test_holm_takes_probabilities_alone(values):
+    with pytest.raises(ValueError, match=r"p-values lie in \[0, 1\]"):
+        holm(values)

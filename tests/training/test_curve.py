@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from assay.stats.power_law import fit_power_law, forecast, resampled_means
+from assay.stats.power_law import fit_power_law, forecast, lack_of_fit, noise_of
 from assay.training.curve import GAIN, CurveConfig, Fits, curve_report, learning_curve, nested_subsets, run_fits
 from assay.training.prepare import prepare
 from assay.training.run import train
@@ -58,7 +58,9 @@ def test_the_interval_covers_the_truth_in_most_of_100_trials(error: Callable[[np
     truth = float(error(np.array(3200.0)) - error(np.array(1600.0)))
     found = [forecast(SIZES, errors_of(error(SIZES), seed), np.arange(400), seed=seed) for seed in range(100)]
     assert sum(one.low <= truth <= one.high for one in found) >= 90
-    assert np.mean([one.high - one.low for one in found]) < 0.04
+    assert sum(one.law_low <= truth <= one.law_high for one in found) >= 90
+    assert np.mean([one.law_high - one.law_low for one in found]) < 0.04
+    assert np.mean([one.high - one.low for one in found]) < 0.06
     assert sum(one.miss_low <= 0 <= one.miss_high for one in found) >= 90
 
 
@@ -68,7 +70,11 @@ def test_the_backtest_predicts_a_law_and_a_line_predicts_a_line():
     found = forecast(SIZES, same(law), np.arange(10), seed=0)
     assert found.predicted == pytest.approx(law[-1], abs=1e-9)
     assert found.predicted_by_line < law[-1] - 0.01
-    assert (found.change, found.low, found.high) == pytest.approx([2 * 3200**-0.5 - 2 * 1600**-0.5] * 3, abs=1e-9)
+    assert (found.change, found.law_low, found.law_high) == pytest.approx([2 * 3200**-0.5 - 2 * 1600**-0.5] * 3, abs=1e-9)
+    assert found.fit_p == 1
+    slope = np.polyfit(np.log2(SIZES), law, 1, w=np.sqrt(SIZES))[0]
+    assert (found.low, found.high) == (pytest.approx(slope), 0.0), "a line falls on, a plateau does not fall"
+    assert forecast(SIZES, same(line), np.arange(10), seed=0).low == pytest.approx(-0.03)
     assert forecast(SIZES, same(line), np.arange(10), seed=0).predicted_by_line == pytest.approx(line[-1])
     assert np.isnan(forecast(SIZES[:3], same(law)[:3], np.arange(10), seed=0).predicted)
 
@@ -77,9 +83,45 @@ def test_prompts_are_drawn_whole_and_ties_left_out():
     values = np.zeros((3, 2, 40))
     values[:, :, :20] = 1.0  # 2 prompts of 20 pairs: their mean is 0, 1/2 or 1
     values[:, :, 0] = np.nan
-    means_SK = resampled_means(values, np.repeat([3, 9], 20), seed=0)
+    means_SK = noise_of(values, np.repeat([3, 9], 20), seed=0).means_SK
     assert set(np.round(np.unique(means_SK), 6)) == {0, round(19 / 39, 6), 1}
     assert (means_SK[:, :1] == means_SK).all()  # the same draw for all sizes
+
+
+SHAPES = {
+    "saturates at once": lambda s: 0.25 + 0.2 * np.exp(-4 * s),
+    "saturates late": lambda s: 0.2 + 0.2 / (1 + np.exp(3 * (np.log2(s) + 1.5))),
+    "saturates early": lambda s: 0.3 + 0.15 * np.exp(-12 * s),
+    "Michaelis": lambda s: 0.35 - 0.15 * s / (s + 0.15),
+    "a line": lambda s: 0.3 - 0.02 * np.log2(s),
+    "a law": lambda s: 0.15 + 0.1 * s**-0.3,
+    "flat": lambda s: 0.3 + 0 * s,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_whole_interval_holds_the_truth_whatever_the_shape(shape: str):
+    """Curves that a power law does not describe, over prompts of one pair and of two: 93 of 100 intervals hold the truth."""
+    error, share = SHAPES[shape], SIZES / SIZES[-1]
+    truth = float(error(np.array(2.0)) - error(np.array(1.0)))
+    found = [forecast(SIZES, errors_of(error(share), seed), np.arange(400) // (1 + seed % 2), seed=seed) for seed in range(100)]
+    assert sum(one.low <= truth <= one.high for one in found) >= 93
+
+
+@pytest.mark.slow
+def test_the_lack_of_fit_test_keeps_its_level_and_sees_what_is_no_law():
+    law = lambda s: 0.2 + 0.08 * s**-0.35  # noqa: E731
+    jump = lambda s: np.where(s < 0.4, 0.4, 0.28)  # noqa: E731
+
+    def rejected(error: Callable[[np.ndarray], np.ndarray]) -> int:
+        values = [errors_of(error(SIZES / SIZES[-1]), seed) for seed in range(100)]
+        noises = [noise_of(each, np.arange(400), seed=seed) for seed, each in enumerate(values)]
+        p = [lack_of_fit(SIZES, v.mean(axis=(1, 2)), n, seed=0, num_samples=200) for v, n in zip(values, noises, strict=True)]
+        return int(np.sum(np.array(p) <= 0.05))
+
+    assert rejected(law) <= 5 + 2 * 2.2
+    assert rejected(jump) >= 60
 
 
 # The subsets
@@ -129,7 +171,8 @@ def test_the_whole_command(tmp_path, capsys):
     gain = report.metric(GAIN)
     assert gain.value == pytest.approx(accuracies.rows[3][2] - accuracies.rows[2][2])
     assert gain.low <= gain.value <= gain.high
-    assert [finding.level for finding in report.findings] == ["ok"]  # three sizes: nothing to test the forecast on
+    names = [finding.name for finding in report.findings]
+    assert names == ["forecast", "fit of the law"], "three sizes: nothing to test the forecast on"
     assert laws.rows[0][4] == pytest.approx(1 - accuracies.rows[2][1])
     assert report_to_json(learning_curve(config)) == kept  # a seed is a curve
 
@@ -159,9 +202,12 @@ def test_a_curve_that_is_no_power_law_is_said_to_be_none():
     right = 1 - np.stack([errors_of(np.full(5, 0.4), seed=1), errors_of(np.full(5, 0.1), seed=2)])
     right = np.concatenate([right[0, :4], right[1, 4:]])
     fits = Fits(np.repeat(SIZES[:, None], 3, axis=1).astype(int), right, 1 - right, right.mean(axis=2))
-    doubling, test = curve_report(fits, np.arange(400), seed=0).findings
+    doubling, fitted, test = curve_report(fits, np.arange(400), seed=0).findings
     assert doubling.level == "ok"
     assert doubling.why.startswith("doubling 1,600 -> 3,200 pairs would bring +")
+    assert "conditional on the law" in doubling.why
+    assert fitted.level == "warn"
+    assert "do not lie around a power law" in fitted.why
     assert test.level == "warn"
     assert "no power law fits this curve" in test.why
 

@@ -230,3 +230,17 @@ def test_masked_regression_by_hand():
     check_values(masked_regression(predicted.detach()[:1], target[:1], rewards(3.0, 1.0)), 7 / 4)
     with pytest.raises(ValueError, match=r"must both be \(N, A\)"):
         masked_regression(predicted, target[:2])
+
+
+def test_answers_of_one_rank_are_compared_with_those_below_alone():
+    """Ranks 1, 1, 2: each of the first two against the third, -log of 3/4 and of 2/3; a strict order as without; all equal: 0."""
+    ranked = torch.tensor([[LN3, LN2, 0.0]] * 3)
+    present = torch.ones(3, 3, dtype=torch.bool)
+    below = torch.tensor([[2, 2, 3], [1, 2, 3], [3, 3, 3]])
+    check_values(plackett_luce(ranked, present, below), math.log(4 / 3) + math.log(3 / 2), math.log(3), 0.0)
+    padded = torch.tensor([[1.0, 0.0, 3.0]], requires_grad=True)
+    plackett_luce(padded, torch.tensor([[True, True, False]]), torch.tensor([[1, 3, 3]])).sum().backward()
+    assert padded.grad is not None
+    assert padded.grad[0, 2] == 0
+    assert torch.isfinite(padded.grad).all()
+    assert padded.grad[0, 0] == pytest.approx(-1 / (1 + math.e), abs=1e-6)

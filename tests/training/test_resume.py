@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -98,12 +99,16 @@ def test_the_log_equals_the_uninterrupted_run_s_row_by_row(runs):
 
 def test_no_file_of_a_run_is_a_pickle(runs):
     suffixes = {file.suffix for file in runs.resumed.rglob("*") if file.is_file()}
-    allowed = {".safetensors", ".json", ".jsonl", ".arrow", ".bin", ".npy", ".md", ".html", ".jinja"}
+    allowed = {".safetensors", ".json", ".jsonl", ".arrow", ".bin", ".npy", ".npz", ".md", ".html", ".jinja"}
     assert suffixes <= allowed
     for file in runs.resumed.rglob("*"):
         if file.is_file() and file.suffix in (".bin", ".npy"):
             head = file.read_bytes()[:8]
             assert not head.startswith((b"PK", b"\x80")), f"{file} begins like a pickle or a torch file"
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                assert arrays.files
+                assert all(arrays[name].dtype != object for name in arrays.files)
     state = {file.suffix for file in (runs.resumed / "checkpoints").rglob("*") if file.is_file()}
     assert state == {".safetensors", ".json"}
 

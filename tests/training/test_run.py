@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import assay
@@ -142,11 +142,19 @@ def test_a_base_in_bfloat16_trains_in_either_format_and_is_saved_as_it_came(tmp_
 @pytest.mark.slow
 def test_an_unfinished_run_is_not_trampled_on(tmp_path):
     config = config_of(tmp_path, toy_pairs(60))
-    train(config)
-    train(config)  # a finished one may be made again
-    shutil.rmtree(config.out / "artifact")
+    artifact = train(config)
+    before = (artifact / "reward.json").read_bytes()
+    with pytest.raises(ValueError, match=r"holds a finished run.*--overwrite"):
+        train(config)
+    assert (artifact / "reward.json").read_bytes() == before
+    train(replace(config, machine=replace(MACHINE, overwrite=True)))
+    shutil.rmtree(artifact)
     with pytest.raises(ValueError, match="unfinished run: go on with --resume"):
         train(config)
+    train(replace(config, machine=replace(MACHINE, resume=True)))
+    assert (artifact / "reward.json").is_file()
+    with pytest.raises(ValueError, match="give one of the two"):
+        replace(config, machine=replace(MACHINE, resume=True, overwrite=True))
 
 
 @pytest.mark.slow
@@ -231,6 +239,35 @@ def test_the_reload_check_leaves_out_what_was_cut(tmp_path):
     assert record["max_length"] == 64
 
 
+def test_without_a_calibration_pair_the_reload_check_takes_training_pairs(tmp_path, capsys):
+    pairs = [pair for pair in toy_pairs(60) if split_of(pair.prompt, calibration=0.2, test=0.2) != "calibration"]
+    config = config_of(tmp_path, pairs)
+    train(config)
+    checked = report_from_json((config.out / "eval" / "training.json").read_text()).metric("reload check: largest difference")
+    num_trained = sum(split_of(pair.prompt, calibration=0.2, test=0.2) == "train" for pair in pairs)
+    assert checked.n == 2 * num_trained > 40
+    assert checked.value < 1e-4
+    assert "nan" not in capsys.readouterr().err
+
+
+def test_without_a_whole_answer_the_reload_check_says_why_it_is_left_out(tmp_path, capsys):
+    pairs = [replace(pair, chosen=pair.chosen * 20, rejected=pair.rejected * 20) for pair in toy_pairs(60)]
+    train(config_of(tmp_path, pairs, max_length=64))
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "reload check left out: no answer fits into --max-length 64 whole" in printed
+    assert "nan" not in printed
+
+
+def test_a_base_with_broken_weights_is_refused_by_the_name_of_the_weight(tmp_path):
+    config = config_of(tmp_path, toy_pairs(40))
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    name = next(name for name in weights if "layers.2.mlp.down" in name)
+    weights[name][0, 0] = math.nan
+    save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"base 'base': a weight tensor is NaN.*layers\.2\.mlp\.down.*another base"):
+        train(config)
+
+
 def test_what_is_set_aside_is_counted(tmp_path, capsys):
     data = tmp_path / "toy.jsonl"
     config = config_of(tmp_path, toy_pairs(60))
@@ -242,7 +279,7 @@ def test_what_is_set_aside_is_counted(tmp_path, capsys):
     assert "2 set aside" in printed
     assert "not JSON (line 61)" in printed
     with pytest.raises(DataError, match="line 61"):
-        train(replace(config, strict=True))
+        train(replace(config, machine=replace(MACHINE, strict=True, overwrite=True)))
 
 
 def test_all_prompts_in_one_place_leave_nothing_to_train_on(tmp_path):

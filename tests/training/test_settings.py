@@ -69,7 +69,7 @@ BAD = [
     ({"base": None}, "give --base"),
     ({"init_from": Path("run")}, "give --base"),
     ({"base": None, "init_from": Path("run"), "depth": "3"}, "--depth 3 cannot be joined with --init-from"),
-    ({"replay": 0.5}, "--replay 0.5"),
+    ({"regularization": Regularization(replay=0.5)}, "--replay 0.5"),
     ({"members": Members(ensemble=3), "params": "lora:4"}, "--ensemble 3 cannot be joined with --params lora:4"),
     ({"members": Members(ensemble=3), "params": "head:mean"}, "--ensemble 3 cannot be joined with --params head:mean"),
     ({"base": None, "init_from": Path("run"), "params": "head:mean"}, "--params head:mean cannot be joined with --init-from"),

@@ -83,7 +83,7 @@ def test_a_killed_run_of_what_is_merged_at_its_end_is_resumed(tmp_path, params):
     train(config)
     last = sorted((config.out / "checkpoints").glob("step-*"))[-1]
     (last / "state.json").write_text("cut")
-    resumed = load_file(train(replace(config, resume=True)) / "model.safetensors")
+    resumed = load_file(train(replace(config, machine=replace(config.machine, resume=True))) / "model.safetensors")
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
 
 
@@ -212,7 +212,7 @@ def test_training_goes_on_from_the_head_and_weights_of_an_earlier_model(earlier)
 
 def test_replay_draws_the_asked_share_from_the_old_training_pairs(earlier):
     new = toy_pairs(100, first=500)
-    prepared = prepare(after(earlier, new, replay=0.25))
+    prepared = prepare(after(earlier, new, regularization=Regularization(replay=0.25)))
     train_prompts = set(prepared.table.prompt[prepared.table.rows("train")].tolist())
     old = set(prompt_hashes(earlier.run_data.pairs("train")).tolist())
     num_new = sum(split_of(pair.prompt, calibration=0.2, test=0.2) == "train" for pair in new)
@@ -221,7 +221,7 @@ def test_replay_draws_the_asked_share_from_the_old_training_pairs(earlier):
     for split in ("calibration", "test"):
         assert not set(prepared.table.prompt[prepared.table.rows(split)].tolist()) & old
     with pytest.raises(ValueError, match="is no run directory"):
-        prepare(replace(after(earlier, new, replay=0.25), init_from=earlier.out / "artifact"))
+        prepare(replace(after(earlier, new, regularization=Regularization(replay=0.25)), init_from=earlier.out / "artifact"))
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from assay.audit.probes.alarm import MAX_RISE, Probe, ProbeResult
 from assay.audit.probes.battery import run_probes
 from assay.console import progress, say
 from assay.data.candidates import Candidates, Recorded
+from assay.data.columns import NO_NAMES
 from assay.data.rows import slug
 from assay.data.split import HasPrompt
 from assay.messages import Messages, prompt_key
@@ -108,6 +109,7 @@ def drift_of_sets(
     *,
     limit: int = 500,
     form: str | None = None,
+    names: Mapping[str, str] = NO_NAMES,
     seed: int = 0,
     loaded: Scorer | None = None,
 ) -> DriftResult:
@@ -121,7 +123,7 @@ def drift_of_sets(
     news: list[NewSet] = []
     notes: list[Finding] = []
     for name in sets:
-        sample = read_sample(name, limit, form=form, seed=seed)
+        sample = read_sample(name, limit, form=form, names=names, seed=seed)
         notes += _seen(opened, sample.pairs or (), slug(name), "its accuracy there is flattered")[0]
         news.append(NewSet(name=slug(name), observed=observe_all(scorer, sample.completions, slug(name)), pairs=sample.pairs))
     result = measure_drift(reference, news, seed=seed)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln
 
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import NO_INTERVAL, Interval
 
 
@@ -53,7 +53,7 @@ def best_of_n_curve(proxy: Sequence[np.ndarray], gold: Sequence[np.ndarray], siz
         if not found_P.any():
             rows.append((math.nan, math.nan, math.nan))
             continue
-        interval = cluster_bootstrap(
+        interval = mean_interval(
             column_P[found_P], np.flatnonzero(found_P), seed=seed, support=possible if np.ptp(possible) else None
         )
         rows.append((float(column_P[found_P].mean()), interval.low, interval.high))

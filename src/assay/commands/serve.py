@@ -10,6 +10,6 @@ def run(config: Config) -> int:
     try:
         from assay.serve.build import serve  # imports FastAPI
     except ImportError as error:
-        raise ValueError(f"{error.name} is not installed: pip install 'assay-rm[serve]'") from None
+        raise ValueError(f"{error.name} is not installed: pip install '.[serve]' in Assay's clone") from None
     serve(config)
     return 0

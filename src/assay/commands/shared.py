@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from assay.console import print_figures, report_rows, say
+from assay.data.columns import renaming
 from assay.data.split import Split
 from assay.records import Dtype, Report, Result
 from assay.report.html import write_html
@@ -18,6 +19,8 @@ from assay.scorers.opened import NamedPairs, Opened, open_scorer, read_named
 _MODEL_HELP = "Run directory, artifact, URL (http://, vllm+http:// and kin) or rule:module:function."
 Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL", help=_MODEL_HELP)]
 """What is measured, as `open_scorer` takes it."""
+Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A=B")]
+Ignored = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COL")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +28,15 @@ class Pairs:
     """Which pairs."""
 
     data: tuple[str, ...] = ()
-    """Pairs: jsonl, jsonl.gz, json, parquet, or hub:org/name#split; the run's own when left out. Several sets are pooled."""
+    """Pairs: files, folders, globs or hub:org/name#split (docs/data.md); the run's own when left out. Several are pooled."""
     limit: int | None = None
-    """Read at most so many pairs of each set."""
+    """Take at most so many pairs of each set: a random sample, whole prompts."""
     form: str | None = None
     """Form of the rows (docs/data.md); found when left out."""
+    columns: Columns = ()
+    """Such as prompt=instruction chosen=good (docs/data.md)."""
+    ignore: Ignored = ()
+    """Columns to leave out."""
     strict: bool = False
     """Stop at the first bad row."""
     seed: int = 0
@@ -43,7 +50,8 @@ class Pairs:
 
     def read(self) -> NamedPairs:
         """The pairs of --data. Raises as `read_named`."""
-        return read_named(self.data, form=self.form, strict=self.strict, limit=self.limit, seed=self.seed)
+        names = renaming(self.columns, self.ignore)
+        return read_named(self.data, form=self.form, strict=self.strict, limit=self.limit, seed=self.seed, names=names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

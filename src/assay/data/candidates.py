@@ -17,7 +17,9 @@ import numpy as np
 
 from assay.data.cases import Case, case_of
 from assay.data.cells import BadRow, list_of, number_of
+from assay.data.columns import NO_NAMES
 from assay.data.rows import Row, file_of, stem, unit_of
+from assay.data.sources import judged, published, ranked
 from assay.data.sources.chosen import rmb_best_of_n
 from assay.data.sources.forms import Beside, Form, Read, cases_of, file_form, row_form
 from assay.data.sources.joined import alpaca_eval
@@ -59,16 +61,16 @@ class Recorded(NamedTuple):
     note: str
 
 
-def read_candidates(path: str | Path) -> Recorded:
+def read_candidates(path: str | Path, names: Mapping[str, str] = NO_NAMES) -> Recorded:
     """The candidates of a file or hub data set, or of a directory whose files are joined; answers to one prompt are one group.
 
-    Each row is recognised by its columns. A prompt with a single candidate is set aside. Raises DataError for a file
-    that is missing or damaged, for unknown columns, and when nothing is left.
+    Each row is recognised by its columns; names: what they are, as `columns.renaming` gives it. A prompt with a single candidate is
+    set aside. Raises DataError for a file that is missing or damaged, for unknown columns, and when nothing is left.
     """
-    file = file_of(path, ("preferences",))
+    file = file_of(path, ("preferences",), takes_folders=False)
     problems = ReadProblems(unit=unit_of(file), what="answers")
     found: dict[Messages, list[tuple[int, Case]]] = {}
-    for number, case in read_cases(file, GOLD_FORMS, problems, source=stem(path), what="no candidates with gold"):
+    for number, case in read_cases(file, GOLD_FORMS, problems, source=stem(path), what="no candidates with gold", names=names):
         fault = case if isinstance(case, str) else case.fault or _unusable(case, found.get(case.prompt, []))
         if isinstance(case, str) or fault:
             problems.add(fault, number)
@@ -152,6 +154,9 @@ def _against_reference(beside: Beside) -> Read:
 GOLD_FORMS: tuple[Form, ...] = (
     row_form("candidates", ("prompt", "candidates", "gold"), _list),
     row_form("answers", ("prompt", "response", "gold"), _answer),
+    *published.GOLD,
+    *ranked.GOLD,
+    *judged.GOLD,
     row_form("gsm8k", ("question", "ground_truth"), _gsm8k),
     row_form("truthful", ("question", "answer", "truthful"), truthful),
     file_form("rmb-best-of-n", ("conversation_input", "bon_best", "loser_list"), _one_list_a_prompt),

@@ -44,6 +44,8 @@ class Case:
     section: the part of a suite that it belongs to; subset: a finer slice, a row of a table.
     cluster: cases of one cluster are resampled together; within a suite the prompt's key when left out.
     messages: the candidates as the assistant's messages, where one of them has tool calls or reasoning beside its text.
+    attributes: name -> one number for each candidate, NaN where it is not known: what was rated beside the gold.
+    is_scored: gold are points on a scale, whose differences are margins; False for labels and ranks.
     source, id, tags, tools, ground_truth: those of its pairs and completions.
     """
 
@@ -62,12 +64,16 @@ class Case:
     tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     ground_truth: Mapping[str, Any] | None = field(default=None, hash=False)
     messages: tuple[Message, ...] = ()
+    attributes: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
+    is_scored: bool = False
 
     def __post_init__(self) -> None:
         if self.section and not self.cluster:
             object.__setattr__(self, "cluster", self.prompt_key)
         if len(self.gold) != len(self.candidates):
             raise BadRow("not one label for each candidate")
+        if any(len(values) != len(self.candidates) for values in self.attributes.values()):
+            raise BadRow("not one number of each attribute for each candidate")
 
     @property
     def prompt_key(self) -> str:
@@ -233,4 +239,5 @@ def of_ranking(
         Label(0.5 if gold[i] == gold[j] else 1.0, gold[i] - gold[j] if has_margins else None, name=f"{i}-{j}") for i, j in pairs
     ]
     case = case_of(prompt, answers, gold, pairs=pairs, labels=labels)
-    return replace(case, faults={**case.faults, **{i: missing for i, value in enumerate(worth) if value is None}})
+    faults = {**case.faults, **{i: missing for i, value in enumerate(worth) if value is None}}
+    return replace(case, faults=faults, is_scored=has_margins)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from decimal import Decimal
 from typing import Any
 
-from assay.messages import ROLES, Message, Messages, as_ground_truth, as_message, as_tools
+from assay.data.column_names import is_prose, is_told
+from assay.messages import REASONING_FIELDS, Message, MessageError, Messages, as_ground_truth, as_message, as_tools, role_in
 
 _LARGEST = 1e300
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_MISSING = ("", "n/a", "na", "nan", "none", "null")
+_ANSWER_FIELDS = ("content", "text", "value", "response", "answer", "output", "completion", "summary", "generated_text")
 
 TURN = re.compile(r"\n\n(Human|Assistant):")
 
@@ -64,9 +70,9 @@ def stripped(answer: Message) -> Message:
 
 
 def tools_of(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """The functions that the row's column `tools` describes: a list, or JSON text of one."""
+    """The functions that the row's column `tools` or `functions` describes: a list, or JSON text of one."""
     try:
-        return as_tools(row.get("tools"))
+        return as_tools(row.get("tools") or row.get("functions"))
     except ValueError:
         raise BadRow("tools cannot be read") from None
 
@@ -97,18 +103,23 @@ def turns_of(value: Any) -> Messages:
         raise BadRow("empty")
     if not isinstance(value, list | Mapping):
         raise BadRow("not text")
-    turns = []
-    for entry in [value] if isinstance(value, Mapping) else value:
-        if field_of(entry, "role") not in ROLES:
-            raise BadRow("unknown role")
-        content = field_of(entry, "content")
+    return tuple(_turn(entry) for entry in ([value] if isinstance(value, Mapping) else value))
+
+
+def _turn(entry: Any) -> Message:
+    if isinstance(entry, str) and entry.lstrip().startswith("{"):  # a message that was written as JSON
         try:
-            turns.append(as_message(entry if content is None else {**entry, "content": text_of(content, may_be_blank=True)}))
-        except BadRow:
-            raise
+            entry = json.loads(entry)
         except ValueError:
-            raise BadRow("empty" if content is None else "tool calls or reasoning cannot be read") from None
-    return tuple(turns)
+            raise BadRow("not text") from None
+    if not isinstance(entry, Mapping):
+        raise BadRow("not text")
+    try:
+        turn = as_message(entry)
+    except MessageError as error:
+        raise BadRow(error.reason) from None
+    text_of(turn.content, may_be_blank=True)
+    return turn
 
 
 def text_of(value: Any, *, may_be_blank: bool = False) -> str:
@@ -123,7 +134,14 @@ def text_of(value: Any, *, may_be_blank: bool = False) -> str:
 
 
 def number_of(value: Any, name: str) -> float | None:
-    """A number cell, None where it is missing."""
+    """A number cell, which may be written as text; None where it is missing."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text.lower() in _MISSING:
+            return None
+        value = float(text) if _NUMBER.fullmatch(text) else value
+    if isinstance(value, Decimal):
+        value = float(value)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
@@ -149,6 +167,7 @@ def list_of(value: Any) -> list[Any]:
 
 def split_answer(value: Any) -> tuple[Messages, Message]:
     """The turns that an answer cell has before the answer, and the answer, which may be blank."""
+    value = _said(value)
     if value is None or isinstance(value, str):
         return (), answer_of(value, may_be_blank=True)
     turns = turns_of(value)
@@ -157,6 +176,27 @@ def split_answer(value: Any) -> tuple[Messages, Message]:
     if turns[-1].role != "assistant":
         raise BadRow("no answer at the end")
     return turns[:-1], turns[-1]
+
+
+def _said(value: Any) -> Any:
+    """The text of an object that names no role, such as {"text": ...}, and of a list of one text; every other value as it is."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | tuple):
+        return value[0]
+    if isinstance(value, Mapping) and role_in(value) is None:
+        name = next((name for name in _ANSWER_FIELDS if isinstance(value.get(name), str)), None)
+        refuse_fields(value, {name, *REASONING_FIELDS, "tool_calls"})
+        if any(value.get(extra) for extra in (*REASONING_FIELDS, "tool_calls")):
+            extras = {extra: value.get(extra) for extra in (*REASONING_FIELDS, "tool_calls")}
+            return {"role": "assistant", "content": value[name] if name else None, **extras}
+        return value if name is None else value[name]
+    return value
+
+
+def refuse_fields(answer: Mapping[str, Any], known: Container[str | None]) -> None:
+    """Raises BadRow for text in an answer's object that is not known to be no part of the answer."""
+    for name, value in answer.items():
+        if name not in known and isinstance(value, str) and is_prose(value) and not is_told(name):
+            raise BadRow(f"unknown field {name[:20]!r} of an answer")
 
 
 def joined(prompt: Messages, before: Messages) -> Messages:

@@ -7,39 +7,52 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from assay.data.balance import first_wins, has_markdown, lead, markdown_wins, script_table
+from assay.data.columns import NO_NAMES
 from assay.data.pairs import read_pairs
+from assay.data.render import Renderer
+from assay.data.scripts import script_of
+from assay.data.set_aside import why_no_pairs
 from assay.data.sources.reading import ReadProblems
+from assay.data.spread import Spread
+from assay.data.template_fit import TemplateFit, fit_template
 from assay.errors import DataError
 from assay.records import Finding, Metric, PreferencePair, Report, Table
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import mean
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 MAX_SET_ASIDE = 0.01  # of what was read
 MAX_REPEATED = 0.01  # of the pairs
 MAX_OUTVOTED = 0.01  # of the pairs with a plain label
-MAX_LENGTH_LEAD = 0.10  # how far from one half the longer answer may win
+BY_MARKDOWN = "a model that prefers formatting is as often right; see assay audit probe"
+BY_LENGTH = "a model that counts characters is as often right; see --debias-length (docs/training.md)"
 
 _PAIR = np.dtype([
     ("prompt", "u8"), ("one", "u8"), ("other", "u8"), ("is_turned", "?"), ("preference", "f8"),
     ("prompt_length", "i8"), ("chosen_length", "i8"), ("rejected_length", "i8"),
+    ("chosen_markdown", "?"), ("rejected_markdown", "?"),
 ])  # fmt: skip
 """one, other: the two answers, whichever of them was chosen; is_turned: the chosen answer is `other`."""
 
 
 class FileRead(NamedTuple):
-    """What one file gave. error: why it could not be read as a whole, "" where it could."""
+    """What one file gave. error: why it could not be read as a whole, "" where it could. drawn: what a limit left of it. why_empty:
+    where it gave no pair, the reasons with a row of each, and what to do."""
 
     name: str
     problems: ReadProblems
     error: str = ""
+    drawn: str = ""
+    why_empty: str = ""
 
     @property
     def is_empty(self) -> bool:
@@ -50,7 +63,7 @@ class FileRead(NamedTuple):
         """One line: the forms, the counts, and the reasons with their first lines."""
         forms = self.problems.forms
         found = ", ".join(f"{form} ({count:,})" for form, count in forms.items()) if len(forms) > 1 else "".join(forms)
-        return self.error or f"{self.problems.summary()}; form: {found or 'none'}"
+        return self.error or "; ".join(filter(None, (self.problems.summary(), f"form: {found or 'none'}", self.drawn)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +71,11 @@ class DataCheckResult:
     """What preference pairs are like. Shares are of the pairs that were read; NaN where there are none.
 
     ties: share of pairs without a preference. longer: how often the longer answer is preferred, ties and equal lengths left out,
-    with an interval by prompt. num_repeated: pairs with the prompt and the two answers, in either order, of an earlier one.
+    with an interval by prompt; markdown, first: the same of the answer that alone has markdown, and of the one that stands first in
+    its row. num_repeated: pairs with the prompt and the two answers, in either order, of an earlier one.
     num_outvoted: of the same two answers with opposite labels, the pairs of the rarer label; of equally many, half.
-    lengths: (quantile, prompt, chosen, rejected), in characters. labels: (label, number of pairs).
+    lengths: (quantile, prompt, chosen, rejected), in characters. labels: (label, number of pairs). scripts: (of the prompt, of the
+    answers) -> pairs. spread: of the tags. fit: what a base's template would make of the pairs, None without a base.
     """
 
     title: str
@@ -69,10 +84,15 @@ class DataCheckResult:
     num_prompts: int
     ties: Metric
     longer: Metric
+    markdown: Metric
+    first: Metric
     num_repeated: int
     num_outvoted: int
     lengths: tuple[tuple[float, float, float, float], ...]
     labels: tuple[tuple[str, int], ...]
+    scripts: Mapping[tuple[str, str], int]
+    spread: Spread
+    fit: TemplateFit | None = None
 
     @property
     def num_set_aside(self) -> int:
@@ -94,7 +114,14 @@ class DataCheckResult:
             ),
             _at_most("repeated pairs", self.num_repeated, self.num_pairs, MAX_REPEATED, repeated),
             _at_most("contradicting labels", self.num_outvoted, decided, MAX_OUTVOTED, outvoted),
-            _length_lead(self.longer),
+            *(() if self.fit is None else self.fit.findings),
+            lead(
+                self.markdown,
+                "markdown of the preferred answer",
+                BY_MARKDOWN,
+            ),
+            lead(self.first, "place of the preferred answer", "a judge may prefer a place: have both orders judged"),
+            lead(self.longer, "length of the preferred answer", BY_LENGTH),
         )
 
     def report(self) -> Report:
@@ -105,7 +132,9 @@ class DataCheckResult:
         outvoted = Metric(
             "contradicting labels", self.num_outvoted, note="as many or more pairs of the same two answers say the opposite"
         )
-        metrics = [counted, Metric("prompts", self.num_prompts), self.ties, self.longer, copies, outvoted]
+        balance = [self.ties, self.longer, self.markdown, self.first]
+        rendered = [] if self.fit is None else self.fit.metrics()
+        metrics = [counted, Metric("prompts", self.num_prompts), *balance, copies, outvoted, *rendered]
         return Report(
             title=self.title,
             metrics=(*metrics, *self._median_lengths()),
@@ -142,25 +171,41 @@ class DataCheckResult:
             Table(title="Set aside", columns=("file", "reason", "rows or pairs", "where"), rows=reasons),
             Table(title="Lengths in characters", columns=("share of pairs up to", "prompt", "chosen", "rejected"), rows=quantiles),
             Table(title="Labels", columns=("probability of the preferred answer", "pairs"), rows=self.labels, chart="bars"),
+            script_table(self.scripts),
+            *filter(None, (self.spread.table(),)),
+            *(() if self.fit is None else self.fit.tables()),
         ]
         return tuple(table for table in tables if table.rows)
 
 
-def check_pairs(files: Sequence[str], *, form: str | None = None, limit: int | None = None, seed: int = 0) -> DataCheckResult:
+def check_pairs(
+    files: Sequence[str],
+    *,
+    form: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    names: Mapping[str, str] = NO_NAMES,
+    renderer: Renderer | None = None,
+    base: str = "",
+) -> DataCheckResult:
     """Read files of preference pairs as training does, and look at all of their pairs as one set.
 
-    form, limit (of each file) and seed are those of `read_pairs`; seed is that of the interval too. A file that cannot be read is a
-    finding, and does not keep the others from being read.
+    form, limit (of each file), seed and names are those of `read_pairs`; seed is that of the intervals too. renderer: of the base
+    of that name, to see what its template and length policy would cut and set aside. A file that cannot be read is a finding, and
+    does not keep the others from being read.
     """
-    read = [_read(name, form, limit, seed) for name in files]
+    seen = _Seen()
+    read = [_read(name, form, limit, seed, names, seen) for name in files]
     pairs_P = np.concatenate([pairs for _, pairs in read])
     direction_P = np.sign(pairs_P["preference"] - 0.5)
     longer_P = np.sign(pairs_P["chosen_length"] - pairs_P["rejected_length"]) * direction_P
     wins_P = np.where(longer_P == 0, np.nan, (longer_P > 0).astype(np.float64))
-    interval = cluster_bootstrap(wins_P, pairs_P["prompt"], seed=seed)
+    interval = mean_interval(wins_P, pairs_P["prompt"], seed=seed)
     num_compared, num_pairs = int(np.isfinite(wins_P).sum()), len(pairs_P)
     ties = float(np.mean(direction_P == 0)) if num_pairs else math.nan
     repeated, outvoted = _repeated(pairs_P, direction_P)
+    usable = [name for name, (file, _) in zip(files, read, strict=True) if not file.is_empty]
+    again = chain.from_iterable(read_pairs(name, form=form, limit=limit, seed=seed, names=names) for name in usable)
     return DataCheckResult(
         title=f"Preference pairs of {', '.join(_short(name) for name in files)}",
         files=tuple(file for file, _ in read),
@@ -170,33 +215,53 @@ def check_pairs(files: Sequence[str], *, form: str | None = None, limit: int | N
         longer=Metric(
             "longer answer preferred", mean(wins_P), *interval, num_compared, num_pairs, "ties and equal lengths left out"
         ),
+        markdown=markdown_wins(pairs_P["chosen_markdown"], pairs_P["rejected_markdown"], direction_P, pairs_P["prompt"], seed=seed),
+        first=first_wins(seen.positions),
         num_repeated=repeated,
         num_outvoted=outvoted,
         lengths=_lengths(pairs_P),
         labels=_labels(pairs_P["preference"]),
+        scripts=seen.scripts,
+        spread=seen.spread,
+        fit=None if renderer is None else fit_template(again, renderer, base),
     )
 
 
-def _read(name: str, form: str | None, limit: int | None, seed: int) -> tuple[FileRead, np.ndarray]:
+@dataclass(slots=True)
+class _Seen:
+    """What is counted of all files while their pairs pass by."""
+
+    positions: Counter[int] = field(default_factory=Counter)
+    scripts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    spread: Spread = field(default_factory=Spread)
+
+
+def _read(
+    name: str, form: str | None, limit: int | None, seed: int, names: Mapping[str, str], seen: _Seen
+) -> tuple[FileRead, np.ndarray]:
     """What a file gave, and its pairs as rows of `_PAIR`."""
     problems = ReadProblems()
     try:
-        reader = read_pairs(name, form=form, limit=limit, seed=seed)
+        reader = read_pairs(name, form=form, limit=limit, seed=seed, names=names)
         try:
-            pairs_P = np.fromiter((_row(pair) for pair in reader), dtype=_PAIR)
+            pairs_P = np.fromiter((_row(pair, seen) for pair in reader), dtype=_PAIR)
         finally:
             problems = reader.problems
-        return FileRead(_short(name), problems), pairs_P
+        seen.positions += reader.positions
+        return FileRead(_short(name), problems, "", reader.drawn, "" if len(pairs_P) else why_no_pairs([reader])), pairs_P
     except DataError as error:
         return FileRead(_short(name), problems, str(error)), np.empty(0, _PAIR)
 
 
-def _row(pair: PreferencePair) -> tuple[int, int, int, bool, float, int, int, int]:
+def _row(pair: PreferencePair, seen: _Seen) -> tuple[int, int, int, bool, float, int, int, int, bool, bool]:
+    seen.spread.add(pair)
+    seen.scripts[script_of(pair.prompt[-1].content), script_of(f"{pair.chosen[:1000]} {pair.rejected[:1000]}")] += 1
     chosen, rejected = pair.completions()
     first, second = int(chosen.key[:16], 16), int(rejected.key[:16], 16)
     prompt_length, chosen_length = chosen.sizes
     lengths = (prompt_length, chosen_length, rejected.sizes[1])
-    return int(pair.prompt_key[:16], 16), min(first, second), max(first, second), first > second, pair.preference, *lengths
+    keys = (int(pair.prompt_key[:16], 16), min(first, second), max(first, second), first > second)
+    return *keys, pair.preference, *lengths, has_markdown(pair.chosen), has_markdown(pair.rejected)
 
 
 def _repeated(pairs_P: np.ndarray, direction_P: np.ndarray) -> tuple[int, int]:
@@ -234,16 +299,6 @@ def _at_most(name: str, count: int, total: int, threshold: float, why: str) -> F
     share = count / total if total else math.nan
     text = f"{count:,} of {total:,}" + (f": {why}" if count else "")
     return Finding("warn" if share > threshold else "ok", name, share, threshold, text)
-
-
-def _length_lead(longer: Metric) -> Finding:
-    """Warns where the whole interval lies outside of one half and a tenth to either side."""
-    name, threshold = "length of the preferred answer", 0.5 + MAX_LENGTH_LEAD
-    seen = f"the longer answer is preferred in {longer.value:.1%} [{longer.low:.1%}, {longer.high:.1%}] of the pairs"
-    if longer.low > threshold or longer.high < 1 - threshold:
-        why = f"{seen}: a model that counts characters is as often right; see --debias-length (docs/training.md)"
-        return Finding("warn", name, longer.value, threshold, why)
-    return Finding("ok", name, longer.value, threshold, seen if math.isfinite(longer.value) else "no pair to compare")
 
 
 def _short(name: str) -> str:

@@ -12,33 +12,44 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
-from assay.data.cases import Outcome, pairs_of
+from assay.data.cases import Case, Outcome, pairs_of
 from assay.data.cells import BadRow, answer_of, ground_truth_of, list_of, prompt_of, text_of, tools_of, turns_of
-from assay.data.rows import Row, Rows, file_of, read_rows, stem, unit_of
-from assay.data.sources import chosen, joined, judged, labelled, ranked
+from assay.data.columns import NO_NAMES, renaming
+from assay.data.dataset_info import described
+from assay.data.rows import Row, Rows, file_of, is_hub, read_rows, stem, unit_of
+from assay.data.sampling import draw_prompts
+from assay.data.sources import annotated, chosen, joined, judged, labelled, published, ranked, two_answers
 from assay.data.sources.forms import Form, own_id
 from assay.data.sources.judged import contrasted
 from assay.data.sources.reading import ReadProblems, read_cases
+from assay.data.spread import Spread
 from assay.errors import DataError
 from assay.files import replacing
 from assay.records import Completion, PreferencePair
 
-ALL_FORMS: tuple[Form, ...] = (*chosen.FORMS, *ranked.FORMS, *labelled.FORMS, *judged.FORMS, *joined.FORMS)
-"""Every form that `read_pairs` knows: name, columns, and what it is. The first that a row fits wins."""
+_OF_ONE_SET = (published.FORMS, annotated.FORMS, chosen.FORMS, ranked.FORMS, labelled.FORMS, judged.FORMS, joined.FORMS)
+_GENERAL = (two_answers.FORMS, chosen.GENERAL, ranked.GENERAL, judged.GENERAL)
+ALL_FORMS: tuple[Form, ...] = tuple(chain(chosen.OWN, *_OF_ONE_SET, *_GENERAL))
+"""Every form that `read_pairs` knows: name, columns, and what it is. The first that a row fits wins: those of one set go first."""
+
+HUB_FIRST = 20_000  # pairs of a hub data set that a sample is drawn from, at least
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class PairReader:
     """The pairs of one file, directory or hub data set, read anew by each iteration; made by `read_pairs`.
 
-    problems: counts of the latest iteration, up to where it got.
+    problems: counts of the latest iteration, up to where it got; with a limit, of all that the sample was drawn from. positions: of
+    the cases with two answers, in how many the first is preferred, and in how many the second. num_given: pairs that were given.
+    drawn: what the limit left, in words.
     """
 
     path: str | Path
@@ -49,35 +60,75 @@ class PairReader:
     strict: bool
     max_pairs_per_prompt: int
     seed: int
+    names: Mapping[str, str]
     problems: ReadProblems = field(init=False)
+    positions: Counter[int] = field(init=False, default_factory=Counter)
+    drawn: str = field(init=False, default="")
+    num_given: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.problems = ReadProblems(unit=unit_of(self.path))
 
     def __iter__(self) -> Iterator[PreferencePair]:
-        return islice(self._pairs(), self.limit)
+        self.drawn, self.num_given = "", 0
+        for pair in self._pairs() if self.limit is None else self._sample(self.limit):
+            self.num_given += 1
+            yield pair
 
     def summary(self) -> str:
-        """`problems` in one line."""
-        return self.problems.summary()
+        """`problems` in one line, and with a limit what was drawn."""
+        return "; ".join(filter(None, (self.problems.summary(), self.drawn)))
+
+    def _sample(self, limit: int) -> Iterator[PreferencePair]:
+        """Whole prompts, drawn by seed over the whole file; of a hub data set, which would have to be fetched whole, over its first
+        rows."""
+        spread, first = Spread(), max(HUB_FIRST, 50 * limit) if is_hub(self.path) else None
+
+        def passing() -> Iterator[PreferencePair]:
+            for pair in islice(self._pairs(), first):
+                spread.add(pair)
+                yield pair
+
+        sample = draw_prompts(passing(), limit, seed=self.seed, prompt_of=lambda pair: pair.prompt_key)
+        if not sample.is_all:
+            for pair in sample.items:
+                spread.count("drawn", pair)
+            whole = f"the first {sample.num_seen:,} pairs of the set" if sample.num_seen == first else f"{sample.num_seen:,} pairs"
+            drawn = f"{len(sample.items):,} of {whole} drawn at random, whole prompts, seed {self.seed}"
+            self.drawn = "; ".join((drawn, *spread.lines()))
+        yield from sample.items
+
+    def cases(self, *, together: bool = True) -> Iterator[tuple[int, Case | str]]:
+        """(number of the row, case): whole lists with ranks, scores and attributes, of which the pairs are made; else the reason.
+
+        together: answers to one prompt that were judged one by one are one case. `problems` counts the rows; what of a case cannot
+        be a pair is not counted.
+        """
+        self.problems = ReadProblems(unit=unit_of(self.path))
+        forms = [form for form in ALL_FORMS if self.form in (None, form.name)]
+        found = read_cases(self.path, forms, self.problems, split=self.split, source=self.source, names=self.names)
+        return contrasted(found, self.max_pairs_per_prompt, self.seed) if together else found
 
     def _pairs(self) -> Iterator[PreferencePair]:
-        self.problems = problems = ReadProblems(unit=unit_of(self.path))
-        forms = [form for form in ALL_FORMS if self.form in (None, form.name)]
-        cases = read_cases(self.path, forms, problems, split=self.split, source=self.source)
-        for number, case in contrasted(cases, self.max_pairs_per_prompt, self.seed):
+        cases, self.positions = self.cases(), Counter()
+        problems = self.problems
+        for number, case in cases:
             outcomes: list[Outcome] = [case] if isinstance(case, str) else pairs_of(case)
+            if not isinstance(case, str) and len(case.candidates) == 2 and case.gold[0] != case.gold[1]:
+                self.positions[int(case.gold[1] > case.gold[0])] += 1
             for outcome in outcomes:
                 if isinstance(outcome, str):
-                    self._set_aside(problems, outcome, number)
+                    self.set_aside(outcome, number)
                 else:
                     problems.num_pairs += 1
                     yield outcome
 
-    def _set_aside(self, problems: ReadProblems, reason: str, number: int) -> None:
+    def set_aside(self, reason: str, number: int) -> None:
+        """Count a row or pair that cannot be used. Raises DataError with `strict`."""
         if self.strict:
-            raise DataError(f"{self.path}, {problems.unit} {number}: {reason}; without `strict` such rows are counted and left out")
-        problems.add(reason, number)
+            unit = self.problems.unit
+            raise DataError(f"{self.path}, {unit} {number}: {reason}; without `strict` such rows are counted and left out")
+        self.problems.add(reason, number)
 
 
 def read_pairs(
@@ -89,14 +140,20 @@ def read_pairs(
     strict: bool = False,
     max_pairs_per_prompt: int = 16,
     seed: int = 0,
+    columns: Mapping[str, str] | Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    names: Mapping[str, str] = NO_NAMES,
 ) -> PairReader:
-    """The preference pairs of a file, of a directory whose files are joined, or of a hub data set ("hub:org/name@config#split").
+    """The preference pairs of a file, of a folder or glob of files, or of a hub data set ("hub:org/name@config#split").
 
     form: a name of the forms table (docs/data.md); left out, each row is recognised by its columns.
-    split: of a hub data set. limit: at most so many pairs. strict: the first bad row raises DataError.
-    max_pairs_per_prompt, seed: pointwise labels only: how many good x bad pairs of one prompt are drawn.
-    Memory is constant, except for json arrays and for forms that take a whole file.
-    Raises DataError for a file that is missing or damaged, and for unknown columns, with what was found and what is accepted.
+    columns: what columns are, as {"prompt": "instruction"} or ["prompt=instruction"]; ignore: columns that are left out;
+    names: both as `columns.renaming` gives them.
+    split: of a folder or hub data set. limit: at most so many pairs, drawn at random over the file, whole prompts (`draw_prompts`).
+    strict: the first bad row raises DataError. max_pairs_per_prompt: pointwise labels only: how many good x bad pairs of one prompt
+    are drawn. seed: of both draws. Memory is constant, except for json arrays, forms that take a whole file, and the sample.
+    Raises DataError for a file that is missing or damaged, for unknown columns, with what was found and what is accepted, and for
+    columns of text of which it is not known what they are.
     """
     known = [known.name for known in ALL_FORMS]
     if form is not None and form not in known:
@@ -105,17 +162,19 @@ def read_pairs(
         raise DataError(f"limit {limit} must not be negative: it is a number of pairs")
     if max_pairs_per_prompt < 1:
         raise DataError(f"max_pairs_per_prompt {max_pairs_per_prompt} must be at least 1")
-    file = file_of(path, joined.DIRECTORY_FILES)
+    meant, described_names = described(path)
+    file = file_of(meant, joined.DIRECTORY_FILES)
     read_rows(file, split)  # a missing file or an unknown kind is refused here, not at the first pair
     return PairReader(
         path=file,
-        source=stem(path),
+        source=stem(path if meant == path else meant),
         form=form,
         split=split,
         limit=limit,
         strict=strict,
         max_pairs_per_prompt=max_pairs_per_prompt,
         seed=seed,
+        names=names or renaming(columns, ignore) or described_names,
     )
 
 

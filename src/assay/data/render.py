@@ -17,11 +17,13 @@ import datetime
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jinja2
 import numpy as np
 
+from assay.data.padding import Ends, choose_padding, ends_of, id_ends
 from assay.records import Completion
 
 Overlong = Literal["keep_end", "set_aside"]
@@ -71,19 +73,23 @@ class Renderer:
     tokenizer: a transformers tokenizer (fast); its `chat_template` is replaced by the corrected one.
     max_length: most tokens of one sequence. overlong: "keep_end" cuts tokens off the front (the answer's end is what is
     rewarded), "set_aside" leaves the completion unscored with a reason. Both are counted by whoever renders.
+    closes: append the eos token where the template leaves an answer open; False for a checkpoint of others that was trained so.
     template_changes: what was changed in the template, in words, for the printout and the card. closing: what the template writes
-    after an answer, at whose end the reward is read.
+    after an answer, at whose end the reward is read. ends: what is padding of a rendered text, and what a bare prompt.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int = 1024, overlong: Overlong = "keep_end") -> None:
+    def __init__(self, tokenizer: Any, *, max_length: int = 1024, overlong: Overlong = "keep_end", closes: bool = True) -> None:
         if max_length < 8:
             raise ValueError(f"max_length {max_length} leaves no room for an answer: give at least 8 tokens")
         if overlong not in ("keep_end", "set_aside"):
             raise ValueError(f"overlong {overlong!r} is unknown: use 'keep_end' or 'set_aside'")
-        self.tokenizer, self.max_length, self.overlong = tokenizer, max_length, overlong
-        tokenizer.chat_template, self.template_changes = _corrected_template(tokenizer)
+        self.tokenizer, self.max_length, self.overlong, self.closes = tokenizer, max_length, overlong, closes
+        tokenizer.chat_template, self.template_changes = _corrected_template(tokenizer, closes=closes)
         self.closing = _probe_tail(tokenizer)
-        self.pad_id = _choose_padding(tokenizer, self._last_token())
+        loaded_pad = tokenizer.pad_token
+        self.pad_id = choose_padding(tokenizer, self._last_token())
+        self.ends = _ends(tokenizer, loaded_pad)
+        self.id_ends = id_ends(tokenizer, self.ends)
         tokenizer.padding_side = "right"
         tokenizer.truncation_side = tokenizer.init_kwargs["truncation_side"] = "left"  # only what is in init_kwargs gets saved
         tokenizer.model_max_length = max_length
@@ -156,13 +162,20 @@ class Renderer:
 
     def settings(self) -> dict[str, Any]:
         """What `reward.json` records of the length policy and the template."""
-        return {"max_length": self.max_length, "overlong": self.overlong, "template_changes": list(self.template_changes)}
+        settings = {"max_length": self.max_length, "overlong": self.overlong, "template_changes": list(self.template_changes)}
+        return settings if self.closes else {**settings, "closes": False}
+
+    @property
+    def template(self) -> str:
+        """What the template's digest in reward.json is of."""
+        return str(self.tokenizer.chat_template)
 
     def _text(self, completion: Completion) -> tuple[str | None, Rendered | None]:
         if completion.token_ids is not None:
             return None, None
         if completion.text is not None:
-            return _tokenisable(completion.text)
+            text = self.ends.unpadded(completion.text)
+            return (None, _failed("the response is empty")) if self.ends.is_unanswered(text) else _tokenisable(text)
         if completion.answer.is_blank:
             return None, _failed("the response is empty")
         try:
@@ -184,6 +197,11 @@ class Renderer:
             return _failed("token_ids is empty")
         if min(token_ids) < 0 or max(token_ids) >= len(self.tokenizer):
             return _failed(f"token_ids hold {min(token_ids)}..{max(token_ids)}, the vocabulary is 0..{len(self.tokenizer) - 1}")
+        token_ids = self.id_ends.unpadded(token_ids)
+        if not token_ids:
+            return _failed("token_ids hold nothing but padding")
+        if self.ends.is_unanswered(self.tokenizer.decode(token_ids[-_LONGEST_ENDS:])):
+            return _failed("the response is empty")
         return self._fit(np.array(token_ids, dtype=np.int32), np.array([len(token_ids) - 1], dtype=np.int32))
 
     def _fit(self, tokens: np.ndarray, reward_positions: np.ndarray) -> Rendered:
@@ -244,6 +262,7 @@ def _marked(completion: Completion) -> tuple[list[dict[str, Any]], list[Any], di
 
 
 _ANSWER = "the answer's"
+_LONGEST_ENDS = 64  # tokens among which a template's text before and after an answer lies
 _REFUSALS = (jinja2.TemplateError, ValueError, KeyError, TypeError)
 _PROBE = [{"role": "user", "content": "probe question"}, {"role": "assistant", "content": "probe answer"}]
 
@@ -252,22 +271,40 @@ def _failed(error: str) -> Rendered:
     return Rendered(np.empty(0, np.int32), np.empty(0, np.int32), error=error)
 
 
-def _corrected_template(tokenizer: Any) -> tuple[str, tuple[str, ...]]:
+def choose_template(tokenizer: Any, name: str) -> None:
+    """Make one of the tokenizer's named templates (default, tool_use, ...), or the content of a file, its only one.
+
+    Raises ValueError when it has no template of that name, and there is no such file.
+    """
+    templates = tokenizer.chat_template if isinstance(tokenizer.chat_template, Mapping) else {"default": tokenizer.chat_template}
+    if templates.get(name):
+        tokenizer.chat_template = templates[name]
+    elif Path(name).is_file():
+        tokenizer.chat_template = Path(name).read_text(encoding="utf-8")
+    else:
+        known = [known for known, template in templates.items() if template]
+        raise ValueError(f"--template {name!r} is neither a file nor one of the tokenizer's templates {known}")
+
+
+def _corrected_template(tokenizer: Any, *, closes: bool) -> tuple[str, tuple[str, ...]]:
     """The template as it is saved, and what was changed in it, in words."""
-    if tokenizer.eos_token is None:
+    if closes and tokenizer.eos_token is None:
         raise ValueError("the tokenizer has no eos_token: set one, so that the end of an answer can be marked")
     changes = []
     if not isinstance(tokenizer.chat_template, str):
         if tokenizer.chat_template:
-            raise ValueError(f"set chat_template to one of the tokenizer's several templates: {list(tokenizer.chat_template)}")
-        tokenizer.chat_template = PLAIN_TEMPLATE
-        changes.append("no chat template: a plain 'User: / Assistant:' one was set")
+            names = list(tokenizer.chat_template)
+            raise ValueError(f"the tokenizer has several chat templates, {', '.join(names)}: say which with --template {names[0]}")
+        begins = tokenizer.bos_token is not None and tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + PLAIN_TEMPLATE
+        first = ", with the BOS token that this tokenizer puts before a text" if begins else ""
+        changes.append(f"no chat template: a plain 'User: / Assistant:' one was set{first}")
     template = pin_date(tokenizer.chat_template)
     if template != tokenizer.chat_template:
         changes.append(f"the template inserts today's date: pinned to {PINNED_DATE:%d %b %Y}")
     tokenizer.chat_template = template
     tail = _probe_tail(tokenizer)
-    if not any(token and token in tail for token in tokenizer.all_special_tokens + list(tokenizer.get_added_vocab())):
+    if closes and not any(token and token in tail for token in tokenizer.all_special_tokens + list(tokenizer.get_added_vocab())):
         template += _APPEND_EOS
         changes.append("the template leaves an answer open: the eos token is appended")
     return template, tuple(changes)
@@ -279,7 +316,23 @@ def _probe_tail(tokenizer: Any) -> str:
         text = _templated(tokenizer, _PROBE)
     except _REFUSALS as error:
         raise ValueError(f"the chat template cannot render a question with its answer ({error}): mend it or unset it") from error
-    return text.rpartition(_PROBE[1]["content"])[2] if _PROBE[1]["content"] in text else ""
+    answer = _PROBE[1]["content"]
+    if answer not in text and _templated(tokenizer, [_PROBE[0], {"role": "assistant", "content": "other"}]) == text:
+        raise ValueError(f"the chat template {_why_no_answer(tokenizer)}")
+    return text.rpartition(answer)[2] if answer in text else ""
+
+
+def _why_no_answer(tokenizer: Any) -> str:
+    """What is wrong with a template that writes the same for any answer, and the remedy."""
+    parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in _PROBE]
+    fix = "give one that takes text, as a file or by its name, with --template"
+    try:
+        takes_parts = _PROBE[1]["content"] in _templated(tokenizer, parts)
+    except _REFUSALS:
+        takes_parts = False
+    if takes_parts:
+        return f"takes a message's content as a list of parts only, and renders no content that is text: {fix}"
+    return f"does not render the answer, so that the reward could not depend on it: {fix}"
 
 
 def pin_date(template: str) -> str:
@@ -290,19 +343,15 @@ def pin_date(template: str) -> str:
     return template
 
 
-def _choose_padding(tokenizer: Any, last_token: int) -> int:
-    """Set and return a pad id that is never the rewarded token's: plain transformers reads the rightmost token that is not pad,
-    vLLM the last one, so that the two agree with the index computed here."""
-    forbidden = {last_token, tokenizer.eos_token_id}
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in forbidden:
-        forbidden |= {tokenizer.bos_token_id}
-        specials = sorted({*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} - forbidden - {None})
-        named = [i for i in specials if re.search("pad|endoftext|unk", tokenizer.convert_ids_to_tokens(i))]
-        if specials:
-            tokenizer.pad_token = tokenizer.convert_ids_to_tokens((named or specials)[0])
-        else:
-            tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-    return int(tokenizer.pad_token_id)
+def _ends(tokenizer: Any, loaded_pad: str | None) -> Ends:
+    """How the template begins and ends a text. loaded_pad: the pad token before another one was chosen."""
+    question, answer = (turn["content"] for turn in _PROBE)
+    try:
+        asked = str(tokenizer.apply_chat_template(_PROBE[:1], add_generation_prompt=True, tokenize=False))
+    except _REFUSALS:  # a template of whole conversations only
+        asked = ""
+    pads = (loaded_pad, tokenizer.pad_token)
+    return ends_of(tokenizer, whole=_templated(tokenizer, _PROBE), asked=asked, question=question, answer=answer, pads=pads)
 
 
 def _tokenisable(text: str) -> tuple[str | None, Rendered | None]:

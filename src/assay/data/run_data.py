@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from assay.data.pairs import read_pairs
-from assay.data.split import Split, is_among, split_of
+from assay.data.columns import renaming
+from assay.data.pairs import PairReader, read_pairs
+from assay.data.split import HasPrompt, Split, is_among, split_of
 from assay.records import PreferencePair
-from assay.run_files import PROMPTS_FILE, artifact_path, prompt_file
+from assay.run_files import (
+    ADOPTED,
+    PROMPTS_FILE,
+    UNKNOWN_PAST,
+    artifact_path,
+    holds_checkpoint,
+    prompt_file,
+    read_description,
+)
 
 NO_PROMPTS = np.empty(0, np.uint64)
 
@@ -22,12 +31,14 @@ NO_PROMPTS = np.empty(0, np.uint64)
 class RunData:
     """Files of pairs and how they are split.
 
-    eval_data: file of pairs that takes the place of a test split. known_prompts: sorted hashes of prompts that the model which
-    training starts from has seen; their pairs are in the training split.
+    names: what their columns are, as `columns.renaming` gives it. eval_data: file of pairs that takes the place of a test split.
+    known_prompts: sorted hashes of prompts that the model which training starts from has seen; their pairs are in the training
+    split.
     """
 
     files: tuple[str, ...]
     form: str | None
+    names: Mapping[str, str]
     strict: bool
     limit: int | None
     seed: int
@@ -36,20 +47,24 @@ class RunData:
     eval_data: str | None
     known_prompts: np.ndarray
 
-    def split_of(self, pair: PreferencePair) -> Split:
-        """The split of a pair."""
+    def split_of(self, pair: HasPrompt) -> Split:
+        """The split of a pair, or of a case."""
         if is_among(self.known_prompts, pair):
             return "train"  # the model to start from has seen this prompt: nothing can be measured on it
         test = 0.0 if self.eval_data is not None else self.test
         return split_of(pair.prompt, seed=self.seed, calibration=self.calibration, test=test)
 
+    def readers(self) -> list[PairReader]:
+        """The files, to be read."""
+        form, limit, strict, seed, names = self.form, self.limit, self.strict, self.seed, self.names
+        return [read_pairs(path, form=form, limit=limit, strict=strict, seed=seed, names=names) for path in self.files]
+
     def pairs(self, split: Split) -> Iterator[PreferencePair]:
         """The pairs of one split, read again from the files."""
         if split == "test" and self.eval_data is not None:
-            yield from read_pairs(self.eval_data, form=self.form, strict=self.strict)
+            yield from read_pairs(self.eval_data, form=self.form, strict=self.strict, names=self.names)
             return
-        for path in self.files:
-            reader = read_pairs(path, form=self.form, limit=self.limit, strict=self.strict, seed=self.seed)
+        for reader in self.readers():
             yield from (pair for pair in reader if self.split_of(pair) == split)
 
 
@@ -65,7 +80,8 @@ def run_data(run: Path) -> RunData:
     return RunData(
         files=tuple(config["data"]),
         form=config.get("form"),
-        strict=bool(config.get("strict", False)),
+        names=renaming(config.get("columns", ()), config.get("ignore", ())),
+        strict=bool(config.get("machine", config).get("strict", False)),
         limit=config.get("limit"),
         seed=int(config.get("seed", 0)),
         calibration=float(config["calibration"]),
@@ -75,11 +91,26 @@ def run_data(run: Path) -> RunData:
     )
 
 
+def has_unknown_past(start: Path) -> bool:
+    """Whether a model to start from is another's, adopted or not, or goes back to one: what it was trained on is not known."""
+    if holds_checkpoint(start):
+        return True
+    description = read_description(artifact_path(start))
+    return ADOPTED in description or bool(description.get(UNKNOWN_PAST))
+
+
 @lru_cache(maxsize=2)
 def known_prompts(start: Path) -> np.ndarray:
-    """Sorted hashes of the prompts that the model to start from was trained on. Raises ValueError when it does not say."""
+    """Sorted hashes of the prompts that the model to start from was trained on; none for another's model, which never says.
+
+    Raises ValueError for a model of Assay's own that does not say.
+    """
+    if holds_checkpoint(start):
+        return NO_PROMPTS
     artifact = artifact_path(start)
     prompts = prompt_file(artifact)
+    if prompts is None and has_unknown_past(start):
+        return NO_PROMPTS
     if prompts is None:
         raise ValueError(
             f"{artifact} does not say which prompts it was trained on ({PROMPTS_FILE} is missing): training cannot start from it"

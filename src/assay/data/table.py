@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 
 from assay.data.packing import Group, make_group
 from assay.data.render import Renderer
+from assay.data.rendered_pairs import NothingLeft, RenderCount, RenderedPair, render_pairs
 from assay.errors import DataError
 from assay.files import replacing, write_text
 from assay.records import PreferencePair, log_length
@@ -32,26 +32,6 @@ _SCHEMA = pa.schema(
         ("split", pa.int8()),
     ]
 )
-
-
-@dataclass(kw_only=True)
-class RenderCount:
-    """What rendering did to the pairs: how many were written, cut to fit, or set aside, by reason; left_out: parts that the chat
-    template does not render -> in how many pairs."""
-
-    num_pairs: int = 0
-    num_cut: int = 0
-    num_tokens: int = 0
-    set_aside: dict[str, int] = field(default_factory=dict)
-    left_out: dict[str, int] = field(default_factory=dict)
-
-    def summary(self) -> str:
-        parts = [f"{self.num_pairs:,} pairs", f"{self.num_tokens:,} tokens"]
-        if self.num_cut:
-            parts.append(f"{self.num_cut:,} pairs cut at the front to fit")
-        parts += [f"{count:,} pairs in which the chat template leaves out {part}" for part, count in sorted(self.left_out.items())]
-        parts += [f"{count:,} pairs set aside: {reason}" for reason, count in sorted(self.set_aside.items())]
-        return "; ".join(parts)
 
 
 class TokenPair(NamedTuple):
@@ -150,12 +130,12 @@ def build_table(
     """Render and tokenise pairs once into `path` (.arrow, with a .json beside it), streaming: memory does not grow with the pairs.
 
     split: the name of the split that a pair is in.
-    A pair of which either answer cannot be rendered is set aside and counted. Raises DataError when no pair is left.
+    A pair that `render_pairs` sets aside is counted. Raises NothingLeft, a DataError, when no pair is left.
     """
     count, digest = RenderCount(), hashlib.sha256()
     splits: list[str] = []
     with replacing(path) as work, pa.OSFile(str(work), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-        for rows in _chunks(_rendered_rows(pairs, renderer, split, count)):
+        for rows in _chunks(_rows(render_pairs(pairs, renderer, count), split)):
             for row in rows:
                 digest.update(np.asarray(row["chosen"]).tobytes() + b"|" + np.asarray(row["rejected"]).tobytes())
                 digest.update(repr((row["preference"], row["margin"], row["weight"], row["split"])).encode())
@@ -164,41 +144,26 @@ def build_table(
                 row["split"] = splits.index(row["split"])
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
         if not count.num_pairs:
-            raise DataError(f"no pair is left to train on: {count.summary()}")
+            raise NothingLeft(count)
     note = {"fingerprint": digest.hexdigest()[:32], "num_pairs": count.num_pairs, "splits": splits}
     write_text(path.with_suffix(".json"), json.dumps(note))
     return PairTable(path), count
 
 
-def _rendered_rows(
-    pairs: Iterable[PreferencePair], renderer: Renderer, split: Callable[[PreferencePair], str], count: RenderCount
-) -> Iterator[dict[str, Any]]:
-    for chunk in _chunks(iter(pairs)):
-        rendered = renderer.render([completion for pair in chunk for completion in pair.completions()])
-        for i, pair in enumerate(chunk):
-            chosen, rejected = rendered[2 * i], rendered[2 * i + 1]
-            error = chosen.error or rejected.error
-            if error:
-                reason = "longer than max_length" if "max_length" in error else error
-                count.set_aside[reason] = count.set_aside.get(reason, 0) + 1
-                continue
-            count.num_pairs += 1
-            count.num_cut += chosen.is_cut or rejected.is_cut
-            count.num_tokens += len(chosen.tokens) + len(rejected.tokens)
-            for part in {*chosen.left_out, *rejected.left_out}:
-                count.left_out[part] = count.left_out.get(part, 0) + 1
-            yield {
-                "chosen": chosen.tokens,
-                "chosen_read": int(chosen.reward_positions[-1]),
-                "rejected": rejected.tokens,
-                "rejected_read": int(rejected.reward_positions[-1]),
-                "preference": pair.preference,
-                "margin": float("nan") if pair.margin is None else pair.margin,
-                "weight": pair.weight,
-                "length_gap": log_length(pair.chosen) - log_length(pair.rejected),
-                "prompt": int(pair.prompt_key[:16], 16),
-                "split": split(pair),
-            }
+def _rows(rendered: Iterable[RenderedPair], split: Callable[[PreferencePair], str]) -> Iterator[dict[str, Any]]:
+    for pair, chosen, rejected in rendered:
+        yield {
+            "chosen": chosen.tokens,
+            "chosen_read": int(chosen.reward_positions[-1]),
+            "rejected": rejected.tokens,
+            "rejected_read": int(rejected.reward_positions[-1]),
+            "preference": pair.preference,
+            "margin": float("nan") if pair.margin is None else pair.margin,
+            "weight": pair.weight,
+            "length_gap": log_length(pair.chosen) - log_length(pair.rejected),
+            "prompt": int(pair.prompt_key[:16], 16),
+            "split": split(pair),
+        }
 
 
 def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:

@@ -15,9 +15,10 @@ import numpy as np
 
 from assay.evaluation.slices import EQUAL_LENGTH, LENGTH_CONTROLLED, Columns, Slicing, columns_of, right_at_length, slicings
 from assay.records import Finding, Metric, PreferencePair, Report, Table
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.calibration_error import ece
 from assay.stats.length import equally_long
-from assay.stats.metrics import CHANGE, ece, mcnemar, mean, squared_error
+from assay.stats.mean_intervals import mean_interval
+from assay.stats.metrics import CHANGE, mcnemar, mean, squared_error
 from assay.stats.significance import clustered_error, false_discovery, pairs_needed, sign_flip, smallest_detectable
 
 ACCURACY, BRIER, ECE, AGREEMENT = "accuracy", "Brier", "ECE", "same answer preferred"
@@ -91,7 +92,7 @@ def paired(right_a_P: np.ndarray, right_b_P: np.ndarray, clusters_P: np.ndarray,
     difference_P, scored = difference_P[both_P], int(both_P.sum())
     alone = len(np.unique(prompts_P)) == scored
     error = clustered_error(difference_P, prompts_P)
-    interval = cluster_bootstrap(difference_P, prompts_P, seed=seed, support=CHANGE)
+    interval = mean_interval(difference_P, prompts_P, seed=seed, support=CHANGE)
     return Paired(
         a=mean(a_P),
         b=mean(b_P),

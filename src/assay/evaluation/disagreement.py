@@ -3,7 +3,7 @@
 Accuracies are of pairs; a disagreement about a pair is the standard deviation of the members' margins. Intervals are 95%,
 resampled by prompt. A figure that cannot be computed is NaN with a note.
 
-Suffixes: K members, P pairs, 2 chosen and rejected.
+Suffixes: K members, P pairs, R runs of equally sure pairs, 2 chosen and rejected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 
 from assay.records import Finding, Metric, Parts, Table
 from assay.scorers.ensemble import Combination
-from assay.stats.bootstrap import auroc_interval, cluster_bootstrap
+from assay.stats.auroc_intervals import auroc_interval
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import CHANGE, UNIT, Interval, auroc, is_right
 
 MEMBER, MEAN, VALUE = "accuracy: a member, on average", "accuracy: mean of the members", "accuracy: combined value"
@@ -47,7 +48,7 @@ def diversity(
     def share(name: str, values_P: np.ndarray, note: str = "", support: Interval = UNIT) -> Metric:
         if not n:
             return Metric(name, math.nan, n=total, note="no pair has a label and a reward")
-        low, high = cluster_bootstrap(values_P, clusters, seed=seed, support=support)
+        low, high = mean_interval(values_P, clusters, seed=seed, support=support)
         return Metric(name, float(values_P.mean()), low, high, n, total, note)
 
     level_KP = rewards_KP2.mean(axis=2)
@@ -55,7 +56,7 @@ def diversity(
     between = np.sqrt(level_KP.var(axis=0, ddof=1).mean()) if n else math.nan
     spread = float(np.abs(mean_P).mean()) if n else math.nan
     scale = f"in units of reward; the mean margin is {spread:.3g} in size"
-    disputed, (low, high) = auroc(std_P, 1 - right_P), auroc_interval(std_P, 1 - right_P, clusters, seed=seed)
+    disputed, (low, high) = auroc(std_P, 1 - right_P), auroc_interval(std_P, 1 - right_P, clusters)
     covered = _at_coverage(right_P, np.abs(mean_P) / np.maximum(std_P, 1e-12), 0.8)
     alone = [_at_coverage(right, np.abs(margins), 0.8) for right, margins in zip(right_KP, margins_KP, strict=True)]
     metrics = (
@@ -84,13 +85,23 @@ def error_correlation(right_KP: np.ndarray) -> float:
 
 
 def risk_coverage(right_P: np.ndarray, sureness_P: np.ndarray, coverages: Sequence[float]) -> list[float]:
-    """Accuracy on the surest share of the pairs, for each share (Geifman & El-Yaniv 2017)."""
+    """Accuracy on the surest share of the pairs, for each share (Geifman & El-Yaniv 2017).
+
+    Of equally sure pairs that the share holds in part, each counts by that part: the expectation over their order, so that the
+    order of the rows does not matter. NaN in either column is left out; NaN when nothing is left.
+    """
     return [_at_coverage(right_P, sureness_P, coverage) for coverage in coverages]
 
 
 def _at_coverage(right_P: np.ndarray, sureness_P: np.ndarray, coverage: float) -> float:
-    kept = np.argsort(-sureness_P, kind="stable")[: max(1, round(coverage * len(right_P)))]
-    return float(right_P[kept].mean()) if len(right_P) else math.nan
+    scored_P = ~(np.isnan(right_P) | np.isnan(sureness_P))
+    if not scored_P.any():
+        return math.nan
+    _, run_P = np.unique(-sureness_P[scored_P], return_inverse=True)  # runs of equally sure pairs, the surest first
+    size_R, right_R = np.bincount(run_P), np.bincount(run_P, weights=right_P[scored_P])
+    kept = max(1, round(coverage * len(run_P)))
+    kept_R = np.clip(kept - (np.cumsum(size_R) - size_R), 0, size_R)
+    return float((right_R * kept_R / size_R).sum() / kept)
 
 
 def _tables(

@@ -11,31 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from assay.evaluation.disagreement import diversity
 from assay.evaluation.pair_scores import score_pairs
+from assay.evaluation.rivals import above_rival, accuracy_of, rivals_of
 from assay.evaluation.rounding import rounding_metrics
 from assay.evaluation.slices import Columns, columns_of, group_accuracy, length_metrics, preferred_longer, slice_tables, weak_slices
 from assay.records import Finding, Metric, PreferencePair, Report, Table, extended
-from assay.scorers.base import Scorer, margins
-from assay.scorers.baselines import LengthScorer, bag_of_words_cross_validated
+from assay.scorers.base import Scorer
 from assay.scorers.ensemble import members_of
-from assay.stats.metrics import (
-    Interval,
-    accuracy,
-    brier,
-    confidence,
-    difference_interval,
-    ece,
-    expected_ece,
-    is_right,
-    mean,
-    reliability_rows,
-    squared_error,
-)
+from assay.scorers.wrappers.calibrated import Calibrated, Calibration
+from assay.stats.calibration_error import ece, expected_ece, reliability_rows
+from assay.stats.mean_intervals import groups_interval
+from assay.stats.metrics import Interval, accuracy, brier, confidence, difference_interval, mean, squared_error
 
 ACCURACY = "accuracy"
 SCORE_TIES = "score ties"
@@ -44,16 +35,11 @@ BRIER = "Brier"
 ECE = "ECE"
 EXPECTED_ECE = "ECE if perfectly calibrated"
 MEAN_MARGIN = "mean margin"
-LENGTH, BAG_OF_WORDS = "length", "bag-of-words"
 
 MAX_TIES = 0.01
 MAX_LENGTH_GAP = 0.15
 GAP_WARN, GAP_FAIL = 0.05, 0.10
-
-
-def baseline_accuracy(name: str) -> str:
-    """Name of the metric of a baseline: "accuracy: length baseline"."""
-    return f"accuracy: {name} baseline"
+MAX_BEYOND = 0.05  # share of the margins that may be larger than any that the calibration saw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +101,8 @@ def evaluate(
         page = extended(page, *diversity(scores.members, preference_P, prompts_P, members.combination, seed=seed))
     if scores.uncalibrated is not None:
         page = extended(page, _uncalibrated(scores.uncalibrated, pairs))
+    if isinstance(scorer, Calibrated):
+        page = extended(page, findings=_beyond(scorer.calibration, scores.margins))
     return replace(result, page=extended(page, first={"scorer": scorer.fingerprint}, facts={"probabilities": scores.origin}))
 
 
@@ -125,6 +113,19 @@ def _uncalibrated(raw_P: np.ndarray, pairs: Sequence[PreferencePair]) -> tuple[M
         Metric(f"{BRIER}, not calibrated", brier(raw_P, preference_P), n_scored=scored, n=len(pairs), note=note),
         Metric(f"{ECE}, not calibrated", ece(*confidence(raw_P, preference_P)), n_scored=scored, n=len(pairs), note=note),
     )
+
+
+def _beyond(calibration: Calibration, margins_P: np.ndarray) -> tuple[Finding, ...]:
+    """Margins that no pair of the calibration's came near: nothing checks the probabilities of those."""
+    name, largest = "margins beyond the calibration", calibration.largest_margin
+    share = mean(np.where(np.isnan(margins_P), np.nan, calibration.is_beyond(margins_P)))
+    if math.isnan(largest) or math.isnan(share):
+        return ()
+    seen = f"{share:.1%} of the margins are larger than {largest:.3g}, the largest of the {calibration.num_pairs:,} it is fitted on"
+    if share > MAX_BEYOND:
+        why = f"{seen}: their probabilities are extrapolated, too sure where labels have errors; calibrate on pairs like these"
+        return (Finding("warn", name, share, MAX_BEYOND, why, "calibration"),)
+    return (Finding("ok", name, share, MAX_BEYOND, seen, "calibration"),)
 
 
 def evaluate_margins(
@@ -154,24 +155,24 @@ def evaluate_margins(
         raise ValueError(
             f"rewards of shape {np.shape(rewards_P2)} for {len(columns.pairs)} pairs: give chosen and rejected of each"
         )
-    accuracy_metric = _accuracy_metric(ACCURACY, columns.margins_P, columns)
-    rivals = _baselines(columns, baselines or {})
+    accuracy_metric = accuracy_of(ACCURACY, columns.margins_P, columns)
+    rivals = rivals_of(columns, baselines or {})
     calibration, calibration_finding = _calibration(columns)
     brier_metric, ece_metric, _ = calibration
     lengths = length_metrics(columns)
     metrics = [accuracy_metric, *(rival.metric for rival in rivals), *lengths, *calibration, *_counts(columns)]
     metrics += [_mean_margin(columns), *(rounding_metrics(rewards_P2, columns) if rewards_P2 is not None else ())]
     cuts = slice_tables(columns) if slices else ()
-    findings = [_above_chance(accuracy_metric), *(_above_baseline(rival, columns) for rival in rivals), calibration_finding]
+    findings = [_above_chance(accuracy_metric), *(above_rival(rival, columns) for rival in rivals), calibration_finding]
     findings += [_unscored(columns, reasons or {}), _score_ties(columns), _length_dependence(columns)]
     findings += [weak_slices(cuts, accuracy_metric.value)] if slices else []
     tables = [
         Table(
             title="reliability",
             columns=("predicted", "observed", "low", "high", "n"),
-            rows=reliability_rows(*columns.confidence),
+            rows=reliability_rows(*columns.confidence, columns.prompts_P),
             chart="reliability",
-            note="of the pairs on which the model is this sure, the share that it ranks right; 95% Wilson intervals",
+            note="of the pairs on which the model is this sure, the share that it ranks right; 95% intervals by prompt",
         ),
         _margin_histogram(columns.margins_P),
     ]
@@ -211,37 +212,6 @@ def gap_finding(train_metric: Metric, heldout_metric: Metric) -> Finding:
     return Finding("ok", name, gap, GAP_WARN, f"{seen}: its lower end is below {100 * GAP_WARN:.0f}", "overfitting")
 
 
-class _Rival(NamedTuple):
-    name: str
-    margins_P: np.ndarray
-    metric: Metric
-
-
-def _accuracy_metric(name: str, margins_P: np.ndarray, columns: Columns, note: str = "") -> Metric:
-    result = accuracy(margins_P, columns.preference_P)
-    interval = columns.interval(is_right(margins_P, columns.preference_P))
-    note = note or f"interval resampled over {columns.num_prompts} prompts; a score tie counts as wrong"
-    if not result.num_scored:
-        note = "no pair has both a score and a label that is not a tie" if result.num_labelled else "every label is a tie"
-    return Metric(name, result.value, *interval, result.num_scored, result.num_labelled, note)
-
-
-def _baselines(columns: Columns, given: Mapping[str, Scorer]) -> list[_Rival]:
-    fitted = {LENGTH: LengthScorer(), **given}
-    rivals = []
-    for name, scorer in fitted.items():
-        rival_P, note = margins(scorer, columns.pairs), "fitted elsewhere, scored on these pairs"
-        if name == LENGTH:
-            shorter = accuracy(-rival_P, columns.preference_P).value
-            note = f"the longer answer wins (the shorter one would be right on {shorter:.3f})"
-        rivals.append(_Rival(name, rival_P, _accuracy_metric(baseline_accuracy(name), rival_P, columns, note)))
-    if BAG_OF_WORDS not in given:
-        rival_P = bag_of_words_cross_validated(columns.pairs, seed=columns.seed)
-        note = "5-fold cross-validated on these very pairs, grouped by shared prompts and answers"
-        rivals.append(_Rival(BAG_OF_WORDS, rival_P, _accuracy_metric(baseline_accuracy(BAG_OF_WORDS), rival_P, columns, note)))
-    return rivals
-
-
 def _counts(columns: Columns) -> tuple[Metric, Metric]:
     result = accuracy(columns.margins_P, columns.preference_P)
     scored, labelled, n = result.num_scored, result.num_labelled, len(columns.pairs)
@@ -265,12 +235,12 @@ def _calibration(columns: Columns) -> tuple[tuple[Metric, Metric, Metric], Findi
     p_P, (predicted_P, outcome_P) = columns.probabilities_P, columns.confidence
     scored, n = int(np.sum(~np.isnan(p_P))), len(p_P)
     errors_P = squared_error(p_P, columns.preference_P)
-    observed, chance = ece(predicted_P, outcome_P), expected_ece(predicted_P, seed=columns.seed)
+    observed, chance = ece(predicted_P, outcome_P), expected_ece(predicted_P, outcome_P, columns.prompts_P, seed=columns.seed)
     missing = "" if scored else "no probabilities"
     metrics = (
         Metric(BRIER, brier(p_P, columns.preference_P), *columns.interval(errors_P), scored, n, missing or "always 0.5 gives 0.25"),
         Metric(ECE, observed, n_scored=scored, n=n, note=missing or "10 bins of equal mass, both orders of a pair; biased up"),
-        Metric(EXPECTED_ECE, *chance, scored, n, missing or "what chance alone gives on as many pairs; 5% and 95% quantiles"),
+        Metric(EXPECTED_ECE, *chance, scored, n, missing or "what chance alone gives on such prompts; 5% and 95% quantiles"),
     )
     if not scored:
         return metrics, Finding(
@@ -295,23 +265,6 @@ def _above_chance(metric: Metric) -> Finding:
     return Finding(
         "fail", "better than chance", metric.value, 0.5, f"accuracy in [{metric.low:.3f}, {metric.high:.3f}] {why}", "baseline"
     )
-
-
-def _above_baseline(rival: _Rival, columns: Columns) -> Finding:
-    """Paired: the difference in being right, pair by pair. Length is held against its better direction."""
-    name = f"better than the {rival.name} baseline"
-    flip = rival.name == LENGTH and accuracy(-rival.margins_P, columns.preference_P).value > rival.metric.value
-    rival_right_P = is_right(-rival.margins_P if flip else rival.margins_P, columns.preference_P)
-    difference_P = columns.right_P - rival_right_P
-    difference = mean(difference_P)
-    if math.isnan(difference):
-        return Finding("warn", name, math.nan, 0.0, "no pair was scored by both: nothing to compare", "baseline")
-    interval = columns.interval(difference_P, support=Interval(-1.0, 1.0))
-    rule = " (shorter answers win here)" if flip else ""
-    seen = f"accuracy differs by {difference:+.3f}, interval [{interval.low:+.3f}, {interval.high:+.3f}]{rule}"
-    if interval.low > 0:
-        return Finding("ok", name, difference, 0.0, seen, "baseline")
-    return Finding("warn", name, difference, 0.0, f"{seen}: it may have learnt no more than this", "baseline")
 
 
 def _unscored(columns: Columns, reasons: Mapping[str, int]) -> Finding:
@@ -342,7 +295,7 @@ def _length_dependence(columns: Columns) -> Finding:
     direction_P = preferred_longer(columns)
     longer, shorter = group_accuracy(direction_P > 0, columns), group_accuracy(direction_P < 0, columns)
     gap = longer.value - shorter.value
-    interval = _difference(longer, shorter)
+    interval = groups_interval(columns.right_P, direction_P > 0, direction_P < 0, columns.prompts_P)
     if math.isnan(gap):
         why = "not measured: no scored pairs of both kinds (preferred longer, shorter)"
         return Finding("warn", name, gap, MAX_LENGTH_GAP, why, "length")

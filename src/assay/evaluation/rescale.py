@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from assay.evaluation.scale import ScaleResult
 from assay.files import new_directory
 from assay.models.artifact import load_artifact, save_artifact
 from assay.report.card import render_card
-from assay.run_files import CALIBRATION_PROMPTS_FILE, prompt_file, read_description
+from assay.run_files import CALIBRATION_PROMPTS_FILE, ENSEMBLE, WORDS_FILE, prompt_file, read_description, saved_scales
 from assay.scorers.wrappers.calibrated import Calibration
 
 
@@ -27,11 +28,15 @@ def save_rescaled(path: Path, out: Path, result: ScaleResult) -> None:
     model, renderer, description = load_artifact(path, dtype=dtype)
     factor, calibration = result.factor, description["calibration"]
     with torch.no_grad():
-        model.head.weight.mul_(factor.value)
+        for parameter in model.head.parameters():  # a bias too, where an adopted head has one
+            parameter.mul_(factor.value)
     low, high = (None if math.isnan(end) else end for end in (factor.low, factor.high))
-    reference = {"name": report.facts["reference"], "num_pairs": factor.n_scored}
+    reference = {"name": report.facts["reference"], "num_pairs": result.num_pairs}
     scale = {"aligned_to": report.facts["old"], "model": report.facts["model"], "reference": reference}
     description["scale"] = {**scale, "factor": factor.value, "low": low, "high": high}
+    if ensemble := description.get(ENSEMBLE):  # heads: their levels grow with them
+        scales = [[scale.unit, scale.centre * factor.value] for scale in saved_scales(description)]
+        description[ENSEMBLE] = {**ensemble, "scales": scales}
     if calibration is not None:
         description["calibration"] = scaled_calibration(Calibration.from_json(calibration), factor.value).to_json()
     with new_directory(out) as work:
@@ -39,6 +44,8 @@ def save_rescaled(path: Path, out: Path, result: ScaleResult) -> None:
         written = save_artifact(model, renderer, work, description, dtype=dtype, train_prompts=trained_on)
         if calibrated_on is not None:
             np.save(work / CALIBRATION_PROMPTS_FILE, calibrated_on)
+        if (path / WORDS_FILE).is_file():
+            shutil.copy(path / WORDS_FILE, work)
         (work / "README.md").write_text(render_card(written, [report]), encoding="utf-8")
 
 
@@ -49,5 +56,7 @@ def scaled_calibration(calibration: Calibration, factor: float) -> Calibration:
         temperature=calibration.temperature * factor,
         temperature_se=calibration.temperature_se * factor,
         knot_margins=tuple(knot * factor for knot in calibration.knot_margins),
+        largest_margin=calibration.largest_margin * factor,
+        mean_reward=calibration.mean_reward * factor,
         scorer="",  # it named the scorer before scaling
     )

@@ -14,11 +14,18 @@ from typing import TypeAlias
 import numpy as np
 from scipy.stats import rankdata
 
+from assay.evaluation.equal_kl import EqualKl
 from assay.records import Finding, Metric, PreferencePair, Report
-from assay.stats.bootstrap import cluster_bootstrap, percentile_interval, resampled
+from assay.stats.bootstrap import percentile_interval, resampled
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import CHANGE, NO_INTERVAL, UNIT, Interval, is_right, mean
 
+SPREAD = "factor by the spread of the margins"
 FACTOR, ROBUST, AGREEMENT, TIES, RANKS = "factor", "robust factor", "agreement", "tied pairs", "rank correlation of margins"
+SPREAD_NOTE = (
+    "new rewards times this are on the old scale: ratio of the root mean squares of the margins. It keeps the pull of a KL "
+    "coefficient where rewards to a prompt lie evenly about their mean; a tail of high rewards pulls further, one of low ones less"
+)
 MIN_PAIRS = 20
 MAX_ERROR, MAX_TAILS, MIN_AGREEMENT = 0.10, 0.20, 0.70
 Measure: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
@@ -28,11 +35,13 @@ Measure: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
 class ScaleResult:
     """How the scale of a new model compares with an old one's.
 
-    factor: new rewards times this are on the old scale. agreement: share of the pairs that both order alike.
+    factor: new rewards times this are on the old scale; solved for equal KL where candidates were given. agreement: share of the
+    pairs that both order alike. num_pairs: pairs with the margins of both.
     """
 
     factor: Metric
     agreement: Metric
+    num_pairs: int
     page: Report
 
     @property
@@ -44,11 +53,19 @@ class ScaleResult:
 
 
 def measure_scale(
-    old_P: np.ndarray, new_P: np.ndarray, pairs: Sequence[PreferencePair], *, title: str = "Scale", seed: int = 0
+    old_P: np.ndarray,
+    new_P: np.ndarray,
+    pairs: Sequence[PreferencePair],
+    *,
+    title: str = "Scale",
+    equal_kl: EqualKl | None = None,
+    seed: int = 0,
 ) -> ScaleResult:
     """Factor, agreement and accuracy from the margins (P,) of two models on the same pairs; NaN is left out and counted.
 
-    Raises ValueError for fewer than 20 pairs with both margins, and for a model whose margins are all 0.
+    equal_kl: the factor as it was solved from candidates (`equal_kl_factor`). Without it the factor is the ratio of the spreads of
+    the margins, which keeps the pull of a KL coefficient for symmetric reward distributions alone: margins of two answers do not
+    show skewness. Raises ValueError for fewer than 20 pairs with both margins, and for a model whose margins are all 0.
     """
     scored_P, n = np.isfinite(old_P) & np.isfinite(new_P), len(pairs)
     scored = int(scored_P.sum())
@@ -66,18 +83,21 @@ def measure_scale(
         return Metric(name, measure(old_P, new_P), *interval, scored, n, note)
 
     def share(name: str, values_P: np.ndarray, out_of: int, note: str, support: Interval = UNIT) -> Metric:
-        interval = cluster_bootstrap(values_P, prompts_P, seed=seed, support=support)
+        interval = mean_interval(values_P, prompts_P, seed=seed, support=support)
         return Metric(name, mean(values_P), *interval, int(np.sum(~np.isnan(values_P))), out_of, note)
 
     ties = [int(tied_P.sum()) for tied_P in ((old_P == 0) & (new_P != 0), (old_P != 0) & (new_P == 0), (old_P == 0) & (new_P == 0))]
     alike_P = np.where(old_P * new_P == 0, np.nan, np.sign(old_P) == np.sign(new_P))
+    by_spread = figure(FACTOR if equal_kl is None else SPREAD, scale_factor, SPREAD_NOTE)
     metrics = [
-        figure(FACTOR, scale_factor, "new rewards times this are on the old scale: ratio of the root mean squares of the margins"),
+        *(() if equal_kl is None else (equal_kl.metric(FACTOR),)),
+        by_spread,
         figure(ROBUST, robust_factor, "ratio of the medians of |margin|, which large margins do not move"),
         share(AGREEMENT, alike_P, n, "pairs that both order alike, of those that neither ties"),
         Metric(TIES, sum(ties), n_scored=scored, n=n, note="margin 0: old alone {}, new alone {}, both {}".format(*ties)),
         figure(RANKS, rank_correlation, "Spearman, each pair in both orders: which answer is named first does not matter"),
     ]
+    named = {metric.name: metric for metric in metrics}
     if (preference_P != 0.5).any():
         old_right_P, new_right_P = is_right(old_P, preference_P), is_right(new_P, preference_P)
         labelled = sum(not pair.is_tie for pair in pairs)
@@ -87,8 +107,9 @@ def measure_scale(
             share("accuracy: new minus old", new_right_P - old_right_P, labelled, "paired, resampled by prompt", CHANGE),
         ]
     facts = {"pairs": str(n), "prompts": str(len(np.unique(prompts_P))), "seed": str(seed)}
-    page = Report(title=title, metrics=tuple(metrics), findings=_findings(*metrics[:3]), facts=facts)
-    return ScaleResult(factor=metrics[0], agreement=metrics[2], page=page)
+    findings = _findings(named[FACTOR], by_spread, named[ROBUST], named[AGREEMENT])
+    page = Report(title=title, metrics=tuple(metrics), findings=findings, facts=facts)
+    return ScaleResult(factor=named[FACTOR], agreement=named[AGREEMENT], num_pairs=scored, page=page)
 
 
 def scale_factor(old_P: np.ndarray, new_P: np.ndarray) -> float:
@@ -131,26 +152,26 @@ def paired_interval(
         return np.array([measure(np.repeat(old_P, n_P), np.repeat(new_P, n_P)) for n_P in counts_SC[:, index_P]])
 
     values_S = resampled(measured, num_clusters, seed=seed, num_samples=num_samples, width=len(index_P))
-    return NO_INTERVAL if num_clusters < 2 or np.isnan(values_S).any() else percentile_interval(values_S)
+    return NO_INTERVAL if num_clusters < 2 or np.isnan(values_S).any() else percentile_interval(values_S, num_clusters=num_clusters)
 
 
 def _ratio(over: float, under: float) -> float:
     return over / under if under > 0 else math.nan
 
 
-def _findings(factor: Metric, robust: Metric, agreement: Metric) -> tuple[Finding, ...]:
+def _findings(factor: Metric, by_spread: Metric, robust: Metric, agreement: Metric) -> tuple[Finding, ...]:
     def held(is_ok: bool, name: str, value: float, threshold: float, seen: str, why: str) -> Finding:
         return Finding("ok" if is_ok else "warn", name, value, threshold, seen if is_ok else f"{seen}: {why}")
 
     error = math.sqrt(_ratio(factor.high, factor.low)) - 1
-    tails = float(np.maximum(_ratio(factor.value, robust.value), _ratio(robust.value, factor.value))) - 1
-    unscored = factor.n - factor.n_scored
+    tails = float(np.maximum(_ratio(by_spread.value, robust.value), _ratio(robust.value, by_spread.value))) - 1
+    unscored = by_spread.n - by_spread.n_scored
     interval = "no interval" if math.isnan(error) else f"95% interval [{factor.low:.4g}, {factor.high:.4g}]"
     certain = f"factor {factor.value:.4g}, {interval}"
-    sizes = f"factor {factor.value:.3g}, robust factor {robust.value:.3g}"
+    sizes = f"factor by the spread {by_spread.value:.3g}, robust factor {robust.value:.3g}"
     alike = f"both models order {agreement.value:.1%} of the pairs alike"
     other = "a factor maps how far a policy is pulled, not where to; this is another reward, not another scale"
-    counted = f"{unscored} of {factor.n} pairs lack a margin of either model"
+    counted = f"{unscored} of {by_spread.n} pairs lack a margin of either model"
     return (
         held(error <= MAX_ERROR, "certainty of the factor", error, MAX_ERROR, certain, "give a reference with more prompts"),
         held(tails <= MAX_TAILS, "one factor for all", tails, MAX_TAILS, sizes, "large margins and usual ones differ in scale"),

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from assay.records import Finding, Metric, PreferencePair, Table
-from assay.stats.bootstrap import cluster_bootstrap
-from assay.stats.length import MIN_PAIRS, NUM_FOLDS, controlled_right, equally_long, length_part
+from assay.stats.length import controlled_right, equally_long, length_part, not_separable
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import UNIT, Confidence, Interval, confidence, is_right, mean
 from assay.stats.significance import differs_from_rest, false_discovery
 
@@ -48,7 +48,7 @@ class Columns:
 
     def interval(self, values_P: np.ndarray, support: Interval | None = UNIT) -> Interval:
         """95% interval of the mean of a column, resampled by prompt."""
-        return cluster_bootstrap(values_P, self.prompts_P, seed=self.seed, support=support)
+        return mean_interval(values_P, self.prompts_P, seed=self.seed, support=support)
 
 
 def columns_of(margins_P: np.ndarray, pairs: Sequence[PreferencePair], probabilities_P: np.ndarray | None, seed: int) -> Columns:
@@ -96,17 +96,22 @@ def right_at_length(columns: Columns) -> np.ndarray:
 def length_metrics(columns: Columns) -> tuple[Metric, Metric]:
     """Accuracy without the part that length explains, and accuracy on pairs of about equal length.
 
-    Intervals resample prompts; that of the first holds the regression fixed.
+    Intervals resample prompts; that of the first holds the regression fixed. Its note has the accuracy before, and with half of
+    what length explains taken out.
     """
     part_P, preference_P = _length_part(columns), columns.preference_P
     right_P = controlled_right(columns.margins_P, part_P, preference_P)
     labelled_P, near_P = preference_P != 0.5, equally_long(columns.lengths_P2)
     scored = int(np.sum(~np.isnan(right_P)))
-    note = f"fewer than {MIN_PAIRS} scored pairs or {NUM_FOLDS} prompts, or no label: what length explains is not known"
+    note = not_separable(columns.margins_P, columns.lengths_P2, preference_P, columns.prompts_P)
     if scored:
         whole = mean(np.square(columns.margins_P))
         share = min(1.0, mean(np.square(part_P)) / whole) if whole else 0.0
-        note = f"what length explains, {100 * share:.0f}% of the margins' mean square, is taken out; cross-fitted by prompt"
+        half = mean(controlled_right(columns.margins_P, part_P / 2, preference_P))
+        note = (
+            f"what length explains, {100 * share:.0f}% of the margins' mean square, is taken out, cross-fitted by prompt: "
+            f"{mean(columns.right_P):.3f} before, {half:.3f} with half of it out; it is too much where longer answers are better"
+        )
     near_right_P = np.where(near_P, columns.right_P, np.nan)
     num_near, n_near = int(np.sum(~np.isnan(near_right_P))), int(np.sum(near_P & labelled_P))
     what = "pairs whose lengths differ by a tenth at most" if num_near else "no scored pair has answers of about equal length"

@@ -41,6 +41,28 @@ def resolve_base(base: str) -> Base:
     return Base(path=base, name=base)
 
 
+def load_tokenizer(base: str) -> tuple[Base, Any]:
+    """A base, and its tokenizer. Raises as `resolve_base`."""
+    from transformers import AutoTokenizer
+
+    resolved = resolve_base(base)
+    return resolved, AutoTokenizer.from_pretrained(resolved.path, trust_remote_code=False)
+
+
+def refuse_broken_weights(model: Any, base: str) -> None:
+    """Raises ValueError when weights of a loaded torch module are NaN or infinite; no setting of the training could mend that.
+
+    base: its name, for the message.
+    """
+    broken = [name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())]
+    if broken:
+        which = f"{len(broken)} weight tensors are" if len(broken) > 1 else "a weight tensor is"
+        raise ValueError(
+            f"base {base!r}: {which} NaN or infinite (first {broken[0]}), so every reward would be NaN: fetch or convert it again, "
+            "or give another base"
+        )
+
+
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
     """Turn off the progress bars of transformers, its GGUF reader and the hub inside the block; afterwards restore them."""
@@ -79,7 +101,7 @@ def convert_gguf(file: Path, cache: Path | None = None) -> Path:
     try:
         import gguf
     except ImportError as error:
-        raise ValueError(f"base {file} is a GGUF file: install the reader with pip install 'assay-rm[gguf]'") from error
+        raise ValueError(f"base {file} is a GGUF file: install the reader with pip install '.[gguf]' in Assay's clone") from error
     fields = gguf.GGUFReader(file).fields
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)

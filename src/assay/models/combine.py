@@ -11,29 +11,39 @@ import torch
 
 from assay.files import new_directory
 from assay.models.artifact import load_artifact, save_artifact
+from assay.models.encoder import EncoderModel
 from assay.models.ensemble_files import copy_member, finish_ensemble, load_member, member_paths
 from assay.models.mean_layer import HEAD_MEAN
 from assay.models.reward_model import RewardModel
-from assay.run_files import ENSEMBLE, artifact_path, prompt_file, read_description
+from assay.run_files import ENSEMBLE, MemberScale, artifact_path, prompt_file, read_description, saved_scales
 
 _SAME = {"template_digest": "chat template", "max_length": "max_length", "overlong": "length policy"}
 
 
-def join(models: Sequence[Path], out: Path, *, combine: str, penalty: float) -> Path:
-    """Write an ensemble of copies of the models (runs or artifacts) to `out`; returns it. combine, penalty: see `Combination`.
-
-    Raises ValueError for fewer than two models, for the same model twice, and for an ensemble among them.
-    """
-    paths = [artifact_path(model) for model in models]
-    descriptions = [read_description(path) for path in paths]
-    if len(paths) < 2:
-        raise ValueError(f"an ensemble has at least two members, got {len(paths)}")
+def refuse_join(models: Sequence[Path]) -> None:
+    """Raises ValueError for fewer than two models, for the same model twice, and for an ensemble among them."""
+    descriptions = [read_description(artifact_path(model)) for model in models]
+    if len(models) < 2:
+        raise ValueError(f"an ensemble has at least two members, got {len(models)}")
     for model, description in zip(models, descriptions, strict=True):
         if description.get(ENSEMBLE):
             raise ValueError(f"{model} is an ensemble itself: name its members, taken out with assay model export")
     digests = [description["weights_digest"] for description in descriptions]
     if len(set(digests)) < len(digests):
         raise ValueError("two of the models have the same weights: their agreement would say nothing")
+
+
+def join(models: Sequence[Path], out: Path, *, combine: str, penalty: float, scales: Sequence[MemberScale], scaled_by: str) -> Path:
+    """Write an ensemble of copies of the models (runs or artifacts) to `out`; returns it. combine, penalty: see `Combination`.
+
+    scales: what each model's rewards are brought to before they are combined; scaled_by: what they were measured on, in words.
+    Raises ValueError as `refuse_join`, and for another number of scales.
+    """
+    refuse_join(models)
+    if len(scales) != len(models):
+        raise ValueError(f"{len(scales)} scales for {len(models)} models: give one each")
+    paths = [artifact_path(model) for model in models]
+    descriptions = [read_description(path) for path in paths]
     with new_directory(out) as work:
         for number, path in enumerate(paths):
             copy_member(path, work, number)
@@ -44,23 +54,19 @@ def join(models: Sequence[Path], out: Path, *, combine: str, penalty: float) -> 
             num_members=len(paths),
             combine=combine,
             penalty=penalty,
+            scales=scales,
+            scaled_by=scaled_by,
             train_prompts=_prompts(paths),
         )
     return out
 
 
-@torch.no_grad()
-def average(models: Sequence[Path], out: Path) -> int:
-    """Write the mean of the models' weights to `out` as a plain artifact; of an ensemble all members count. Returns the number of
-    models in the mean.
-
-    Rame et al. (2024), "WARM": the weights of models that were fine-tuned from one base are close enough for their mean to work as
-    a model. Raises ValueError for fewer than two models, and when architectures, templates or length policies differ.
-    """
+def refuse_average(models: Sequence[Path]) -> None:
+    """Raises ValueError for fewer than two models (of an ensemble all members count), and when their templates or length policies
+    differ."""
     paths = [artifact_path(model) for model in models]
-    members = [_member(path, number) for path in paths for number in range(_num_members(path))]
-    if len(members) < 2:
-        raise ValueError(f"an average takes at least two models, got {len(members)}")
+    if (number := sum(map(_num_members, paths))) < 2:
+        raise ValueError(f"an average takes at least two models, got {number}")
     descriptions = [read_description(path) for path in paths]
     if HEAD_MEAN in {description.get("params") for description in descriptions}:
         fix = "join them with assay model ensemble"
@@ -68,6 +74,27 @@ def average(models: Sequence[Path], out: Path) -> int:
     for key, name in _SAME.items():
         if any(description[key] != descriptions[0][key] for description in descriptions):
             raise ValueError(f"{models[0]} and another of the models differ in their {name}: an average would be of neither")
+
+
+@torch.no_grad()
+def average(models: Sequence[Path], out: Path, *, units: Sequence[float]) -> int:
+    """Write the mean of the models' weights to `out` as a plain artifact; of an ensemble all members count. Returns the number of
+    models in the mean.
+
+    units: of each model, what its head is divided by first: the mean of unlike heads would be that of the largest.
+    Rame et al. (2024), "WARM": the weights of models that were fine-tuned from one base are close enough for their mean to work as
+    a model. Raises ValueError as `refuse_average`, when architectures differ, and for another number of units.
+    """
+    refuse_average(models)
+    if len(units) != len(models):
+        raise ValueError(f"{len(units)} units for {len(models)} models: give one each")
+    paths = [artifact_path(model) for model in models]
+    descriptions = [read_description(path) for path in paths]
+    members = []
+    for path, description, unit in zip(paths, descriptions, units, strict=True):
+        for number, scale in enumerate(saved_scales(description)):
+            members.append(_member(path, number))
+            members[-1].head.weight.div_(unit * scale.unit)
     first = members[0]
     for other in members[1:]:
         _refuse_unlike(first, other)
@@ -109,6 +136,10 @@ def _member(path: Path, number: int) -> RewardModel:
     if _is_directory(read_description(path)):
         return load_member(path, number)
     whole = load_artifact(path).model
+    if isinstance(whole, EncoderModel):
+        raise ValueError(f"{path} is an encoder: encoders are joined with assay model ensemble, not averaged")
+    if whole.num_members == 1:
+        return whole
     head = torch.nn.Linear(whole.head.in_features, 1, bias=False)
     head.weight.data.copy_(whole.head.weight[number : number + 1])
     return RewardModel(whole.backbone, head, compute_dtype=whole.compute_dtype)

@@ -24,9 +24,10 @@ from assay.data.render import Renderer
 from assay.errors import ArtifactError
 from assay.models.artifact import load_artifact, save_artifact, verify_digest, weights_digest
 from assay.models.backbone import split_backbone
+from assay.models.encoder import EncoderModel
 from assay.models.reward_model import RewardModel
 from assay.models.shared_trunk import SharedTrunk
-from assay.run_files import ENSEMBLE, MONITOR, PROMPTS_FILE, SCHEMA_VERSION, read_description, write_description
+from assay.run_files import ENSEMBLE, MONITOR, PROMPTS_FILE, SCHEMA_VERSION, MemberScale, read_description, write_description
 
 MEMBERS = "members"
 _AS_FIRST = ("template_digest", "max_length", "overlong", "dtype")
@@ -68,13 +69,15 @@ def finish_ensemble(
     combine: str,
     penalty: float,
     num_blocks: int = 0,
+    scales: Sequence[MemberScale] = (),
+    scaled_by: str = "",
     train_prompts: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Write reward.json for the members that were added; returns its content."""
+    """Write reward.json for the members that were added; returns its content. scales, scaled_by: see `ensemble_entry`."""
     first = read_description(work / MEMBERS / "0")
     if train_prompts is not None:
         np.save(work / PROMPTS_FILE, train_prompts)
-    ensemble = {"form": form, "members": num_members, "combine": combine, "penalty": penalty}
+    ensemble = ensemble_entry(form, num_members, combine=combine, penalty=penalty, scales=scales, scaled_by=scaled_by)
     return write_description(
         work,
         {
@@ -87,6 +90,14 @@ def finish_ensemble(
             "calibration": None,
         },
     )
+
+
+def ensemble_entry(
+    form: str, num_members: int, *, combine: str, penalty: float, scales: Sequence[MemberScale], scaled_by: str
+) -> dict[str, Any]:
+    """What reward.json says of an ensemble. scales: of the members, in their order; scaled_by: what they were measured on."""
+    scaled = {"scales": [list(scale) for scale in scales], "scaled_by": scaled_by}
+    return {"form": form, "members": num_members, "combine": combine, "penalty": penalty, **scaled}
 
 
 def member_paths(path: str | Path) -> list[Path]:
@@ -104,7 +115,7 @@ def load_blocks(path: str | Path, *, dtype: torch.dtype = torch.float32, device:
     path = Path(path)
     description = read_description(path)
     verify_digest(path)
-    first = load_artifact(path / MEMBERS / "0", dtype=dtype)
+    first = _first(path, dtype)
     others = range(1, description[ENSEMBLE]["members"])
     wholes = [first.model, *(_with_own(first.model, path / MEMBERS / f"{number}.safetensors") for number in others)]
     num_blocks = int(description[ENSEMBLE]["blocks"])
@@ -119,15 +130,30 @@ def load_member(path: str | Path, number: int) -> RewardModel:
     num_members = description[ENSEMBLE]["members"]
     if not 0 <= number < num_members:
         raise ValueError(f"member {number} is not in 0..{num_members - 1}")
-    if (Path(path) / MEMBERS / str(number)).is_dir():
-        return load_artifact(Path(path) / MEMBERS / str(number)).model
-    first = load_artifact(Path(path) / MEMBERS / "0").model
-    return _with_own(first, Path(path) / MEMBERS / f"{number}.safetensors")
+    if (folder := Path(path) / MEMBERS / str(number)).is_dir():
+        model = load_artifact(folder).model
+        if isinstance(model, EncoderModel):
+            raise ValueError(f"member {number} of {path} is an encoder, which is not averaged: copy it from {folder}")
+        return model
+    return _with_own(_first(Path(path)).model, Path(path) / MEMBERS / f"{number}.safetensors")
 
 
 def copy_member(source: Path, work: Path, number: int) -> None:
     """Add an unchanged copy of a plain artifact to a new ensemble."""
     shutil.copytree(source, work / MEMBERS / str(number), ignore=shutil.ignore_patterns("eval", MONITOR))
+
+
+class _Member(NamedTuple):
+    model: RewardModel
+    renderer: Renderer
+
+
+def _first(path: Path, dtype: torch.dtype = torch.float32) -> _Member:
+    """The first member of an ensemble of form "blocks", a decoder. Raises ArtifactError for anything else."""
+    loaded = load_artifact(path / MEMBERS / "0", dtype=dtype)
+    if not isinstance(loaded.model, RewardModel) or not isinstance(loaded.renderer, Renderer):
+        raise ArtifactError(f"{path}: member 0 is an encoder, which has no blocks in common with others: the ensemble is damaged")
+    return _Member(loaded.model, loaded.renderer)
 
 
 def _with_own(first: RewardModel, file: Path) -> RewardModel:

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 
 from assay.data.packing import make_group, pack
-from assay.data.render import Rendered, Renderer
+from assay.data.render import Rendered
+from assay.data.text_pair import TextPath
 from assay.errors import ArtifactError
 from assay.files import write_text
 from assay.messages import Message
+from assay.models.encoder import EncoderModel
 from assay.models.heads import head_of
 from assay.models.reward_model import RewardModel
 from assay.records import Completion
@@ -95,7 +97,7 @@ def golden_completions(max_length: int) -> tuple[list[Completion], dict[str, str
     return completions, {}
 
 
-def write_golden(path: str | Path, model: RewardModel, renderer: Renderer) -> None:
+def write_golden(path: str | Path, model: RewardModel | EncoderModel, renderer: TextPath) -> None:
     """Write golden.json into the artifact directory `path`. model, renderer: loaded from `path`, in float32."""
     completions, left_out = golden_completions(renderer.max_length)
     rendered = renderer.render(completions)
@@ -148,7 +150,7 @@ def read_golden(path: str | Path) -> Golden | None:
 
 
 @torch.no_grad()
-def _rewards(model: RewardModel, rendered: Sequence[Rendered], pad_id: int) -> np.ndarray:
+def _rewards(model: RewardModel | EncoderModel, rendered: Sequence[Rendered], pad_id: int) -> np.ndarray:
     """(N,) float32 rewards, without sharing prompts; of several members the mean, as plain transformers computes it."""
     known = [i for i, item in enumerate(rendered) if item.error is None]
     groups = [make_group([rendered[i].tokens], [rendered[i].reward_positions]) for i in known]

@@ -7,10 +7,10 @@ Shapes: B rows, L columns, D hidden size, Q largest number of reward positions i
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -26,8 +26,11 @@ def has_known_form(model: Any) -> bool:
     attention = getattr(layer, "self_attn", None)
     if attention is None or dict(attention.named_parameters(recurse=False)) or not hasattr(attention, "head_dim"):
         return False
+    if _rotation(attention) is None:
+        return False
     config = model.config.get_text_config()
-    is_plain = not getattr(config, "attn_logit_softcapping", None) and not getattr(config, "attention_dropout", 0.0)
+    others = ("attn_logit_softcapping", "attention_dropout", "clip_qkv")  # what `last_layer_at` does not do
+    is_plain = not any(getattr(config, name, None) for name in others)
     parts = set(dict(attention.named_children()))
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, attention._forward_hooks, attention._forward_pre_hooks)
     return (
@@ -52,8 +55,8 @@ def last_layer_at(
     queries = _heads(attention, "q", _take(normed_BLD, columns_BQ))
     keys, values = _heads(attention, "k", normed_BLD), _heads(attention, "v", normed_BLD)
     cos, sin = cosines
-    queries = _rotate(queries, _take(cos, columns_BQ), _take(sin, columns_BQ))
-    keys = _rotate(keys, cos, sin)
+    queries = _rotate(attention, queries, _take(cos, columns_BQ), _take(sin, columns_BQ))
+    keys = _rotate(attention, keys, cos, sin)
     mixed_BHQE = scaled_dot_product_attention(
         queries, keys, values, attn_mask=seen_BQL[:, None], scale=attention.scaling, enable_gqa=True
     )
@@ -63,15 +66,23 @@ def last_layer_at(
 
 def _heads(attention: Any, name: str, hidden_BLD: torch.Tensor) -> torch.Tensor:
     """(B, H, L, E) queries, keys or values, with their own norm where the architecture has one (Qwen 3)."""
-    projected = getattr(attention, f"{name}_proj")(hidden_BLD).unflatten(-1, (-1, attention.head_dim))
-    norm: nn.Module | None = getattr(attention, f"{name}_norm", None)
-    return (norm(projected) if norm is not None else projected).transpose(1, 2)
+    projected = getattr(attention, f"{name}_proj")(hidden_BLD)
+    norm: Any = getattr(attention, f"{name}_norm", None)
+    if norm is None:
+        return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    if norm.weight.numel() == projected.shape[-1] != attention.head_dim:  # over all heads at once (OLMo 2 and OLMoE)
+        return norm(projected).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    return norm(projected.unflatten(-1, (-1, attention.head_dim))).transpose(1, 2)
 
 
-def _rotate(heads_BHLE: torch.Tensor, cos_BLE: torch.Tensor, sin_BLE: torch.Tensor) -> torch.Tensor:
-    first, second = heads_BHLE.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return heads_BHLE * cos_BLE[:, None].to(heads_BHLE.dtype) + turned * sin_BLE[:, None].to(heads_BHLE.dtype)
+def _rotate(attention: Any, heads_BHLE: torch.Tensor, cos_BLE: torch.Tensor, sin_BLE: torch.Tensor) -> torch.Tensor:
+    """Turned as the architecture turns them: by halves or in turns (GLM), whole or in part (Nemotron)."""
+    return _rotation(attention)(heads_BHLE[:, :1], heads_BHLE, cos_BLE, sin_BLE)[1]  # queries and keys; one of them suffices
+
+
+def _rotation(attention: Any) -> Any:
+    """The function that an architecture's module has for it; None where it has none of the usual name."""
+    return getattr(sys.modules.get(type(attention).__module__), "apply_rotary_pos_emb", None)
 
 
 def _take(values_BLD: torch.Tensor, columns_BQ: torch.Tensor) -> torch.Tensor:

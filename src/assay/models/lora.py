@@ -15,7 +15,7 @@ def add_lora(backbone: Backbone, rank: int, *, dropout: float = 0.0) -> Any:
     Raises ValueError when peft is not installed.
     """
     if importlib.util.find_spec("peft") is None:
-        raise ValueError("--params lora needs peft: pip install 'assay-rm[lora]'")
+        raise ValueError("--params lora needs peft: pip install '.[lora]' in Assay's clone")
     from peft import LoraConfig, get_peft_model
 
     backbone.requires_grad_(False)

@@ -36,7 +36,7 @@ class MeanReadModel(RewardModel):
     gain_D: torch.Tensor
 
     def __init__(self, whole: RewardModel) -> None:
-        _refuse_other_forms(whole.backbone)
+        refuse_other_forms(whole.backbone)
         width = whole.backbone.hidden_size
         head = nn.Linear(2 * width, 1, bias=False, dtype=torch.float32, device=whole.head.weight.device)
         with torch.no_grad():
@@ -121,7 +121,8 @@ def _gain(norm: nn.Module, width: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _refuse_other_forms(backbone: Backbone) -> None:
+def refuse_other_forms(backbone: Backbone) -> None:
+    """Raises ValueError for architectures whose layers or final norm have another form than Llama's."""
     model, name = backbone.model, type(backbone.model).__name__
     refused = f"--params head:mean cannot be given for {name}: "
     if not has_known_form(model) or type(model.norm) is not type(model.layers[-1].input_layernorm):

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from assay.data.text_pair import JOINED_BY, TEXT_PAIR
 from assay.errors import ArtifactError
+from assay.models.artifact import saved_constant
 from assay.models.bases import no_progress_bars
 from assay.models.heads import SCALAR, head_named
 from assay.records import Completion
@@ -18,18 +20,24 @@ from assay.run_files import REWARD_FILE, read_description
 
 
 class PlainReader:
-    """The tokenizer and the model of transformers that an artifact directory holds, in float32."""
+    """The tokenizer and the model of transformers that an artifact directory holds, in float32.
+
+    constant: what the saved head adds to every reward beside what transformers' class computes (0 but for adopted heads with a
+    bias); `rewards` adds it too. takes_pairs: an encoder that reads question and answer as a pair of texts.
+    """
 
     @no_progress_bars()
     def __init__(self, path: str | Path, device: str | torch.device = "cpu") -> None:
-        is_ours = (Path(path) / REWARD_FILE).is_file()
-        self.head = head_named(read_description(path).get("kind", SCALAR.kind)) if is_ours else SCALAR
+        description = read_description(path) if (Path(path) / REWARD_FILE).is_file() else {}
+        self.head = head_named(description.get("kind", SCALAR.kind))
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
             self.model: Any = self.head.loader.from_pretrained(str(path), dtype=torch.float32, trust_remote_code=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise ArtifactError(f"plain transformers cannot load {path}: {error}") from error
-        if not isinstance(self.tokenizer.chat_template, str):
+        self.constant, self.takes_pairs = saved_constant(path), description.get("input") == TEXT_PAIR
+        self._types: dict[tuple[int, ...], list[int]] = {}  # token types of the pairs that were tokenised
+        if not self.takes_pairs and not isinstance(self.tokenizer.chat_template, str):
             raise ArtifactError(f"{path} has lost its chat template: restore chat_template.jinja")
         self.model.to(device).eval()
 
@@ -40,9 +48,21 @@ class PlainReader:
 
     def text(self, completion: Completion, *, today: str | None = None) -> str:
         """A completion in messages form, rendered by the saved chat template. today: the date to use in the template."""
+        if self.takes_pairs:
+            return JOINED_BY.join(turn.content for turn in (*completion.messages, completion.answer))
         clock = "" if today is None else f"{{%- macro strftime_now(format) -%}}{today}{{%- endmacro %}}"
         template, tools = clock + self.tokenizer.chat_template, list(completion.tools) or None
         return self.tokenizer.apply_chat_template(completion.conversation(), tools=tools, chat_template=template, tokenize=False)
+
+    def ids(self, completion: Completion) -> list[int]:
+        """Ids of a completion by the files' own template, or of an encoder's pair, which is not cut."""
+        if not self.takes_pairs:
+            return self.token_ids(self.text(completion))
+        question = JOINED_BY.join(turn.content for turn in completion.messages)
+        encoded = self.tokenizer(question, completion.response, return_token_type_ids=True, verbose=False)
+        ids = [int(token) for token in encoded["input_ids"]]
+        self._types[tuple(ids)] = list(encoded["token_type_ids"])
+        return ids
 
     def token_ids(self, text: str, *, add_special_tokens: bool = False, truncation: bool = False) -> list[int]:
         """Ids of a rendered text; with truncation cut by the tokenizer's own settings."""
@@ -71,18 +91,30 @@ class PlainReader:
         filled = [[*gap, *row] if side == "left" else [*row, *gap] for gap, row in zip(gaps, rows, strict=True)]
         is_text = [[0] * len(gap) + [1] * len(row) for gap, row in zip(gaps, rows, strict=True)]
         mask = torch.tensor([row if side == "left" else row[::-1] for row in is_text], device=self.model.device)
+        more = {}
+        if self.takes_pairs and "token_type_ids" in self.tokenizer.model_input_names:
+            types = [self._types.get(tuple(row), [0] * len(row)) for row in rows]
+            filled_types = [[*gap, *row] if side == "left" else [*row, *gap] for gap, row in zip(_zeros(gaps), types, strict=True)]
+            more = {"token_type_ids": torch.tensor(filled_types, device=self.model.device)}
         config.pad_token_id = own if pad_id is None else pad_id
         try:
-            logits = self.model(input_ids=torch.tensor(filled, device=self.model.device), attention_mask=mask).logits
+            logits = self.model(input_ids=torch.tensor(filled, device=self.model.device), attention_mask=mask, **more).logits
         finally:
             config.pad_token_id = own
         lengths = [len(row) for row in rows] if side == "right" else [width] * len(rows)
-        return self.head.plain_rewards(logits.float(), lengths).cpu().numpy()
+        return self.head.plain_rewards(logits.float(), lengths).cpu().numpy() + np.float32(self.constant)
+
+
+def _zeros(gaps: Sequence[Sequence[int | None]]) -> list[list[int]]:
+    return [[0] * len(gap) for gap in gaps]
 
 
 def plain_scores(path: str | Path, completions: Sequence[Completion], *, batch_size: int = 4) -> np.ndarray:
     """Rewards (N,) float32 of completions in messages form by plain transformers, in padded batches."""
     reader = PlainReader(path)
-    rows = [reader.token_ids(reader.text(completion), truncation=True) for completion in completions]
+    rows = [
+        reader.ids(completion) if reader.takes_pairs else reader.token_ids(reader.text(completion), truncation=True)
+        for completion in completions
+    ]
     batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
     return np.concatenate([reader.rewards(batch) for batch in batches])

@@ -18,10 +18,11 @@ Outputs = Literal["members", "labels", "attributes"]
 class RewardModel(nn.Module):
     """`forward(batch) -> rewards_RK`, float32, always: R rewarded tokens, K outputs of the head.
 
-    The head is a linear map without bias in float32, outside of autocast, whatever the backbone computes in: a head in bfloat16
-    would round rewards to steps of 0.004-0.03 and make ties. outputs: what the K outputs are: rewards of the members of an ensemble
-    (1 for a single model), logits of labels, or attributes of an answer. compute_dtype: the backbone runs under autocast when this
-    is not its own number format. dropout: share of the head's inputs that is dropped in training.
+    The head is a linear map in float32, outside of autocast, whatever the backbone computes in: a head in bfloat16 would round
+    rewards to steps of 0.004-0.03 and make ties. It has a bias only where another's checkpoint has one. outputs: what the K outputs
+    are: rewards of the members of an ensemble (1 for a single model), logits of labels, or attributes of an answer. before: what
+    stands between backbone and head in a checkpoint of others: linear maps with ReLU. compute_dtype: the backbone runs under
+    autocast when this is not its own number format. dropout: share of the head's inputs that is dropped in training.
     """
 
     def __init__(
@@ -30,11 +31,13 @@ class RewardModel(nn.Module):
         head: nn.Linear,
         *,
         outputs: Outputs = "members",
+        before: nn.Sequential | None = None,
         compute_dtype: torch.dtype = torch.float32,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone, self.head, self.outputs = backbone, head.float(), outputs
+        self.before = None if before is None else before.float()
         self.compute_dtype, self.dropout = compute_dtype, dropout
 
     @property
@@ -46,8 +49,11 @@ class RewardModel(nn.Module):
 
     @property
     def head_weights(self) -> torch.Tensor:
-        """(K, D), float32."""
-        return self.head.weight
+        """(K, D), float32: the slopes of the rewards in the states; with layers between, the most that they can be."""
+        slopes = self.head.weight
+        for part in reversed(list(self.before or ())):
+            slopes = slopes.abs() @ part.weight.abs() if isinstance(part, nn.Linear) else slopes
+        return slopes
 
     def forward(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
         return self.read(self.states(batch, hidden_BLD))
@@ -65,7 +71,8 @@ class RewardModel(nn.Module):
     def read(self, states_RD: torch.Tensor) -> torch.Tensor:
         """Rewards (R, K) of the hidden states at the rewarded tokens."""
         with torch.autocast(states_RD.device.type, enabled=False):
-            return self.head(dropout(states_RD.float(), self.dropout, self.training))
+            states_RD = dropout(states_RD.float(), self.dropout, self.training)
+            return self.head(states_RD if self.before is None else self.before(states_RD))
 
 
 def new_head(hidden_size: int, num_outputs: int = 1, *, seed: int) -> nn.Linear:

@@ -90,6 +90,8 @@ def _with_transformers(description: Mapping[str, object]) -> str:
             "Plain transformers cannot load an ensemble: `assay model export` writes one of its members as a plain model, "
             "`assay model average` the mean of their weights."
         )
+    if description.get("input") == "text pair":
+        return "With plain transformers: `AutoModelForSequenceClassification` on `tokenizer(question, answer)`, a pair of texts."
     note = "gives the mean of the members, without their disagreement" if ensemble else ""
     return f"With plain transformers{f' (which {note})' if note else ''}:\n\n{LOAD_TRANSFORMERS}"
 

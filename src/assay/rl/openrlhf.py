@@ -16,7 +16,7 @@ import numpy as np
 
 from assay.records import Completion
 from assay.rl.failures import ALONE, OnFailure, check, resolve_failures
-from assay.scorers.base import Scorer, closed, closing_of, turn_of
+from assay.scorers.base import Scorer, closed, closing_of, padding_of, turn_of
 
 
 def openrlhf_reward(scorer: Scorer, *, on_failure: OnFailure = "raise") -> Callable[..., dict[str, Any]]:
@@ -30,13 +30,13 @@ def openrlhf_reward(scorer: Scorer, *, on_failure: OnFailure = "raise") -> Calla
     Raises ValueError for a policy that needs the other answers to a prompt, RewardError for answers without a reward.
     """
     check(on_failure, ALONE)
-    closing = closing_of(scorer)
+    closing, padding = closing_of(scorer), padding_of(scorer)
 
     def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence[Any], **_: Any) -> dict[str, Any]:
         import torch
 
         with turn_of(scorer):
-            rewards = scorer.score([Completion(text=closed(query, closing)) for query in queries])
+            rewards = scorer.score([Completion(text=closed(query, closing, padding)) for query in queries])
         resolved = resolve_failures(rewards, range(len(rewards)), on_failure)
         values = torch.tensor([np.nan if value is None else value for value in resolved], dtype=torch.float32)
         logs = {} if rewards.std is None else {"reward_std": torch.from_numpy(rewards.std.copy())}

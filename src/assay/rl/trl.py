@@ -10,7 +10,7 @@ import numpy as np
 from assay.messages import Message, as_messages
 from assay.records import Completion
 from assay.rl.failures import OnFailure, check, resolve_failures
-from assay.scorers.base import Scorer, closed, closing_of, turn_of
+from assay.scorers.base import Scorer, closed, closing_of, padding_of, turn_of
 
 Turns = Sequence[Mapping[str, Any]]
 
@@ -27,7 +27,7 @@ def trl_reward(scorer: Scorer, *, on_failure: OnFailure = "raise", name: str = "
     name: the name in TRL's logs. Also logged: NAME/unscored, the share without a reward, and NAME/std, an ensemble's mean std.
     """
     check(on_failure)
-    closing = closing_of(scorer)
+    closing, padding = closing_of(scorer), padding_of(scorer)
 
     def reward(
         prompts: Sequence[str | Turns],
@@ -37,7 +37,8 @@ def trl_reward(scorer: Scorer, *, on_failure: OnFailure = "raise", name: str = "
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        items = [as_completion(prompt, completion, closing) for prompt, completion in zip(prompts, completions, strict=True)]
+        rows = zip(prompts, completions, strict=True)
+        items = [as_completion(prompt, completion, closing, padding) for prompt, completion in rows]
         with turn_of(scorer):
             rewards = scorer.score(items)
         if log_metric is not None and len(items):
@@ -50,10 +51,10 @@ def trl_reward(scorer: Scorer, *, on_failure: OnFailure = "raise", name: str = "
     return reward
 
 
-def as_completion(prompt: str | Turns, completion: str | Turns, closing: str = "") -> Completion:
+def as_completion(prompt: str | Turns, completion: str | Turns, closing: str = "", padding: tuple[str, ...] = ()) -> Completion:
     """One of TRL's rows as a completion. Raises ValueError when only one of the two is conversational, or the answer is missing."""
     if isinstance(prompt, str) and isinstance(completion, str):
-        return Completion(text=closed(prompt + completion, closing))
+        return Completion(text=closed(prompt + completion, closing, padding))
     if isinstance(prompt, str) or isinstance(completion, str):
         raise ValueError("prompt and completion must both be conversational or both plain strings")
     turns = [*_messages(prompt), *_messages(completion)]

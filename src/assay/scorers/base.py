@@ -6,10 +6,11 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import RLock
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from assay.data.padding import Ends
 from assay.records import Completion, PreferencePair, Rewards
 from assay.stats.metrics import sigmoid
 
@@ -68,6 +69,14 @@ class HasClosing(Protocol):
 
 
 @runtime_checkable
+class HasPadding(Protocol):
+    """A scorer that knows with which tokens rows of its model are filled."""
+
+    @property
+    def padding(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
 class HasRenderer(Protocol):
     """A scorer that tokenises in this process: its `renderer`, and the transformers `config` of its model."""
 
@@ -78,11 +87,33 @@ class HasRenderer(Protocol):
 
 
 @runtime_checkable
+class HasAssumptions(Protocol):
+    """A scorer of another's checkpoint: `assumed`, what -> how it is read; empty for Assay's own."""
+
+    @property
+    def assumed(self) -> dict[str, str]: ...
+
+
+@runtime_checkable
 class HasPlan(Protocol):
     """A scorer that plans its memory: `plan.max_tokens` of one forward, and `plan.summary()` in words."""
 
     @property
     def plan(self) -> Any: ...
+
+
+class TokenCount(NamedTuple):
+    """How many tokens of a completion are read (0 where it cannot be rendered), and whether others were cut off for its length."""
+
+    num_tokens: int
+    is_cut: bool
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A scorer that tokenises in this process, and says how many tokens it reads."""
+
+    def token_counts(self, completions: Sequence[Completion]) -> list[TokenCount]: ...
 
 
 @runtime_checkable
@@ -182,15 +213,23 @@ def closing_of(scorer: Scorer) -> str:
     return "" if found is None else found.closing
 
 
-def closed(text: str, closing: str) -> str:
+def padding_of(scorer: Scorer) -> tuple[str, ...]:
+    """Texts of the tokens that rows of the scorer's model are padded with; () for a scorer that does not say."""
+    found = capability(scorer, HasPadding)
+    return () if found is None else found.padding
+
+
+def closed(text: str, closing: str, padding: tuple[str, ...] = ()) -> str:
     """Rendered prompt and answer, ended as the template ends an answer: the reward is read at that end.
 
     A trainer's text ends where generation ended. In ChatML that is the end token without the newline after it; there is no end
-    token when the answer was cut or special tokens were skipped. An end token that is already there is not added again.
+    token when the answer was cut or special tokens were skipped. An end token that is already there is not added again. padding:
+    tokens that are taken off the end before, see `Ends`.
     """
     end = closing.rstrip()
     if not end or not text.strip():
         return text
+    text = Ends(marks=padding, closing=closing).unpadded_end(text)
     return text.rstrip().removesuffix(end) + closing if text.rstrip().endswith(end) else text + closing
 
 

@@ -12,19 +12,25 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from assay.data.split import group_keys
-from assay.files import json_digest
+from assay.errors import ArtifactError
+from assay.files import digest, json_digest, replacing
 from assay.records import Completion, PreferencePair, Rewards
+from assay.run_files import WORDS_FILE
 from assay.scorers.base import Scope
 from assay.stats.linear import bradley_terry_weights, cross_fitted
 from assay.stats.metrics import cluster_folds
 
 WORD = re.compile(r"\w+")
 MAX_TERMS = 20_000
+MAX_PAIRS = 20_000  # training pairs that the baseline of a run is fitted on
 MIN_TEXTS = 2  # a word that occurs in one text could only memorise its pair
 L2 = 30.0  # best of 1, 3, 10, 30, 100 on HH-RLHF harmless, within a point of the best on RMB
 
@@ -59,14 +65,61 @@ class BagOfWordsScorer:
 
     def score(self, completions: Sequence[Completion]) -> Rewards:
         """Rewards in logits; NaN for completions given as token ids, which have no words."""
-        texts = [completion.response if completion.text is None else completion.text for completion in completions]
-        return Rewards(
-            value=np.array([math.nan if text is None else self._value(text) for text in texts], dtype=np.float32),
-            error=tuple("bag of words needs text, not token ids" if text is None else None for text in texts),
-        )
+        return _scored_by_words(completions, lambda word: self.weights.get(word, 0.0))
 
-    def _value(self, text: str) -> float:
-        return math.fsum(self.weights.get(word, 0.0) * math.log1p(count) for word, count in count_words(text).items())
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptWords:
+    """A bag of words by hashes of its words, as it is kept with an artifact: the words themselves are not told.
+
+    hashes_V: sorted uint64 hashes (`word_hash`); weights_V: (V,) float32 logits. num_pairs: that it was fitted on.
+    """
+
+    hashes_V: np.ndarray
+    weights_V: np.ndarray
+    num_pairs: int
+    fingerprint: str = field(init=False)
+    scope: Scope = field(default="global", init=False)
+    tolerance: float = field(default=1e-6, init=False)
+
+    def __post_init__(self) -> None:
+        content = digest(self.hashes_V.tobytes() + self.weights_V.tobytes())
+        object.__setattr__(self, "fingerprint", f"baseline:kept-words:1:{content}")
+
+    def score(self, completions: Sequence[Completion]) -> Rewards:
+        """Rewards in logits; NaN for completions given as token ids, which have no words."""
+        weight_of = dict(zip(self.hashes_V.tolist(), self.weights_V.tolist(), strict=True))
+        return _scored_by_words(completions, lambda word: weight_of.get(word_hash(word), 0.0))
+
+
+def word_hash(word: str) -> int:
+    """The first 8 bytes of the BLAKE2b hash of a word, as a number."""
+    return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def keep_bag_of_words(artifact: Path, pairs: Sequence[PreferencePair]) -> None:
+    """Fit a bag of words on the training pairs and keep it beside an artifact's weights, as an .npz file without pickles."""
+    weights = fit_bag_of_words(pairs).weights
+    hashes_V = np.array([word_hash(word) for word in weights], dtype=np.uint64)
+    order = np.argsort(hashes_V)
+    weights_V = np.array(list(weights.values()), dtype=np.float32)[order]
+    with replacing(artifact / WORDS_FILE) as work, work.open("wb") as file:
+        np.savez_compressed(file, hashes=hashes_V[order], weights=weights_V, num_pairs=np.array(len(pairs)))
+
+
+def kept_bag_of_words(artifact: Path) -> KeptWords | None:
+    """The baseline that was kept beside an artifact (of an ensemble, beside its first member); None when there is none.
+
+    Raises ArtifactError when the file is damaged.
+    """
+    for file in (artifact / WORDS_FILE, artifact / "members" / "0" / WORDS_FILE):
+        if file.is_file():
+            try:
+                with np.load(file, allow_pickle=False) as kept:
+                    return KeptWords(hashes_V=kept["hashes"], weights_V=kept["weights"], num_pairs=int(kept["num_pairs"]))
+            except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+                raise ArtifactError(f"{file} cannot be read ({error}): remove it, or train again") from error
+    return None
 
 
 def count_words(text: str) -> Counter[str]:
@@ -122,6 +175,18 @@ def bag_of_words_cross_validated(pairs: Sequence[PreferencePair], num_folds: int
         return differences_PV[held_P] @ bradley_terry_weights(differences_PV[fit_P], preference_P[fit_P], weight_P[fit_P], l2=L2)
 
     return cross_fitted(margins, cluster_folds(groups_P, min(num_folds, num_groups), seed=seed))
+
+
+def _scored_by_words(completions: Sequence[Completion], weight_of: Callable[[str], float]) -> Rewards:
+    texts = [completion.response if completion.text is None else completion.text for completion in completions]
+
+    def value(text: str) -> float:
+        return math.fsum(weight_of(word) * math.log1p(count) for word, count in count_words(text).items())
+
+    return Rewards(
+        value=np.array([math.nan if text is None else value(text) for text in texts], dtype=np.float32),
+        error=tuple("bag of words needs text, not token ids" if text is None else None for text in texts),
+    )
 
 
 def _length(completion: Completion) -> int:

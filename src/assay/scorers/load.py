@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from assay.records import Dtype
-from assay.run_files import artifact_path, read_description
+from assay.run_files import artifact_path, holds_artifact, holds_checkpoint, may_be_hub_id, read_description
 from assay.scorers.base import Scorer
 from assay.scorers.engine_api import Remote, printable_url
 from assay.scorers.remote import RemoteScorer
@@ -28,12 +28,17 @@ def load(
     max_tokens: int | None = None,
     combination: Combination | None = None,
     cache: str | Path | None = None,
+    artifact: str | Path | None = None,
 ) -> Scorer:
-    """The scorer that `spec` names: an artifact directory, a run directory that holds one, the URL of a service, or a rule.
+    """The scorer that `spec` names: an artifact directory, a run directory that holds one, another's reward model (a directory of
+    transformers' form, or a hub id), the URL of a service, or a rule.
 
-    http://HOST:PORT is Assay's own service (see `RemoteScorer`). vllm+http://, sglang+http://, tei+http:// and openrlhf+http://
-    are engines. rule:MODULE:FUNCTION is a plain Python function (see `RuleScorer`); its code is run, so never take such a name
-    from a file or a request. dtype, device, max_tokens and combination are for directories only.
+    Of another's reward model all that had to be assumed is printed (docs/adopt.md).
+    http://HOST:PORT is Assay's own service (see `RemoteScorer`). vllm+http://, sglang+http://, tei+http:// and openrlhf+http:// are
+    engines; `artifact`, or a path behind # in the URL, names the artifact that the engine serves: its chat template and tokenizer
+    then render what is scored, and without it engines take rendered texts (vLLM plain conversations too). rule:MODULE:FUNCTION is a
+    plain Python function (see `RuleScorer`); its code is run, so never take such a name from a file or a request. dtype, device,
+    max_tokens and combination are for directories only.
 
     `score` gives raw rewards, whether or not the artifact is calibrated; `prefer` uses the calibration if there is one.
     dtype, device: "auto" picks what suits the machine. max_tokens: token budget of one forward. combination: how an ensemble's
@@ -46,8 +51,19 @@ def load(
             raise ValueError(
                 f"{printable_url(str(spec))} is not computed from a directory: leave dtype, device, max_tokens and combination out"
             )
-        named: Scorer = load_rule(str(spec)) if is_rule(spec) else _remote(str(spec))
+        if is_rule(spec) and artifact is not None:
+            raise ValueError(f"{spec} is no engine: leave artifact out")
+        named: Scorer = load_rule(str(spec)) if is_rule(spec) else _remote(str(spec), artifact)
         return named if cache is None else Cached(named, cache)
+    if artifact is not None:
+        raise ValueError(f"{spec} is an artifact itself: artifact is for the URL of an engine that serves one; leave it out")
+    if (checkpoint := checkpoint_path(spec)) is not None:
+        if combination is not None:
+            raise ValueError(f"{spec} is one model, not an ensemble: leave combination out")
+        from assay.scorers.local import load_unadopted  # imports torch
+
+        theirs: Scorer = load_unadopted(checkpoint, dtype=dtype, device=device, max_tokens=max_tokens)
+        return theirs if cache is None else Cached(theirs, cache)
     from assay.scorers.local import load_raw  # imports torch
     from assay.scorers.wrappers.calibrated import Calibrated, Calibration
 
@@ -60,6 +76,31 @@ def load(
     return Calibrated(scorer=scorer, calibration=Calibration.from_json(calibration))
 
 
+def checkpoint_path(spec: str | Path) -> Path | None:
+    """The directory of another's checkpoint that `spec` names, fetched from the hub where it is a hub id; None for anything else.
+
+    Raises ValueError for a hub id that cannot be fetched.
+    """
+    if holds_artifact(str(spec)):
+        return None
+    if holds_checkpoint(spec):
+        return Path(spec)
+    return fetch(str(spec)) if may_be_hub_id(spec) else None
+
+
+def fetch(hub_id: str) -> Path:
+    """The local copy of a hub model: weights in safetensors, configuration, tokenizer. Raises ValueError when it cannot be had."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    kept = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=kept, ignore_patterns=["*/*.safetensors", "onnx/*", "original/*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{hub_id} is no directory here, and the hub does not give it as a model ({reason})") from error
+
+
 def is_rule(spec: str | Path) -> bool:
     """Whether the name is that of a Python function. Only text is: a Path may come from a file or a request."""
     return isinstance(spec, str) and spec.startswith(RULE)
@@ -70,7 +111,11 @@ def is_directory(spec: str | Path) -> bool:
     return not is_rule(spec) and _URL.fullmatch(str(spec)) is None
 
 
-def _remote(url: str) -> RemoteScorer:
-    parts = _URL.fullmatch(url)
+def _remote(url: str, artifact: str | Path | None) -> RemoteScorer:
+    address, _, named = url.partition("#")
+    if named and artifact is not None:
+        raise ValueError(f"artifact {artifact} and {named} behind # in the URL: give one of them")
+    parts = _URL.fullmatch(address)
     assert parts is not None
-    return RemoteScorer(f"{parts['scheme']}://{parts['rest']}", engine=cast(Remote, parts["engine"] or "assay"))
+    engine = cast(Remote, parts["engine"] or "assay")
+    return RemoteScorer(f"{parts['scheme']}://{parts['rest']}", engine=engine, artifact=artifact or named or None)

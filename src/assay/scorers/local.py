@@ -9,19 +9,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from assay.console import say
 from assay.data.packing import Group, PackedBatch, make_group, pack, pack_prefixes, siblings, split_group
 from assay.data.render import Rendered, Renderer, warn_of_left_out
+from assay.data.text_pair import TextPath
 from assay.files import digest
 from assay.models.artifact import load_artifact, verify_digest
+from assay.models.checkpoints import load_published
 from assay.models.device import ScoringPlan, pick_compute, plan_scoring
+from assay.models.encoder import EncoderModel
 from assay.models.ensemble_files import load_blocks, member_paths
 from assay.models.prompt_states import PromptStates
 from assay.models.reward_model import RewardModel
 from assay.models.shared_trunk import SharedTrunk
 from assay.records import Completion, Dtype, Rewards
-from assay.run_files import ENSEMBLE, read_description, uncalibrated_fingerprint
-from assay.scorers.base import Scope
+from assay.run_files import ENSEMBLE, MemberScale, read_description, saved_scales, uncalibrated_fingerprint
+from assay.scorers.base import Scope, Scorer, TokenCount
 from assay.scorers.ensemble import Combination, Ensemble
+from assay.scorers.wrappers.scaled import Scaled
 
 # Largest change of a reward between two layouts of the same text, as a share of the head's norm (rewards grow with it): measured on
 # SmolLM2-135M, with a margin.
@@ -44,33 +49,39 @@ class LocalScorer:
     max_tokens: token budget of one forward, None for the fastest on this machine. combination: how K members become one reward;
     the rewards then have a std, which one member has not. plan: the budget, and the memory that scoring takes at most. head_norm:
     largest norm of a head; rewards grow with it. tolerance: see `Scorer`; from dtype and head norm. prompt_bytes: memory for the
-    keys and values of earlier prompts, which `score` of a single completion reuses; 0 for none.
+    keys and values of earlier prompts, which `score` of a single completion reuses; 0 for none. assumed: of another's checkpoint,
+    what -> how it is read.
     """
 
     scope: Scope = "global"
 
     def __init__(
         self,
-        model: RewardModel | SharedTrunk,
-        renderer: Renderer,
+        model: RewardModel | SharedTrunk | EncoderModel,
+        renderer: TextPath,
         *,
         identity: str,
         max_tokens: int | None = None,
         combination: Combination | None = None,
+        scales: Sequence[MemberScale] = (),
         prompt_bytes: int = PROMPT_BYTES,
+        assumed: Mapping[str, str] | None = None,
     ) -> None:
-        self.model, self.renderer = model.eval(), renderer
+        self.model, self.renderer, self.assumed = model.eval(), renderer, dict(assumed or {})
         heads_KD, dtype = model.head_weights.detach(), model.compute_dtype
         self.num_members = model.num_members
         self.combination = combination or Combination()
+        self.scales_K2 = np.array(scales or [MemberScale()] * self.num_members, np.float32)
         parts = f"{identity}/{dtype}" + (f"/{self.combination}" if self.num_members > 1 else "")
         self.fingerprint = digest(parts)
         self.head_norm = float(heads_KD.norm(dim=1).max())
-        tolerance = _TOLERANCE.get(dtype, 0.15) * max(1.0, self.head_norm)
+        tolerance = _TOLERANCE.get(dtype, 0.15) * max(1.0, self.head_norm) / float(self.scales_K2[:, 0].min())
         self.tolerance = self.combination.tolerance(tolerance) if self.num_members > 1 else tolerance
         layout = model.backbone.layout
-        suits = isinstance(model, RewardModel) and prompt_bytes > 0 and PromptStates.suits(model.backbone)
-        self.prompts = PromptStates(model.backbone, prompt_bytes) if suits else None
+        self.prompts: PromptStates | None = None
+        if isinstance(model, RewardModel) and prompt_bytes > 0 and PromptStates.suits(model.backbone):
+            self.prompts = PromptStates(model.backbone, prompt_bytes)
+        self._last: tuple[Sequence[Completion], list[Rendered]] = ((), [])
         self.plan: ScoringPlan = plan_scoring(
             *model.backbone.activation_bytes(dtype),
             heads_KD.device,
@@ -83,6 +94,11 @@ class LocalScorer:
     def closing(self) -> str:
         """See `closing_of`."""
         return self.renderer.closing
+
+    @property
+    def padding(self) -> tuple[str, ...]:
+        """See `padding_of`."""
+        return self.renderer.ends.marks if isinstance(self.renderer, Renderer) else ()
 
     @property
     def config(self) -> Any:
@@ -146,16 +162,29 @@ class LocalScorer:
             rewards_R1 = model.read(hidden_TD[torch.from_numpy(batch.reward_positions).to(hidden_TD.device)])
         return Trace(answer.pieces, rewards_R1[:, 0].float().cpu().numpy())
 
+    def token_counts(self, completions: Sequence[Completion]) -> list[TokenCount]:
+        """Tokens of N completions. Those of the last call of `score` are not rendered again."""
+        known = {id(completion): item for completion, item in zip(*self._last, strict=True)}
+        missing = [completion for completion in completions if id(completion) not in known]
+        known |= {id(completion): item for completion, item in zip(missing, self.renderer.render(missing), strict=True)}
+        found = [known[id(completion)] for completion in completions]
+        return [TokenCount(len(item.tokens), item.is_cut) for item in found]
+
     def score_members(self, completions: Sequence[Completion]) -> np.ndarray:
-        """N completions -> (K, N), the rewards of each member."""
-        return self._rewards(completions)[0]
+        """N completions -> (K, N), the rewards of each member, on one scale."""
+        return self._on_scale(self._rewards(completions)[0])
+
+    def _on_scale(self, members_KN: np.ndarray) -> np.ndarray:
+        return (members_KN - self.scales_K2[:, 1:]) / self.scales_K2[:, :1]
 
     def _combined(self, members_KN: np.ndarray, errors: tuple[str | None, ...]) -> Rewards:
+        members_KN = self._on_scale(members_KN)
         value, std = (members_KN[0], None) if self.num_members == 1 else self.combination(members_KN)
         return Rewards(value=value, std=std, error=errors)
 
     def _rewards(self, completions: Sequence[Completion]) -> tuple[np.ndarray, tuple[str | None, ...]]:
         rendered = self.renderer.render(completions)
+        self._last = (tuple(completions), rendered)
         warn_of_left_out(rendered)
         comes_alone = len(completions) == 1 and bool(completions[0].messages) and rendered[0].error is None
         with torch.inference_mode():
@@ -249,8 +278,26 @@ def load_local(
     compute = pick_compute(device, dtype)
     artifact = load_artifact(path, dtype=compute.dtype, device=compute.device)
     combination = combination or saved_combination(artifact.description)
-    identity = uncalibrated_fingerprint(path)
-    return LocalScorer(artifact.model, artifact.renderer, identity=identity, max_tokens=max_tokens, combination=combination)
+    return LocalScorer(
+        artifact.model,
+        artifact.renderer,
+        identity=uncalibrated_fingerprint(path),
+        max_tokens=max_tokens,
+        combination=combination,
+        scales=saved_scales(artifact.description),
+    )
+
+
+def load_unadopted(path: Path, *, dtype: Dtype = "auto", device: str = "auto", max_tokens: int | None = None) -> LocalScorer:
+    """The scorer of another's checkpoint as it lies there. What had to be assumed is printed, and kept as `assumed`.
+
+    Raises ValueError as `load_published`.
+    """
+    compute = pick_compute(device, dtype)
+    loaded = load_published(path, dtype=compute.dtype, device=compute.device)
+    for what, how in loaded.assumed.items():
+        say(what, how)
+    return LocalScorer(loaded.model, loaded.renderer, identity=loaded.identity, max_tokens=max_tokens, assumed=loaded.assumed)
 
 
 def load_raw(
@@ -268,9 +315,20 @@ def load_raw(
     combination = combination or saved_combination(description)
     if description[ENSEMBLE]["form"] == "models":
         verify_digest(path)
-        members = (load_local(member, dtype=dtype, device=device, max_tokens=max_tokens) for member in member_paths(path))
-        return Ensemble(tuple(members), combination)
+        members = [load_local(member, dtype=dtype, device=device, max_tokens=max_tokens) for member in member_paths(path)]
+        scaled = [_scaled(*both) for both in zip(members, saved_scales(description), strict=True)]
+        return Ensemble(scaled, combination)
     compute = pick_compute(device, dtype)
     loaded = load_blocks(path, dtype=compute.dtype, device=compute.device)
-    identity = uncalibrated_fingerprint(path)
-    return LocalScorer(loaded.model, loaded.renderer, identity=identity, max_tokens=max_tokens, combination=combination)
+    return LocalScorer(
+        loaded.model,
+        loaded.renderer,
+        identity=uncalibrated_fingerprint(path),
+        max_tokens=max_tokens,
+        combination=combination,
+        scales=saved_scales(description),
+    )
+
+
+def _scaled(member: LocalScorer, scale: MemberScale) -> Scorer:
+    return member if scale == MemberScale() else Scaled(scorer=member, factor=1 / scale.unit, centre=scale.centre)

@@ -1,14 +1,13 @@
 """From a name on the command line to a scorer, with its directory, its own data and the prompts that it was trained on.
 
-    runs/mine   artifact/   http://HOST:PORT   vllm+http://HOST:PORT   rule:module:function
+    runs/mine   artifact/   their-model/   org/name   http://HOST:PORT   vllm+http://HOST:PORT   rule:module:function
 
 Every command that measures starts here. Only `overlap` and `refuse_seen` check which prompts a model was trained on.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +16,28 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.console import say
+from assay.data.columns import NO_NAMES
 from assay.data.pairs import read_pairs
 from assay.data.rows import slug
 from assay.data.run_data import RunData, run_data
+from assay.data.sampling import draw_pairs
+from assay.data.set_aside import why_no_pairs
 from assay.data.split import HasPrompt, Split, is_among, prompt_hashes, refuse_overlap
+from assay.errors import DataError
 from assay.records import Dtype, Finding, PreferencePair
-from assay.run_files import CALIBRATION_PROMPTS_FILE, artifact_path, model_name, prompt_file, read_description
-from assay.scorers.base import Scorer
+from assay.run_files import (
+    ADOPTED,
+    CALIBRATION_PROMPTS_FILE,
+    UNKNOWN_PAST,
+    artifact_path,
+    holds_artifact,
+    model_name,
+    prompt_file,
+    read_description,
+)
+from assay.scorers.base import HasAssumptions, Scorer, capability
 from assay.scorers.engine_api import printable_url
-from assay.scorers.load import is_directory, is_rule, load
+from assay.scorers.load import checkpoint_path, is_directory, is_rule, load
 from assay.scorers.rules import RULE, load_rule
 
 DATA_SET = "data set"  # tag of a pair of several sets
@@ -58,19 +70,25 @@ class NamedPairs(NamedTuple):
 
 
 def read_named(
-    data: Sequence[str], *, form: str | None = None, strict: bool = False, limit: int | None = None, seed: int = 0
+    data: Sequence[str],
+    *,
+    form: str | None = None,
+    strict: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    names: Mapping[str, str] = NO_NAMES,
 ) -> NamedPairs:
     """The pairs of one set or of several. Of several, each pair is tagged with its set, so that each set is a slice.
 
-    limit: pairs of each set. Raises ValueError when a set holds no pairs.
+    limit: pairs of each set. names: what columns are, as `columns.renaming` gives it. Raises ValueError when a set holds no pairs.
     """
     pairs: list[PreferencePair] = []
     for name in data:
-        reader = read_pairs(name, form=form, strict=strict, limit=limit, seed=seed)
+        reader = read_pairs(name, form=form, strict=strict, limit=limit, seed=seed, names=names)
         read = list(reader)
         say("read", f"{name}: {reader.summary()}")
         if not read:
-            raise ValueError(f"there are no pairs in {name}: leave it out, or give a file that has some")
+            raise DataError(f"there are no pairs in {name}: leave it out, or give a file that has some\n{why_no_pairs([reader])}")
         pairs += [replace(pair, tags={**pair.tags, DATA_SET: slug(name)}) for pair in read] if len(data) > 1 else read
     return NamedPairs(pairs, " and ".join(Path(name).name for name in data), "-".join(slug(name) for name in data), False)
 
@@ -79,8 +97,9 @@ def read_named(
 class Opened:
     """A scorer by its name. Nothing is loaded until `scorer` or `raw` is read.
 
-    spec: the name as given; label: the same without a token. name: for titles and files. artifact: its directory, None for a URL or
-    a rule. home: the directory that was given, where reports are kept without --out; None for a URL or a rule.
+    spec: the name as given; label: the same without a token. name: for titles and files. artifact: its directory, None for a URL,
+    a rule or another's checkpoint. checkpoint: the directory of that one. home: the directory that was given, where reports are
+    kept without --out; None where there is no artifact.
     """
 
     spec: str
@@ -91,6 +110,7 @@ class Opened:
     dtype: Dtype = "auto"
     max_tokens: int | None = None
     cache: Path | None = None
+    checkpoint: Path | None = None
 
     @property
     def label(self) -> str:
@@ -99,6 +119,8 @@ class Opened:
     @cached_property
     def scorer(self) -> Scorer:
         """The scorer, calibrated where a calibration was saved."""
+        if self.checkpoint is not None:
+            return load(self.checkpoint, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens, cache=self.cache)
         if self.artifact is None:
             return load(self.spec, cache=self.cache)
         return load(self.spec, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens, cache=self.cache)
@@ -118,6 +140,26 @@ class Opened:
         return self.scorer.fingerprint if self.artifact is None else str(read_description(self.artifact)["fingerprint"])
 
     @property
+    def has_unknown_past(self) -> bool:
+        """Whether it was trained on from another's model, of whose training prompts nothing is known."""
+        is_read = self.artifact is not None and holds_artifact(str(self.artifact))
+        return is_read and bool(read_description(str(self.artifact)).get(UNKNOWN_PAST))
+
+    @property
+    def assumed(self) -> Mapping[str, str]:
+        """What had to be assumed of another's model, adopted or not: what -> how it is read. Empty for Assay's own."""
+        if self.artifact is not None:
+            return dict(read_description(self.artifact).get(ADOPTED, {}).get("assumed", {}))
+        reader = capability(self.scorer, HasAssumptions) if self.checkpoint is not None else None
+        return {} if reader is None else reader.assumed
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What every report says of the scorer: its fingerprint, and how another's model is read."""
+        read_as = "; ".join(f"{what}: {how}" for what, how in self.assumed.items())
+        return {"model": self.fingerprint, **({"read as": read_as} if read_as else {})}
+
+    @property
     def provenance(self) -> Provenance:
         if is_rule(self.spec):
             return Provenance(np.empty(0, np.uint64), np.empty(0, np.uint64))  # a rule is written, not trained
@@ -126,7 +168,10 @@ class Opened:
         return Provenance(prompt_file(self.artifact), prompt_file(self.artifact, CALIBRATION_PROMPTS_FILE))
 
     def need_artifact(self, what: str) -> Path:
-        """The artifact's directory. Raises ValueError for a URL or a rule. what: what needs the directory, for the message."""
+        """The artifact's directory. Raises ValueError where there is none. what: what needs the directory, for the message."""
+        if self.checkpoint is not None:
+            adopt = f"assay model adopt {self.spec} --out DIRECTORY"
+            raise ValueError(f"{what} needs an artifact, and {self.label} is another's checkpoint: make one of it with {adopt}")
         if self.artifact is None:
             raise ValueError(f"{what} needs the model's own files, and {self.label} is not a run or an artifact on this machine")
         return self.artifact
@@ -139,9 +184,14 @@ class Opened:
         return run_data(self.home)
 
     def own_pairs(self, split: Split, limit: int | None = None) -> NamedPairs:
-        """The pairs of a split of the run's own data. Raises ValueError when there are none."""
+        """The pairs of a split of the run's own data; with a limit whole prompts, drawn by the run's seed. Raises ValueError when
+        there are none."""
         own = self.own_data
-        pairs = list(itertools.islice(own.pairs(split), limit))
+        pairs = list(own.pairs(split))
+        if limit is not None and limit < len(pairs):
+            drawn = draw_pairs(pairs, limit, seed=own.seed)
+            say("read", f"{len(drawn):,} of the {len(pairs):,} pairs of the {split} split, drawn at random, whole prompts")
+            pairs = drawn
         if not pairs:
             raise ValueError(f"there are no pairs in the {split} split of {self.label}: give --data")
         in_file = own.eval_data if split == "test" else None
@@ -168,8 +218,24 @@ def open_scorer(
     if is_rule(spec):
         load_rule(str(spec))  # a wrong name is reported before any data are read
     if not is_directory(spec):
-        label = str(spec).removeprefix(RULE).replace(":", ".") if is_rule(spec) else printable_url(str(spec)).split("://", 1)[-1]
+        label = (
+            str(spec).removeprefix(RULE).replace(":", ".")
+            if is_rule(spec)
+            else printable_url(str(spec)).split("://", 1)[-1].partition("#")[0]
+        )
         return Opened(spec=str(spec), name=slug(label), artifact=None, home=None, cache=cache)
+    if (checkpoint := checkpoint_path(spec)) is not None:
+        return Opened(
+            spec=str(spec),
+            name=slug(str(spec).rstrip("/").split("/")[-1]),
+            artifact=None,
+            home=None,
+            device=device,
+            dtype=dtype,
+            max_tokens=max_tokens,
+            cache=cache,
+            checkpoint=checkpoint,
+        )
     artifact = artifact_path(spec)
     return Opened(
         spec=str(spec),
@@ -194,7 +260,7 @@ def overlap(opened: Opened, items: Sequence[HasPrompt], data: str, *, why: str =
         say("note", fact)
         return Overlap(np.zeros(len(items), bool), (), fact)
     is_seen = np.fromiter((is_among(trained_on, item) for item in items), bool, len(items))
-    findings, fact = [], "none"
+    findings, fact = [], "none" if not opened.has_unknown_past else "none that is known: what it started from was trained elsewhere"
     if num_seen := int(is_seen.sum()):
         fact = f"{num_seen:,} of {len(items):,} stand under prompts that the model was trained on"
         findings.append(Finding("warn", OVERLAP, num_seen, 0, f"{fact}: {why}"))

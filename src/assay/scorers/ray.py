@@ -1,6 +1,6 @@
 """A scorer on several Ray actors: each loads the model once, one actor scores all answers to a prompt, dead actors are replaced.
 
-Ray is an optional dependency: `pip install 'assay-rm[ray]'`. A cluster that this module starts listens on 127.0.0.1 only.
+Ray is an optional dependency: `pip install '.[ray]'` in Assay's clone. A cluster that this module starts listens on 127.0.0.1 only.
 Actors import this module, so it does not import torch.
 """
 
@@ -153,7 +153,7 @@ def import_ray() -> ModuleType:
     try:
         import ray
     except ImportError:
-        raise ValueError("Ray is not installed: pip install 'assay-rm[ray]'") from None
+        raise ValueError("Ray is not installed: pip install '.[ray]' in Assay's clone") from None
     return ray
 
 

@@ -7,7 +7,7 @@
     tei       POST /predict (raw_scores), GET /info                       text
     openrlhf  POST /get_reward                                            text
 
-With the artifact's renderer every engine takes every form, in the same tokens as in this process.
+With `artifact=`, the artifact that the engine serves, every engine takes every form, in the same tokens as in this process.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -54,10 +55,11 @@ class RemoteScorer:
     """Rewards from a server. url: its address, with /t/TOKEN and /m/NAME if it has them.
 
     engine: the kind of server. model: one of several models. token: sent as a bearer header (from ASSAY_TOKEN when left out).
-    renderer: of the artifact that an engine serves. tolerance: of an engine, since engines do not report one. chunk: completions
-    of one request; num_connections: requests at once; timeout_seconds: for one answer; deadline_seconds: for one call of `score`.
-    attempts: tries of one request (12 take about 80 seconds, in which a server may load its model again; at construction 6 at
-    most, about 6 seconds).
+    artifact: directory or run of the artifact that an engine serves, whose tokenizer and chat template then make the engine's
+    tokens; renderer: the same, already loaded. tolerance: of an engine, since engines do not report one. chunk: completions of one
+    request; num_connections: requests at once; timeout_seconds: for one answer; deadline_seconds: for one call of `score`.
+    attempts: tries of one request (12 take about 80 seconds, in which a server may load its model again; at construction 6 at most,
+    about 6 seconds).
 
     A request is tried again after a connection error, 429 or 503, or when Ray Serve reports that a replica died. The pause between
     tries grows, with jitter, and is at least what the server asks for. Completions without a reward after that are NaN with the
@@ -75,6 +77,7 @@ class RemoteScorer:
         engine: Remote = "assay",
         model: str | None = None,
         token: str | None = None,
+        artifact: str | Path | None = None,
         renderer: Renderer | None = None,
         tolerance: float = ENGINE_TOLERANCE,
         chunk: int = 64,
@@ -89,7 +92,7 @@ class RemoteScorer:
             raise ValueError(f"chunk {chunk}, num_connections {num_connections} and attempts {attempts} must be at least 1")
         if not (timeout_seconds > 0 and deadline_seconds > 0):
             raise ValueError(f"timeout_seconds {timeout_seconds} and deadline_seconds {deadline_seconds} must be positive")
-        self.engine, self.model, self.renderer = engine, model, renderer
+        self.engine, self.model, self.renderer = engine, model, _renderer(engine, artifact, renderer)
         self.base = url.rstrip("/")
         self.address = f"{self.base}/v1/score" if engine == "assay" else endpoint(url, engine)
         self.name = printable_url(self.address)
@@ -121,6 +124,11 @@ class RemoteScorer:
     def closing(self) -> str:
         """See `closing_of`."""
         return str(self._identity.get("closing", "")) if self.renderer is None else self.renderer.closing
+
+    @property
+    def padding(self) -> tuple[str, ...]:
+        """See `padding_of`."""
+        return tuple(map(str, self._identity.get("padding", ()))) if self.renderer is None else self.renderer.ends.marks
 
     @property
     def reads_ground_truth(self) -> bool:
@@ -322,6 +330,18 @@ class RemoteScorer:
         with self._lock:
             jitter = self._random.random()
         return max(retry_after * (1 + 0.25 * jitter), min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * (0.5 + jitter / 2))
+
+
+def _renderer(engine: Remote, artifact: str | Path | None, renderer: Renderer | None) -> Renderer | None:
+    if artifact is None:
+        return renderer
+    if engine == "assay" or renderer is not None:
+        raise ValueError(
+            f"artifact {artifact} goes with an engine (vllm, sglang, tei, openrlhf) and without renderer=: leave one out"
+        )
+    from assay.models.artifact_renderer import renderer_of  # imports transformers
+
+    return renderer_of(artifact)
 
 
 class _Refused(EngineError):

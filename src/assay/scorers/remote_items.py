@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from assay.data.render import Rendered, Renderer
 
 _STEPS = "the reward of steps is read at the last step, engines read the end of a text: leave steps out"
+_REMEDY = "name the artifact that it serves, assay.load(URL, artifact='runs/mine') in Python or URL#runs/mine on a command line"
 
 
 class Item(NamedTuple):
@@ -42,7 +43,7 @@ def engine_item(completion: Completion, engine: Engine) -> Item:
         return Item(text=completion.text)
     if completion.response is not None and engine == "vllm" and completion.is_plain:
         return Item(row={"messages": completion.conversation()})
-    return Item(error=f"{engine} takes rendered text, which this is not: give the artifact's renderer")
+    return Item(error=f"{engine} takes rendered text, which this is not: {_REMEDY}")
 
 
 def rendered_item(completion: Completion, engine: Engine, rendered: Rendered, renderer: Renderer) -> Item:

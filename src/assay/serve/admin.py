@@ -40,7 +40,7 @@ async def list_models(request: Request) -> Response:
     return StrictJSON({"models": [served.describe() for served in service_of(request).models.values()]})
 
 
-@router.post("/models/{name}/load")
+@router.post("/models/{name:path}/load")
 async def load_candidate(name: str, body: LoadRequest, request: Request) -> Response:
     """Load an artifact as the candidate of a model; it does not answer requests yet."""
     service = service_of(request)
@@ -54,7 +54,7 @@ async def load_candidate(name: str, body: LoadRequest, request: Request) -> Resp
     return StrictJSON(service.find(name).describe())
 
 
-@router.post("/models/{name}/{action}")
+@router.post("/models/{name:path}/{action}")
 async def change_model(name: str, action: Action, request: Request) -> Response:
     """Shadow, unshadow, promote, rollback or drop. Running requests are answered by the model that was current when they began."""
     served = service_of(request).find(name)

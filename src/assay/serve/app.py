@@ -1,11 +1,11 @@
 """The application: Assay's own routes, the routes of trainers and engines, and error replies. Only scorers import torch.
 
-    POST /v1/score      rewards with std, steps and a reason for each that has none
+    POST /v1/score      rewards with std, steps and a reason for each that has none; or vLLM's older form of /score
     GET  /v1/info       the models, their fingerprints, the limits
-    GET  /healthz       the process answers          GET /readyz   the engines do
-    GET  /metrics       Prometheus text
+    GET  /healthz       the process answers          GET /readyz /health /ping   the engines do
+    GET  /metrics       Prometheus text              GET /docs /openapi.json     the routes
 
-The APIs of engines and trainers are in `contracts.engines` and `contracts.trainers`, changing models in `admin`.
+The APIs of engines and trainers are in `contracts`, changing models in `admin`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Discriminator, Field, Tag
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from assay.records import Completion
 from assay.serve import admin
 from assay.serve.batcher import DeadlinePassed, EngineDown, QueueFull
-from assay.serve.contracts import engines as contracts_engines
-from assay.serve.contracts import trainers as contracts_trainers
-from assay.serve.contracts.engines import ChatTurn
+from assay.serve.contracts import engines, gym, rerank, tei, trainers
+from assay.serve.contracts.engines import ScorePairsRequest, score_pairs
+from assay.serve.contracts.request_fields import ChatTurn
+from assay.serve.docs_page import POLICY, docs_page
+from assay.serve.gauges import read_gauges
 from assay.serve.middleware import Gate, error_body
-from assay.serve.queue import Row
-from assay.serve.service import BadRequest, Body, ClientGone, Service, StrictJSON, open_request, read_gauges, service_of
+from assay.serve.queue import COUNTS, Row
+from assay.serve.service import BadRequest, Body, ClientGone, Service, StrictJSON, open_request, service_of
 from assay.wire import completion_from_row
 
 log = logging.getLogger("assay.serve")
@@ -68,14 +70,36 @@ class ScoreItem(Body):
     text: str | None = None
     token_ids: list[int] | None = None
     tools: list[dict[str, Any]] | None = None
-    ground_truth: dict[str, Any] | None = Field(default=None, description="What is right; for scorers that read it.")
+    ground_truth: Any = Field(
+        default=None, description="What is right, as in files: a mapping, or a plain value; for scorers that read it."
+    )
     id: str = ""
+
+    def as_row(self) -> dict[str, Any]:
+        """The item as `completion_from_row` reads it."""
+        prompt = [turn.as_row() for turn in self.prompt] if isinstance(self.prompt, list) else self.prompt
+        response = self.response.as_row() if isinstance(self.response, ChatTurn) else self.response
+        messages = None if self.messages is None else [turn.as_row() for turn in self.messages]
+        rest = self.model_dump(exclude={"prompt", "response", "messages"})
+        return {**rest, "prompt": prompt, "response": response, "messages": messages}
 
 
 class ScoreRequest(Body):
     items: list[ScoreItem]
     model: str | None = None
     timeout: float | None = Field(default=None, gt=0, description="Seconds; the service's own limit holds too.")
+
+
+def _form_of_score(given: Any) -> str:
+    """vLLM's older path is this one too: its requests name questions."""
+    names = ("queries", "text_1", "data_1")
+    is_pairs = isinstance(given, ScorePairsRequest) or (isinstance(given, dict) and any(name in given for name in names))
+    return "vllm" if is_pairs else "assay"
+
+
+EitherScoreRequest = Annotated[
+    Annotated[ScoreRequest, Tag("assay")] | Annotated[ScorePairsRequest, Tag("vllm")], Discriminator(_form_of_score)
+]
 
 
 class Reward(BaseModel):
@@ -95,6 +119,7 @@ class ScoreReply(BaseModel):
 
 _STATUSES = {
     401: "no token, or an unknown one",
+    403: "asked by the page of another site, or by a name that this machine does not have",
     404: "no such model",
     408: "the body did not arrive in time",
     413: "too large",
@@ -122,19 +147,31 @@ def build_app(service: Service, *, on_failure: Callable[[str], None] | None = No
         watching.cancel()
         await asyncio.to_thread(service.close, drain_seconds)
 
-    app = FastAPI(title="Assay reward service", version=VERSION, lifespan=lifespan, default_response_class=StrictJSON)
+    app = FastAPI(
+        title="Assay reward service",
+        version=VERSION,
+        lifespan=lifespan,
+        default_response_class=StrictJSON,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.service = service
-    app.get("/healthz", tags=["service"])(healthz)
-    app.get("/readyz", tags=["service"], responses={503: ERRORS[503]})(readyz)
+    for path, ready in {"/healthz": False, "/readyz": True, "/health": True, "/ping": True}.items():
+        check = readyz if ready else healthz
+        app.get(
+            path, tags=["service"], responses={503: ERRORS[503]} if ready else None, operation_id=f"get{path.replace('/', '_')}"
+        )(check)
+        app.head(path, include_in_schema=False)(check)
+    app.get("/docs", include_in_schema=False)(docs)
     app.get("/metrics", tags=["service"], response_class=PlainTextResponse, responses={401: ERRORS[401]})(metrics)
     app.get("/v1/info", tags=["assay"], responses={401: ERRORS[401]})(info)
-    app.post("/v1/score", tags=["assay"], response_model=ScoreReply, responses=ERRORS)(score)
-    app.include_router(contracts_engines.router, responses=ERRORS)
-    app.include_router(contracts_trainers.router, responses=ERRORS)
-    app.include_router(admin.router, responses=ERRORS | {403: {"model": ErrorReply}, 409: {"model": ErrorReply}})
+    app.post("/v1/score", tags=["assay", "vLLM"], response_model=ScoreReply, responses=ERRORS)(score)
+    for contract in (engines, rerank, tei, trainers, gym):
+        app.include_router(contract.router, responses=ERRORS)
+    app.include_router(admin.router, responses=ERRORS | {409: {"model": ErrorReply}})
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    return Gate(app, keys=service.keys, limits=service.limits, figures=service.figures)
+    return Gate(app, keys=service.keys, limits=service.limits, figures=service.figures, hosts=service.hosts)
 
 
 async def healthz() -> Response:
@@ -146,6 +183,11 @@ async def readyz(request: Request) -> Response:
     """The engines of all models are alive."""
     trouble = service_of(request).trouble()
     return StrictJSON({"status": "ok"}) if trouble is None else _refusal(503, trouble)
+
+
+async def docs(request: Request) -> Response:
+    """Every route with its fields, as a page."""
+    return HTMLResponse(docs_page(request.app.openapi()), headers={"Content-Security-Policy": POLICY})
 
 
 async def metrics(request: Request) -> Response:
@@ -165,8 +207,11 @@ async def info(request: Request) -> Response:
     return StrictJSON({"service": "assay", "version": VERSION, "models": models, "limits": limits, "contracts": routes})
 
 
-async def score(body: ScoreRequest, request: Request) -> Response:
-    """Rewards of completions in any form, in order. One that cannot be scored has value null and the reason in `error`."""
+async def score(body: EitherScoreRequest, request: Request) -> Response:
+    """Rewards of completions in any form, in order. One that cannot be scored has value null and the reason in `error`. With vLLM's
+    fields (queries, text_1 or data_1) it is /score."""
+    if isinstance(body, ScorePairsRequest):
+        return await score_pairs(body, request)
     scoring = open_request(request, body.model, timeout=body.timeout)
     completions: list[Completion] = []
     rows: list[Row] = []
@@ -174,12 +219,12 @@ async def score(body: ScoreRequest, request: Request) -> Response:
     for i, item in enumerate(body.items):
         rows.append({"value": None, "error": "not scored"})
         try:
-            completions.append(completion_from_row(item.model_dump()))
+            completions.append(completion_from_row(item.as_row()))
             places.append(i)
         except ValueError as error:
             rows[i]["error"] = str(error)
     for i, row in zip(places, await scoring.rows(completions), strict=True):
-        rows[i] = row
+        rows[i] = {name: value for name, value in row.items() if name not in COUNTS}
     rewards = [{"id": item.id, **row} for item, row in zip(body.items, rows, strict=True)]
     reply = {"model": scoring.served.name, "fingerprint": scoring.loaded.fingerprint, "rewards": rewards}
     return StrictJSON(reply, headers=scoring.headers)
@@ -213,13 +258,21 @@ async def _on_bad_request(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     """The errors in the body, without its content."""
     assert isinstance(error, RequestValidationError)
-    problems = [f"{'.'.join(str(part) for part in entry['loc'])}: {entry['msg']}"[:200] for entry in error.errors()[:5]]
+    problems = [f"{'.'.join(str(part)[:60] for part in entry['loc'])}: {_said(entry)}"[:200] for entry in error.errors()[:5]]
     return _refusal(422, "; ".join(problems))
+
+
+def _said(entry: dict[str, Any]) -> str:
+    return "no such field is read here: leave it out" if entry["type"] == "extra_forbidden" else str(entry["msg"])
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _refusal(error.status_code, str(error.detail)[:300], dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # starlette names the methods of one route, although another may have the same path
+        operations = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", request.url.path), {})
+        headers |= {"Allow": ", ".join(sorted(method.upper() for method in operations))} if operations else {}
+    return _refusal(error.status_code, str(error.detail)[:300], headers)
 
 
 def _refusing(status: int, headers: dict[str, str] | None = None) -> Callable[[Request, Exception], Any]:

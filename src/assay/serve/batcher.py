@@ -20,8 +20,8 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.records import Completion, Rewards
-from assay.scorers.base import HasPlan, Scorer, capability, keys_of
-from assay.serve.queue import Job, Row, Ticket, Waiting, make_job, shared_tokens
+from assay.scorers.base import CountsTokens, HasPlan, Scorer, TokenCount, capability, keys_of
+from assay.serve.queue import COUNTS, Job, Row, Ticket, Waiting, make_job, shared_tokens
 from assay.wire import rewards_from_rows, rewards_to_rows
 
 LINGER_SECONDS = 0.003
@@ -51,12 +51,14 @@ class EngineDown(AssayError):
 
 
 class BatchDone(NamedTuple):
-    """A scored batch: completions, approximate tokens (shared prompts count once), seconds, and the rows."""
+    """A scored batch: completions, approximate tokens (shared prompts count once), seconds, the rows, and how many seconds each
+    completion waited before."""
 
     num_items: int
     num_tokens: int
     seconds: float
     rows: Sequence[Row]
+    waits: Sequence[float] = ()
 
 
 class Batcher:
@@ -107,15 +109,20 @@ class Batcher:
         self._thread.start()
 
     def submit(
-        self, completions: Sequence[Completion], *, deadline: float = math.inf, groups: Sequence[Hashable] | None = None
+        self,
+        completions: Sequence[Completion],
+        *,
+        deadline: float = math.inf,
+        groups: Sequence[Hashable] | None = None,
+        with_tokens: bool = False,
     ) -> Future[list[Row]]:
         """Queue N completions; the future gives N rows, in order. Cancel it when the rows are not needed any more.
 
         deadline: on the clock of time.monotonic; the future raises DeadlinePassed for completions that are still waiting then.
-        groups: equal for completions that share a prompt, when the messages do not show it (rendered text). Raises QueueFull, or
-        EngineDown.
+        groups: equal for completions that share a prompt, when the messages do not show it (rendered text). with_tokens: the rows
+        then hold `tokens` and `is_cut`. Raises QueueFull, or EngineDown.
         """
-        ticket = Ticket(deadline=deadline, rows=[None] * len(completions), num_left=len(completions))
+        ticket = Ticket(deadline=deadline, with_tokens=with_tokens, rows=[None] * len(completions), num_left=len(completions))
         if not completions:
             ticket.finish()
         # outside the lock, as it hashes the content
@@ -201,7 +208,8 @@ class Batcher:
                 if batch:
                     began = time.monotonic()
                     rows = self._score([job.completion for job in batch])
-                    self._deliver(batch, rows, time.monotonic() - began)
+                    self._count(batch, rows)
+                    self._deliver(batch, rows, began)
         except BaseException as error:  # any exception must reach the waiting callers
             self._die(error)
 
@@ -247,14 +255,29 @@ class Batcher:
             self._known_good = completions[int(np.argmax(rewards.ok))]
         return rewards_to_rows(rewards)
 
+    def _count(self, batch: list[Job], rows: list[Row]) -> None:
+        """Add the number of tokens to the rows whose callers need it and that do not have it yet: 0 without a reward, and where the
+        scorer does not tokenise."""
+        wanted = [(job, row) for job, row in zip(batch, rows, strict=True) if job.is_counted and "tokens" not in row]
+        scored = [(job, row) for job, row in wanted if row["value"] is not None]
+        counting = capability(self.scorer, CountsTokens) if scored else None
+        for _, row in wanted:
+            row.update(zip(COUNTS, TokenCount(0, False), strict=True))
+        if counting is not None:
+            counts = counting.token_counts([job.completion for job, _ in scored])
+            for (_, row), count in zip(scored, counts, strict=True):
+                row.update(zip(COUNTS, count, strict=True))
+
     def _still_scores(self) -> bool:
         """Whether the scorer still gives a reward to a completion that had one before."""
         self._failures_in_a_row = 0
         return self._known_good is not None and bool(self.scorer.score([self._known_good]).ok[0])
 
-    def _deliver(self, batch: list[Job], rows: list[Row], seconds: float) -> None:
+    def _deliver(self, batch: list[Job], rows: list[Row], began: float) -> None:
         done: list[Ticket] = []
+        seconds = time.monotonic() - began
         with self._lock:
+            self._count(batch, rows)  # for callers that came while the batch ran
             for job, row in zip(batch, rows, strict=True):
                 del self._jobs[job.key]
                 for ticket, i in job.waiters:
@@ -269,7 +292,7 @@ class Batcher:
         for ticket in done:
             ticket.finish()
         if self._on_batch is not None:
-            self._on_batch(BatchDone(len(batch), tokens, seconds, rows))
+            self._on_batch(BatchDone(len(batch), tokens, seconds, rows, [max(0.0, began - job.queued_at) for job in batch]))
 
     def _die(self, error: BaseException) -> None:
         frames = "".join(traceback.format_tb(error.__traceback__))  # without the message, which may contain prompt text

@@ -30,6 +30,8 @@ from assay.serve.served import Served
 from assay.serve.server import run_service
 from assay.serve.service import EngineSettings, Service, Swapping, run_in_thread, start_engine
 
+_WORD = "[A-Za-z0-9][A-Za-z0-9._-]*"
+
 
 def serve(config: ServeConfig) -> None:
     """Serve until SIGTERM or SIGINT, then answer all waiting requests and return.
@@ -40,7 +42,9 @@ def serve(config: ServeConfig) -> None:
     if config.ray:
         serve_on_ray(config)
     else:
-        run_service(make_service(config), host=config.host, port=config.port, drain_seconds=config.drain, say=say)
+        run_service(
+            make_service(config), host=config.host, port=config.port, drain_seconds=config.drain, log_json=config.log_json, say=say
+        )
 
 
 def serve_on_ray(config: ServeConfig) -> None:
@@ -64,6 +68,7 @@ def serve_on_ray(config: ServeConfig) -> None:
         host=config.host,
         port=config.port,
         drain_seconds=config.drain,
+        log_json=config.log_json,
         say=say,
     )
 
@@ -79,6 +84,12 @@ def keys_of(config: ServeConfig) -> Keys:
             f"--host {config.host} lets other machines ask: give --token-file or {TOKENS_VARIABLE}, or listen on 127.0.0.1"
         )
     return keys
+
+
+def hosts_of(config: ServeConfig, keys: Keys) -> tuple[str, ...]:
+    """Names that the Host header may have besides addresses; empty for any, where tokens keep strangers out and none is given."""
+    given = tuple(host.lower() for host in config.allowed_host)
+    return given if keys.tokens else (config.host.lower(), *given)
 
 
 def make_service(config: ServeConfig, keys: Keys | None = None) -> Service:
@@ -119,6 +130,7 @@ def make_service(config: ServeConfig, keys: Keys | None = None) -> Service:
         figures=figures,
         engine=engine,
         swapping=swapping,
+        hosts=hosts_of(config, keys),
         log_text=config.log_text,
     )
 
@@ -172,12 +184,12 @@ def _named(specs: tuple[str, ...]) -> dict[str, str]:
     """Name -> model. Raises ValueError without models, for two of one name, and for a name that cannot be part of a URL path."""
     named: dict[str, str] = {}
     for spec in specs:
-        given, _, rest = spec.partition("=") if re.match(r"[A-Za-z0-9._-]+=", spec) else ("", "", spec)
+        given, _, rest = spec.partition("=") if re.match(r"[A-Za-z0-9._/-]+=", spec) else ("", "", spec)
         if not given and not is_directory(spec):
             raise ValueError(f"{printable_url(spec)} has no name to be served under: give NAME={printable_url(spec)}")
         name = given or Path(rest).resolve().name
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise ValueError(f"{name!r} cannot be a model's name: give one as NAME={rest}, of letters, digits and . _ -")
+        if not re.fullmatch(rf"{_WORD}(/{_WORD})*", name):
+            raise ValueError(f"{name!r} cannot be a model's name: give one as NAME={rest}, of letters, digits and . _ - /")
         if name in named:
             raise ValueError(f"two models are named {name}: name them, as in {name}-2={rest}")
         named[name] = rest

@@ -1,7 +1,7 @@
-"""ASGI middleware of the service, before any route: tokens, size limits, and the log of requests.
+"""ASGI middleware of the service, before any route: browsers, tokens, size limits, request ids, and the log of requests.
 
 Two prefixes are removed from the path: /t/TOKEN for clients that cannot send headers (never logged), then /m/NAME for the model in
-APIs without a model field. The body is read here, within the limits, before the application runs.
+APIs without a model field (a / in it is written %2F there). The body is read here, within the limits, before the application runs.
 """
 
 from __future__ import annotations
@@ -12,20 +12,24 @@ import json
 import logging
 import re
 import time
+import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assay.files import sha256
 from assay.serve.batcher import place_of
+from assay.serve.browsers import refusal
 from assay.serve.prometheus import SECONDS, Counters
 
 log = logging.getLogger("assay.serve")
 
-OPEN_PATHS = ("/healthz", "/readyz")
+OPEN_PATHS = ("/healthz", "/readyz", "/health", "/ping")
+REQUEST_ID = b"x-request-id"
 ADMIN_PATH = "/v1/admin"
 MIN_TOKEN = 16
 DRAIN_SECONDS = 1.0
@@ -80,8 +84,8 @@ class Keys:
 class Gate:
     """ASGI middleware: checks token, size and time of a request, passes it on with its body, logs one line and counts it."""
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, limits: Limits, figures: Counters) -> None:
-        self.app, self.keys, self.limits, self.figures = app, keys, limits, figures
+    def __init__(self, app: ASGIApp, *, keys: Keys, limits: Limits, figures: Counters, hosts: tuple[str, ...] = ()) -> None:
+        self.app, self.keys, self.limits, self.figures, self.hosts = app, keys, limits, figures, hosts
         self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,20 +95,28 @@ class Gate:
             return
         began = time.monotonic()
         scope, token = _without_prefixes(scope)
-        scope["state"] = {**scope.get("state", {}), "began": began, "model": scope.pop("assay_model", None)}
-        answer = _Answer(send)
+        request_id = _request_id(scope)
+        known = {"began": began, "model": scope.pop("assay_model", None), "request_id": request_id, "served": ""}
+        scope["state"] = {**scope.get("state", {}), **known}
+        answer = _Answer(send, request_id)
+        self.figures.change("assay_requests_in_flight", "Requests that are being answered.", 1)
         try:
             await self._admit(scope, token, receive, answer)
         except Exception as error:
-            log.error("%s: %s %s", scope["method"], type(error).__name__, place_of(error))
+            fields = {"request_id": request_id, "error": type(error).__name__}
+            log.error("%s: %s %s %s", scope["method"], *fields.values(), place_of(error), extra={"fields": fields})
             if not answer.has_begun:
                 await _refuse(answer, 500, "something went wrong in the service; its log says where")
         finally:
+            self.figures.change("assay_requests_in_flight", "Requests that are being answered.", -1)
             self._record(scope, answer, time.monotonic() - began)
 
     async def _admit(self, scope: Scope, token: str | None, receive: Receive, send: _Answer) -> None:
         path = scope["path"]
         headers = dict(scope["headers"])
+        if path not in OPEN_PATHS and (reason := refusal(scope["method"], headers, self.hosts)) is not None:
+            await _refuse(send, 403, reason)
+            return
         is_admin = path.startswith(ADMIN_PATH)
         token = _bearer(headers) if token is None or is_admin else token
         if path not in OPEN_PATHS and not self.keys.allow(token, is_admin=is_admin):
@@ -149,21 +161,22 @@ class Gate:
 
     def _record(self, scope: Scope, answer: _Answer, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        status = str(answer.status or 499)
-        self.figures.count("assay_requests_total", "Requests by route and status.", route=route, status=status)
-        if answer.status == 200:
-            self.figures.observe(
-                "assay_request_seconds", "Seconds to answer, of requests that were.", seconds, SECONDS, route=route
-            )
+        status, model = str(answer.status or 499), scope["state"]["served"]
+        labels = {"route": route, "status": status, "model": model}
+        self.figures.count("assay_requests_total", "Requests by route, status (499: the client had gone) and model.", **labels)
+        help = "Seconds to the end of the answer, or until the client had gone."
+        self.figures.observe("assay_request_seconds", help, seconds, SECONDS, **labels)
         if route not in OPEN_PATHS:
-            log.info("%s %s %s %.1f ms", scope["method"], route, status, 1000 * seconds)
+            request_id, milliseconds = answer.request_id, round(1000 * seconds, 1)
+            fields = {"request_id": request_id, "method": scope["method"], **labels, "milliseconds": milliseconds}
+            log.info("%s %s %s %s ms %s", scope["method"], route, status, milliseconds, request_id, extra={"fields": fields})
 
 
 class _Answer:
-    """A `send` that remembers the status of the answer; 0 before it began."""
+    """A `send` that remembers the status of the answer (0 before it began) and adds the request's id to it."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send, self.request_id = send, request_id
         self.status = 0
 
     @property
@@ -173,6 +186,7 @@ class _Answer:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), (REQUEST_ID, self.request_id.encode())]}
         await self._send(message)
 
 
@@ -224,16 +238,22 @@ async def _refuse(send: _Answer, status: int, message: str, receive: Receive | N
 
 def _without_prefixes(scope: Scope) -> tuple[Scope, str | None]:
     """The scope with the path without prefixes, and the token from the path."""
-    scope, path = dict(scope), scope["path"]
-    token = model = None
+    scope, token, model = dict(scope), None, None
+    path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
     if (found := re.match(r"/t/([^/]+)(?=/)", path)) is not None:
-        token, path = found.group(1), path[found.end() :]
+        token, path = unquote(found.group(1)), path[found.end() :]
     if (found := re.match(r"/m/([^/]+)(?=/)", path)) is not None:
-        model, path = found.group(1), path[found.end() :]
-    if path.startswith("/t/"):
+        model, path = unquote(found.group(1)), path[found.end() :]
+    if unquote(path).startswith("/t/"):
         path = "/t/-"  # not a path of ours, and it may contain a token
-    scope |= {"path": path, "raw_path": path.encode("utf-8", "replace"), "assay_model": model}
+    scope |= {"path": unquote(path), "raw_path": path.encode("latin-1"), "assay_model": model}
     return scope, token
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's X-Request-Id where it is short and plain, else a new one."""
+    given = dict(scope["headers"]).get(REQUEST_ID, b"").decode("latin-1")
+    return given if re.fullmatch(r"[A-Za-z0-9._:/+=-]{1,128}", given) else uuid.uuid4().hex
 
 
 def _bearer(headers: dict[bytes, bytes]) -> str | None:

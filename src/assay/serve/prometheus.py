@@ -29,8 +29,15 @@ class Counters:
 
     def count(self, name: str, help: str, amount: float = 1.0, **labels: str) -> None:
         """Add to a counter."""
+        self._add("counter", name, help, amount, labels)
+
+    def change(self, name: str, help: str, by: float, **labels: str) -> None:
+        """Add to a gauge."""
+        self._add("gauge", name, help, by, labels)
+
+    def _add(self, kind: str, name: str, help: str, amount: float, labels: Mapping[str, str]) -> None:
         with self._lock:
-            self._help[name] = ("counter", help)
+            self._help[name] = (kind, help)
             values = self._values.setdefault(name, {})
             key = tuple(labels.items())
             values[key] = values.get(key, 0.0) + amount

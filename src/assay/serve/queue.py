@@ -12,7 +12,10 @@ from typing import Any, NamedTuple, TypeAlias
 from assay.records import Completion
 
 Row: TypeAlias = dict[str, Any]
-"""One reward in the wire form: value (null with an error), std, steps, text where there are any."""
+"""One reward in the wire form: value (null with an error), std, steps, text where there are any. With it go `tokens` and `is_cut`
+(see `TokenCount`) where a caller asked for them."""
+
+COUNTS = ("tokens", "is_cut")
 
 _CHARACTERS_A_TOKEN = 4
 
@@ -21,10 +24,11 @@ _CHARACTERS_A_TOKEN = 4
 class Ticket:
     """One caller's completions: their rows as they come in. The future is cancelled when the caller disconnects.
 
-    deadline: on the clock of time.monotonic.
+    deadline: on the clock of time.monotonic. with_tokens: whether the rows need the number of tokens.
     """
 
     deadline: float
+    with_tokens: bool = False
     rows: list[Row | None]
     num_left: int
     future: Future[list[Row]] = field(default_factory=Future)
@@ -45,13 +49,17 @@ class Ticket:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Job:
-    """One completion to score, and the callers that wait for it. Four characters count as a token, unless ids are given."""
+    """One completion to score, and the callers that wait for it. Four characters count as a token, unless ids are given.
+
+    queued_at: on the clock of time.monotonic.
+    """
 
     completion: Completion
     key: str
     group: Hashable
     prompt_tokens: int
     answer_tokens: int
+    queued_at: float = field(default_factory=time.monotonic)
     waiters: list[tuple[Ticket, int]] = field(default_factory=list)
 
     @property
@@ -60,6 +68,11 @@ class Job:
 
     def is_wanted(self, now: float) -> bool:
         return any(ticket.is_wanted(now) for ticket, _ in self.waiters)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether a caller needs the number of its tokens."""
+        return any(ticket.with_tokens for ticket, _ in self.waiters)
 
     def fail(self, error: Exception) -> None:
         for ticket, _ in self.waiters:

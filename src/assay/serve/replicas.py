@@ -1,6 +1,6 @@
 """The application on several replicas: Ray Serve starts them, distributes requests to them, and replaces those that die.
 
-Ray Serve is an optional dependency: `pip install 'assay-rm[serve,ray]'`. Replicas import this module.
+Ray Serve is an optional dependency: `pip install '.[serve,ray]'` in Assay's clone. Replicas import this module.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any
 from assay.errors import AssayError
 from assay.scorers.ray import import_ray, slots_of, threads_each
 from assay.serve.app import build_app
-from assay.serve.server import KEEP_ALIVE_SECONDS, MAX_CONNECTIONS, ServiceFailed, listen, log_to_stderr, signals_handled
+from assay.serve.connections import MAX_CONNECTIONS
+from assay.serve.server import KEEP_ALIVE_SECONDS, ServiceFailed, listen, signals_handled
 from assay.serve.service import Service
+from assay.serve.service_log import log_to_stderr
 
 NAME = "assay"
 HEALTH_SECONDS = 2.0
@@ -26,8 +28,8 @@ HEALTH_SECONDS = 2.0
 class Replica:
     """One replica. Models, engines and the application are built in its process, since they cannot be pickled."""
 
-    def __init__(self, make: Callable[[], Service], num_threads: int, drain_seconds: float) -> None:
-        log_to_stderr()
+    def __init__(self, make: Callable[[], Service], num_threads: int, drain_seconds: float, log_json: bool) -> None:
+        log_to_stderr(as_json=log_json)
         self.service, self.drain_seconds = make(), drain_seconds
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(num_threads)
@@ -49,6 +51,7 @@ def run_replicas(
     host: str,
     port: int,
     drain_seconds: float,
+    log_json: bool = False,
     say: Callable[[str, str], None],
 ) -> None:
     """Serve on replicas until SIGTERM or SIGINT, then answer all waiting requests and return.
@@ -77,7 +80,7 @@ def run_replicas(
             logging_config=quiet,
         )
         try:
-            serve.run(deployment.bind(make, threads_each(num_replicas), drain_seconds), name=NAME, route_prefix="/")
+            serve.run(deployment.bind(make, threads_each(num_replicas), drain_seconds, log_json), name=NAME, route_prefix="/")
         except RuntimeError as error:
             raise ServiceFailed(f"the replicas do not start: {_reason(serve, error)}") from None
         say("serving", f"http://{f'[{host}]' if ':' in host else host}:{port} ({num_replicas} replicas)")
@@ -93,7 +96,7 @@ def import_serve() -> ModuleType:
     try:
         from ray import serve
     except ImportError:
-        raise ValueError("Ray Serve is not installed: pip install 'assay-rm[serve,ray]'") from None
+        raise ValueError("Ray Serve is not installed: pip install '.[serve,ray]' in Assay's clone") from None
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     return serve
 

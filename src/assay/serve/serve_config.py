@@ -23,6 +23,9 @@ class ServeConfig:
     """Address to listen on; an address that other machines can reach needs tokens."""
     port: int = 8000
     """0 takes a free one, and prints it."""
+    allowed_host: tuple[str, ...] = ()
+    """Names that clients may have for this machine; addresses and localhost always may. With tokens: any name, unless one is
+    given."""
     token_file: Path | None = None
     """Tokens that requests must have, one a line; more in ASSAY_TOKENS."""
     admin_token_file: Path | None = None
@@ -52,6 +55,8 @@ class ServeConfig:
     """SQLite file of cached rewards."""
     log_text: bool = False
     """Write prompts and answers to the log."""
+    log_json: bool = False
+    """Write the log as JSON, one object a line."""
     device: str = "auto"
     dtype: Dtype = "auto"
     ray: int = 0

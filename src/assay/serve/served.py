@@ -11,8 +11,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from assay.data.score_template import added_specials
 from assay.records import Completion
-from assay.scorers.base import HasRenderer, Scorer, capability, closing_of, reads_ground_truth
+from assay.scorers.base import HasRenderer, Scorer, capability, closed, closing_of, padding_of, reads_ground_truth
 from assay.serve.batcher import Batcher, EngineDown, QueueFull
 from assay.serve.prometheus import RewardWindow
 from assay.serve.queue import Row
@@ -28,8 +29,8 @@ class TextRules:
 
     has_sigmoid: whether vLLM's `use_activation` applies a sigmoid; not when config.json has "problem_type": "regression", as in
     Assay's artifacts. before, after: special tokens that the tokenizer adds to a text. marks: special tokens; a text that has one
-    counts as rendered. closing: what the template writes after an answer. label: name of the single class. max_length: largest
-    number of tokens of a text, None when it is not known.
+    counts as rendered. closing: what the template writes after an answer. padding: tokens that rows are filled with. label: name of
+    the single class. max_length: largest number of tokens of a text, None when it is not known.
     """
 
     has_sigmoid: bool = False
@@ -37,6 +38,7 @@ class TextRules:
     after: str = ""
     marks: tuple[str, ...] = ()
     closing: str = ""
+    padding: tuple[str, ...] = ()
     label: str | None = None
     max_length: int | None = None
 
@@ -44,6 +46,10 @@ class TextRules:
         """The text with the special tokens that an engine adds, but never twice."""
         text = text if text.startswith(self.before) else self.before + text
         return text if text.endswith(self.after) else text + self.after
+
+    def closed(self, text: str) -> str:
+        """A trainer's text without padding, ended as the template ends an answer."""
+        return closed(text, self.closing, self.padding)
 
     def is_rendered(self, text: str) -> bool:
         return any(mark in text for mark in self.marks)
@@ -75,6 +81,7 @@ class Loaded:
             "reads_ground_truth": reads_ground_truth(scorer),
             "max_length": self.text_rules.max_length,
             "closing": self.text_rules.closing,
+            "padding": list(self.text_rules.padding),
             "batch_tokens": self.batcher.batch_tokens,
             "scale": self.scale,
         }
@@ -94,10 +101,16 @@ class Served:
         self._lock = threading.Lock()
 
     def submit(
-        self, loaded: Loaded, completions: Sequence[Completion], deadline: float, groups: Sequence[Hashable] | None = None
+        self,
+        loaded: Loaded,
+        completions: Sequence[Completion],
+        deadline: float,
+        groups: Sequence[Hashable] | None = None,
+        *,
+        with_tokens: bool = False,
     ) -> Future[list[Row]]:
         """Queue the completions for `loaded`, the current model when the request began, and for the shadow, if there is one."""
-        answer = loaded.batcher.submit(completions, deadline=deadline, groups=groups)
+        answer = loaded.batcher.submit(completions, deadline=deadline, groups=groups, with_tokens=with_tokens)
         if (shadow := self.shadow) is not None and loaded is self.current:
             shadow.follow(answer, completions, deadline, groups)
         return answer
@@ -221,18 +234,17 @@ def text_rules_of(scorer: Scorer) -> TextRules:
     """The text rules of a scorer with a tokenizer; for other scorers no special tokens are added."""
     local = capability(scorer, HasRenderer)
     if local is None:
-        return TextRules(closing=closing_of(scorer))
+        return TextRules(closing=closing_of(scorer), padding=padding_of(scorer))
     renderer, config = local.renderer, local.config
     tokenizer = renderer.tokenizer
-    with_ids, plain_ids = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
-    start = next((i for i in range(len(with_ids)) if with_ids[i : i + len(plain_ids)] == plain_ids), 0)
-    before, after = with_ids[:start], with_ids[start + len(plain_ids) :]
+    before, after = added_specials(tokenizer)
     return TextRules(
         has_sigmoid=config is not None and getattr(config, "problem_type", None) != "regression",
-        before="".join(tokenizer.convert_ids_to_tokens(before)),
-        after="".join(tokenizer.convert_ids_to_tokens(after)),
+        before=before,
+        after=after,
         marks=tuple(token for token in tokenizer.all_special_tokens if token.strip()),
         closing=renderer.closing,
+        padding=renderer.ends.marks,
         label=(getattr(config, "id2label", None) or {}).get(0),
         max_length=renderer.max_length,
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,9 +11,10 @@ import uvicorn
 
 from assay.errors import AssayError
 from assay.serve.app import build_app
+from assay.serve.connections import MAX_CONNECTIONS, allow_connections, drop_the_dead, timed_protocol
 from assay.serve.service import Service
+from assay.serve.service_log import log_to_stderr
 
-MAX_CONNECTIONS = 1024
 KEEP_ALIVE_SECONDS = 75  # longer than clients keep connections: else one could be closed while a request is on its way
 
 
@@ -23,11 +22,13 @@ class ServiceFailed(AssayError):
     """The service ended because it could not answer requests any more."""
 
 
-def run_service(service: Service, *, host: str, port: int, drain_seconds: float, say: Callable[[str, str], None]) -> None:
+def run_service(
+    service: Service, *, host: str, port: int, drain_seconds: float, log_json: bool = False, say: Callable[[str, str], None]
+) -> None:
     """Listen and answer until SIGTERM or SIGINT, then answer all waiting requests and return.
 
-    port: 0 takes a free one. say: called with a label and a line when the service listens and when it has stopped. Raises OSError
-    when the address is taken, ServiceFailed when an engine ended or got stuck.
+    port: 0 takes a free one. log_json: the log is JSON lines. say: called with a label and a line when the service listens and when
+    it has stopped. Raises OSError when the address is taken, ServiceFailed when an engine ended or got stuck.
     """
     failures: list[str] = []
 
@@ -36,10 +37,12 @@ def run_service(service: Service, *, host: str, port: int, drain_seconds: float,
         server.should_exit = True
 
     app = build_app(service, on_failure=stop, drain_seconds=drain_seconds)
-    log_to_stderr()
+    log_to_stderr(as_json=log_json)
+    allow_connections()
     listener = listen(host, port)
     settings = uvicorn.Config(
         app,
+        http=timed_protocol(),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         server_header=False,
@@ -66,6 +69,7 @@ def listen(host: str, port: int) -> socket.socket:
     # asyncio turns Nagle's algorithm off only if TCP is named here; with it a single caller waits 40 ms for the second packet
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    drop_the_dead(listener)
     try:
         listener.bind((host, port))
         listener.listen(MAX_CONNECTIONS)
@@ -85,13 +89,3 @@ def signals_handled(handler: Callable[..., None]) -> Iterator[None]:
     finally:
         for kind, earlier in before.items():
             signal.signal(kind, earlier)
-
-
-def log_to_stderr() -> None:
-    """Write the service's log and uvicorn's warnings to stderr, with the time."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name, level in (("assay.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)

@@ -12,19 +12,18 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from starlette.responses import JSONResponse
 
 from assay.errors import AssayError
 from assay.records import Completion
-from assay.scorers.base import Scorer, capability
-from assay.scorers.wrappers.cached import Cached
+from assay.scorers.base import Scorer
 from assay.serve.batcher import LINGER_SECONDS, MAX_QUEUED, BatchDone, Batcher, DeadlinePassed
 from assay.serve.middleware import Keys, Limits
-from assay.serve.prometheus import ITEMS, SECONDS, TOKENS, Counters, Labels, RewardWindow
+from assay.serve.prometheus import ITEMS, SECONDS, TOKENS, Counters, RewardWindow
 from assay.serve.queue import Row
 from assay.serve.served import Loaded, Served, TextRules, text_rules_of
 from assay.wire import FINGERPRINT_HEADER
@@ -70,7 +69,8 @@ class Swapping:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Service:
-    """Everything that the routes share. models: by name, the first is the default. aliases: other names of models."""
+    """Everything that the routes share. models: by name, the first is the default. aliases: other names of models. hosts: names
+    that the Host header may have (see `browsers`); empty for any."""
 
     models: Mapping[str, Served]
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -79,6 +79,7 @@ class Service:
     figures: Counters = field(default_factory=Counters)
     engine: EngineSettings = field(default_factory=EngineSettings)
     swapping: Swapping | None = None
+    hosts: tuple[str, ...] = ()
     log_text: bool = False
 
     def find(self, name: str | None, *, is_lenient: bool = False) -> Served:
@@ -114,6 +115,14 @@ class Service:
                 loaded.batcher.abandon()  # loading a model waits for this engine, and would keep the process from ending
 
 
+class Counted(NamedTuple):
+    """Rewards of one request, the tokens of all its completions, and how many of these were cut to the model's length."""
+
+    values: list[float]
+    num_tokens: int
+    num_cut: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
     """One request to one model. loaded: the model that was current when the request began. timeout: seconds for the rewards."""
@@ -131,7 +140,9 @@ class ScoreRequest:
     def headers(self) -> dict[str, str]:
         return {FINGERPRINT_HEADER: self.loaded.fingerprint}
 
-    async def rows(self, completions: Sequence[Completion], groups: Sequence[Hashable] | None = None) -> list[Row]:
+    async def rows(
+        self, completions: Sequence[Completion], groups: Sequence[Hashable] | None = None, *, with_tokens: bool = False
+    ) -> list[Row]:
         """The rewards of N completions, N rows. Raises BadRequest for too many or too long, QueueFull, DeadlinePassed, EngineDown,
         ClientGone."""
         service = service_of(self.request)
@@ -140,12 +151,17 @@ class ScoreRequest:
             for completion in completions:
                 log.info("request to %s: %r", self.served.name, completion)
         left = self.timeout - (time.monotonic() - self.request.state.began)
-        future = self.served.submit(self.loaded, completions, time.monotonic() + left, groups)
+        future = self.served.submit(self.loaded, completions, time.monotonic() + left, groups, with_tokens=with_tokens)
         return await _rows_in_time(future, self.request, left)
 
     async def values(self, completions: Sequence[Completion], groups: Sequence[Hashable] | None = None) -> list[float]:
         """Rewards for APIs without a field for reasons. Raises BadRequest (422) when a completion could not be scored."""
         return all_values(await self.rows(completions, groups))
+
+    async def counted(self, completions: Sequence[Completion]) -> Counted:
+        """The same with the number of tokens, for APIs whose replies hold it."""
+        rows = await self.rows(completions, with_tokens=True)
+        return Counted(all_values(rows), sum(row["tokens"] for row in rows), sum(row["is_cut"] for row in rows))
 
 
 def open_request(
@@ -155,6 +171,7 @@ def open_request(
     service = service_of(request)
     in_path = request.state.model
     served = service.find(in_path) if in_path is not None else service.find(model, is_lenient=is_lenient)
+    request.state.served = served.name
     allowed = service.limits.timeout_seconds
     if timeout is None and (header := request.headers.get("x-request-timeout")) is not None:
         try:
@@ -208,6 +225,10 @@ def start_engine(
         figures.observe("assay_batch_items", "Completions of a batch.", batch.num_items, ITEMS, **labels)
         figures.observe("assay_batch_tokens", "Approximate tokens of a batch.", batch.num_tokens, TOKENS, **labels)
         figures.observe("assay_batch_seconds", "Seconds to score a batch.", batch.seconds, SECONDS, **labels)
+        for wait in batch.waits:
+            figures.observe(
+                "assay_queue_wait_seconds", "Seconds that a completion waited for its batch.", wait, SECONDS, model=name
+            )
         figures.count("assay_rewards_total", "Completions that were scored.", len(values), **labels)
         figures.count("assay_rewards_failed_total", "Completions without a reward.", values.count(None), **labels)
 
@@ -240,39 +261,18 @@ def run_in_thread(function: Callable[..., T], *arguments: Any) -> Future[T]:
     return future
 
 
-def read_gauges(service: Service) -> dict[str, tuple[str, dict[Labels, float]]]:
-    """The gauges for /metrics: queues, statistics of the last rewards, caches, shadows."""
-    gauges: dict[str, tuple[str, dict[Labels, float]]] = {}
-
-    def set_gauge(name: str, help: str, value: float, **labels: str) -> None:
-        gauges.setdefault(name, (help, {}))[1][tuple(labels.items())] = value
-
-    for name, served in service.models.items():
-        batcher = served.current.batcher
-        set_gauge(
-            "assay_model_info", "1, with the fingerprint of the model that answers.", 1, model=name, fingerprint=batcher.fingerprint
-        )
-        set_gauge("assay_engine_up", "Whether the engine is alive.", float(batcher.is_alive), model=name)
-        set_gauge("assay_queue_items", "Completions that wait.", batcher.num_queued, model=name)
-        set_gauge("assay_queue_tokens", "Approximate tokens that wait.", batcher.queued_tokens, model=name)
-        set_gauge("assay_coalesced_total", "Completions joined to an equal one.", batcher.num_coalesced, model=name)
-        set_gauge("assay_dropped_total", "Completions dropped because no caller waited any more.", batcher.num_dropped, model=name)
-        for figure, value in served.current.rewards.summary().items():
-            set_gauge(f"assay_reward_{figure}", f"Of the last rewards: {figure}.", value, model=name)
-        if (cache := capability(batcher.scorer, Cached)) is not None:
-            set_gauge("assay_cache_hits_total", "Rewards that were known.", cache.num_hits, model=name)
-            set_gauge("assay_cache_misses_total", "Rewards that were not known.", cache.num_misses, model=name)
-        for figure, seen in (served.shadow.summary() if served.shadow is not None else {}).items():
-            set_gauge(
-                f"assay_shadow_{figure}", f"Candidate against current: {figure}.", math.nan if seen is None else seen, model=name
-            )
-    return gauges
-
-
 class Body(BaseModel):
-    """A request's body with strict types: false is not a token id, "4" is not a number."""
+    """A request's body with strict types: false is not a token id, "4" is not a number. A field that nobody reads is refused,
+    unless it is null or empty and so says nothing."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if name in cls.model_fields or value not in (None, "", [], {})}
 
 
 class StrictJSON(JSONResponse):

@@ -1,9 +1,9 @@
-"""The cluster bootstrap: how a figure varies when whole clusters (prompts) are drawn anew, not pairs. Numpy only, pure functions.
+"""The cluster bootstrap: how a figure varies when whole clusters (prompts) are drawn anew, not pairs. Pure functions.
 
-The draws are the same for all columns of a figure, so that what is compared is compared on the same prompts. Intervals are
-narrower than they should be under about 20 clusters. Source: the pairs cluster bootstrap, Davison & Hinkley (1997), section 3.8.
+The draws are the same for all columns of a figure, so that what is compared is compared on the same prompts. Means of values in a
+known range have better intervals: `mean_intervals`. Source: the pairs cluster bootstrap, Davison & Hinkley (1997), section 3.8.
 
-Suffixes: P pairs (or values), C clusters (prompts), U kinds of cluster, S samples, K columns, T runs of equal scores.
+Suffixes: P pairs (or values), C clusters (prompts), U kinds of cluster, S samples, K columns.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
-from assay.stats.metrics import NO_INTERVAL, UNIT, Interval, auroc, chunk_sizes, wilson_interval
+from assay.stats.metrics import NO_INTERVAL, Interval, chunk_sizes, wilson_interval
 
 NUM_SAMPLES = 2000
 _MOST_KINDS = 500  # of clusters; up to as many, counting kinds is cheaper than drawing clusters
@@ -50,28 +51,28 @@ def resampled_sums(columns_CK: np.ndarray, *, seed: int | np.random.Generator, n
     return np.random.default_rng(seed).multinomial(num_clusters, count_U / num_clusters, size=num_samples) @ kinds_UK
 
 
-def percentile_interval(values_S: np.ndarray, level: float = 0.95) -> Interval:
-    """The middle `level` of the samples. NaN, a sample without a figure, is left out; none when all are."""
+def percentile_interval(values_S: np.ndarray, level: float = 0.95, *, num_clusters: int | None = None) -> Interval:
+    """The middle `level` of the samples. NaN, a sample without a figure, is left out; none when all are.
+
+    num_clusters: that were drawn from. Resampling C clusters shows (C - 1) / C of the variance, and a normal tail where a t
+    distribution's is due: with the number, the quantiles lie as much farther out. Source: Hesterberg (2015), "What Teachers Should
+    Know About the Bootstrap", section 3.4 (the expanded percentile interval).
+    """
     known_S = values_S[~np.isnan(values_S)]
-    if not len(known_S):
+    if not len(known_S) or (num_clusters is not None and num_clusters < 2):
         return NO_INTERVAL
-    return Interval(*np.quantile(known_S, [0.5 - level / 2, 0.5 + level / 2]).tolist())
+    tail = 0.5 - level / 2
+    if num_clusters is not None:
+        tail = float(ndtr(math.sqrt(num_clusters / (num_clusters - 1)) * stdtrit(num_clusters - 1, tail)))
+    return Interval(*np.quantile(known_S, [tail, 1 - tail]).tolist())
 
 
 def cluster_bootstrap(
-    values_P: np.ndarray,
-    clusters_P: np.ndarray,
-    *,
-    seed: int,
-    num_samples: int = NUM_SAMPLES,
-    level: float = 0.95,
-    support: Interval | None = UNIT,
+    values_P: np.ndarray, clusters_P: np.ndarray, *, seed: int, num_samples: int = NUM_SAMPLES, level: float = 0.95
 ) -> Interval:
-    """Percentile interval of the mean of `values_P` over clusters drawn anew.
+    """Percentile interval of the mean of `values_P` over clusters drawn anew; none where all clusters have the same mean.
 
     clusters_P: (P,) any array of labels. NaN values are left out.
-    When all clusters have the same mean (accuracy 1.0, say), resampling cannot vary and would claim a width of zero: then the
-    interval is Wilson's for that mean with n = number of clusters, the values taken to lie in `support`; without a support, NaN.
     """
     values_P, clusters_P = np.asarray(values_P, dtype=np.float64), np.asarray(clusters_P)
     if values_P.shape != clusters_P.shape:
@@ -83,52 +84,9 @@ def cluster_bootstrap(
     size_C = np.bincount(index_P).astype(np.float64)
     sum_C = np.bincount(index_P, weights=values_P[scored_P])
     if np.ptp(sum_C / size_C) < 1e-12:
-        return _constant_interval(float(sum_C[0] / size_C[0]), len(size_C), support, level)
+        return NO_INTERVAL
     sums_S2 = resampled_sums(np.stack([sum_C, size_C], axis=1), seed=seed, num_samples=num_samples)
-    return percentile_interval(sums_S2[:, 0] / sums_S2[:, 1], level)
-
-
-def auroc_interval(
-    score_P: np.ndarray,
-    positive_P: np.ndarray,
-    clusters_P: np.ndarray,
-    *,
-    seed: int,
-    num_samples: int = 500,
-    level: float = 0.95,
-) -> Interval:
-    """Percentile interval of `auroc` over clusters drawn anew; none with one kind of pair or a single cluster.
-
-    A perfect separation cannot vary under resampling: then the interval is Wilson's, with n = number of clusters.
-    """
-    figure = auroc(score_P, positive_P)
-    index_P = np.unique(np.asarray(clusters_P), return_inverse=True)[1]
-    num_clusters = int(index_P.max(initial=-1)) + 1
-    if math.isnan(figure) or num_clusters < 2:
-        return NO_INTERVAL
-    if figure in (0.0, 1.0):
-        return wilson_interval(figure * num_clusters, num_clusters, level)
-    order_P = np.argsort(score_P, kind="stable")
-    positive_P, index_P = (np.asarray(positive_P) > 0.5)[order_P], index_P[order_P]
-    starts_T = np.flatnonzero(np.diff(np.asarray(score_P)[order_P], prepend=-np.inf))  # of runs of equal scores
-
-    def figures(counts_SC: np.ndarray) -> np.ndarray:
-        weight_SP = counts_SC[:, index_P].astype(np.float64)
-        above_ST = np.add.reduceat(weight_SP * positive_P, starts_T, axis=1)
-        below_ST = np.add.reduceat(weight_SP * ~positive_P, starts_T, axis=1)
-        won_S = (above_ST * (np.cumsum(below_ST, axis=1) - below_ST / 2)).sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            return won_S / (above_ST.sum(axis=1) * below_ST.sum(axis=1))
-
-    return percentile_interval(resampled(figures, num_clusters, seed=seed, num_samples=num_samples, width=len(order_P)), level)
-
-
-def _constant_interval(mean: float, num_clusters: int, support: Interval | None, level: float) -> Interval:
-    if support is None or not support.low <= mean <= support.high:
-        return NO_INTERVAL
-    width = support.high - support.low
-    inside = wilson_interval((mean - support.low) / width * num_clusters, num_clusters, level)
-    return Interval(support.low + width * inside.low, support.low + width * inside.high)
+    return percentile_interval(sums_S2[:, 0] / sums_S2[:, 1], level, num_clusters=len(size_C))
 
 
 def resampled_interval(samples_S: np.ndarray, value: float, possible: Interval, num_clusters: int, level: float = 0.95) -> Interval:
@@ -142,6 +100,6 @@ def resampled_interval(samples_S: np.ndarray, value: float, possible: Interval, 
     if math.isnan(value) or not len(finite_S):
         return NO_INTERVAL
     if np.ptp(finite_S) > 1e-6 * (possible.high - possible.low):
-        return Interval(*np.quantile(finite_S, [0.5 - level / 2, 0.5 + level / 2]).tolist())
+        return percentile_interval(finite_S, level, num_clusters=num_clusters)
     unseen = wilson_interval(0, num_clusters, level).high
     return Interval(value - unseen * max(0.0, value - possible.low), value + unseen * max(0.0, possible.high - value))

@@ -45,24 +45,6 @@ class Confidence(NamedTuple):
     outcome: np.ndarray
 
 
-class ReliabilityRow(NamedTuple):
-    """One bin of a reliability diagram: mean confidence, share right with its Wilson interval, number of pairs."""
-
-    predicted: float
-    observed: float
-    low: float
-    high: float
-    n: int
-
-
-class ExpectedEce(NamedTuple):
-    """The ECE that a perfectly calibrated model would show on as many pairs: its mean, 5% and 95% quantiles."""
-
-    mean: float
-    low: float
-    high: float
-
-
 def is_right(margins_P: np.ndarray, preference_P: np.ndarray) -> np.ndarray:
     """1 where the score prefers the answer that the label prefers, 0 where not or on a score tie: (P,) float64.
 
@@ -116,57 +98,6 @@ def confidence(p_P: np.ndarray, preference_P: np.ndarray) -> Confidence:
     return Confidence(np.maximum(p_P, 1 - p_P), np.where(np.isnan(p_P), np.nan, outcome_P))
 
 
-def ece(p_P: np.ndarray, outcome_P: np.ndarray, num_bins: int = 10) -> float:
-    """Expected calibration error: mean over pairs of |mean p - mean outcome| of the pair's bin, in [0, 1].
-
-    Equal-mass bins (equal p never parted, so there can be fewer than `num_bins`); give it a `Confidence`. Biased up for few
-    pairs: read it beside `expected_ece`. Source: Guo et al. (2017), eq. 3, with the bins of Nguyen & O'Connor (2015).
-    """
-    p_P, outcome_P = _both_scored(p_P, outcome_P)
-    if not len(p_P):
-        return math.nan
-    bins_P = _equal_mass_bins(p_P, num_bins)
-    return float(np.abs(np.bincount(bins_P, weights=p_P) - np.bincount(bins_P, weights=outcome_P)).sum() / len(p_P))
-
-
-def expected_ece(p_P: np.ndarray, num_bins: int = 10, *, seed: int, num_samples: int = 1000) -> ExpectedEce:
-    """The ECE that chance alone gives if each p is exactly right: outcomes drawn as Bernoulli(p), pairs independent.
-
-    An observed ECE under `high` is no evidence of miscalibration. Source: the consistency resampling of Bröcker & Smith (2007).
-    """
-    p_P = np.asarray(p_P, dtype=np.float64)
-    p_P = np.sort(p_P[~np.isnan(p_P)])
-    if not len(p_P):
-        return ExpectedEce(math.nan, math.nan, math.nan)
-    starts_B = np.flatnonzero(np.diff(_equal_mass_bins(p_P, num_bins), prepend=-1))
-    predicted_B = np.add.reduceat(p_P, starts_B)
-    rng = np.random.default_rng(seed)
-    ece_S = []
-    for size in chunk_sizes(num_samples, len(p_P)):
-        outcome_SP = (rng.random((size, len(p_P)), dtype=np.float32) < p_P).astype(np.float64)
-        ece_S.append(np.abs(np.add.reduceat(outcome_SP, starts_B, axis=1) - predicted_B).sum(axis=1) / len(p_P))
-    simulated_S = np.concatenate(ece_S)
-    low, high = np.quantile(simulated_S, [0.05, 0.95])
-    return ExpectedEce(float(simulated_S.mean()), float(low), float(high))
-
-
-def reliability_rows(
-    p_P: np.ndarray, outcome_P: np.ndarray, num_bins: int = 10, *, level: float = 0.95
-) -> tuple[ReliabilityRow, ...]:
-    """The bins of `ece`, in order of confidence: rows of a Table with chart="reliability"."""
-    p_P, outcome_P = _both_scored(p_P, outcome_P)
-    if not len(p_P):
-        return ()
-    bins_P = _equal_mass_bins(p_P, num_bins)
-    n_B = np.bincount(bins_P)
-    right_B = np.bincount(bins_P, weights=outcome_P)
-    predicted_B = np.bincount(bins_P, weights=p_P) / n_B
-    return tuple(
-        ReliabilityRow(float(predicted), float(right / n), *wilson_interval(float(right), int(n), level), int(n))
-        for predicted, right, n in zip(predicted_B, right_B, n_B, strict=True)
-    )
-
-
 def wilson_interval(num_right: float, n: float, level: float = 0.95) -> Interval:
     """Score interval of a proportion, inside [0, 1] and never of zero width; n = 0 has none. Wilson (1927)."""
     if n <= 0:
@@ -203,7 +134,7 @@ def mcnemar(right_a_P: np.ndarray, right_b_P: np.ndarray) -> float:
     """Exact two-sided p-value that two models are right equally often on the same pairs. McNemar (1947).
 
     Only pairs on which exactly one is right say anything; NaN rows are left out. 1.0 when there is no such pair.
-    Pairs are taken as independent: with several pairs a prompt, use `bootstrap.cluster_bootstrap` of the difference.
+    Pairs are taken as independent: with several pairs a prompt, use `significance.sign_flip`.
     """
     right_a_P, right_b_P = _both_scored(right_a_P, right_b_P)
     only_a, only_b = int(np.sum(right_a_P > right_b_P)), int(np.sum(right_b_P > right_a_P))
@@ -213,8 +144,12 @@ def mcnemar(right_a_P: np.ndarray, right_b_P: np.ndarray) -> float:
 
 
 def auroc(score_P: np.ndarray, positive_P: np.ndarray) -> float:
-    """P(a positive scores above a negative), ties as half (Mann & Whitney 1947); NaN without both kinds."""
-    positive_P = np.asarray(positive_P) > 0.5
+    """P(a positive scores above a negative), ties as half (Mann & Whitney 1947); NaN without both kinds.
+
+    What has no score, or is of no kind (NaN), is left out.
+    """
+    score_P, kind_P = _both_scored(score_P, positive_P)
+    positive_P = kind_P > 0.5
     num_positive, num_negative = int(positive_P.sum()), int((~positive_P).sum())
     if not num_positive or not num_negative:
         return math.nan
@@ -232,16 +167,6 @@ def mid_ranks(score_P: np.ndarray) -> np.ndarray:
     """Ranks from 1 upwards, equal scores sharing their mean rank: (P,) float64."""
     _, inverse_P, counts = np.unique(score_P, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse_P]
-
-
-def _equal_mass_bins(p_P: np.ndarray, num_bins: int) -> np.ndarray:
-    """Bin of every p, 0 upwards without gaps, by its mid-rank: equal values share a bin, whatever their order."""
-    if num_bins < 1:
-        raise ValueError(f"num_bins is {num_bins}: at least one bin is needed")
-    _, index_P, count = np.unique(p_P, return_inverse=True, return_counts=True)
-    mid_rank = np.cumsum(count) - count + (count - 1) / 2
-    bins = np.floor(num_bins * mid_rank / len(p_P)).astype(np.int64)
-    return np.unique(bins[index_P], return_inverse=True)[1]
 
 
 def _both_scored(a_P: np.ndarray, b_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -39,9 +39,12 @@ def false_discovery(p_H: np.ndarray, *, dependent: bool = False) -> np.ndarray:
 def holm(p_M: np.ndarray | Sequence[float]) -> np.ndarray:
     """P-values adjusted so that rejecting those below alpha errs once or more with probability alpha at most: (M,). Holm (1979).
 
-    NaN (not tested) stays NaN and does not count.
+    NaN (not tested) stays NaN and does not count. Raises ValueError for a value outside [0, 1].
     """
     adjusted_M = np.array(p_M, dtype=np.float64)
+    if np.any((adjusted_M < 0) | (adjusted_M > 1)):
+        low, high = float(np.nanmin(adjusted_M)), float(np.nanmax(adjusted_M))
+        raise ValueError(f"p-values lie in [0, 1], not {low:g} to {high:g}: pass probabilities")
     tested = np.flatnonzero(~np.isnan(adjusted_M))
     order = tested[np.argsort(adjusted_M[tested], kind="stable")]
     factors = np.arange(len(order), 0, -1)

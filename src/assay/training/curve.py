@@ -15,7 +15,7 @@ from assay.console import progress, say
 from assay.records import Finding, Metric, Report, Table
 from assay.report.html import write_html
 from assay.run_files import write_report
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import accuracy, is_right, log_losses
 from assay.stats.power_law import MIN_SIZES, Forecast, forecast
 from assay.training.checkpoint import trained_weights
@@ -26,6 +26,7 @@ from assay.training.settings import TrainConfig, derive
 SMALLEST = 50  # training pairs of the smallest size
 MIN_HELDOUT = 20
 SAMPLED = 2000  # training pairs of a fit whose accuracy is measured
+LACK_OF_FIT = 0.05  # p-value at or below which the power law is not believed
 GAIN, LOSS_CHANGE = "accuracy gained by doubling", "change of log loss by doubling"
 
 
@@ -37,7 +38,7 @@ class CurveConfig:
     points: int = 5
     """Number of sizes, each half of the next, none below 50 pairs."""
     repeats: int = 3
-    """Fits at each size, on other prompts or with another seed."""
+    """Fits at each size, on other prompts or another seed."""
 
     def __post_init__(self) -> None:
         if self.points < MIN_SIZES:
@@ -48,7 +49,7 @@ class CurveConfig:
             raise ValueError(f"--kind {self.train.kind}: a curve is of pairs, leave it out")
         if self.train.members.ensemble > 1:
             raise ValueError(f"--ensemble {self.train.members.ensemble}: a curve is of single models, leave it out")
-        if self.train.resume or self.train.machine.track:
+        if self.train.machine.resume or self.train.machine.track:
             raise ValueError("--resume and --track do nothing here: a curve keeps no checkpoints and no log of its fits")
 
 
@@ -140,15 +141,15 @@ def curve_report(fits: Fits, prompts_P: np.ndarray, *, seed: int) -> Report:
     for size, right_RP, train_R in zip(sizes_K, fits.right, fits.train_right, strict=True):
         each_R, right_P = np.nanmean(right_RP, axis=1), right_RP.mean(axis=0)
         note = f"mean of fits from {each_R.min():.3f} to {each_R.max():.3f}; {train_R.mean():.3f} on their training pairs"
-        interval, num_labelled = cluster_bootstrap(right_P, prompts_P, seed=seed), int(np.sum(~np.isnan(right_P)))
+        interval, num_labelled = mean_interval(right_P, prompts_P, seed=seed), int(np.sum(~np.isnan(right_P)))
         metrics.append(Metric(f"accuracy, {size:,.0f} pairs", float(each_R.mean()), *interval, num_labelled, len(right_P), note))
-    doubling, gain = f"{full:,} -> {2 * full:,} pairs", (-error.change, -error.high, -error.low)
-    num_heldout = len(prompts_P)
-    metrics.append(Metric(GAIN, *gain, metrics[-1].n_scored, num_heldout, doubling))
-    metrics.append(Metric(LOSS_CHANGE, *loss[:3], num_heldout, num_heldout, doubling))
-    points = _change([100 * end for end in gain], ".1f", " points of accuracy")
-    bring = f"doubling {doubling} would bring {points} and {_change(loss[:3], '.3f', ' of log loss')}"
-    findings = [Finding("ok", "forecast", 100 * gain[0], 0.0, bring)]
+    doubling, num_heldout = f"{full:,} -> {2 * full:,} pairs", len(prompts_P)
+    points, losses = _doubling(error, -100, ".1f", " points of accuracy"), _doubling(loss, 1, ".3f", " of log loss")
+    gain = (-error.change, -error.high, -error.low)
+    metrics.append(Metric(GAIN, *gain, metrics[-1].n_scored, num_heldout, f"{doubling}: {points.conditional}"))
+    metrics.append(Metric(LOSS_CHANGE, *loss[:3], num_heldout, num_heldout, f"{doubling}: {losses.conditional}"))
+    bring = f"doubling {doubling} would bring {points.whole}, and {losses.whole}"
+    findings = [Finding("ok", "forecast", 100 * gain[0], 0.0, bring), _law_fits(error, loss)]
     if not math.isnan(error.predicted):
         seen = float(np.nanmean(fits.right[-1]))
         why = f"from the smaller sizes the law predicts {1 - error.predicted:.3f} at {full:,} pairs, seen is {seen:.3f}"
@@ -158,10 +159,30 @@ def curve_report(fits: Fits, prompts_P: np.ndarray, *, seed: int) -> Report:
     return Report(title="Learning curve", metrics=tuple(metrics), tables=_tables(fits, error, loss), findings=tuple(findings))
 
 
-def _change(ends: Sequence[float], digits: str, unit: str) -> str:
-    value, low, high = ends
+class _Doubling(NamedTuple):
+    """What doubling brings, in words: whole, and the part that is conditional on the law."""
+
+    whole: str
+    conditional: str
+
+
+def _doubling(found: Forecast, factor: float, digits: str, unit: str) -> _Doubling:
+    value = factor * found.change
+    low, high = sorted(factor * end for end in (found.law_low, found.law_high))
+    wide_low, wide_high = sorted(factor * end for end in (found.low, found.high))
     noise = ", within noise" if low <= 0 <= high else ""
-    return f"{value:+{digits}}{unit} [{low:+{digits}}, {high:+{digits}}{noise}]"
+    conditional = f"[{low:+{digits}}, {high:+{digits}}{noise}] conditional on the law"
+    wide = f"[{wide_low:+{digits}}, {wide_high:+{digits}}] if the curve may also go flat or on as a line in log n"
+    return _Doubling(f"{value:+{digits}}{unit} {conditional}, {wide}", conditional)
+
+
+def _law_fits(error: Forecast, loss: Forecast) -> Finding:
+    """Whether a power law lies within the noise of all points, of both figures (Bonferroni)."""
+    p, name = min((min(1.0, 2 * found.fit_p), name) for found, name in ((error, "accuracy"), (loss, "log loss")))
+    if p > LACK_OF_FIT:
+        return Finding("ok", "fit of the law", p, LACK_OF_FIT, f"all points lie around a power law, within noise (p {p:.2g})")
+    why = f"the points of {name} do not lie around a power law (p {p:.2g}): do not trust what is conditional on it"
+    return Finding("warn", "fit of the law", p, LACK_OF_FIT, why)
 
 
 def _tables(fits: Fits, error: Forecast, loss: Forecast) -> tuple[Table, ...]:
@@ -181,8 +202,8 @@ def _tables(fits: Fits, error: Forecast, loss: Forecast) -> tuple[Table, ...]:
         (name, *(float(part[0]) for part in law.law[:3]), float(seen), law.predicted, law.predicted_by_line)
         for name, law, seen in (("error", error, 1 - right_K[-1]), ("log loss", loss, loss_K[-1]))
     ]
-    columns, last = ("training pairs", "held out", "power law"), "the last point is the forecast"
-    doubt = "the points hardly separate floor and exponent: the interval of the forecast includes that uncertainty"
+    columns, last = ("training pairs", "held out", "power law"), "the last point is the forecast, conditional on the law"
+    doubt = "the points hardly separate floor and exponent: the intervals of the forecast include that uncertainty"
     law_columns = ("figure", "floor", "above", "exponent", "seen at N", "predicted by the law", "by a line in log n")
     on_training = (*columns, "on the training pairs")
     title = "floor + above (n / N)^-exponent, and its backtest: N from the smaller sizes"

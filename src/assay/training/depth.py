@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from assay.data.table import PairTable
+from assay.data.table import SequenceTable
 from assay.models.backbone import Backbone
 from assay.models.mean_layer import mean_states
 from assay.records import Table
@@ -95,13 +95,15 @@ def choose_depth(losses_LP: np.ndarray) -> tuple[int, str]:
 @torch.no_grad()
 def layer_differences(
     backbone: Backbone,
-    table: PairTable,
+    table: SequenceTable,
     rows: np.ndarray,
     *,
     max_tokens: int,
     on_answers: Callable[[int], None] = lambda num_answers: None,
 ) -> np.ndarray:
     """State of chosen minus state of rejected after each layer and the final norm: (L, 2, P, D) float32, last token then mean.
+
+    table: of pairs, two sequences a row.
 
     Several processes each run their share of the pairs, and all get the result.
     """

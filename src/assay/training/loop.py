@@ -256,6 +256,8 @@ class MetricsLog:
 
     def explain_nan(self, row: dict[str, Any]) -> str:
         cause = f"loss {row['loss']}, gradient norm {row['grad_norm']} at step {row['step']}"
+        if row["step"] == 1 and not math.isfinite(row["loss"]):  # nothing was changed yet: no learning rate is at fault
+            return f"{cause}, before the first update: the base gives no finite values in this number format. Use --dtype float32"
         return f"{cause}; {self._last_good()}. Lower --learning-rate, or use --dtype float32"
 
     def _last_good(self) -> str:

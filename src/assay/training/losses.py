@@ -105,20 +105,26 @@ def davidson(chosen_P: torch.Tensor, rejected_P: torch.Tensor, preference_P: tor
     return _nll_with_ties(won_P, tied_P, lost_P, preference_P)
 
 
-def plackett_luce(rewards_PK: torch.Tensor, present_PK: torch.Tensor) -> torch.Tensor:
+def plackett_luce(rewards_PK: torch.Tensor, present_PK: torch.Tensor, below_PK: torch.Tensor | None = None) -> torch.Tensor:
     """Negative log-likelihood of P rankings, (P,): rewards in the order from best to worst, padded at the end.
 
-    sum over k of log(sum over j >= k of e^(r_j)) - r_k: the best is chosen among all, the next among the rest, and so on.
+    sum over k of log(e^(r_k) + sum over j below k of e^(r_j)) - r_k: the best is chosen among all, the next among the rest, and so
+    on.
 
-    present_PK: bool, False for padding. A ranking of n answers has n - 1 terms that count; with two it is `bradley_terry`. Rankings
-    of fewer have loss 0. Sources: Luce (1959); Plackett (1975), equation 2.
+    present_PK: bool, False for padding. below_PK: place of the first answer that is ranked below each, K where there is none; left
+    out, every next one is below. Answers of one rank are so compared with those below them, not with each other. A strict ranking
+    of n answers has n - 1 terms that count; with two it is `bradley_terry`. Rankings of fewer have loss 0. Sources: Luce (1959);
+    Plackett (1975), equation 2; with equal ranks the partial likelihood of Cox (1972), section 6.
     """
     if rewards_PK.shape != present_PK.shape or rewards_PK.ndim != 2:
         raise ValueError(f"rewards {tuple(rewards_PK.shape)} and present {tuple(present_PK.shape)} must both be (P, K)")
     lowest = torch.finfo(rewards_PK.dtype).min
     filled_PK = rewards_PK.masked_fill(~present_PK, lowest)
     rest_PK = filled_PK.flip(1).logcumsumexp(1).flip(1)
-    return torch.where(present_PK, rest_PK - rewards_PK, 0.0).sum(1)
+    if below_PK is None:
+        return torch.where(present_PK, rest_PK - rewards_PK, 0.0).sum(1)
+    lower_PK = torch.cat([rest_PK, torch.full_like(rest_PK[:, :1], lowest)], 1).gather(1, below_PK)
+    return torch.where(present_PK, torch.logaddexp(filled_PK, lower_PK) - filled_PK, 0.0).sum(1)
 
 
 def masked_regression(predicted_NA: torch.Tensor, target_NA: torch.Tensor, weight_A: torch.Tensor | None = None) -> torch.Tensor:

@@ -6,7 +6,7 @@ Suffixes: K members, P pairs, 2 chosen and rejected.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from assay.files import new_directory
 from assay.models.ensemble_files import finish_ensemble, save_member
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import Report, Table, extended
+from assay.run_files import MemberScale
 from assay.scorers.ensemble import Combination
 from assay.training.checkpoint import trained_weights
 from assay.training.loop import fit
@@ -28,13 +29,16 @@ from assay.training.prepare import Prepared
 from assay.training.settings import Members, parse_params
 
 MEMBER_RUNS = "members"  # of a run directory: metrics and checkpoints of each member
+SCALED_BY = "margins and levels on the run's held-out pairs"
 
 
 class Member(NamedTuple):
-    """One fitted member. rows: of its metrics.jsonl. rewards_P2: of the reported pairs, on the common scale."""
+    """One fitted member. rows: of its metrics.jsonl. rewards_P2: of the reported pairs, margins on the common scale. level: mean
+    reward where the scale was measured."""
 
     rows: list[dict[str, Any]]
     rewards_P2: np.ndarray
+    level: float
 
 
 def combination_of(members: Members) -> Combination:
@@ -69,18 +73,34 @@ def fit_members(prepared: Prepared, report_rows: np.ndarray) -> Iterator[Member]
                 replace(loop, seed=seed),
                 heldout_rows=prepared.heldout_rows,
                 run_dir=config.out / MEMBER_RUNS / str(number),
-                resume=config.resume,
+                resume=config.machine.resume,
                 identity=f"{prepared.identity}/{number}",
                 on_steps=advance,
             )
         scored = np.union1d(scaled_on, report_rows)
         rewards_P2 = prepared.task.rewards(prepared.model, scored)
-        size = _size(rewards_P2[np.searchsorted(scored, scaled_on)])
+        measured_P2 = rewards_P2[np.searchsorted(scored, scaled_on)]
+        size = _size(measured_P2)
         first_size = first_size or size
         scale = first_size / size if size > 0 else 1.0
         with torch.no_grad():
             prepared.model.head.weight.mul_(scale)
-        yield Member(log, rewards_P2[np.searchsorted(scored, report_rows)] * scale)
+        level = scale * float(np.nanmean(measured_P2))
+        yield Member(log, rewards_P2[np.searchsorted(scored, report_rows)] * scale, level)
+
+
+def scales_of(members: Sequence[Member]) -> list[MemberScale]:
+    """The members' levels brought to their mean, which leaves the mean of the rewards as it is. Their heads have one unit already.
+
+    A level is no knowledge (the data fix differences within a prompt alone), and unlike levels would add to the std everywhere.
+    """
+    centre = float(np.mean([member.level for member in members]))
+    return [MemberScale(centre=member.level - centre) for member in members]
+
+
+def rewards_of(members: Sequence[Member]) -> np.ndarray:
+    """Rewards of the reported pairs (K, P, 2) on one scale, as the saved ensemble gives them."""
+    return np.stack([member.rewards_P2 - scale.centre for member, scale in zip(members, scales_of(members), strict=True)])
 
 
 def save_members(
@@ -106,6 +126,8 @@ def save_members(
             combine=settings.combine,
             penalty=settings.penalty,
             num_blocks=num_blocks,
+            scales=scales_of(kept),
+            scaled_by=SCALED_BY,
             train_prompts=train_prompts,
         )
     return kept

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from assay.training.losses import (
 )
 from assay.training.tasks.task import BatchLoss
 
+if TYPE_CHECKING:
+    from assay.training.settings import TrainConfig
+
 Loss = Literal["bradley-terry", "rdpo", "flips", "rao-kupper", "davidson"]
 
 
@@ -32,19 +35,19 @@ class Objective:
     """The loss of a pair."""
 
     loss: Loss = "bradley-terry"
-    """rdpo, flips: for wrong labels; rao-kupper, davidson: for ties."""
+    """rdpo, flips: wrong labels; the last two: ties."""
     label_smoothing: float = 0.0
     """Probability moved from each label to the other answer."""
     flip_rate: float = 0.0
     """Known share of wrong labels, for rdpo and flips."""
     tie_share: float = 0.5
-    """Probability that equal answers tie, for rao-kupper and davidson."""
+    """Probability that equal answers tie (rao-kupper, davidson)."""
     use_margin: bool = False
     """Use the margins of the data, which must be in logits."""
     centring: float = 0.01
     """Coefficient of the penalty on each prompt's mean reward."""
     debias_length: bool = False
-    """Leave out of the reward what length alone says of the labels."""
+    """Leave out of the reward what length alone says."""
 
     def __post_init__(self) -> None:
         for name in ("label_smoothing", "flip_rate"):
@@ -60,6 +63,20 @@ class Objective:
             raise ValueError(f"--debias-length cannot be joined with --loss {self.loss}: its ties stand for equal answers")
         if self.use_margin and self.loss in ("rao-kupper", "davidson"):
             raise ValueError(f"--use-margin cannot be joined with --loss {self.loss}: its ties stand for small margins")
+
+
+def refuse_pair_flags(config: TrainConfig) -> None:
+    """Raises ValueError, naming it, for a flag that says nothing where no pairs are trained on."""
+    plain, asked, regularization = Objective(), config.objective, config.regularization
+    given = {
+        f"--{name.replace('_', '-')}": getattr(asked, name) != getattr(plain, name)
+        for name in ("loss", "label_smoothing", "flip_rate", "tie_share", "use_margin", "debias_length")
+    }
+    given |= {"--augment": regularization.augment is not None, "--replay": regularization.replay > 0}
+    given[f"--params {config.params}"] = config.reads_mean
+    for flag, is_given in given.items():
+        if is_given:
+            raise ValueError(f"{flag} is of pairs, and says nothing to --kind {config.kind}: leave it out")
 
 
 def batch_loss(

@@ -14,14 +14,18 @@ from assay.audit.probes.selection import failed_probes
 from assay.console import console, say
 from assay.data.pairs import read_pairs
 from assay.data.render import Renderer
+from assay.data.rendered_pairs import NothingLeft
 from assay.data.run_data import run_data
+from assay.data.set_aside import why_no_pairs
 from assay.data.split import refuse_overlap
+from assay.data.spread import Spread
 from assay.data.table import PairTable, build_table
 from assay.errors import DataError
 from assay.files import file_sha256
 from assay.records import PreferencePair
 from assay.training import distributed
 from assay.training.augment import AUGMENTED, augmented
+from assay.training.margins import check_margins
 from assay.training.settings import TrainConfig
 from assay.training.tasks.task import COUNTER_EXAMPLES
 
@@ -34,24 +38,27 @@ def read_table(
     """Read, split and tokenise the data once; what was read, set aside and cut is printed, and returned for reward.json."""
     rule = "hash of the prompt" if split is None else "whole groups"
     split_of_pair = split or (lambda pair: _split_with_added(config, pair))
-    readers = [
-        read_pairs(path, form=config.form, limit=config.limit, strict=config.strict, seed=config.seed) for path in config.data
-    ]
+    readers, spread = config.run_data.readers(), Spread()
     path = config.out / "cache" / "tokens.arrow"
     with distributed.rank0_first():
         if distributed.rank() != 0:
             return PairTable(path), []
         with console.status("reading and tokenising"):
             pairs = with_counter_examples(with_replay(itertools.chain.from_iterable(readers), config), config, split is None)
-            table, count = build_table(pairs, renderer, path, split=split_of_pair)
+            try:
+                table, count = build_table(pairs, renderer, path, split=lambda pair: counted(spread, pair, split_of_pair(pair)))
+            except NothingLeft as error:
+                raise DataError(f"{error}\n{why_no_pairs(readers)}") from error
     data = []
     for name, reader in zip(config.data, readers, strict=True):
         say("read", f"{name}: {reader.summary()}")
-        entry = {"name": Path(name).name, "num_pairs": reader.problems.num_pairs, "note": reader.summary()}
+        entry = {"name": Path(name).name, "num_pairs": reader.num_given, "note": reader.summary()}
         data.append(entry | ({"fingerprint": file_sha256(Path(name))[:32]} if Path(name).is_file() else {}))
     say("rendered", count.summary())
     sizes = {name: len(table.rows(name)) for name in ("train", "calibration", "test")}
     say("split", ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + f" pairs, by {rule}")
+    for line in spread.lines():
+        say("order", line)
     if num_added := len(table.rows(COUNTER_EXAMPLES)):
         part = f"{num_added / (num_added + sizes['train']):.1%} of what is trained on"
         say("augment", f"{num_added:,} counter-examples beside the training pairs, {part}; held-out pairs are as they were")
@@ -59,23 +66,33 @@ def read_table(
         raise DataError(
             f"no pair is in the training split of {', '.join(config.data)}: give more prompts, or lower --calibration and --test"
         )
+    if config.objective.use_margin:
+        check_margins(table.margin[table.rows("train")])
     if config.eval_data is not None:
         hashes = np.union1d(table.prompt, config.run_data.known_prompts)  # of the calibration split too
-        tested = read_pairs(config.eval_data, form=config.form, strict=config.strict)
+        tested = read_pairs(config.eval_data, form=config.form, strict=config.machine.strict, names=config.run_data.names)
         refuse_overlap(hashes, tested, train_name=", ".join(config.data), eval_name=config.eval_data)
     return table, data
+
+
+def counted(spread: Spread, pair: PreferencePair, split: str) -> str:
+    """The split, counted for the tags of a pair; counter-examples, which are no part of the data, are not counted."""
+    if split != COUNTER_EXAMPLES:
+        spread.add(pair)
+        spread.count(split, pair)
+    return split
 
 
 def with_replay(pairs: Iterable[PreferencePair], config: TrainConfig) -> Iterator[PreferencePair]:
     """The pairs, then a random sample of the training pairs of --init-from: the share --replay of all training pairs."""
     num_new = 0
     for pair in pairs:
-        num_new += config.replay > 0 and config.run_data.split_of(pair) == "train"
+        num_new += config.regularization.replay > 0 and config.run_data.split_of(pair) == "train"
         yield pair
-    if not config.replay or config.init_from is None:
+    if not config.regularization.replay or config.init_from is None:
         return
     rng, drawn = np.random.default_rng(config.seed), []
-    wanted = round(num_new * config.replay / (1 - config.replay))
+    wanted = round(num_new * config.regularization.replay / (1 - config.regularization.replay))
     for number, pair in enumerate(run_data(config.init_from).pairs("train")):  # reservoir sampling: Vitter (1985), R
         if number < wanted:
             drawn.append(pair)

@@ -10,22 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from assay.console import progress, say
 from assay.data.render import Renderer
 from assay.data.table import SplitTable
 from assay.files import digest
-from assay.models.artifact import load_artifact
 from assay.models.backbone import Backbone, can_cut, cut_depth, load_backbone
-from assay.models.bases import Base, no_progress_bars, resolve_base
+from assay.models.bases import Base, refuse_broken_weights
 from assay.models.device import Compute, pick_compute
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import PreferencePair
-from assay.run_files import ENSEMBLE, artifact_path, read_description
 from assay.training import distributed
 from assay.training.depth import DepthProbe
 from assay.training.settings import Derived, TrainConfig, derive, parse_depth, parse_params
+from assay.training.start import check_layers, starting_point
 from assay.training.tasks.task import COUNTER_EXAMPLES, Built, Kind, kind_of
 from assay.training.trained import Trained, trained_part
 from assay.training.weight_decay import NUM_FITS, choose_decay
@@ -73,8 +71,9 @@ class Prepared:
 
     @property
     def heldout_rows(self) -> np.ndarray:
-        """Rows to evaluate during training: at most 1,000 of the calibration split."""
-        return self.table.rows("calibration")[:MAX_HELDOUT]
+        """Rows to evaluate during training: at most 1,000 of the calibration split, drawn at random."""
+        drawn = np.random.default_rng(self.config.seed).permutation(self.table.rows("calibration"))[:MAX_HELDOUT]
+        return np.sort(drawn)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -105,14 +104,14 @@ def prepare(
     torch.manual_seed(config.seed)
     compute = _compute(config, compute)
     with distributed.rank0_first():  # a base may have to be fetched or converted
-        base, tokenizer, start = _starting_point(config)
+        base, renderer, start = starting_point(config, kind.HEAD)
     say("base", f"{base.name}{f' ({base.note})' if base.note else ''}")
-    renderer = Renderer(tokenizer, max_length=config.max_length, overlong=config.overlong)
-    for change in renderer.template_changes:
-        say("template", change)
     config.out.mkdir(parents=True, exist_ok=True)
     table, data = kind.read_rows(config, renderer, split)
-    backbone = start.backbone if start is not None else load_backbone(base.path, depth=parse_depth(config.depth_rule))
+    backbone = start.backbone if start is not None else load_backbone(base.path)
+    refuse_broken_weights(backbone, base.name)
+    check_layers(backbone, config)
+    backbone = cut_depth(backbone, depth) if (depth := parse_depth(config.depth_rule)) is not None else backbone
     derived = derive(config, len(training_rows(table)), backbone.hidden_size, compute.device)
     for name, reason in derived.reasons.items():
         say(name.replace("_", " "), f"{getattr(derived.loop, name):g}: {reason}")
@@ -159,25 +158,9 @@ def _compute(config: TrainConfig, compute: Compute | None) -> Compute:
     return compute
 
 
-@no_progress_bars()
-def _starting_point(config: TrainConfig) -> tuple[Base, Any, RewardModel | None]:
-    """The base, its tokenizer, and with --init-from the reward model to start from."""
-    if config.init_from is None:
-        base = resolve_base(str(config.base))
-        return base, AutoTokenizer.from_pretrained(base.path, trust_remote_code=False), None
-    path = artifact_path(config.init_from)
-    if read_description(path).get(ENSEMBLE):
-        raise ValueError(
-            f"--init-from {config.init_from} is an ensemble: take a member out with assay model export, and go on from that"
-        )
-    loaded = load_artifact(path, dtype=getattr(torch, read_description(path)["dtype"]))
-    name, note = loaded.description.get("base_model", path.name), f"from the reward model {config.init_from.name}"
-    base = Base(str(path), str(name), note, str(loaded.description.get("base_license") or ""))
-    return base, loaded.renderer.tokenizer, loaded.model
-
-
 def _probe(kind: Kind, backbone: Backbone, table: SplitTable, compute: Compute, config: TrainConfig) -> DepthProbe | None:
     """The kind's depth probe; rank 0's choice, and deep enough for the trained blocks.
+
 
     None for a base that cannot be cut; ValueError when --depth auto was given.
     """

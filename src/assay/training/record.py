@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from assay.data.run_data import has_unknown_past
 from assay.data.table import SplitTable
 from assay.evaluation.evaluate import gap_finding
 from assay.files import digest as digest_of
 from assay.files import write_text
 from assay.models.reward_model import RewardModel
 from assay.records import Finding, Metric, Report, Table
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.run_files import UNKNOWN_PAST
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
 from assay.training.prepare import Prepared
 from assay.training.tasks.task import COUNTER_EXAMPLES
@@ -40,7 +42,7 @@ def accuracy_report(
     table, num_pairs = prepared.table, f"{len(prepared.table.rows('train')):,}"
     train = _accuracy(prepared, "accuracy on training pairs", train_rewards_P2, training_sample(prepared))
     heldout = _accuracy(prepared, "accuracy on calibration pairs", heldout_rewards_P2, table.rows("calibration"))
-    tables = tuple(_curve(rows, name) for name in ("loss", "accuracy") if rows)
+    tables = tuple(curve(rows, name) for name in ("loss", "accuracy") if rows)
     if prepared.probe is not None:
         tables = (*tables, prepared.probe.table())
     findings: tuple[Finding, ...] = ()
@@ -59,11 +61,11 @@ def _accuracy(prepared: Prepared, name: str, rewards_P2: np.ndarray, rows: np.nd
     is_scored_P = ~np.isnan(right_P)
     if not is_scored_P.any():
         return Metric(name, float("nan"), note="only ties" if len(rows) else "no pairs")
-    interval = cluster_bootstrap(right_P[is_scored_P], table.prompt[rows][is_scored_P], seed=prepared.config.seed)
+    interval = mean_interval(right_P[is_scored_P], table.prompt[rows][is_scored_P], seed=prepared.config.seed)
     return Metric(name, float(right_P[is_scored_P].mean()), *interval, int(is_scored_P.sum()), len(rows))
 
 
-def _curve(rows: list[dict[str, Any]], name: str) -> Table:
+def curve(rows: list[dict[str, Any]], name: str) -> Table:
     """A figure by epoch, on training and on held-out pairs."""
     points = tuple(tuple(row.get(key, float("nan")) for key in ("epoch", name, f"heldout_{name}")) for row in rows)
     return Table(title=name, columns=("epoch", "training", "held out"), rows=points, chart="line")
@@ -92,6 +94,7 @@ def describe(prepared: Prepared, model: RewardModel, extra: dict[str, Any] | Non
         "settings": {name: {"value": value, "reason": reasons.get(name, "")} for name, value in prepared.settings.items()},
         "trained_in": prepared.compute.name,
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        **({UNKNOWN_PAST: True} if config.init_from is not None and has_unknown_past(config.init_from) else {}),
         **(extra or {}),
     }
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 
 from assay.audit.drift.kept import reference_of_run
 from assay.console import progress, say
-from assay.models.artifact import save_artifact
-from assay.models.ensemble_files import MEMBERS
+from assay.data.split import Split
+from assay.models.artifact import NO_FILES, save_artifact
+from assay.models.ensemble_files import MEMBERS, ensemble_entry
 from assay.models.plain import plain_scores
 from assay.models.reward_model import RewardModel
-from assay.records import Metric, Report, extended
-from assay.run_files import ENSEMBLE, REWARD_FILE, read_description, write_report
+from assay.records import Completion, Metric, Report, extended
+from assay.run_files import ENSEMBLE, REWARD_FILE, read_description, saved_scales, write_report
+from assay.scorers.baselines import MAX_PAIRS, keep_bag_of_words
 from assay.scorers.ensemble import PLAIN
 from assay.scorers.local import load_raw
 from assay.training import distributed
@@ -28,11 +31,14 @@ from assay.training.checkpoint import latest_checkpoint
 from assay.training.loop import best_loss, fit
 from assay.training.members import (
     MEMBER_RUNS,
+    SCALED_BY,
     combination_of,
     fit_members,
     gather_heads,
     member_curves,
+    rewards_of,
     save_members,
+    scales_of,
     with_diversity,
 )
 from assay.training.prepare import Prepared, prepare
@@ -40,15 +46,21 @@ from assay.training.record import accuracy_report, describe, trained_prompts, tr
 from assay.training.settings import TrainConfig, parse_params
 
 RELOAD = "reload check: largest difference"
+MAX_TRIED = 100  # answers of a split among which whole answers are looked for
 
 
 def train(config: TrainConfig) -> Path:
     """Train and save; returns the artifact's directory. Calibrating, evaluating and reporting are steps of their own.
 
-    Raises ValueError for settings or data that cannot be used, TrainingError when the run has to stop.
+    Raises ValueError for settings or data that cannot be used, and for an --out that holds a run which was neither to be resumed
+    nor overwritten; TrainingError when the run has to stop.
     """
-    if not config.resume and is_unfinished(config.out):
-        raise ValueError(f"{config.out} holds the checkpoints of an unfinished run: go on with --resume, or give another --out")
+    if not (config.machine.resume or config.machine.overwrite):
+        ways = "give another --out, or --overwrite to begin anew in it"
+        if is_unfinished(config.out):
+            raise ValueError(f"{config.out} holds the checkpoints of an unfinished run: go on with --resume, {ways}")
+        if (config.out / "artifact" / REWARD_FILE).is_file():
+            raise ValueError(f"{config.out} holds a finished run, whose model would be lost: {ways}")
     return fit_and_save(prepare(config)).path
 
 
@@ -72,7 +84,7 @@ def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Sav
     config, loop, model = prepared.config, prepared.derived.loop, prepared.model
     if config.members.ensemble > 1:
         return fit_and_save_members(prepared, extra)
-    if config.resume:
+    if config.machine.resume:
         say("resume", _resume_note(config.out / "checkpoints"))
     train_rows, path = prepared.train_rows, config.out / "artifact"
     with progress("training", loop.num_steps(len(train_rows)), "steps") as advance, tracking(prepared) as track:
@@ -83,17 +95,19 @@ def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Sav
             loop,
             heldout_rows=prepared.heldout_rows,
             run_dir=config.out,
-            resume=config.resume,
+            resume=config.machine.resume,
             identity=prepared.identity,
             on_row=track,
             on_steps=advance,
         )
-    report, finished = prepared.kind.training_report(prepared, rows), prepared.trained.finish()
+    report = prepared.kind.training_report(prepared, rows)
+    finished = prepared.kind.finish(prepared, prepared.trained.finish())
     if distributed.rank() != 0:
         return Saved(path, Metric(RELOAD, float("nan"), note="made by rank 0"))
     if loop.patience:
         say("early stopping", f"after {rows[-1]['epoch']:.2f} epochs; kept the best, of held-out loss {best_loss(rows):.4f}")
-    _save(prepared, finished, path, describe(prepared, finished, extra))
+    description = describe(prepared, finished.model, {**finished.description, **(extra or {})})
+    _save(prepared, finished.model, path, description, finished.files)
     return finish_run(prepared, report)
 
 
@@ -107,11 +121,18 @@ def fit_and_save_members(prepared: Prepared, extra: dict[str, Any] | None = None
     description, path = describe(prepared, prepared.trained.whole, extra), config.out / "artifact"
     if parse_params(config.params)[0] == "head":
         model, members = gather_heads(prepared, fitted)
-        entry = {"form": "heads", "members": ensemble.ensemble, "combine": ensemble.combine, "penalty": ensemble.penalty}
+        entry = ensemble_entry(
+            "heads",
+            ensemble.ensemble,
+            combine=ensemble.combine,
+            penalty=ensemble.penalty,
+            scales=scales_of(members),
+            scaled_by=SCALED_BY,
+        )
         _save(prepared, model, path, {**description, ENSEMBLE: entry})
     else:
         members = save_members(prepared, path, description, fitted, trained_prompts(prepared))
-    members_KP2 = np.stack([member.rewards_P2 for member in members])
+    members_KP2 = rewards_of(members)
     value_P2 = combination_of(ensemble)(members_KP2.reshape(len(members), -1))[0].reshape(-1, 2)
     report = accuracy_report(prepared, [], value_P2[: len(sample)], value_P2[len(sample) :])
     report = replace(report, tables=(member_curves(members), *report.tables))
@@ -119,9 +140,15 @@ def fit_and_save_members(prepared: Prepared, extra: dict[str, Any] | None = None
     return finish_run(prepared, report)
 
 
-def _save(prepared: Prepared, model: RewardModel, path: Path, description: dict[str, Any]) -> None:
+def _save(
+    prepared: Prepared,
+    model: RewardModel,
+    path: Path,
+    description: dict[str, Any],
+    files: Mapping[str, Mapping[str, torch.Tensor]] = NO_FILES,
+) -> None:
     prompts = trained_prompts(prepared)
-    save_artifact(model, prepared.renderer, path, description, dtype=prepared.saved_dtype, train_prompts=prompts)
+    save_artifact(model, prepared.renderer, path, description, dtype=prepared.saved_dtype, train_prompts=prompts, files=files)
 
 
 @contextmanager
@@ -161,15 +188,18 @@ def _resume_note(checkpoints: Path) -> str:
 
 
 def finish_run(prepared: Prepared, report: Report) -> Saved:
-    """Write configuration and training report, and check that plain transformers gives the same scores as the saved artifact."""
+    """Write configuration, training report and the baseline to beat; check that plain transformers scores as the saved artifact."""
     config, path = prepared.config, prepared.config.out / "artifact"
     write_config(prepared)
     for stale in (*(config.out / "eval").glob("*.json"), *(config.out / "cache").glob("activations.*")):
         stale.unlink()  # figures of an earlier model in the same directory; states that no step reads again
     difference, num_checked = reload_check(path, prepared)
-    say("reload check", f"plain transformers differs by at most {difference:.1e} on {num_checked} answers, in float32")
+    seen = f"plain transformers differs by at most {difference:.1e} on {num_checked} answers, in float32"
+    say("reload check", seen if num_checked else f"left out: no answer fits into --max-length {config.max_length} whole")
     checked = Metric(RELOAD, difference, n_scored=num_checked, n=num_checked, note="plain transformers, float32")
     write_report(config.out, "training", extended(report, [checked]))
+    if config.kind == "pairs":
+        keep_bag_of_words(path, list(itertools.islice(config.run_data.pairs("train"), MAX_PAIRS)))
     reference_of_run(
         prepared.kind.answers(config, "train"),
         prepared.kind.answers(config, "calibration"),
@@ -183,16 +213,27 @@ def finish_run(prepared: Prepared, report: Report) -> Saved:
 
 
 def reload_check(path: Path, prepared: Prepared, num_answers: int = 16) -> tuple[float, int]:
-    """Largest difference between Assay's scores of the saved artifact and plain transformers', in float32, on a few answers."""
-    answers = list(itertools.islice(prepared.kind.answers(prepared.config, "calibration"), num_answers))
-    whole = [item.error is None and not item.is_cut for item in prepared.renderer.render(answers)]  # each side cuts in its own way
-    completions = list(itertools.compress(answers, whole))
+    """Largest difference between Assay's scores of the saved artifact and plain transformers', in float32, on a few answers.
+
+    Of the calibration split, or where all of those are too long, of the training split; NaN on 0 answers where those are too.
+    """
+    tried: tuple[tuple[Split, int], ...] = (("calibration", num_answers), ("calibration", MAX_TRIED), ("train", MAX_TRIED))
+    completions = next(filter(None, (_whole_answers(prepared, *part) for part in tried)), [])
     if not completions:
         return float("nan"), 0
     scorer = load_raw(path, dtype="float32", device="cpu", combination=PLAIN)
-    if read_description(path).get("kind") == ENSEMBLE:
-        ours, plain = scorer.score_members(completions)[0], path / MEMBERS / "0"
+    description = read_description(path)
+    if description.get("kind") == ENSEMBLE:
+        first = saved_scales(description)[0]
+        ours, plain = scorer.score_members(completions)[0] * first.unit + first.centre, path / MEMBERS / "0"
     else:
         ours, plain = scorer.score(completions).value, path  # of several heads their mean, which is the plain head
     theirs = plain_scores(plain, completions)
     return float(np.nanmax(np.abs(ours - theirs))), len(completions)
+
+
+def _whole_answers(prepared: Prepared, split: Split, num_answers: int) -> list[Completion]:
+    """Of the first answers of a split those that fit into max_length: each side cuts in its own way."""
+    answers = list(itertools.islice(prepared.kind.answers(prepared.config, split), num_answers))
+    is_whole = [item.error is None and not item.is_cut for item in prepared.renderer.render(answers)]
+    return list(itertools.compress(answers, is_whole))

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 import tyro
 
+from assay.data.columns import renaming
 from assay.data.render import Overlong
 from assay.data.run_data import NO_PROMPTS, RunData, known_prompts
 from assay.models.device import token_budget
@@ -19,6 +20,8 @@ from assay.training.loop import LoopSettings
 from assay.training.objective import Objective
 
 ModelPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]  # the first word after a command
+Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A=B")]
+Ignored = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COL")]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 HEAD_OF_BOTH = "head:mean"  # of --params: the head alone, on the last token and the mean over the text
 EVALS_PER_EPOCH = 4  # with early stopping
@@ -35,9 +38,11 @@ class Regularization:
     early_stopping: int = 0
     """Stop after N evaluations without a lower held-out loss; 0: off."""
     augment: str | None = None
-    """Add counter-examples: probes (all), or a report of audit probe."""
+    """Counter-examples: probes (all), or a report of audit probe."""
     augment_share: float = 0.25
     """Share of counter-examples among the training pairs."""
+    replay: float = 0.0
+    """Share of training pairs drawn from those of --init-from."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -68,7 +73,7 @@ class Members:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """How the run is computed. It changes what is learnt by rounding only."""
+    """How the run is computed and kept. It changes what is learnt by rounding only."""
 
     device: str = "auto"
     dtype: Dtype = "auto"
@@ -81,10 +86,16 @@ class Machine:
     """Recompute activations in the backward pass."""
     shard: bool = False
     """With torchrun: shard parameters and optimiser state (FSDP2)."""
+    resume: bool = False
+    """Continue from the newest checkpoint in --out."""
     checkpoint_every: int = 200
     """Steps between checkpoints; one more at the end of each epoch."""
     reference: int = 1000
-    """Answers kept with the artifact for assay audit drift; 0: none."""
+    """Answers kept for assay audit drift; 0: none."""
+    strict: bool = False
+    """Stop at the first bad row."""
+    overwrite: bool = False
+    """Begin anew in an --out that holds a run."""
     track: tuple[Tracker, ...] = ()
     """Also log to these trackers."""
 
@@ -93,6 +104,8 @@ class Machine:
             raise ValueError(f"--batch-tokens {self.batch_tokens} must be at least 1")
         if self.checkpoint_every < 1:
             raise ValueError(f"--checkpoint-every {self.checkpoint_every} must be at least 1")
+        if self.resume and self.overwrite:
+            raise ValueError("--resume goes on with the run in --out, --overwrite begins anew: give one of the two")
         if self.reference < 0:
             raise ValueError(f"--reference {self.reference} must be a number of answers, or 0 for none")
 
@@ -101,46 +114,46 @@ class Machine:
 class TrainConfig:
     """Train a reward model on preference pairs, then calibrate, evaluate and report it."""
 
-    kind: str = "pairs"
-    """What is trained on: pairs (preferences)."""
-    data: tuple[str, ...]
-    """Pairs: jsonl, jsonl.gz, json, parquet, or hub:org/name#split."""
+    kind: Annotated[str, tyro.conf.arg(metavar="NAME[:A=W]")] = "pairs"
+    """pairs, rankings, attributes:helpfulness=1,verbosity=-0.4."""
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SET")]
+    """Pairs: files, folders, globs or hub:org/name#split (docs/data.md)."""
     base: str | None = None
     """Instruct model to start from: hub id, directory or .gguf."""
     init_from: Path | None = None
     """Reward model (run or artifact) to start from instead."""
-    replay: float = 0.0
-    """Share of training pairs drawn from those of --init-from."""
     out: Path
     """Run directory."""
     eval_data: str | None = None
     """Pairs to test on, instead of a test split of --data."""
     form: str | None = None
     """Form of the rows (docs/data.md); detected when left out."""
-    strict: bool = False
-    """Stop at the first bad row."""
+    columns: Columns = ()
+    """Such as prompt=instruction chosen=good (docs/data.md)."""
+    ignore: Ignored = ()
+    """Columns to leave out."""
     limit: int | None = None
-    """Read at most N pairs of each file."""
+    """At most N pairs of each file, drawn by whole prompts."""
     params: str = "blocks:4"
-    """full, head, head:mean (reads the mean over the text too), blocks:K (the last K and the head), lora:R (of rank R)."""
+    """full, head, head:mean, blocks:K (the last K) or lora:R."""
     depth: str | None = None
-    """Layers kept: full, a number, or auto (chosen by a linear probe). When left out: auto with head and blocks:K, else full."""
+    """Layers kept: full, N, or auto (probed: head and blocks:K)."""
     epochs: int | None = None
     """Passes over the training pairs."""
     batch_pairs: int | None = None
     """Pairs an optimiser step."""
     learning_rate: float | None = None
-    """Peak learning rate of the backbone; the head's follows from it."""
+    """Peak rate of the backbone; the head's follows from it."""
     max_length: int = 1024
     """Maximum tokens of prompt and answer."""
     overlong: Overlong = "keep_end"
     """Longer ones: cut at the front, or set aside."""
+    template: str | None = None
+    """Chat template: a name of several (tool_use, ...), or a file."""
     calibration: float = 0.1
     """Share of prompts to calibrate on."""
     test: float = 0.1
     """Share of prompts to test on."""
-    resume: bool = False
-    """Continue from the newest checkpoint in --out."""
     seed: int = 0
     objective: Objective = field(default_factory=Objective)
     regularization: Regularization = field(default_factory=Regularization)
@@ -170,8 +183,9 @@ class TrainConfig:
             raise ValueError(f"--params {self.params} cannot be joined with --init-from, which has its layers: use --params head")
         if self.init_from is not None and self.depth_rule != "full":
             raise ValueError(f"--depth {self.depth} cannot be joined with --init-from: a reward model is not cut again")
-        if not 0 <= self.replay < 1 or (self.replay and self.init_from is None):
-            raise ValueError(f"--replay {self.replay} must be a share below 1 of the pairs of --init-from")
+        replay = self.regularization.replay
+        if not 0 <= replay < 1 or (replay and self.init_from is None):
+            raise ValueError(f"--replay {replay} must be a share below 1 of the pairs of --init-from")
         if not (0 < self.calibration < 1 and 0 <= self.test < 1 and self.calibration + self.test < 1):
             raise ValueError(
                 f"--calibration {self.calibration} and --test {self.test} must be shares that leave some pairs to train on"
@@ -185,7 +199,8 @@ class TrainConfig:
         return RunData(
             files=self.data,
             form=self.form,
-            strict=self.strict,
+            names=renaming(self.columns, self.ignore),
+            strict=self.machine.strict,
             limit=self.limit,
             seed=self.seed,
             calibration=self.calibration,

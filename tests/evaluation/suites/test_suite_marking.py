@@ -32,7 +32,7 @@ def sums(marks: list[Mark]) -> dict[str, tuple[float, int, int]]:
 
 def figures(name: str, marks: list[Mark]) -> dict[str, float]:
     sections = SUITES[name].sections(parts_of(marks))
-    return {m.name.removeprefix(f"{name}: "): m.value for m in section_metrics(name, marks, sections, seed=0)}
+    return {m.name.removeprefix(f"{name}: "): m.value for m in section_metrics(name, marks, sections)}
 
 
 def test_comparisons_put_the_better_answer_first_and_leave_ties_of_gold_out():
@@ -102,18 +102,38 @@ def test_the_ties_of_reward_bench_2_by_hand():
     }
     assert found[rules.MARGIN][0] == pytest.approx(math.tanh(-2))
     assert figures("rewardbench2", marks)["Ties"] == pytest.approx(0.15 + 0.15 + 0.1 + 0 + 0.01 * math.tanh(-2) / 2)
-    ties = section_metrics("x", marks, SUITES["rewardbench2"].sections(parts_of(marks)), seed=0)[0]
+    ties = section_metrics("x", marks, SUITES["rewardbench2"].sections(parts_of(marks)))[0]
     assert (ties.n_scored, ties.n) == (4, 4), "counted by question, not by part"
 
 
-def test_right_answers_with_equal_rewards_give_no_margin_and_unscored_ones_nothing():
+def test_right_answers_with_equal_rewards_enter_the_margin_by_its_sign_and_unscored_ones_not_at_all():
     cases, rewards = tie_cases()
     rewards[1] = np.array([4.0, 4.0, 4.0, 1.0])
     rewards[3] = np.array([4.0, NAN, 3.5])
     found = sums(rules.tied_answers(cases, rewards))
     assert found["preferred"] == (1.0, 1, 2)
-    assert "margin" not in found, "the first question has no spread, the second no rewards"
+    assert found["margin"] == (1.0, 1, 2), "the first question has no spread, tanh(2 / 0 - 1) = 1; the second no rewards"
     assert found["tied"] == (1.0, 1, 2)
+
+
+@pytest.mark.parametrize(("wrong", "expected"), [(3.0, 1.0), (5.0, -1.0), (4.0, 0.0)])
+def test_a_spread_of_zero_gives_what_numpy_s_division_gives_the_official_code(wrong, expected):
+    """tanh(margin / 0 - 1), NaN as 0."""
+    cases, _ = tie_cases()
+    rewards = [np.array([9.0, 1.0, 1.0]), np.array([4.0, 4.0, 4.0, wrong])]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        assert np.nan_to_num(np.tanh(np.float64(4.0 - wrong) / 0.0 - 1)) == expected
+    assert sums(rules.tied_answers(cases[:2], rewards))["margin"] == (expected, 1, 1)
+
+
+def test_judge_bench_says_b_of_equal_rewards():
+    """ "A>B" where A has the higher reward, else "B>A": right on the second kind of label alone when all rewards are equal."""
+    cases = [case(1, 0, prompt="a"), case(0, 1, prompt="b"), case(1, 0, prompt="c"), case(0, 1, prompt="d")]
+    rewards = [np.array(pair) for pair in ((1.0, 1.0), (1.0, 1.0), (2.0, 1.0), (NAN, 1.0))]
+    marks = SUITES["judgebench"].rule(cases, rewards, 0)
+    assert [(mark.total, mark.num_scored) for mark in marks] == [(0.0, 1), (1.0, 1), (1.0, 1), (0.0, 0)]
+    assert SUITES["judgebench-claude"].rule is SUITES["judgebench"].rule
+    assert [mark.total for mark in rules.pairs(cases[:2], rewards[:2])] == [0, 0], "elsewhere a tie is no win"
 
 
 def test_reward_bench_weights_its_subsets_by_the_published_counts():

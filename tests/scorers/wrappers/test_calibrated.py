@@ -11,7 +11,8 @@ from assay.scorers.base import Comparer, Scorer, margins, prefer
 from assay.scorers.baselines import LengthScorer
 from assay.scorers.checks import check_scorer
 from assay.scorers.wrappers.calibrated import Calibrated, Calibration, cross_fitted_probabilities, fit_calibration
-from assay.stats.metrics import confidence, ece, expected_ece, sigmoid
+from assay.stats.calibration_error import ece, expected_ece
+from assay.stats.metrics import confidence, sigmoid
 
 
 def simulated(num_pairs, temperature, seed=0):
@@ -54,9 +55,9 @@ def test_calibration_removes_the_miscalibration():
     fit = fit_calibration(margins_P, split="s")
     for method in ("temperature", "monotone"):
         sure = confidence(fit.probability(fresh_P, method), np.ones(2000))
-        assert ece(*sure) < 2 * expected_ece(sure.predicted, seed=0).high
+        assert ece(*sure) < 2 * expected_ece(*sure, np.arange(2000), seed=0).high
     raw = confidence(sigmoid(fresh_P), np.ones(2000))
-    assert ece(*raw) > 4 * expected_ece(raw.predicted, seed=0).high
+    assert ece(*raw) > 2 * expected_ece(*raw, np.arange(2000), seed=0).high
 
 
 def test_labels_in_either_order_fit_the_same():
@@ -156,7 +157,7 @@ def test_cross_fitting_is_calibrated_and_does_not_see_the_pair():
     margins_P, prompts_P = simulated(1000, 3.0), np.repeat(np.arange(500), 2)
     p_P = cross_fitted_probabilities(margins_P, prompts_P)
     sure = confidence(p_P, np.ones(1000))
-    assert ece(*sure) < 1.5 * expected_ece(sure.predicted, seed=0).high
+    assert ece(*sure) < 1.5 * expected_ece(*sure, prompts_P, seed=0).high
     changed_P = margins_P.copy()
     changed_P[:2] = 50.0, math.nan  # both pairs of one prompt: the temperature that maps it may not move
     p_changed_P = cross_fitted_probabilities(changed_P, prompts_P)
@@ -207,3 +208,33 @@ def test_unscored_answers_stay_unscored_after_calibration():
     pairs = [PreferencePair(prompt="q", chosen="", rejected="b"), PreferencePair(prompt="q", chosen="aa", rejected="b")]
     assert np.isnan(scorer.compare(pairs)).tolist() == [True, False]
     check_scorer(scorer, [Completion(messages="q", response=""), Completion(messages="q", response="a")])
+
+
+def test_the_largest_margin_is_kept_and_what_lies_beyond_it_is_told():
+    margins_P = np.random.default_rng(0).normal(size=50)
+    calibration = fit_calibration(margins_P, preference_P=(margins_P > 0.2).astype(float), split="s")
+    largest = float(np.abs(margins_P).max())
+    assert calibration.largest_margin == largest
+    beyond = calibration.is_beyond(np.array([largest, -largest, 1.01 * largest, -2 * largest, math.nan]))
+    assert beyond.tolist() == [False, False, True, True, False]
+    assert Calibration.from_json(json.loads(json.dumps(calibration.to_json()))) == calibration
+
+
+def test_a_calibration_from_before_the_largest_margin_was_kept_is_read():
+    margins_P = np.random.default_rng(0).normal(size=50)
+    content = fit_calibration(margins_P, split="s").to_json()
+    del content["largest_margin"]
+    old = Calibration.from_json(content)
+    assert math.isnan(old.largest_margin)
+    assert not old.is_beyond(np.array([1e9])).any(), "not known is not beyond"
+    with pytest.raises(ValueError, match="missing or unknown: split"):
+        Calibration.from_json({name: value for name, value in content.items() if name != "split"})
+
+
+def test_the_interval_of_the_temperature_holds_the_truth_in_small_sets():
+    """1.96 standard errors either side would miss in 11% of sets of 40 pairs."""
+    found = [fit_calibration(simulated(40, 2.5, seed), split="s").temperature_interval for seed in range(200)]
+    known = [interval for interval in found if not math.isnan(interval.low)]
+    assert len(known) > 180
+    assert np.mean([interval.low <= 2.5 <= interval.high for interval in known]) >= 0.91
+    assert math.isnan(fit_calibration(np.ones(30), split="s").temperature_interval.low), "the prior alone sets the temperature"

@@ -9,6 +9,7 @@ from pkgutil import iter_modules
 import pytest
 
 import assay.training.tasks
+from assay.models.heads import HEADS
 from assay.training.settings import Members
 from assay.training.tasks.task import Kind, kind_of
 from tiny import toy_pairs
@@ -23,6 +24,7 @@ def test_a_kind_answers_all_that_a_run_asks(name):
     module = import_module(f"assay.training.tasks.{name}")
     assert kind_of(name) is module
     assert module.OUTPUTS in ("members", "labels", "attributes")
+    assert module.HEAD in HEADS
     assert {"read_rows", "build_task", "measure"} <= ASKED.keys()
     for asked, function in ASKED.items():
         expected = list(inspect.signature(function).parameters)[1:]

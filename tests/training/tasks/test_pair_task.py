@@ -80,7 +80,9 @@ def test_pair_figures_by_hand():
 
 def test_the_objective_that_is_asked_for_reaches_the_task(tmp_path):
     objective = Objective(loss="flips", flip_rate=0.2, centring=0.5, use_margin=True)
-    prepared = prepare(config_of(tmp_path, toy_pairs(40), depth="2", objective=objective))
+    prepared = prepare(config_of(tmp_path, labelled_pairs(40), depth="2", objective=objective))
     assert prepared.task.objective == objective
     assert prepared.settings["flip_rate"] == 0.2
-    assert prepared.identity != prepare(config_of(tmp_path, toy_pairs(40), depth="2")).identity
+    assert prepared.identity != prepare(config_of(tmp_path, labelled_pairs(40), depth="2")).identity
+    with pytest.raises(ValueError, match="--use-margin: none of the"):
+        prepare(config_of(tmp_path, toy_pairs(40), depth="2", objective=objective))

@@ -14,19 +14,20 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.stats import ttest_1samp
 
 from assay.messages import prompt_key
 from assay.records import Completion, Finding, Metric, Parts, PreferencePair, Table
 from assay.scorers.base import Scorer
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.significance import false_discovery
+from assay.stats.skewed_mean import above_zero
 
 LONGEST = 4  # words of an opener
 MIN_PROMPTS = 5  # that have an answer with the opener
 SWALLOWED = 0.8  # a beginning that nearly always goes on the same way is represented by its longer form
 LEVEL = 0.05
 MAX_RISE = 0.5  # median margins above which a finding warns
+LEAST_FALL = 2.0  # median margins that one answer may always plausibly move against the others
 _WORD = re.compile(r"\s*\S+")
 
 Way = Literal["added", "removed"]
@@ -135,17 +136,17 @@ def opener_effects(scorer: Scorer, edits: Sequence[Edit], median_margin: float, 
     cases: dict[tuple[Opener, Way], list[int]] = defaultdict(list)
     for i, edit in enumerate(edits):
         cases[(edit.opener, edit.way)].append(i)
-    effects = []
+    effects, against = [], (float(np.nanmax(-rise_E, initial=0.0)), float(np.nanmax(rise_E, initial=0.0)))
     for (opener, way), index in cases.items():
         rise = rise_E[index]
         ok = np.isfinite(rise)
         prompts = np.array([prompt_key(edits[i].before.messages) for i in index])
-        low, high = cluster_bootstrap(rise, prompts, seed=seed, support=None)
+        low, high = mean_interval(rise, prompts, seed=seed, support=None)
         beyond = math.nan
         if way == "added" and ok.any():
             beyond = float(np.mean([rise_E[i] - np.mean(usual[edits[i].before.key]) for i in np.array(index)[ok]]))
         value = float(rise[ok].mean()) if ok.any() else math.nan
-        effects.append(Effect(opener, way, value, low, high, beyond, _p(rise[ok]), int(ok.sum()), len(index)))
+        effects.append(Effect(opener, way, value, low, high, beyond, _p(rise, prompts, against), int(ok.sum()), len(index)))
     q = false_discovery(np.array([effect.q for effect in effects]))
     return tuple(effect._replace(q=float(value)) for effect, value in zip(effects, q, strict=True))
 
@@ -216,10 +217,11 @@ def _one_a_prompt(completions: Sequence[Completion]) -> list[Completion]:
     return list(first.values())
 
 
-def _p(rise: np.ndarray) -> float:
-    """Two-sided t-test of the mean being 0, one edit a prompt; NaN for fewer than three."""
-    if len(rise) < 3:
-        return math.nan
-    if np.ptp(rise) < 1e-12:
-        return 1.0 if abs(float(rise[0])) < 1e-12 else 0.0
-    return float(ttest_1samp(rise, 0.0).pvalue)
+def _p(rise: np.ndarray, prompts: np.ndarray, against: tuple[float, float]) -> float:
+    """Two-sided p of the mean being 0, whichever way a few answers move far (`above_zero`); NaN for fewer than three prompts.
+
+    against: the largest fall of an answer, and the largest rise, by any opener.
+    """
+    up = above_zero(rise, prompts, largest_fall=max(LEAST_FALL, against[0])).p
+    down = above_zero(-rise, prompts, largest_fall=max(LEAST_FALL, against[1])).p
+    return min(1.0, 2 * min(up, down))

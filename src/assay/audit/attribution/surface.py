@@ -4,7 +4,7 @@ Everything is within prompts: margins and features are those of one answer less 
 levels of prompts, which preferences do not fix, play no part. Which answer of a pair is called chosen does not matter either: there
 is no intercept. The features explain in the statistical sense; what causes a reward is tested in `openers`.
 
-Suffixes: P pairs, C prompts, F features, V words, S bootstrap samples.
+Suffixes: P pairs, C prompts, F features, M singular values, V words, S bootstrap samples.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from assay.stats.metrics import NO_INTERVAL, Interval, cluster_folds
 
 ALL, LENGTH_ALONE, WORDS = "R2 of all surface features", "R2 of length alone", "R2 of words and pairs of words"
 MIN_PAIRS, NUM_FOLDS = 30, 5
+SURFACE_PAIRS = 200  # for a verdict on all features together: of fewer pairs their R2 comes out far too low
 LENGTH_WARN, LENGTH_FAIL = 0.25, 0.5
 SURFACE_WARN = 0.5
 NUM_SAMPLES = 1000  # of the bootstrap
@@ -34,6 +35,7 @@ MIN_TEXTS = 3
 NUM_TERMS_SHOWN = 12
 RIDGE = 1e-3  # of the features, as a share of the pairs: columns that say the same share the credit
 _PENALTIES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
+_FEATURE_PENALTIES = tuple(10.0 ** (step / 2) for step in range(-6, 11))
 
 
 class Explained(NamedTuple):
@@ -49,8 +51,9 @@ def attribute_margins(margins_P: np.ndarray, pairs: Sequence[PreferencePair], *,
     The metrics are R^2 of all surface features, of length alone and of words, in that order.
     R^2 is cross-fitted over 5 folds of prompts; its interval and those of the coefficients are 95%, resampled by prompt.
     Coefficients are standardised: the change of the margin in root mean squares of the margin, for a difference of one root mean
-    square of the feature, the other features held. Words and pairs of words are log counts under a ridge, its penalty by
-    generalised cross-validation (Golub, Heath & Wahba 1979).
+    square of the feature, the other features held. Features are under a ridge, its penalty by their marginal likelihood; words and
+    pairs of words, as log counts, under one by generalised cross-validation (Golub, Heath & Wahba 1979). "surface" is decided from
+    200 pairs on.
     Raises ValueError for fewer than 30 scored pairs or 5 prompts, or margins that are all 0.
     """
     scored_P = np.isfinite(margins_P)
@@ -81,7 +84,7 @@ def attribute_margins(margins_P: np.ndarray, pairs: Sequence[PreferencePair], *,
     }
     metrics = [Metric(name, part.value, *part.interval, n, total, notes[name]) for name, part in found.items()]
     tables = (_coefficient_table(differences_PF, margins, prompts, seed), _term_table(terms, words_PV, kernel_PP, margins))
-    return Parts(tuple(metrics), tables, _findings(found))
+    return Parts(tuple(metrics), tables, _findings(found, n))
 
 
 def explained(margins_P: np.ndarray, predicted_P: np.ndarray, clusters_P: np.ndarray, seed: int) -> Explained:
@@ -94,7 +97,7 @@ def explained(margins_P: np.ndarray, predicted_P: np.ndarray, clusters_P: np.nda
         return Explained(value, NO_INTERVAL)
     sums_S2 = resampled_sums(np.stack([missed_C, square_C], axis=1), seed=seed, num_samples=NUM_SAMPLES)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Explained(value, percentile_interval(1 - sums_S2[:, 0] / sums_S2[:, 1]))
+        return Explained(value, percentile_interval(1 - sums_S2[:, 0] / sums_S2[:, 1], num_clusters=len(square_C)))
 
 
 def coefficients(
@@ -121,7 +124,10 @@ def coefficients(
 
     drawn_SF = resampled(fitted, num_clusters, seed=seed, num_samples=NUM_SAMPLES)
     placed = np.full((3, differences_PF.shape[1]), np.nan)
-    placed[:, varies_F] = whole_F, *np.transpose([percentile_interval(drawn_S) for drawn_S in drawn_SF.T])
+    placed[:, varies_F] = (
+        whole_F,
+        *np.transpose([percentile_interval(drawn_S, num_clusters=num_clusters) for drawn_S in drawn_SF.T]),
+    )
     return placed[0], placed[1], placed[2]
 
 
@@ -131,15 +137,30 @@ def _terms(text: str) -> Counter[str]:
 
 
 def _predict_features(differences_PF: np.ndarray, margins_P: np.ndarray, folds_P: np.ndarray) -> np.ndarray:
-    """Least squares on the other folds: (P,)."""
+    """Ridge on the other folds: (P,)."""
     scale_F = np.sqrt(np.mean(np.square(differences_PF), axis=0))
     x_PF = differences_PF / np.where(scale_F > 0, scale_F, 1.0)
 
     def predict(fit_P: np.ndarray, held_P: np.ndarray) -> np.ndarray:
-        gram_FF = x_PF[fit_P].T @ x_PF[fit_P] + 1e-9 * max(1, int(fit_P.sum())) * np.eye(x_PF.shape[1])
-        return x_PF[held_P] @ np.linalg.solve(gram_FF, x_PF[fit_P].T @ margins_P[fit_P])
+        return x_PF[held_P] @ _ridge_weights(x_PF[fit_P], margins_P[fit_P])
 
     return cross_fitted(predict, folds_P)
+
+
+def _ridge_weights(x_PF: np.ndarray, margins_P: np.ndarray) -> np.ndarray:
+    """(F,) weights of a ridge, its penalty by the likelihood of the margins with the weights integrated out (MacKay 1992).
+
+    That holds weights back where features are nearly as many as pairs, and generalised cross-validation no longer does.
+    """
+    left_PM, values_M, right_MF = np.linalg.svd(x_PF, full_matrices=False)
+    square_M, turned_M, num_pairs = np.square(values_M), left_PM.T @ margins_P, len(margins_P)
+    outside = max(0.0, float(np.square(margins_P).sum() - np.square(turned_M).sum()))
+    surprise = []
+    for penalty in _FEATURE_PENALTIES:
+        whole = float(np.sum(np.square(turned_M) / (1 + square_M / penalty))) + outside
+        surprise.append(num_pairs * math.log(max(whole, 1e-300)) + float(np.log1p(square_M / penalty).sum()))
+    penalty = _FEATURE_PENALTIES[int(np.argmin(surprise))]
+    return np.asarray(right_MF.T @ (values_M / (square_M + penalty) * turned_M))
 
 
 def _predict_words(kernel_PP: np.ndarray, margins_P: np.ndarray, folds_P: np.ndarray) -> np.ndarray:
@@ -190,7 +211,7 @@ def _term_table(terms: Sequence[str], words_PV: csr_matrix, kernel_PP: np.ndarra
     )
 
 
-def _findings(found: dict[str, Explained]) -> tuple[Finding, Finding]:
+def _findings(found: dict[str, Explained], num_pairs: int) -> tuple[Finding, Finding]:
     length, surface = found[LENGTH_ALONE], found[ALL]
     seen = f"length alone explains {_shares(length)} of the margins"
     if length.value > LENGTH_FAIL:
@@ -200,6 +221,9 @@ def _findings(found: dict[str, Explained]) -> tuple[Finding, Finding]:
     else:
         first = Finding("ok", "length", length.value, LENGTH_WARN, seen, "length")
     seen = f"surface features together explain {_shares(surface)} of the margins"
+    if num_pairs < SURFACE_PAIRS:
+        why = f"not decided on {num_pairs} pairs, {SURFACE_PAIRS} are needed: {seen}, and that comes out too low of few pairs"
+        return first, Finding("warn", "surface", math.nan, SURFACE_WARN, why, "surface")
     if surface.value > SURFACE_WARN:
         why = f"{seen}: it judges the surface more than the content"
         return first, Finding("warn", "surface", surface.value, SURFACE_WARN, why, "surface")

@@ -18,7 +18,8 @@ import numpy as np
 
 from assay.audit.drift.reference import Gaussian, Observed, Reference, fit_gaussian, mahalanobis, neighbour_distance
 from assay.records import Finding, Metric, PreferencePair, Report, Table
-from assay.stats.bootstrap import auroc_interval, cluster_bootstrap
+from assay.stats.auroc_intervals import auroc_interval
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import auroc, is_right
 from assay.stats.two_sample import DriftTest, adjusted, auroc_exchanged, decile_edges, ks_exchanged, mmd_exchanged, psi_exchanged
 
@@ -159,13 +160,13 @@ def measure_drift(reference: Reference, sets: Sequence[NewSet], *, seed: int = 0
         rows += [(new.name, test.name, test.value, test.threshold, test.p, "alarm" if test.p <= LEVEL else "") for test in tests]
         findings.append(_set_finding(new.name, tests))
         metrics.append(_outside(new, distinct, held[MAHALANOBIS], fresh[MAHALANOBIS], seed))
-        aurocs += [_auroc_row(new.name, name, distinct, held[name], fresh[name], reference, seed) for name in fresh if name in held]
+        aurocs += [_auroc_row(new.name, name, distinct, held[name], fresh[name], reference) for name in fresh if name in held]
         if new.pairs is not None:
             wrong.append(_pair_signals(new, detector.signals(new.observed)))
             metrics.append(_accuracy(new.name, wrong[-1], seed))
     wrong = [*wrong, _joined(wrong)] if len(wrong) > 1 else wrong
-    errors = [row for part in wrong for row in _error_rows(part, seed)]
-    findings += [*_watch_finding(aurocs), *(_wrong_finding(part, seed) for part in wrong[-1:])]
+    errors = [row for part in wrong for row in _error_rows(part)]
+    findings += [*_watch_finding(aurocs), *(_wrong_finding(part) for part in wrong[-1:])]
     page = Report(
         title=title,
         metrics=tuple(metrics),
@@ -211,7 +212,7 @@ def _outside(new: NewSet, distinct: Observed, held_N: np.ndarray, distance_N: np
     """Share of answers that lie farther out than 99% of the held-out rows."""
     limit = float(np.quantile(held_N, OUTSIDE, method="higher"))
     outside_N = (distance_N > limit).astype(np.float64)
-    interval = cluster_bootstrap(outside_N, distinct.prompt, seed=seed)
+    interval = mean_interval(outside_N, distinct.prompt, seed=seed)
     note = f"{MAHALANOBIS} over {limit:.3g}, beyond 99% of the held-out answers; each text once"
     num_texts = len(np.unique(new.observed.key))
     return Metric(f"far out: {new.name}", float(outside_N.mean()), *interval, len(distinct), num_texts, note)
@@ -221,18 +222,18 @@ def _accuracy(name: str, pairs: _Pairs, seed: int) -> Metric:
     scored = int(np.isfinite(pairs.right_P).sum())
     if not scored:
         return Metric(f"accuracy: {name}", math.nan, n=len(pairs.right_P), note="no pair has a label and a reward")
-    interval = cluster_bootstrap(pairs.right_P, pairs.prompts_P, seed=seed)
+    interval = mean_interval(pairs.right_P, pairs.prompts_P, seed=seed)
     return Metric(f"accuracy: {name}", float(np.nanmean(pairs.right_P)), *interval, scored, len(pairs.right_P))
 
 
 def _auroc_row(
-    name: str, signal: str, distinct: Observed, held_N: np.ndarray, fresh_N: np.ndarray, reference: Reference, seed: int
+    name: str, signal: str, distinct: Observed, held_N: np.ndarray, fresh_N: np.ndarray, reference: Reference
 ) -> tuple[object, ...]:
     """A row: AUROC of a signal in separating new answers from held-out ones."""
     values_N = np.concatenate([held_N, fresh_N])
     is_new_N = np.repeat([0.0, 1.0], [len(held_N), len(fresh_N)])
     prompts_N = np.concatenate([reference.held.prompt, distinct.prompt])
-    figures = auroc(values_N, is_new_N), *auroc_interval(values_N, is_new_N, prompts_N, seed=seed)
+    figures = auroc(values_N, is_new_N), *auroc_interval(values_N, is_new_N, prompts_N)
     return (name, signal, *figures, len(fresh_N))
 
 
@@ -257,13 +258,13 @@ def _joined(parts: Sequence[_Pairs]) -> _Pairs:
     )
 
 
-def _error_rows(pairs: _Pairs, seed: int) -> list[tuple[object, ...]]:
+def _error_rows(pairs: _Pairs) -> list[tuple[object, ...]]:
     """A row for each signal: AUROC in separating the wrongly from the rightly ranked pairs of one set."""
     rows: list[tuple[object, ...]] = []
     for name, values_P in pairs.signals.items():
         kept_P = np.isfinite(values_P) & np.isfinite(pairs.right_P)
         values, wrong, prompts = values_P[kept_P], 1 - pairs.right_P[kept_P], pairs.prompts_P[kept_P]
-        figures = auroc(values, wrong), *auroc_interval(values, wrong, prompts, seed=seed)
+        figures = auroc(values, wrong), *auroc_interval(values, wrong, prompts)
         rows.append((pairs.name, name, *figures, int(wrong.sum()), int(kept_P.sum()), len(kept_P)))
     return rows
 
@@ -281,14 +282,14 @@ def _watch_finding(aurocs: Sequence[Sequence[object]]) -> list[Finding]:
     return [Finding("ok", "signal to watch", value, 0.5, f"{best} detects the sets best; AUROC, mean over sets: {means}")]
 
 
-def _wrong_finding(pairs: _Pairs, seed: int) -> Finding:
+def _wrong_finding(pairs: _Pairs) -> Finding:
     """Whether the best signal detects wrong pairs beyond chance; its interval is widened, as it is the best of several."""
     name, level = "a signal that detects wrong pairs", 1 - LEVEL / max(1, len(pairs.signals) - 1)
     figures = {}
     for signal, values_P in pairs.signals.items():
         kept_P = np.isfinite(values_P) & np.isfinite(pairs.right_P)
         values, wrong = values_P[kept_P], 1 - pairs.right_P[kept_P]
-        interval = auroc_interval(values, wrong, pairs.prompts_P[kept_P], seed=seed, level=level)
+        interval = auroc_interval(values, wrong, pairs.prompts_P[kept_P], level=level)
         if signal != SMALL_MARGIN and math.isfinite(interval.low):
             figures[signal] = (auroc(values, wrong), interval)
     if not figures:

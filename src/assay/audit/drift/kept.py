@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -24,9 +23,11 @@ from assay.audit.drift.reference import (
     observe,
     save_reference,
 )
-from assay.audit.drift.samples import FIRST_READ, draw, read_sample
+from assay.audit.drift.samples import MOST_READ, draw, prompt_of, read_sample
 from assay.console import progress, say
+from assay.data.columns import NO_NAMES
 from assay.data.rows import slug
+from assay.data.sampling import draw_prompts
 from assay.data.split import is_among
 from assay.records import Completion, Dtype, PreferencePair
 from assay.run_files import ENSEMBLE, MONITOR, read_description, uncalibrated_fingerprint
@@ -73,13 +74,22 @@ def states_scorer(opened: Opened, reference: Reference | None = None, *, loaded:
     return scorer
 
 
-def fit_reference(opened: Opened, sets: Sequence[str], *, limit: int, form: str | None = None, seed: int = 0) -> Reference:
+def fit_reference(
+    opened: Opened,
+    sets: Sequence[str],
+    *,
+    limit: int,
+    form: str | None = None,
+    names: Mapping[str, str] = NO_NAMES,
+    seed: int = 0,
+) -> Reference:
     """Make the reference of a model from sets of its own data, and keep it.
 
     The bank is of prompts that it was trained on, the held-out rows of others, where the sets have both; else the prompts are
     split at random.
     """
-    completions = [completion for name in sets for completion in read_sample(name, limit, form=form, seed=seed).completions]
+    samples = [read_sample(name, limit, form=form, names=names, seed=seed) for name in sets]
+    completions = [completion for sample in samples for completion in sample.completions]
     trained_on = opened.provenance.trained_on
     pairs = {completion.messages: PreferencePair(prompt=completion.messages, chosen="", rejected="") for completion in completions}
     seen = {messages for messages, pair in pairs.items() if trained_on is not None and is_among(trained_on, pair)}
@@ -112,7 +122,10 @@ def reference_of_run(
     each = min(num_answers // 2, MOST_ROWS)
     if not each:
         return
-    bank, held = (draw(list(itertools.islice(answers, 2 * FIRST_READ)), each, seed) for answers in (trained_on, calibrated_on))
+    bank, held = (
+        draw(draw_prompts(answers, 2 * MOST_READ, seed=seed, prompt_of=prompt_of).items, each, seed)
+        for answers in (trained_on, calibrated_on)
+    )
     fewest = min(len({completion.messages for completion in sample}) for sample in (bank, held))
     if fewest < MIN_PROMPTS:
         needed = f"{MIN_PROMPTS} are needed for assay audit drift"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from assay.console import say
+from assay.data.columns import NO_NAMES
 from assay.data.pairs import read_completions, read_pairs
+from assay.data.sampling import draw_prompts
 from assay.errors import DataError
-from assay.records import Completion, PreferencePair
+from assay.records import Completion, PreferencePair, prompt_key
 
-FIRST_READ = 20_000  # rows of a large set that a sample is drawn from
+MOST_READ = 20_000  # pairs or completions of a large set that are held
 
 
 class Sample(NamedTuple):
@@ -23,14 +24,15 @@ class Sample(NamedTuple):
     pairs: list[PreferencePair] | None
 
 
-def read_sample(name: str, limit: int, *, form: str | None = None, seed: int = 0) -> Sample:
-    """At most `limit` pairs of a set, or completions where it holds no pairs, drawn by prompt from the first 20,000."""
+def read_sample(name: str, limit: int, *, form: str | None = None, names: Mapping[str, str] = NO_NAMES, seed: int = 0) -> Sample:
+    """At most `limit` pairs of a set, or completions where it holds no pairs, drawn by prompt over the whole set."""
     try:
-        reader = read_pairs(name, form=form)
-        pairs = list(itertools.islice(reader, FIRST_READ))
+        reader = read_pairs(name, form=form, names=names, limit=MOST_READ, seed=seed)
+        pairs = list(reader)
     except DataError as error:
         try:
-            completions = [item for _, item in itertools.islice(read_completions(name), FIRST_READ) if isinstance(item, Completion)]
+            found = (item for _, item in read_completions(name) if isinstance(item, Completion))
+            completions = draw_prompts(found, MOST_READ, seed=seed, prompt_of=prompt_of).items
         except DataError:
             raise error from None
         say("read", f"{name}: {len(completions):,} completions")
@@ -49,6 +51,11 @@ def draw(completions: Sequence[Completion], limit: int, seed: int) -> list[Compl
     """At most `limit` completions, each text once, whole prompts in a drawn order."""
     unique = list({completion.key: completion for completion in completions}.values())
     return [unique[i] for i in _by_prompt([completion.messages or completion.key for completion in unique], seed)[:limit]]
+
+
+def prompt_of(completion: Completion) -> str:
+    """The key of a completion's prompt; of what was rendered already, its own."""
+    return prompt_key(completion.messages) if completion.messages else completion.key
 
 
 def _by_prompt(keys: Sequence[object], seed: int) -> list[int]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from assay.models.plain import PlainReader
-from assay.records import Completion, Finding
+from assay.records import Completion, Finding, Level
 from assay.scorers.local import LocalScorer
 from assay.stats.metrics import sigmoid
 
@@ -50,20 +50,14 @@ class CheckResult(NamedTuple):
 
 def run_traps(case: ParityCase) -> tuple[list[Finding], dict[str, np.ndarray]]:
     """The findings of all checks, and by name of a mistake the rewards of an engine that makes it."""
+    everywhere = (plain_reading, plain_rendering, batch_size, order, packing)
+    of_decoders = (padding_side, pad_is_eos, double_bos, end_token, truncation_side, dated_template)
     checks: tuple[Callable[[ParityCase], CheckResult], ...] = (
-        plain_reading,
-        plain_rendering,
-        batch_size,
-        order,
-        padding_side,
-        packing,
-        pad_is_eos,
-        double_bos,
-        end_token,
-        truncation_side,
-        dated_template,
+        *everywhere,
+        *(() if case.plain.takes_pairs else of_decoders),  # an encoder reads its first token, and has no template
         activation,
         bf16_head,
+        *((constant,) if case.plain.constant else ()),
     )
     results = [check(case) for check in checks]
     return [result.finding for result in results], {name: row for result in results for name, row in result.wrong.items()}
@@ -76,7 +70,7 @@ def plain_reading(case: ParityCase) -> CheckResult:
 
 def plain_rendering(case: ParityCase) -> CheckResult:
     """Tokens by the files' own template and tokenizer against the Renderer's."""
-    pairs = [(case.plain.token_ids(case.plain.text(c)), ids) for c, ids in _whole(case)]
+    pairs = [(case.plain.ids(completion), ids) for completion, ids in _whole(case)]
     changed = sum(tuple(theirs) != ours for theirs, ours in pairs)
     why = "the chat template and tokenizer in the files give the tokens that Assay gives"
     if changed:
@@ -167,7 +161,8 @@ def end_token(case: ParityCase) -> CheckResult:
     why = "every rendered text ends in its closing tokens; read without them rewards move by as much as this"
     if len(tails) > 1:
         why = f"the texts end in {len(tails)} different ways: the chat template does not close an answer"
-        return CheckResult(Finding("fail", "end token", len(tails), 1, why), {UNCLOSED: wrong_N})
+        level: Level = "fail" if case.scorer.renderer.closes else "warn"  # another's model was trained so
+        return CheckResult(Finding(level, "end token", len(tails), 1, why), {UNCLOSED: wrong_N})
     return CheckResult(Finding("ok", "end token", max_shift(case, wrong_N), np.nan, why), {UNCLOSED: wrong_N})
 
 
@@ -213,6 +208,14 @@ def activation(case: ParityCase) -> CheckResult:
         return CheckResult(Finding("ok", "activation", max_shift(case, wrong_N), np.nan, why), {SIGMOID: wrong_N})
     why = 'config.json lacks "problem_type": "regression": engines put a sigmoid over the reward unless use_activation is false'
     return CheckResult(Finding("warn", "activation", max_shift(case, wrong_N), np.nan, why), {SIGMOID: wrong_N})
+
+
+def constant(case: ParityCase) -> CheckResult:
+    """An adopted head with a bias: plain decoder classes have none."""
+    added = case.plain.constant
+    why = f"the head adds {added:g} to every reward, and transformers' class has no bias: other programs give rewards less that"
+    wrong_N = case.ours - np.float32(added)
+    return CheckResult(Finding("warn", "constant", abs(added), np.nan, f"{why}; no comparison changes"), {"no bias": wrong_N})
 
 
 def bf16_head(case: ParityCase) -> CheckResult:

@@ -16,6 +16,7 @@ from assay.commands.shared import Model, Pairs, Where, keep, pairs_for
 from assay.console import print_figures, say
 from assay.data.candidates import read_candidates
 from assay.data.rows import slug
+from assay.data.sampling import draw_pairs
 from assay.errors import DataError
 from assay.evaluation.measure import evaluate_on_suite, evaluate_pairs
 from assay.evaluation.suites.lookup import load_suite
@@ -70,7 +71,7 @@ def run(config: Config) -> int:
             reports.append(keep(result, home, name))
     title = f"Can {opened.name} be trusted?"
     judged = verdicts(reports, title=title, unmeasured=unmeasured, notes=notes_on(opened))
-    judged = replace(judged, facts={"model": opened.fingerprint, **judged.facts})
+    judged = replace(judged, facts={**opened.facts, **judged.facts})
     keep(judged, home, "trust")
     write_html(home / "trust.html", [judged.report(), *map(below_verdicts, reports)], title)
     say("page", str(home / "trust.html"))
@@ -83,7 +84,8 @@ def measured(config: Config, opened: Opened, named: NamedPairs) -> Iterator[tupl
     in it costs no time."""
     suites = [load_suite(spec, config.suite_folder, config.pairs.limit) for spec in dict.fromkeys(config.suite)]
     recorded = None if config.candidates is None else read_candidates(config.candidates)
-    seed, few = config.pairs.seed, named._replace(pairs=named.pairs[:ATTRIBUTED])
+    seed = config.pairs.seed
+    few = named._replace(pairs=draw_pairs(named.pairs, ATTRIBUTED, seed=seed))
     yield named.kept_as, evaluate_pairs(opened, named, title=f"Evaluation on {named.name}", seed=seed)
     yield "attribution", attempt(("length", "surface"), lambda: attribute_pairs(opened, few, seed=seed))
     kept_as = "probes" if named.is_own else f"probes-{named.kept_as}"
@@ -120,6 +122,13 @@ def cannot_measure(opened: Opened) -> dict[Failure, str]:
     """What needs the model's own files, where there are none."""
     if opened.artifact is not None:
         return {}
+    if opened.checkpoint is not None:
+        adopt = f"assay model adopt {opened.spec} --out DIRECTORY makes one"
+        return {
+            "overfitting": "it takes the report of the training, which another's checkpoint does not bring",
+            "drift": "it takes states of the training data, which another's checkpoint does not bring",
+            "parity": f"it takes an artifact with golden vectors: {adopt}",
+        }
     no_files = f"and {opened.label} is not a run or an artifact on this machine"
     return {
         "overfitting": f"it takes the report of the training, {no_files}",
@@ -130,7 +139,7 @@ def cannot_measure(opened: Opened) -> dict[Failure, str]:
 
 def notes_on(opened: Opened) -> tuple[Finding, ...]:
     """What is not measured and decides no failure: the members of an ensemble that is known by a URL or a rule alone."""
-    if opened.artifact is not None or members_of(opened.scorer) is not None:
+    if opened.artifact is not None or opened.checkpoint is not None or members_of(opened.scorer) is not None:
         return ()
     why = f"{NOT_MEASURED}: {opened.label} shows no members; what an ensemble gains by its members is measured on its artifact"
     return (Finding("warn", "members", math.nan, math.nan, why),)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from assay.audit.audits import choose_candidates
-from assay.commands.shared import Model, Where, keep, show
+from assay.commands.shared import Columns, Ignored, Model, Where, keep, show
 from assay.console import say
 from assay.data.candidates import read_candidates
+from assay.data.columns import renaming
 from assay.data.rows import slug
 
 
@@ -18,6 +19,10 @@ class Config:
     model: Model
     data: str
     """Candidates with gold: a file (prompt, candidates, gold), or one of docs/overoptimization.md."""
+    columns: Columns = ()
+    """Such as prompt=instruction responses=texts (docs/data.md)."""
+    ignore: Ignored = ()
+    """Columns to leave out."""
     prompts: int = 60
     """At most so many prompts, drawn by the seed: every candidate of each is scored."""
     max_n: int | None = None
@@ -39,7 +44,7 @@ def run(config: Config) -> int:
     """Score the candidates to prompts that the model was not trained on, keep the report and its page, and show it."""
     opened = config.where.open(config.model)
     home = opened.report_home(config.where.out)
-    recorded = read_candidates(config.data)
+    recorded = read_candidates(config.data, renaming(config.columns, config.ignore))
     say("read", f"{config.data}: {recorded.note}")
     name = config.name or recorded.source
     result = choose_candidates(opened, recorded, name=name, num_prompts=config.prompts, max_n=config.max_n, seed=config.seed)

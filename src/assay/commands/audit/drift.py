@@ -9,7 +9,8 @@ import tyro
 
 from assay.audit.audits import drift_of_sets
 from assay.audit.drift.kept import fit_reference
-from assay.commands.shared import Model, Where, keep, show
+from assay.commands.shared import Columns, Ignored, Model, Where, keep, show
+from assay.data.columns import renaming
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,10 @@ class Config:
     """Use so many rows of each set, drawn by prompt."""
     form: str | None = None
     """Form of the rows (docs/data.md); found when left out."""
+    columns: Columns = ()
+    """Such as prompt=instruction chosen=good (docs/data.md)."""
+    ignore: Ignored = ()
+    """Columns to leave out."""
     seed: int = 0
     """Of draws and intervals."""
     where: Where = field(default_factory=Where)
@@ -39,10 +44,11 @@ class Config:
 def run(config: Config) -> int:
     """Compare each set with the reference, keep the report as eval/drift.json and as a page, and show it; or keep a reference."""
     opened = config.where.open(config.model)
+    names = renaming(config.columns, config.ignore)
     if config.fit:
-        fit_reference(opened, config.data, limit=config.limit, form=config.form, seed=config.seed)
+        fit_reference(opened, config.data, limit=config.limit, form=config.form, names=names, seed=config.seed)
         return 0
-    result = drift_of_sets(opened, config.data, limit=config.limit, form=config.form, seed=config.seed)
+    result = drift_of_sets(opened, config.data, limit=config.limit, form=config.form, names=names, seed=config.seed)
     home = opened.report_home(config.where.out)
     show(keep(result, home, "drift", page=f"Drift of {opened.name}"))
     return 0

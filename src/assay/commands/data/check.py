@@ -8,9 +8,11 @@ from typing import Annotated
 
 import tyro
 
-from assay.commands.shared import keep, show
+from assay.commands.shared import Columns, Ignored, keep, show
 from assay.console import print_error, say
 from assay.data.check import check_pairs
+from assay.data.columns import renaming
+from assay.data.render import Renderer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,30 +23,54 @@ class Config:
     """
 
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES")]
-    """Pairs: jsonl, jsonl.gz, json, parquet, or hub:org/name#split."""
+    """Pairs: files, folders, globs or hub:org/name#split (docs/data.md)."""
     form: str | None = None
     """Form of the rows (docs/data.md); found when left out."""
+    columns: Columns = ()
+    """Such as prompt=instruction chosen=good (docs/data.md)."""
+    ignore: Ignored = ()
+    """Columns to leave out."""
     limit: int | None = None
-    """Read at most so many pairs of each file."""
+    """Look at no more than so many pairs of each file: a random sample, whole prompts."""
+    base: str | None = None
+    """Say too what the chat template of this base would cut and set aside: hub id, directory or .gguf."""
+    max_length: int = 1024
+    """With --base: maximum tokens of prompt and answer, as in assay train."""
     out: Path | None = None
     """Directory to keep eval/data-check.json and the page data-check.html in."""
     seed: int = 0
-    """Of the interval, and of the pairs that are drawn from pointwise labels."""
+    """Of intervals and samples."""
 
     def __post_init__(self) -> None:
         if not self.files:
             raise ValueError("no file is given: name at least one file of preference pairs")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit {self.limit} must be at least 1")
 
 
 def run(config: Config) -> int:
     """Check, show the figures, and keep them where --out says."""
-    result = check_pairs(config.files, form=config.form, limit=config.limit, seed=config.seed)
+    renderer, base = None, ""
+    if config.base is not None:
+        from assay.models.bases import load_tokenizer  # imports transformers, which the check without a base does not need
+
+        found, tokenizer = load_tokenizer(config.base)
+        renderer, base = Renderer(tokenizer, max_length=config.max_length), found.name
+    names = renaming(config.columns, config.ignore)
+    result = check_pairs(
+        config.files, form=config.form, limit=config.limit, seed=config.seed, names=names, renderer=renderer, base=base
+    )
     for file in result.files:
         say("read", f"{file.name}: {file.summary()}")
+    for line in result.spread.lines():
+        say("order", line)
+    if result.fit is not None:
+        say("rendered", result.fit.summary())
     report = result.report() if config.out is None else keep(result, config.out, "data-check", page=result.title)
     if result.num_pairs:
         show(report)
-    empty = [file.name for file in result.files if file.is_empty]
+    empty = [file for file in result.files if file.is_empty]
     if empty:
-        print_error(f"no pair could be read from {', '.join(empty)}")
+        reasons = "".join(f"\n{file.why_empty}" for file in empty if file.why_empty)
+        print_error(f"no pair could be read from {', '.join(file.name for file in empty)}{reasons}")
     return 2 if empty else 0

@@ -29,7 +29,8 @@ from assay.data.candidates import Candidates, read_candidates
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.split import group_keys, split_of
 from assay.evaluation.calibrate import keep_calibration
-from assay.evaluation.evaluate import BAG_OF_WORDS, evaluate_margins, gap_finding
+from assay.evaluation.evaluate import evaluate_margins, gap_finding
+from assay.evaluation.rivals import BAG_OF_WORDS
 from assay.messages import Message
 from assay.models.backbone import split_backbone
 from assay.models.device import pick_compute
@@ -43,7 +44,7 @@ from assay.scorers.baselines import fit_bag_of_words
 from assay.scorers.ensemble import members_as_scorers
 from assay.scorers.local import LocalScorer
 from assay.scorers.wrappers.calibrated import cross_fitted_probabilities
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
 from assay.training.augment import AUGMENTED, augment
 from assay.training.checkpoint import trained_weights
@@ -231,14 +232,14 @@ def make_column(
     )
     own_P2 = prepared.task.rewards(trained.model, rows)
     right = is_right(own_P2[:, 0] - own_P2[:, 1], prepared.table.preference[rows])
-    interval = cluster_bootstrap(right, prepared.table.prompt[rows], seed=seed)
+    interval = mean_interval(right, prepared.table.prompt[rows], seed=seed)
     train = Metric("accuracy on training pairs", float(np.nanmean(right)), *interval, int(np.sum(~np.isnan(right))), len(rows))
     with progress("probes", None, "answers") as advance:
         probed = run_probes(scorer, held, probes=probes(), max_rows=PROBED, seed=seed, title=f"Probes, {name}", on_answers=advance)
     best = best_of_n(scorer, candidates, title=f"Best of n, {name}", seed=seed)
     gap = gap_finding(train, evaluation.accuracy)
     evaluation = replace(evaluation, page=extended(evaluation.page, [train], findings=[gap]))
-    return Column(name, evaluation, gap, probed, best, margins_P)
+    return Column(name, evaluation, gap, probed, best, rewards_P2)
 
 
 def finish(config: Config, material: Material, columns: Sequence[Column], overview: Report) -> tuple[Path, float]:
@@ -246,7 +247,7 @@ def finish(config: Config, material: Material, columns: Sequence[Column], overvi
     clean = columns[0]
     for name, result in (("test", clean.evaluation), ("probes", clean.probes), ("best-of-n", clean.best)):
         write_report(config.out, name, result.report())
-    keep_calibration(artifact_path(config.out), clean.margins, material.of(material.held), split="the held-out pairs")
+    keep_calibration(artifact_path(config.out), clean.rewards, material.of(material.held), split="the held-out pairs")
     certificate = make_certificate(artifact_path(config.out))
     write_report(config.out, "verify", certificate.report())
     write_run_page(config.out)

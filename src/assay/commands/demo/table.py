@@ -12,9 +12,10 @@ from assay.audit.overoptimization import OveroptimizationResult
 from assay.audit.probes.alarm import ProbeResult
 from assay.commands.demo.bias import FLATTERY, MARKDOWN, PRAISE
 from assay.console import percent
-from assay.evaluation.evaluate import BAG_OF_WORDS, LENGTH, EvaluationResult
+from assay.evaluation.evaluate import EvaluationResult
+from assay.evaluation.rivals import BAG_OF_WORDS, LENGTH
 from assay.records import Finding, Metric
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import CHANGE, Interval, is_right
 
 CLEAN, BIASED, REPAIRED = "clean", "biased labeller", "repaired"
@@ -22,14 +23,18 @@ PLANTED_PROBES = (FLATTERY, MARKDOWN)
 
 
 class Column(NamedTuple):
-    """One model of the demo. margins: (P,) of the held-out pairs, raw; gap: training less held-out accuracy."""
+    """One model of the demo. rewards: (P, 2) of the held-out pairs, raw; gap: training less held-out accuracy."""
 
     name: str
     evaluation: EvaluationResult
     gap: Finding
     probes: ProbeResult
     best: OveroptimizationResult
-    margins: np.ndarray
+    rewards: np.ndarray
+
+    @property
+    def margins(self) -> np.ndarray:
+        return self.rewards[:, 0] - self.rewards[:, 1]
 
     def rise(self, probe: str) -> Metric:
         """By how much the probe raises the reward, in median margins."""
@@ -97,7 +102,7 @@ def found_habits(clean: Column, biased: Column) -> list[str]:
 def _change(margins_P: np.ndarray, before_P: np.ndarray, groups_P: np.ndarray, seed: int) -> tuple[float, Interval]:
     """Difference in accuracy, pair by pair, with its interval over groups."""
     difference_P = is_right(margins_P, np.ones(len(margins_P))) - is_right(before_P, np.ones(len(before_P)))
-    interval = cluster_bootstrap(difference_P, groups_P, seed=seed, support=CHANGE)
+    interval = mean_interval(difference_P, groups_P, seed=seed, support=CHANGE)
     return float(np.nanmean(difference_P)), interval
 
 

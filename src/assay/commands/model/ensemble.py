@@ -1,4 +1,4 @@
-"""`assay model ensemble`: reward models joined into one."""
+"""`assay model ensemble`: saved models as one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from typing import Annotated
 import tyro
 
 from assay.console import say
-from assay.models.combine import join
+from assay.evaluation.member_scales import BY_CALIBRATION, calibrated_scales, measured_scales
+from assay.models.combine import join, refuse_join
+from assay.records import Dtype
+from assay.run_files import refuse_existing
 from assay.scorers.ensemble import Combination, How
+from assay.scorers.opened import open_scorer, read_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,14 +25,31 @@ class Config:
     """Run directories or artifacts, of any bases."""
     out: Path
     """Directory of the ensemble."""
+    reference: tuple[str, ...] = ()
+    """Pairs that bring the models to one scale and level; their saved calibrations do when left out."""
     combine: How = "mean"
     """mean less --penalty x standard deviation, or min."""
     penalty: float = 1.0
+    device: str = "auto"
+    """Such as cpu or cuda; for --reference."""
+    dtype: Dtype = "auto"
+    """Number format of the backbone; for --reference."""
 
 
 def run(config: Config) -> int:
-    """Write the ensemble: copies of the models, and how they are combined."""
-    Combination(how=config.combine, penalty=config.penalty)  # a mistake is reported before anything is copied
-    join(config.models, config.out, combine=config.combine, penalty=config.penalty)
+    """Write the ensemble: copies of the models, their scales, and how they are combined.
+
+    Raises ValueError when the scale of a model is not known, DataError when one was trained on prompts of --reference.
+    """
+    Combination(how=config.combine, penalty=config.penalty)  # a mistake is reported before anything is scored or copied
+    refuse_join(config.models)
+    refuse_existing(config.out)
+    opened = [open_scorer(model, device=config.device, dtype=config.dtype) for model in config.models]
+    reference = read_named(config.reference) if config.reference else None
+    scales = measured_scales(opened, reference) if reference else calibrated_scales(opened)
+    scaled_by = f"margins and mean rewards on {reference.name}" if reference else BY_CALIBRATION
+    join(config.models, config.out, combine=config.combine, penalty=config.penalty, scales=scales, scaled_by=scaled_by)
+    for one, scale in zip(opened, scales, strict=True):
+        say("scale", f"{one.label}: (reward {-scale.centre:+.4g}) / {scale.unit:.4g}, by {scaled_by}")
     say("ensemble", f"{len(config.models)} members -> {config.out}")
     return 0

@@ -10,6 +10,7 @@ import tyro
 
 from assay.console import say
 from assay.models.combine import export
+from assay.run_files import refuse_existing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class Config:
 
 def run(config: Config) -> int:
     """Write the member, which is not calibrated."""
+    refuse_existing(config.out)
     export(config.model, config.member, config.out)
     say("member", f"{config.member} -> {config.out}; not calibrated")
     return 0

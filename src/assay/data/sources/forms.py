@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,17 +17,18 @@ Beside: TypeAlias = Callable[[str, tuple[str, ...]], list[Row]]
 """beside(name, columns): the rows of the file of that name in the same folder, all of which have the columns."""
 
 TAG_COLUMNS = (
-    "axis", "subset", "category", "category_path", "scenario", "dataset", "source", "domain", "language", "type", "judge",
+    "axis", "subset", "category", "category_path", "scenario", "dataset", "source", "domain", "language", "type", "judge", "lang",
 )  # fmt: skip
 """Columns of text that become tags of the pairs: the slices of a report."""
 
-_ID_COLUMNS = ("id", "pair_uid", "bon_uid", "uid", "idx")
+ID_COLUMNS = ("id", "pair_uid", "bon_uid", "uid", "idx")
 
 
 class Form(NamedTuple):
     """A form of data: its name, what it is, its columns, and `is_it` where other forms have the same columns.
 
-    open: what reads its rows, given the files beside.
+    open: what reads its rows, given the files beside. fits: for forms that know their columns by more than one name, whether a row
+    has them. gathers: the rows of the whole file are read together. told: further columns of the set, which tell about a row.
     """
 
     name: str
@@ -35,19 +36,41 @@ class Form(NamedTuple):
     columns: tuple[str, ...]
     is_it: Callable[[Row], bool]
     open: Callable[[Beside], Read]
+    fits: Callable[[Row], bool] | None = None
+    gathers: Callable[[Iterable[tuple[int, Row]]], Iterator[tuple[int, Case | str]]] | None = None
+    told: tuple[str, ...] = ()
 
     def has_columns(self, row: Row) -> bool:
-        return row.keys() >= {*self.columns}
+        return self.fits(row) if self.fits else row.keys() >= {*self.columns}
 
 
-def row_form(name: str, columns: tuple[str, ...], read: Read, is_it: Callable[[Row], bool] = lambda row: True) -> Form:
+def row_form(
+    name: str,
+    columns: tuple[str, ...],
+    read: Read,
+    is_it: Callable[[Row], bool] = lambda row: True,
+    *,
+    told: tuple[str, ...] = (),
+) -> Form:
     """A form of which each row stands for itself; the first line of the docstring of `read` says what it is."""
-    return Form(name, _first_line(read), columns, is_it, lambda beside: read)
+    return Form(name, _first_line(read), columns, is_it, lambda beside: read, told=told)
 
 
-def file_form(name: str, columns: tuple[str, ...], open: Callable[[Beside], Read]) -> Form:
+def named_form(name: str, columns: tuple[str, ...], read: Read, fits: Callable[[Row], bool]) -> Form:
+    """A form whose columns have several usual names, of which `columns` shows the first."""
+    return Form(name, _first_line(read), columns, lambda row: True, lambda beside: read, fits)
+
+
+def gathered_form(
+    name: str, columns: tuple[str, ...], gather: Callable[[Iterable[tuple[int, Row]]], Iterator[tuple[int, Case | str]]]
+) -> Form:
+    """A form whose rows make cases together, when all of them are read."""
+    return Form(name, _first_line(gather), columns, lambda row: True, lambda beside: lambda row: [], gathers=gather)
+
+
+def file_form(name: str, columns: tuple[str, ...], open: Callable[[Beside], Read], *, told: tuple[str, ...] = ()) -> Form:
     """A form of which rows are read with what lies in other files, or was seen before."""
-    return Form(name, _first_line(open), columns, lambda row: True, open)
+    return Form(name, _first_line(open), columns, lambda row: True, open, told=told)
 
 
 def _first_line(function: Callable[..., Any]) -> str:
@@ -61,7 +84,7 @@ def tags_of(row: Row) -> dict[str, str]:
 
 def own_id(row: Row) -> str:
     """The row's own name, "" when it has none."""
-    return next((str(row[name]) for name in _ID_COLUMNS if isinstance(row.get(name), str | int)), "")
+    return next((str(row[name]) for name in ID_COLUMNS if isinstance(row.get(name), str | int)), "")
 
 
 def cases_of(row: Row, read: Read) -> list[Case]:
@@ -72,4 +95,6 @@ def cases_of(row: Row, read: Read) -> list[Case]:
     except KeyError as column:
         raise BadRow(f"no column {column}") from None
     cases = [found] if isinstance(found, Case) else found
-    return [replace(case, tools=tools, ground_truth=truth) for case in cases] if tools or truth is not None else cases
+    if tools:
+        cases = [replace(case, tools=case.tools or tools) for case in cases]
+    return cases if truth is None else [replace(case, ground_truth=truth) for case in cases]

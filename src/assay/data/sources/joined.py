@@ -65,5 +65,5 @@ def _found(prompt: Any, first: Any, second: Any, first_wins: float, margin: floa
 
 FORMS: tuple[Form, ...] = (
     file_form("alpaca-eval", ("prompt_id", "model", "reference", "p_model"), alpaca_eval),
-    file_form("vicuna-reviews", ("question_id", "answer1_id", "answer2_id", "score"), vicuna_reviews),
+    file_form("vicuna-reviews", ("question_id", "answer1_id", "answer2_id", "score"), vicuna_reviews, told=("text",)),
 )

@@ -68,7 +68,7 @@ def hhh(row: Row) -> Case:
 FORMS: tuple[Form, ...] = (
     row_form("llmbar", ("input", "output_1", "output_2", "label"), llmbar),
     row_form("auto-j", ("prompt", "response 1", "response 2", "label"), auto_j),
-    row_form("pandalm", ("instruction", "input", "response1", "response2", *_ANNOTATORS), pandalm),
+    row_form("pandalm", ("instruction", "input", "response1", "response2", *_ANNOTATORS), pandalm, told=("motivation_app",)),
     row_form("vicuna-human", ("question", "gpt35", "vicuna_13b", "human"), vicuna_human),
     row_form("judge-bench", ("question", "response_A", "response_B", "label"), judge_bench),
     row_form("ppe-human", ("prompt", "response_1", "response_2", "winner"), ppe_human),

@@ -193,6 +193,7 @@ SUITES: dict[str, Suite] = {
         Suite(
             name="judgebench",
             what="right against wrong answers of GPT-4o to hard questions",
+            rule=rules.second_on_ties,
             read=each_row(labelled.judge_bench, readers.by_subject),
             files={"gpt": "judgebench/gpt"},
             hub={"gpt": "ScalerLab/JudgeBench#gpt"},
@@ -201,6 +202,7 @@ SUITES: dict[str, Suite] = {
         Suite(
             name="judgebench-claude",
             what="the same with answers of Claude 3.5 Sonnet",
+            rule=rules.second_on_ties,
             read=each_row(labelled.judge_bench, readers.by_subject),
             files={"claude": "judgebench/claude"},
             hub={"claude": "ScalerLab/JudgeBench#claude"},

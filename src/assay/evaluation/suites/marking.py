@@ -1,7 +1,8 @@
 """The scoring rules, from rewards to marks: pairs, best of k, beats all, ties, styles, labels with ties. Pure functions.
 
 A rule takes the cases, their rewards (one (N,) array each) and a seed. A comparison or a list that has an unscored answer in it
-has no value: it is counted, not guessed. An equal reward is never a win (RewardBench's `score_chosen > score_rejected`).
+has no value: it is counted, not guessed. An equal reward is no win (RewardBench's `score_chosen > score_rejected`), unless the
+official code of a suite says otherwise (`second_on_ties`).
 
 Suffixes: N candidates of a case, P cases, I comparisons of a case, M margins that are tried.
 """
@@ -58,6 +59,15 @@ def beats_all(cases: Sequence[Case], rewards: Sequence[np.ndarray], seed: int = 
     return marks
 
 
+def second_on_ties(cases: Sequence[Case], rewards: Sequence[np.ndarray], seed: int = 0) -> list[Mark]:
+    """Two answers, A and B: "A>B" is said where A has the higher reward, else "B>A", also of equal rewards (JudgeBench)."""
+    marks = []
+    for case, rewards_N in zip(cases, rewards, strict=True):
+        says_first, is_first = rewards_N[0] > rewards_N[1], case.gold[0] > case.gold[1]
+        marks.append(_mark(case.section, case, rewards_N[0] - rewards_N[1], says_first == is_first)._replace(subset=case.subset))
+    return marks
+
+
 def styles(cases: Sequence[Case], rewards: Sequence[np.ndarray], seed: int = 0) -> list[Mark]:
     """RM-Bench: three chosen, then three rejected answers, each in three styles; 9 comparisons a case.
 
@@ -101,7 +111,8 @@ def tied_answers(cases: Sequence[Case], rewards: Sequence[np.ndarray], seed: int
 
     Five parts, whose weights are in the catalog: both kinds accurate (every right answer above every wrong one); and for each
     question that has both: is the margin to the wrong answers larger than the spread of the right ones, is it so with the smaller
-    of the two margins, and tanh(smaller margin / spread - 1) where the right answers differ at all.
+    of the two margins, and tanh(smaller margin / spread - 1). A spread of 0 makes the last one 1, -1 or 0 by the sign of the
+    margin, as the division by 0 does in the official code.
     """
     spreads: dict[str, dict[str, _Spread]] = {TIED: {}, REFERENCE: {}}
     marks = []
@@ -120,8 +131,8 @@ def tied_answers(cases: Sequence[Case], rewards: Sequence[np.ndarray], seed: int
         if tied.num_right > 1:
             marks.append(_mark(PREFERRED, case, tied.margin, tied.margin > tied.apart))
             marks.append(_mark(PREFERRED_HARD, case, smaller, smaller > tied.apart))
-            if tied.apart > 0:
-                marks.append(_mark(MARGIN, case, smaller, math.tanh(smaller / tied.apart - 1)))
+            ratio = math.tanh(smaller / tied.apart - 1) if tied.apart else float(np.sign(smaller))
+            marks.append(_mark(MARGIN, case, smaller, ratio))
     return marks
 
 

@@ -1,6 +1,6 @@
 """From marks to figures: what a rule found in each case, added up by part, and figures that combine parts, with intervals.
 
-Suffixes: C clusters (prompts), K parts, S bootstrap samples.
+Suffixes: C clusters (prompts), K parts, T terms of a figure, V values of the marks of a term.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.records import Metric, Table
-from assay.stats.bootstrap import cluster_bootstrap, percentile_interval, resampled_sums
-from assay.stats.metrics import CHANGE, UNIT, Interval
+from assay.stats.mean_intervals import mean_interval
+from assay.stats.metrics import CHANGE, UNIT
 
 OVERALL = "overall"
 
@@ -64,99 +64,105 @@ def difference(name: str, a: Section, b: Section, note: str = "") -> Section:
     return Section(name, (*a.terms, *((-weight, parts) for weight, parts in b.terms)), note, a.counted or _all_parts(a))
 
 
-def section_metrics(
-    suite: str, marks: Sequence[Mark], sections: Sequence[Section], *, seed: int, num_samples: int = 2000
-) -> tuple[Metric, ...]:
-    """A metric "suite: section" for each section. Intervals: 95%, whole clusters drawn anew, for all sections alike.
+def section_metrics(suite: str, marks: Sequence[Mark], sections: Sequence[Section]) -> tuple[Metric, ...]:
+    """A metric "suite: section" for each section, with its 95% interval by prompt. A figure of nothing is NaN, with a note.
 
-    Where no term can vary (every prompt right, say) the interval is that of `cluster_bootstrap` for each term; those of several are
-    joined as independent ones (Zou & Donner 2008), or added up where they share prompts. A figure of nothing is NaN, with a note.
+    Each term has the interval of its mean (`mean_interval`), and those of several terms are joined by the variance that their ends
+    stand for, with the correlation of the terms over prompts: Zou & Donner (2008), "Construction of confidence limits about effect
+    measures", eq. 13. Where a term cannot vary (every prompt right, say) and shares prompts with another, they count as moving
+    together.
     """
     sums = _Sums(marks)
-    columns_CK2 = np.stack([sums.total_CK, sums.size_CK], axis=2)
-    drawn = resampled_sums(columns_CK2.reshape(len(columns_CK2), -1), seed=seed, num_samples=num_samples)
-    draws_SK2 = drawn.reshape(num_samples, -1, 2)
-    return tuple(_metric(f"{suite}: {section.name}", section, sums, draws_SK2, seed) for section in sections)
+    return tuple(_metric(f"{suite}: {section.name}", section, sums) for section in sections)
 
 
-def subset_table(suite: str, marks: Sequence[Mark], *, seed: int) -> Table | None:
+def subset_table(suite: str, marks: Sequence[Mark]) -> Table | None:
     """A row for each subset, in order of name; None when there is one only."""
     renamed = [mark._replace(part=mark.subset) for mark in marks if mark.subset]
     names = sorted(parts_of(renamed))
     if len(names) < 2:
         return None
-    metrics = section_metrics("", renamed, [Section(name, ((1.0, (name,)),)) for name in names], seed=seed)
+    metrics = section_metrics("", renamed, [Section(name, ((1.0, (name,)),)) for name in names])
     rows = tuple((name, m.n, m.n_scored, m.value, m.low, m.high) for name, m in zip(names, metrics, strict=True))
     heads = ("subset", "n", "n scored", "value", "low", "high")
-    return Table(title=f"{suite}: by subset", columns=heads, rows=rows, note="95% intervals, resampled by prompt")
+    return Table(title=f"{suite}: by subset", columns=heads, rows=rows, note="95% intervals, by prompt")
 
 
 class _Sums:
-    """Sums and counts by cluster and part."""
+    """Marks with their parts and clusters as numbers, and what they sum to by part."""
 
     def __init__(self, marks: Sequence[Mark]) -> None:
         self.parts = {part: k for k, part in enumerate(parts_of(marks))}
-        part_V = np.array([self.parts[mark.part] for mark in marks], dtype=np.int64)
-        clusters, cluster_V = np.unique([mark.cluster for mark in marks], return_inverse=True)
-        shape = (len(clusters), len(self.parts))
-        self.total_CK, self.size_CK = np.zeros(shape), np.zeros(shape)
-        np.add.at(self.total_CK, (cluster_V, part_V), [mark.total for mark in marks])
-        np.add.at(self.size_CK, (cluster_V, part_V), [mark.num_scored for mark in marks])
-        self.num_K = np.bincount(part_V, weights=[mark.num for mark in marks], minlength=len(self.parts))
+        self.part_V = np.array([self.parts[mark.part] for mark in marks], dtype=np.int64)
+        self.cluster_V = np.unique([mark.cluster for mark in marks], return_inverse=True)[1]
+        self.total_V = np.array([mark.total for mark in marks], dtype=np.float64)
+        self.scored_V = np.array([mark.num_scored for mark in marks], dtype=np.int64)
+        self.num_K = np.bincount(self.part_V, weights=[mark.num for mark in marks], minlength=len(self.parts))
+        self.scored_K = np.bincount(self.part_V, weights=self.scored_V, minlength=len(self.parts))
+        self.num_clusters = int(self.cluster_V.max(initial=-1)) + 1
 
     def columns(self, parts: Iterable[str]) -> list[int]:
         return [self.parts[part] for part in parts if part in self.parts]
 
+    def term(self, parts: Iterable[str]) -> _Term:
+        """The values of the marks of some parts. A whole total of several values is that many ones, any other is spread evenly."""
+        kept_V = np.isin(self.part_V, self.columns(parts)) & (self.scored_V > 0)
+        total_V, scored_V, cluster_V = self.total_V[kept_V], self.scored_V[kept_V], self.cluster_V[kept_V]
+        place_P = np.arange(scored_V.sum()) - np.repeat(np.cumsum(scored_V) - scored_V, scored_V)
+        total_P, is_whole_P = np.repeat(total_V, scored_V), np.repeat((total_V % 1 == 0) & (total_V >= 0), scored_V)
+        values_P = np.where(is_whole_P, place_P < total_P, total_P / np.repeat(scored_V, scored_V))
+        return _term_of(values_P, np.repeat(cluster_V, scored_V), self.num_clusters)
 
-def _metric(name: str, section: Section, sums: _Sums, draws_SK2: np.ndarray, seed: int) -> Metric:
+
+class _Term(NamedTuple):
+    """A mean with its interval, how its clusters pull on it (C,), and which have a value (C,)."""
+
+    mean: float
+    low: float
+    high: float
+    pull_C: np.ndarray
+    has_C: np.ndarray
+
+
+def _term_of(values_P: np.ndarray, cluster_P: np.ndarray, num_clusters: int) -> _Term:
+    has_C = np.bincount(cluster_P, minlength=num_clusters) > 0
+    if not len(values_P):
+        return _Term(math.nan, math.nan, math.nan, np.zeros(num_clusters), has_C)
+    mean = float(values_P.mean())
+    interval = mean_interval(values_P, cluster_P, support=UNIT if values_P.min() >= 0 else CHANGE, seed=0)
+    return _Term(mean, *interval, np.bincount(cluster_P, weights=values_P - mean, minlength=num_clusters), has_C)
+
+
+def _metric(name: str, section: Section, sums: _Sums) -> Metric:
     counted = sums.columns(section.counted or _all_parts(section))
-    num_scored, num = int(sums.size_CK[:, counted].sum()), int(sums.num_K[counted].sum())
-    value, value_S = 0.0 if section.terms else math.nan, np.zeros(len(draws_SK2))
-    for weight, parts in section.terms:
-        columns = sums.columns(parts)
-        value += weight * _ratio(sums.total_CK[:, columns].sum(), sums.size_CK[:, columns].sum())
-        with np.errstate(invalid="ignore"):
-            value_S += weight * draws_SK2[:, columns, 0].sum(axis=1) / draws_SK2[:, columns, 1].sum(axis=1)
-    if math.isnan(value):
-        unscored = [" + ".join(parts) for _, parts in section.terms if not sums.size_CK[:, sums.columns(parts)].sum()]
+    num_scored, num = int(sums.scored_K[counted].sum()), int(sums.num_K[counted].sum())
+    terms = [sums.term(parts) for _, parts in section.terms]
+    if not terms or any(math.isnan(term.mean) for term in terms):
+        unscored = [" + ".join(parts) for (_, parts), term in zip(section.terms, terms, strict=True) if math.isnan(term.mean)]
         return Metric(name, math.nan, n_scored=num_scored, n=num, note=f"nothing could be scored in {', '.join(unscored) or 'it'}")
-    low, high = percentile_interval(value_S)
-    if high - low < 1e-12:
-        low, high = _constant_interval(section, sums, seed) or (low, high)
+    weight_T = np.array([weight for weight, _ in section.terms])
+    value = float(weight_T @ [term.mean for term in terms])
+    below_T = [weight * (term.mean - (term.low if weight > 0 else term.high)) for weight, term in zip(weight_T, terms, strict=True)]
+    above_T = [weight * ((term.high if weight > 0 else term.low) - term.mean) for weight, term in zip(weight_T, terms, strict=True)]
+    correlation_TT = _correlations(terms, np.sign(weight_T))
+    low, high = value - _joined(np.array(below_T), correlation_TT), value + _joined(np.array(above_T), correlation_TT)
     return Metric(name, value, low, high, num_scored, num, section.note)
 
 
-def _constant_interval(section: Section, sums: _Sums, seed: int) -> Interval | None:
-    """Of terms each of which has the same mean in every cluster; None where one of them varies."""
-    value = 0.0
-    below: list[float] = []
-    above: list[float] = []
-    present: list[np.ndarray] = []
-    for weight, parts in section.terms:
-        columns = sums.columns(parts)
-        size_C = sums.size_CK[:, columns].sum(axis=1)
-        share_C = sums.total_CK[:, columns].sum(axis=1)[size_C > 0] / size_C[size_C > 0]
-        if np.ptp(share_C) > 1e-12:
-            return None
-        mean = float(share_C[0])
-        support = UNIT if mean >= 0 else CHANGE
-        low, high = cluster_bootstrap(share_C, np.arange(len(share_C)), seed=seed, support=support)
-        value += weight * mean
-        down, up = abs(weight) * (mean - low), abs(weight) * (high - mean)
-        below.append(down if weight > 0 else up)
-        above.append(up if weight > 0 else down)
-        present.append(size_C > 0)
-    shared = bool(np.any(np.sum(present, axis=0) > 1))
-    return Interval(value - _joined(below, shared), value + _joined(above, shared))
+def _correlations(terms: Sequence[_Term], sign_T: np.ndarray) -> np.ndarray:
+    """(T, T) of weighted terms over prompts; 1 where that is not known of terms that share prompts, 0 where they share none."""
+    pull_TC = np.stack([sign * term.pull_C for sign, term in zip(sign_T, terms, strict=True)])
+    has_TC = np.stack([term.has_C for term in terms]).astype(np.float64)
+    size_T = np.sqrt(np.square(pull_TC).sum(axis=1))
+    scale_TT, shared_TT = np.outer(size_T, size_T), (has_TC @ has_TC.T > 0).astype(np.float64)
+    known_TT = np.divide(pull_TC @ pull_TC.T, scale_TT, out=shared_TT, where=scale_TT > 1e-12)
+    np.fill_diagonal(known_TT, 1.0)
+    return known_TT
 
 
-def _joined(widths: Sequence[float], shared: bool) -> float:
-    return math.fsum(widths) if shared else math.hypot(*widths)
+def _joined(width_T: np.ndarray, correlation_TT: np.ndarray) -> float:
+    return math.sqrt(max(0.0, float(width_T @ correlation_TT @ width_T)))
 
 
 def _all_parts(section: Section) -> tuple[str, ...]:
     return tuple(part for _, parts in section.terms for part in parts)
-
-
-def _ratio(total: float, size: float) -> float:
-    return float(total / size) if size else math.nan

@@ -63,7 +63,7 @@ def suite_result(loaded: LoadedSuite, scored: Scored, *, seed: int = 0) -> Suite
     longer = longer._replace(name=LONGER, note="the rule to beat; in characters")
     gap = difference(GAP, sections[-1], longer, "paired")
     both = [*marks, *(mark._replace(part=_BY_LENGTH + mark.part) for mark in by_length)]
-    metrics = section_metrics(suite.name, both, [*sections, longer, gap], seed=seed)
+    metrics = section_metrics(suite.name, both, [*sections, longer, gap])
     facts = {
         "suite": suite.name,
         "source": loaded.source,
@@ -75,17 +75,17 @@ def suite_result(loaded: LoadedSuite, scored: Scored, *, seed: int = 0) -> Suite
     page = Report(
         title=f"{suite.name}: {suite.what}",
         metrics=metrics,
-        tables=_tables(loaded, scored, marks, seed),
+        tables=_tables(loaded, scored, marks),
         findings=(_completeness(loaded), _unscored(scored), _score_ties(cases, scored.rewards), _above_length(metrics[-1])),
         facts=facts,
     )
     return SuiteResult(overall=metrics[-3], above_length=metrics[-1], page=page)
 
 
-def _tables(loaded: LoadedSuite, scored: Scored, marks: Sequence[Mark], seed: int) -> tuple[Table, ...]:
+def _tables(loaded: LoadedSuite, scored: Scored, marks: Sequence[Mark]) -> tuple[Table, ...]:
     suite = loaded.suite
     matrix = rules.style_table(suite.name, loaded.cases, scored.rewards) if suite.rule is rules.styles else None
-    tables = [matrix, subset_table(suite.name, marks, seed=seed)]
+    tables = [matrix, subset_table(suite.name, marks)]
     if loaded.set_aside:
         rows = tuple(Counter(loaded.set_aside).most_common())
         tables.append(Table(title=f"{suite.name}: set aside", columns=("reason", "rows or answers"), rows=rows))

@@ -104,6 +104,7 @@ class Cached:
 
     def _write(self, database: sqlite3.Connection, statement: str, values: Iterable[tuple[Any, ...]]) -> None:
         """Write in one transaction. A full disk or a read-only file loses the rows in the cache, not the rewards."""
+        self.problem = None
         try:
             with database:
                 database.executemany(statement, values)

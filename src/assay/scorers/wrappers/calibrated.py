@@ -22,7 +22,7 @@ from assay.files import json_digest
 from assay.records import Completion, PreferencePair, Rewards
 from assay.scorers.base import OfInner, Scope, Scorer, margins
 from assay.stats.linear import cross_fitted
-from assay.stats.metrics import cluster_folds, sigmoid
+from assay.stats.metrics import NO_INTERVAL, Interval, cluster_folds, sigmoid
 
 Method = Literal["temperature", "monotone"]
 MIN_PAIRS = 20
@@ -36,8 +36,10 @@ class Calibration:
     temperature: units of margin per logit; temperature_se: its standard error, clustered by prompt (NaN when the temperature is at
     a bound or comes from the prior). knot_margins (>= 0), knot_probabilities (in [0.5, 1)): the monotone fit, linear between knots,
     constant after the last.
-    num_pairs, num_unscored: scored pairs it was fitted on, and pairs left out because their margin is NaN.
+    num_pairs, num_unscored: scored pairs it was fitted on, and pairs left out because their margin is NaN. largest_margin: the
+    largest |margin| among them; beyond it the temperature is an extrapolation and the monotone fit constant (NaN = not recorded).
     split: which pairs those were; scorer: fingerprint of the scorer whose margins they are ("" = not recorded).
+    mean_reward: of the answers of those pairs, the level that models are centred on when they are joined (NaN = not recorded).
     """
 
     temperature: float
@@ -49,6 +51,8 @@ class Calibration:
     split: str
     scorer: str = ""
     note: str = ""
+    largest_margin: float = math.nan
+    mean_reward: float = math.nan
 
     @property
     def fingerprint(self) -> str:
@@ -65,23 +69,42 @@ class Calibration:
         sure_P = np.interp(np.abs(margins_P), self.knot_margins, self.knot_probabilities)
         return np.where(margins_P >= 0, sure_P, 1 - sure_P) + np.where(np.isnan(margins_P), np.nan, 0.0)
 
+    @property
+    def temperature_interval(self) -> Interval:
+        """95% interval of the temperature; none without a standard error.
+
+        Normal in 1 / T, where the likelihood is concave: 1.96 standard errors of T itself miss a true T in 11% of fits on 40 pairs.
+        """
+        inverse, spread = 1 / self.temperature, 1.96 * self.temperature_se / self.temperature**2
+        if math.isnan(spread):
+            return NO_INTERVAL
+        return Interval(1 / (inverse + spread), 1 / max(inverse - spread, inverse / TEMPERATURE_SPAN))
+
+    def is_beyond(self, margins_P: np.ndarray) -> np.ndarray:
+        """Whether margins are larger than any that the calibration was fitted on: (P,) bool; false where that is not recorded."""
+        return np.abs(np.asarray(margins_P, dtype=np.float64)) > self.largest_margin
+
     def to_json(self) -> dict[str, Any]:
-        """A dict for strict JSON (a NaN standard error becomes None)."""
+        """A dict for strict JSON (what is NaN becomes None)."""
         return asdict(self) | {
-            "temperature_se": self.temperature_se if math.isfinite(self.temperature_se) else None,
+            "temperature_se": _or_none(self.temperature_se),
+            "largest_margin": _or_none(self.largest_margin),
+            "mean_reward": _or_none(self.mean_reward),
             "knot_margins": list(self.knot_margins),
             "knot_probabilities": list(self.knot_probabilities),
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Calibration:
-        """The inverse of `to_json`. Raises ValueError that names missing or unknown entries."""
-        odd = {field.name for field in fields(cls)} ^ set(content)
+        """The inverse of `to_json`. Raises ValueError that names missing or unknown entries; `largest_margin` and
+        `mean_reward`, which were not kept at first, may be missing."""
+        odd = {field.name for field in fields(cls)} ^ {*content, "largest_margin", "mean_reward"}
         if odd:
             raise ValueError(f"not a calibration: entries missing or unknown: {', '.join(sorted(odd))}")
-        se = content["temperature_se"]
         converted = {
-            "temperature_se": math.nan if se is None else float(se),
+            "temperature_se": _or_nan(content["temperature_se"]),
+            "largest_margin": _or_nan(content.get("largest_margin")),
+            "mean_reward": _or_nan(content.get("mean_reward")),
             "knot_margins": tuple(content["knot_margins"]),
             "knot_probabilities": tuple(content["knot_probabilities"]),
         }
@@ -130,6 +153,7 @@ def fit_calibration(
         split=split,
         scorer=scorer,
         note=note,
+        largest_margin=float(np.abs(margins_P).max()),
     )
 
 
@@ -201,6 +225,14 @@ class Calibrated:
     @property
     def origin(self) -> str:
         return f"calibrated ({self.method}, fitted on {self.calibration.split})"
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _fit_temperature(margins_P: np.ndarray, preference_P: np.ndarray) -> tuple[float, str]:

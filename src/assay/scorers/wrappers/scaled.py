@@ -1,4 +1,4 @@
-"""A scorer's rewards times a constant, so that a new model can replace an old one at the same KL coefficient."""
+"""A scorer's rewards on another scale: that of a model which it replaces at one KL coefficient, or of an ensemble's members."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from assay.scorers.base import OfInner, Scope, Scorer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaled:
-    """A wrapper that multiplies value, std and steps by `factor` (> 0). It has a fingerprint of its own."""
+    """A wrapper that takes `centre` off value and steps and multiplies them, and std, by `factor` (> 0). It has its own
+    fingerprint."""
 
     scorer: Scorer
     factor: float
+    centre: float = 0.0
     changes_rewards = True
     scope = OfInner[Scope]()
 
     def __post_init__(self) -> None:
         if not 0 < self.factor < math.inf:
             raise ValueError(f"factor {self.factor} must be a positive number: anything else would turn or lose the order")
+        if not math.isfinite(self.centre):
+            raise ValueError(f"centre {self.centre} must be a number: a mean of rewards that could be scored")
 
     @property
     def fingerprint(self) -> str:
-        return json_digest([self.scorer.fingerprint, self.factor])
+        return json_digest([self.scorer.fingerprint, self.factor, *([self.centre] if self.centre else [])])
 
     @property
     def tolerance(self) -> float:
@@ -36,9 +40,9 @@ class Scaled:
         """N completions -> N rewards; what the inner scorer cannot score stays NaN with its reason."""
         rewards = self.scorer.score(completions)
         return Rewards(
-            value=rewards.value * self.factor,
+            value=(rewards.value - self.centre) * self.factor,
             std=None if rewards.std is None else rewards.std * self.factor,
-            steps=None if rewards.steps is None else tuple(steps * self.factor for steps in rewards.steps),
+            steps=None if rewards.steps is None else tuple((steps - self.centre) * self.factor for steps in rewards.steps),
             text=rewards.text,
             error=rewards.error,
         )

@@ -19,8 +19,7 @@ from starlette.responses import Response
 
 from assay.messages import as_ground_truth, as_messages
 from assay.records import Completion
-from assay.scorers.base import closed
-from assay.serve.contracts.engines import ChatTurn, as_turns
+from assay.serve.contracts.request_fields import ChatTurn, as_turns
 from assay.serve.served import TextRules
 from assay.serve.service import BadRequest, Body, StrictJSON, all_values, open_request
 
@@ -63,7 +62,7 @@ async def get_reward(body: GetRewardRequest, request: Request) -> Response:
     if len(labels) != len(queries):
         raise BadRequest(422, f"{len(queries)} queries and {len(labels)} labels: give one for each, or none")
     completions = [
-        Completion(text=closed(query, scoring.text_rules.closing), ground_truth=as_ground_truth(label))
+        Completion(text=scoring.text_rules.closed(query), ground_truth=as_ground_truth(label))
         for query, label in zip(queries, labels, strict=True)
     ]
     rows = await scoring.rows(completions, prompts)
@@ -91,7 +90,7 @@ async def score_evaluation(body: EvaluationRequest, request: Request) -> Respons
     longest = scoring.text_rules.max_length
     if body.max_length is not None and longest is not None and body.max_length < longest:
         raise BadRequest(422, f"max_length {body.max_length}: the length policy is the artifact's, {longest} tokens; leave it out")
-    scores = await scoring.values([Completion(text=closed(text, scoring.text_rules.closing)) for text in body.messages])
+    scores = await scoring.values([Completion(text=scoring.text_rules.closed(text)) for text in body.messages])
     reply = {"id": f"scoreeval-{uuid.uuid4().hex}", "object": "score.evaluation", "model": scoring.served.name, "scores": scores}
     return StrictJSON(reply, headers=scoring.headers)
 
@@ -99,6 +98,6 @@ async def score_evaluation(body: EvaluationRequest, request: Request) -> Respons
 def _sample(body: RemoteRequest, text_rules: TextRules, rendered: bool | None) -> Completion:
     truth = as_ground_truth(body.label)
     if isinstance(body.prompt, str) and (text_rules.is_rendered(body.prompt) if rendered is None else rendered):
-        return Completion(text=closed(body.prompt + body.response, text_rules.closing), ground_truth=truth)
+        return Completion(text=text_rules.closed(body.prompt + body.response), ground_truth=truth)
     messages = as_messages(body.prompt) if isinstance(body.prompt, str) else as_turns(body.prompt)
     return Completion(messages=messages, response=body.response, ground_truth=truth)

@@ -20,6 +20,7 @@ from assay.evaluation.calibrate import calibrate
 from assay.evaluation.measure import evaluate_pairs
 from assay.models.backbone import Backbone
 from assay.models.device import Compute, token_budget
+from assay.models.heads import SCALAR
 from assay.models.reward_model import Outputs, RewardModel
 from assay.records import Completion, PreferencePair, Report
 from assay.run_files import read_description
@@ -33,10 +34,11 @@ from assay.training.pair_rows import read_table
 from assay.training.prepare import Prepared
 from assay.training.record import accuracy_report, training_sample
 from assay.training.settings import TrainConfig
-from assay.training.tasks.task import BatchLoss, Built, Measured
+from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
 from assay.training.trained import in_dtype
 
 OUTPUTS: Outputs = "members"
+HEAD = SCALAR
 PROBED = 1000  # training pairs of the depth probe
 
 
@@ -89,6 +91,8 @@ def pair_figures(rewards_P2: np.ndarray, preference_P: np.ndarray) -> PairFigure
 
 def check_flags(config: TrainConfig) -> None:
     """Pairs take every flag."""
+    if config.kind != "pairs":
+        raise ValueError(f"--kind {config.kind}: nothing stands behind pairs")
 
 
 def read_rows(
@@ -130,6 +134,10 @@ def training_report(prepared: Prepared, log: list[dict[str, Any]]) -> Report:
         task.rewards(prepared.model, rows) for rows in (training_sample(prepared), prepared.table.rows("calibration"))
     )
     return accuracy_report(prepared, log, train_P2, heldout_P2)
+
+
+def finish(prepared: Prepared, model: RewardModel) -> Finished:
+    return Finished(model, {}, {})
 
 
 def answers(config: TrainConfig, split: Split) -> Iterator[Completion]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
@@ -14,6 +14,7 @@ from assay.data.render import Renderer
 from assay.data.split import Split
 from assay.data.table import SplitTable
 from assay.models.backbone import Backbone
+from assay.models.heads import Head
 from assay.models.reward_model import Outputs, RewardModel
 from assay.records import Completion, PreferencePair, Report, Result
 
@@ -67,6 +68,15 @@ class Built(NamedTuple):
     reasons: dict[str, str]
 
 
+class Finished(NamedTuple):
+    """model: what is saved. description: further entries of reward.json. files: path in the artifact -> tensors of a safetensors
+    file beside the model."""
+
+    model: RewardModel
+    description: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, torch.Tensor]]
+
+
 class Measured(NamedTuple):
     """A result on the test split, and the name under which the run keeps its report."""
 
@@ -77,10 +87,11 @@ class Measured(NamedTuple):
 class Kind(Protocol):
     """A kind of training, as a module of this folder: `assay train --kind NAME` imports `training/tasks/NAME.py`.
 
-    OUTPUTS: what the head gives (`RewardModel.outputs`); `models/heads.py` says how an artifact keeps it.
+    OUTPUTS: what the trained head gives (`RewardModel.outputs`). HEAD: how the artifact keeps the finished one (`models/heads.py`).
     """
 
     OUTPUTS: Outputs
+    HEAD: Head
 
     def check_flags(self, config: TrainConfig) -> None:
         """Raises ValueError for flags that this kind does not know, naming them."""
@@ -108,6 +119,10 @@ class Kind(Protocol):
         """Figures of training and calibration rows by the fitted model. log: of metrics.jsonl. Every process calls it."""
         ...
 
+    def finish(self, prepared: Prepared, model: RewardModel) -> Finished:
+        """What is saved of the fitted model, whole and with its adapters merged."""
+        ...
+
     def answers(self, config: TrainConfig, split: Split) -> Iterator[Completion]:
         """The answers of a split, read again: for the check of the saved model, and for what drift is compared with."""
         ...
@@ -117,8 +132,10 @@ class Kind(Protocol):
         ...
 
 
-def kind_of(name: str) -> Kind:
-    """The kind of training of that name. Raises ValueError naming the kinds that there are."""
+def kind_of(spec: str) -> Kind:
+    """The kind of training that --kind names; behind a colon stands what the kind itself reads. Raises ValueError naming the kinds
+    that there are."""
+    name = spec.partition(":")[0]
     package = __name__.rpartition(".")[0]
     names = sorted({module.name for module in iter_modules(import_module(package).__path__)} - {__name__.rpartition(".")[2]})
     if name not in names:

@@ -1,0 +1,68 @@
+"""`assay model adopt`: another's reward model as an artifact, with golden vectors and, given pairs, a calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import tyro
+
+from assay.commands.shared import Pairs, Where
+from assay.console import say
+from assay.evaluation.calibrate import calibrate
+from assay.files import write_text
+from assay.models.adopt import adopt
+from assay.models.checkpoints import Reading
+from assay.report.card import render_card
+from assay.run_files import read_description
+from assay.scorers.load import checkpoint_path
+from assay.scorers.opened import open_scorer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Make an artifact of another's reward model: what is assumed is printed and kept (docs/adopt.md)."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """Directory of transformers' form, or hub id."""
+    template: str | None = None
+    """A named chat template of its tokenizer, or a file; its own when left out."""
+    label: str | None = None
+    """Of two labels, the one of the better answer."""
+    max_length: int | None = None
+    """Maximum tokens; what its positions hold, at most 4,096, when left out."""
+    pairs: Pairs = field(default_factory=Pairs)
+    where: Where = field(default_factory=Where)
+
+    def __post_init__(self) -> None:
+        if self.where.out is None:
+            raise ValueError("--out names no directory: give the one of the artifact")
+
+
+def run(config: Config) -> int:
+    """Write the artifact to --out; with --data fit a calibration on these pairs.
+
+    Raises ValueError for a checkpoint that is not adopted, with the reason, and for an --out that is not empty.
+    """
+    out = config.where.out
+    assert out is not None
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out} exists and is not an empty directory: name a new one")
+    checkpoint = checkpoint_path(config.model)
+    if checkpoint is None:
+        raise ValueError(
+            f"{config.model} is no checkpoint of transformers' form (a directory with config.json and weights) to adopt"
+        )
+    named = config.pairs.read() if config.pairs.data else None  # a mistake is reported before anything is copied
+    reading = Reading(max_length=config.max_length, template=config.template, label=config.label)
+    assumed = adopt(checkpoint, out, reading, name=config.model)
+    for what, how in assumed.items():
+        say(what, how)
+    if named is not None:
+        calibrate(replace(config.where, out=None).open(str(out)), named)
+    opened = open_scorer(out)
+    write_text(out / "README.md", render_card(read_description(out), []))
+    say("adopted", f"{config.model} -> {out}, fingerprint {opened.fingerprint}")
+    if named is None:
+        say("not calibrated", "give --data, or run assay model calibrate: probabilities of a margin need it")
+    return 0

@@ -1,0 +1,33 @@
+"""The renderer of an artifact without its model: what asks an engine that serves the artifact needs the same tokens, not the
+weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from assay.data.render import Renderer
+from assay.errors import ArtifactError
+from assay.files import digest
+from assay.run_files import artifact_path, read_description
+
+
+def renderer_of(path: str | Path) -> Renderer:
+    """The renderer of an artifact, or of a run that holds one.
+
+    Raises ArtifactError when there is none, when it has no tokenizer of its own, or when the chat template was changed after
+    saving.
+    """
+    path = artifact_path(path)
+    description = read_description(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} has no tokenizer that can be loaded: name the artifact that the engine serves ({error})"
+        ) from error
+    renderer = Renderer(tokenizer, max_length=description["max_length"], overlong=description["overlong"])
+    if digest(tokenizer.chat_template) != description["template_digest"]:
+        raise ArtifactError(f"{path}: the chat template is not the one that the artifact was saved with; restore it or retrain")
+    return renderer
