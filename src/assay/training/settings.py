@@ -96,8 +96,8 @@ class Machine:
     """Stop at the first bad row."""
     overwrite: bool = False
     """Begin anew in an --out that holds a run."""
-    track: tuple[Tracker, ...] = ()
-    """Also log to these trackers."""
+    track: Annotated[tuple[Tracker, ...], tyro.conf.arg(metavar="NAME")] = ()
+    """Also log to tensorboard, wandb or trackio."""
 
     def __post_init__(self) -> None:
         if self.batch_tokens is not None and self.batch_tokens < 1:
