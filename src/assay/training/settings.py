@@ -78,7 +78,7 @@ class Machine:
     device: str = "auto"
     dtype: Dtype = "auto"
     """Number format of the backbone; auto measures which is faster."""
-    batch_tokens: int | None = None
+    batch_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Token budget of a micro-batch."""
     cache_limit_gb: float = 20.0
     """Maximum disk space for the activations of frozen layers."""
@@ -96,8 +96,8 @@ class Machine:
     """Stop at the first bad row."""
     overwrite: bool = False
     """Begin anew in an --out that holds a run."""
-    track: Annotated[tuple[Tracker, ...], tyro.conf.arg(metavar="NAME")] = ()
-    """Also log to tensorboard, wandb or trackio."""
+    track: tuple[Tracker, ...] = ()
+    """Also log to these trackers."""
 
     def __post_init__(self) -> None:
         if self.batch_tokens is not None and self.batch_tokens < 1:
