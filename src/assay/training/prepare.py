@@ -120,7 +120,7 @@ def prepare(
     probe = _probe(kind, backbone, table, compute, config) if config.depth_rule == "auto" else None
     backbone = cut_depth(backbone, probe.depth) if probe is not None else backbone
     saved_dtype, base_digest = next(backbone.parameters()).dtype, _weights_digest(backbone)
-    head = start.head if start is not None else new_head(backbone.hidden_size, kind.num_outputs(table), seed=config.seed)
+    head = _first_head(kind, table, backbone, start, config)
     whole = RewardModel(backbone, head, outputs=kind.OUTPUTS, compute_dtype=compute.dtype).to(compute.device)
     trained, source = trained_part(config, whole, table, batch_tokens=derived.loop.batch_tokens, base_digest=base_digest)
     built = kind.build_task(config, table, source)
@@ -145,6 +145,19 @@ def prepare(
         split_by_prompt=split is None,
         probe=probe,
     )
+
+
+def _first_head(
+    kind: Kind, table: SplitTable, backbone: Backbone, start: RewardModel | None, config: TrainConfig
+) -> torch.nn.Linear:
+    """The head of --init-from where it gives what the kind trains; else a fresh one, which is said."""
+    num_outputs = kind.num_outputs(table)
+    if start is not None and (start.outputs, start.head.out_features) == (kind.OUTPUTS, num_outputs):
+        return start.head
+    if start is not None:
+        there, asked = f"{start.head.out_features} of {start.outputs}", f"{num_outputs} of {kind.OUTPUTS}"
+        say("head", f"a fresh one: that of {config.init_from} has outputs {there}, --kind {config.kind} trains {asked}")
+    return new_head(backbone.hidden_size, num_outputs, seed=config.seed)
 
 
 def _compute(config: TrainConfig, compute: Compute | None) -> Compute:

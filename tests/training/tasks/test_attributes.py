@@ -24,10 +24,12 @@ from assay.models.plain import plain_scores
 from assay.records import Completion, as_messages
 from assay.run_files import read_description, read_report
 from assay.scorers.local import load_local
+from assay.training.prepare import prepare
 from assay.training.rating_figures import rating_metrics
 from assay.training.run import train
 from assay.training.settings import Regularization, TrainConfig
 from assay.training.tasks.attributes import combination
+from tiny import toy_pairs
 from toy_runs import config_of
 
 NAN = math.nan
@@ -178,3 +180,15 @@ def test_the_heads_are_part_of_the_digest(tmp_path, trained_run):
         verify_digest(artifact)
     with pytest.raises(ValueError, match="was not trained on attributes"):
         read_attribute_heads(trained_run.path / "artifact")
+
+
+@pytest.mark.slow
+def test_from_a_model_of_pairs_the_heads_are_fresh_and_it_is_said(tmp_path, capsys):
+    (tmp_path / "pairs").mkdir()
+    earlier = config_of(tmp_path / "pairs", toy_pairs(40))
+    train(earlier)
+    config = rated_config(tmp_path, num=80, base=None, init_from=earlier.out, params="head")
+    model = prepare(config).model
+    assert (model.outputs, model.head.out_features) == ("attributes", 2)
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "has outputs 1 of members, --kind attributes:helpfulness=1,verbosity=-0.5 trains 2 of attributes" in printed
