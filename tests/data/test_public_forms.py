@@ -555,3 +555,44 @@ def test_messages_that_were_rendered_again_are_taken_apart(read):
 def test_text_under_an_unknown_name_in_a_message_is_not_dropped(read):
     _, reader = read({"prompt": [turn("user", QUESTION) | {"thoughts": "I wonder why."}], "chosen": GOOD, "rejected": BAD})
     assert reader.problems.reasons == {"unknown field 'thoughts' of a message": (1, (1,))}
+
+
+def test_a_later_turn_without_the_turns_before_it_is_set_aside(tmp_path):
+    """One row a turn: what was asked before stands in other rows, and answers to "and why?" of two conversations are no pair."""
+
+    def rows(first: int) -> list[dict]:
+        asked = {first: "Why do kettles whistle?", first + 1: "And why is that so?"}
+        return [
+            {"conversation_id": f"c{k}", "turn": turn, "user_prompt": asked[turn], "model_response": f"answer {k} {s}", "score": s}
+            for k in (1, 2)
+            for turn in asked
+            for s in (90, 10)
+        ]
+
+    for first in (0, 1):
+        file = tmp_path / f"{first}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows(first)))
+        reader = read_pairs(file)
+        assert {pair.prompt[-1].content for pair in reader} == {"Why do kettles whistle?"}
+        assert reader.problems.reasons["a later turn without the turns before it"][0] == 4
+
+
+def test_the_label_c_is_a_tie_as_judges_write_it_and_else_it_may_be_a_third_answer(tmp_path):
+    row = {"prompt": "Why do kettles whistle?", "response_a": "Steam, mostly.", "response_b": "Nobody knows."}
+    file = tmp_path / "votes.jsonl"
+    for label in ("C", "[[C]]"):
+        file.write_text(json.dumps({**row, "winner": label}) + "\n")
+        assert [pair.preference for pair in read_pairs(file)] == [0.5]
+    file.write_text(json.dumps({**row, "winner": "c"}) + "\n")
+    with pytest.raises(DataError, match="may be a tie or a third answer"):
+        list(read_pairs(file))
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "None", "null", "NULL", "N/A", " nan "])
+def test_a_missing_value_that_was_written_as_text_is_no_answer_and_no_prompt(tmp_path, missing):
+    row = {"prompt": "Why do kettles whistle?", "chosen": "Steam, mostly.", "rejected": "Nobody knows."}
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({**row, name: missing}) + "\n" for name in row) + json.dumps(row) + "\n")
+    reader = read_pairs(file)
+    assert len(list(reader)) == 1
+    assert reader.problems.reasons == {"a missing value written as text": (3, (1, 2, 3))}

@@ -114,6 +114,20 @@ def comparisons(case: Case) -> np.ndarray:
     return turned_I2[first_I != second_I]
 
 
+_MISSING_AS_TEXT = {
+    "nan",
+    "NaN",
+    "NAN",
+    "null",
+    "NULL",
+    "None",
+    "<NA>",
+    "N/A",
+    "n/a",
+    "#N/A",
+}  # as pandas, Python and Excel write it
+
+
 def pairs_of(case: Case) -> list[Outcome]:
     """The preference pairs of a case, and in place of each that cannot be made, or of a candidate in none, the reason."""
     pairs: Iterable[Sequence[int]] = case.pairs or () if case.labels else comparisons(case).tolist()
@@ -128,6 +142,8 @@ def _pair(case: Case, i: int, j: int, label: Label) -> Outcome:
     chosen, rejected = case.answers[i], case.answers[j]
     if case.prompt[-1].is_blank or chosen.is_blank or rejected.is_blank:
         return "empty"
+    if any(text.strip() in _MISSING_AS_TEXT for text in (chosen.content, rejected.content, case.prompt[-1].content)):
+        return "a missing value written as text"
     if stripped(chosen) == stripped(rejected):
         return "identical pair"
     if label.margin is not None and label.margin < 0:

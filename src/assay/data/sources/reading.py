@@ -97,7 +97,7 @@ def read_cases(
     """
     known, opened_forms, gathered = list(forms), dict[str, Read](), dict[str, tuple[Form, list[tuple[int, Row]]]]()
     possible: dict[tuple[str, ...], list[Form]] = {}
-    has_objects = False
+    has_objects, from_zero = False, False
     for number, row in read_rows(file, split, problems.note_file):
         problems.num_rows += 1
         try:
@@ -108,6 +108,10 @@ def read_cases(
             has_objects, row = True, usual(renamed(row, names))
             form = _recognised(row, known, _possible(row, known, possible))
             problems.forms[form.name] = problems.forms.get(form.name, 0) + 1
+            turn = _lone_turn(row)
+            from_zero = from_zero or turn == 0
+            if turn is not None and turn > (0 if from_zero else 1):
+                raise BadRow("a later turn without the turns before it")
             if form.gathers:
                 gathered.setdefault(form.name, (form, []))[1].append((number, row))
                 continue
@@ -124,6 +128,21 @@ def read_cases(
             yield number, case if isinstance(case, str) else replace(case, source=source)
     if problems.num_rows and not has_objects:
         raise DataError(f"no row of {file} is a JSON object: {problems.summary()}; write one object a line, or an array as .json")
+
+
+_TURN_COLUMNS = ("turn", "turn_id", "turn_idx", "turn_index", "turn_number", "turn_num")
+_CONVERSATION_COLUMNS = (
+    "conversation_id", "conv_id", "conversation_hash", "dialogue_id", "dialog_id", "session_id", "thread_id", "chat_id",
+)  # fmt: skip
+
+
+def _lone_turn(row: Row) -> int | None:
+    """The number of a turn of a conversation whose other turns stand in other rows; None for a row that is no such turn."""
+    if not any(name in row for name in _CONVERSATION_COLUMNS) or any(isinstance(cell, list | Mapping) for cell in row.values()):
+        return None
+    turn = next((row[name] for name in _TURN_COLUMNS if name in row), None)
+    is_count = not row.get("history") and str(turn).strip().isdigit()
+    return int(str(turn)) if is_count else None
 
 
 def _folder(file: str | Path) -> Path:

@@ -49,7 +49,7 @@ _SECOND_IS_BETTER = re.compile(
 )
 _TIES = (
     "tie", "ties", "tied", "draw", "equal", "equally_good", "same", "both", "neither", "none", "both_good", "bothgood",
-    "tie_bothgood", "no_preference", "nopreference", "about_the_same", "a=b", "b=a", "1=2", "a~b", "c", "equivalent", "no_winner",
+    "tie_bothgood", "no_preference", "nopreference", "about_the_same", "a=b", "b=a", "1=2", "a~b", "equivalent", "no_winner",
     "undecided", "even",
 )  # fmt: skip
 _BOTH_BAD = ("both_bad", "bothbad", "tie_bothbad", "tie_both_bad", "neither_good", "both_are_bad")
@@ -182,8 +182,13 @@ def voted(value: Any, column: str, sides: Sides, row: Row) -> tuple[float, str]:
         return float(label == own_names[0]), ""
     if label in _BOTH_BAD:
         return 0.5, "both bad"
-    if label in _TIES:
+    if label in _TIES or (label == "c" and "C" in str(value)):  # [[C]] is a judge's tie
         return 0.5, ""
+    if label == "c":
+        raise Unclear(
+            f"the label {value!r} in the column {column!r} may be a tie or a third answer, and two are read: write "
+            "tie in it, or leave out the rows that a third answer won"
+        )
     if (named := _NAMED.fullmatch(label)) is not None:
         return float(named["token"] in _FIRSTS), ""
     if (numbered := _NUMBERED.fullmatch(label)) is not None:
