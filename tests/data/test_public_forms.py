@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from assay.data.balance import first_wins
 from assay.data.candidates import read_candidates
 from assay.data.cases import Case
 from assay.data.pairs import PairReader, read_pairs
@@ -596,3 +597,26 @@ def test_a_missing_value_that_was_written_as_text_is_no_answer_and_no_prompt(tmp
     reader = read_pairs(file)
     assert len(list(reader)) == 1
     assert reader.problems.reasons == {"a missing value written as text": (3, (1, 2, 3))}
+
+
+def test_a_decimal_comma_is_read_and_what_may_part_thousands_is_not(tmp_path):
+    row = {"prompt": "Why do kettles whistle?", "chosen": "Steam, mostly.", "rejected": "Nobody knows."}
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({**row, "margin": text}) + "\n" for text in ("1,5", "0,25", "1,500")))
+    reader = read_pairs(file)
+    assert [pair.margin for pair in reader] == [1.5, 0.25]
+    assert list(reader.problems.reasons) == ["margin is not a number"]
+
+
+def test_rows_whose_form_names_the_better_answer_say_nothing_about_places(tmp_path):
+    explicit = [{"prompt": f"Why {i}?", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(6)]
+    voted = [{"prompt": f"How {i}?", "response_a": f"a {i}", "response_b": f"b {i}", "winner": "ab"[i % 2]} for i in range(4)]
+    file = tmp_path / "mixed.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*explicit, *voted]))
+    reader = read_pairs(file)
+    assert len(list(reader)) == 10
+    metric = first_wins(reader.positions)
+    assert (metric.value, metric.n) == (0.5, 4)
+    file.write_text("".join(json.dumps(row) + "\n" for row in explicit))
+    assert len(list(reader)) == 6
+    assert math.isnan(first_wins(reader.positions).value)

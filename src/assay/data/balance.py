@@ -37,16 +37,19 @@ def markdown_wins(
     return Metric("markdown preferred", mean(wins_P), *interval, num_compared, len(wins_P), note)
 
 
-def first_wins(positions: Mapping[int, int]) -> Metric:
+def first_wins(positions: Mapping[tuple[str, int], int]) -> Metric:
     """How often the answer that stands first in its row is preferred, with Wilson's interval; NaN where the form decides its place.
 
-    positions: 0 -> cases in which the first of two answers is preferred, 1 -> those in which the second is.
+    positions: (form, 0) -> cases of a form in which the first of two answers is preferred, (form, 1) -> those in which the second
+    is. A form of which one place alone is preferred names the better answer, and is left out.
     """
-    first, second = positions.get(0, 0), positions.get(1, 0)
+    forms = {form for form, _ in positions}
+    labelled = [form for form in forms if positions.get((form, 0)) and positions.get((form, 1))]
+    first, second = (sum(positions[form, place] for form in labelled) for place in (0, 1))
     total = first + second
-    if not first or not second:
-        note = "the form names the better answer: its place says nothing" if total else "no case has two answers of unequal worth"
-        return Metric("first answer preferred", math.nan, n=total, note=note)
+    if not labelled:
+        note = "the form names the better answer: its place says nothing" if forms else "no case has two answers of unequal worth"
+        return Metric("first answer preferred", math.nan, n=sum(positions.values()), note=note)
     interval = wilson_interval(first, total)
     note = "of the rows with two answers, which say by a label which one is better"
     return Metric("first answer preferred", first / total, interval.low, interval.high, total, total, note)

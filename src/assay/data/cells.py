@@ -13,6 +13,7 @@ from assay.messages import REASONING_FIELDS, Message, MessageError, Messages, as
 
 _LARGEST = 1e300
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d{1,2}")  # with three digits behind it the comma may part thousands
 _MISSING = ("", "n/a", "na", "nan", "none", "null")
 _ANSWER_FIELDS = ("content", "text", "value", "response", "answer", "output", "completion", "summary", "generated_text")
 
@@ -139,6 +140,7 @@ def number_of(value: Any, name: str) -> float | None:
         text = value.strip()
         if text.lower() in _MISSING:
             return None
+        text = text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text
         value = float(text) if _NUMBER.fullmatch(text) else value
     if isinstance(value, Decimal):
         value = float(value)

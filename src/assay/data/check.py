@@ -231,7 +231,7 @@ def check_pairs(
 class _Seen:
     """What is counted of all files while their pairs pass by."""
 
-    positions: Counter[int] = field(default_factory=Counter)
+    positions: Counter[tuple[str, int]] = field(default_factory=Counter)
     scripts: Counter[tuple[str, str]] = field(default_factory=Counter)
     spread: Spread = field(default_factory=Spread)
 

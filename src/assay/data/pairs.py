@@ -48,8 +48,8 @@ class PairReader:
     """The pairs of one file, directory or hub data set, read anew by each iteration; made by `read_pairs`.
 
     problems: counts of the latest iteration, up to where it got; with a limit, of all that the sample was drawn from. positions: of
-    the cases with two answers, in how many the first is preferred, and in how many the second. num_given: pairs that were given.
-    drawn: what the limit left, in words.
+    the cases with two answers, (form, 0) -> in how many the first is preferred, (form, 1) -> in how many the second. num_given:
+    pairs that were given. drawn: what the limit left, in words.
     """
 
     path: str | Path
@@ -62,7 +62,7 @@ class PairReader:
     seed: int
     names: Mapping[str, str]
     problems: ReadProblems = field(init=False)
-    positions: Counter[int] = field(init=False, default_factory=Counter)
+    positions: Counter[tuple[str, int]] = field(init=False, default_factory=Counter)
     drawn: str = field(init=False, default="")
     num_given: int = field(init=False, default=0)
 
@@ -115,7 +115,7 @@ class PairReader:
         for number, case in cases:
             outcomes: list[Outcome] = [case] if isinstance(case, str) else pairs_of(case)
             if not isinstance(case, str) and len(case.candidates) == 2 and case.gold[0] != case.gold[1]:
-                self.positions[int(case.gold[1] > case.gold[0])] += 1
+                self.positions[problems.current_form, int(case.gold[1] > case.gold[0])] += 1
             for outcome in outcomes:
                 if isinstance(outcome, str):
                     self.set_aside(outcome, number)

@@ -28,7 +28,7 @@ class ReadProblems:
 
     A row that gives several pairs can be set aside for more than one reason, or in part. what: pairs, or what else is read.
     forms: name of a form -> rows that were recognised as it. ignored: a column that was not read -> an example of it. notes: what a
-    person should know of how it was read -> in how many rows, 0 where it is of the whole file.
+    person should know of how it was read -> in how many rows, 0 where it is of the whole file. current_form: of the latest row.
     """
 
     unit: str = "line"
@@ -39,6 +39,7 @@ class ReadProblems:
     forms: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
+    current_form: str = ""
 
     @property
     def num_set_aside(self) -> int:
@@ -108,6 +109,7 @@ def read_cases(
             has_objects, row = True, usual(renamed(row, names))
             form = _recognised(row, known, _possible(row, known, possible))
             problems.forms[form.name] = problems.forms.get(form.name, 0) + 1
+            problems.current_form = form.name
             turn = _lone_turn(row)
             from_zero = from_zero or turn == 0
             if turn is not None and turn > (0 if from_zero else 1):
