@@ -12,6 +12,7 @@ import pytest
 from assay.data.balance import first_wins
 from assay.data.candidates import read_candidates
 from assay.data.cases import Case
+from assay.data.columns import suggestion
 from assay.data.pairs import PairReader, read_pairs
 from assay.errors import DataError
 from assay.messages import Message
@@ -620,3 +621,16 @@ def test_rows_whose_form_names_the_better_answer_say_nothing_about_places(tmp_pa
     file.write_text("".join(json.dumps(row) + "\n" for row in explicit))
     assert len(list(reader)) == 6
     assert math.isnan(first_wins(reader.positions).value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        (("frage", "gut", "schlecht"), "prompt=frage chosen=gut rejected=schlecht"),
+        (("criteria", "task", "answer_good", "answer_weak"), "prompt=criteria chosen=answer_good rejected=answer_weak"),
+        (("prompt", "rubric"), "prompt=prompt chosen=COLUMN_OF_THE_BETTER rejected=COLUMN_OF_THE_WORSE"),
+    ],
+)
+def test_the_remedy_names_columns_that_look_like_answers_or_says_that_they_are_to_be_filled_in(columns, named):
+    row = {name: f"Some words about the {name} of it." for name in columns}
+    assert suggestion(row).startswith(f"--columns {named} ")

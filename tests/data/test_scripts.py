@@ -49,18 +49,18 @@ def test_markdown_counts_where_one_answer_alone_has_it():
 
 
 def test_the_place_of_the_better_answer():
-    found = first_wins(Counter({0: 60, 1: 40}))
+    found = first_wins(Counter({("vote", 0): 60, ("vote", 1): 40}))
     interval = wilson_interval(60, 100)
     assert (found.value, found.low, found.high, found.n) == (0.6, interval.low, interval.high, 100)
-    assert math.isnan(first_wins(Counter({0: 9})).value)
-    assert "its place says nothing" in first_wins(Counter({0: 9})).note
+    assert math.isnan(first_wins(Counter({("pairs", 0): 9})).value)
+    assert "its place says nothing" in first_wins(Counter({("pairs", 0): 9})).note
     assert "no case" in first_wins(Counter()).note
 
 
 def test_a_lead_is_warned_of_where_all_of_its_interval_is_far_from_one_half():
-    assert lead(first_wins(Counter({0: 800, 1: 200})), "place", "look").level == "warn"
-    assert lead(first_wins(Counter({0: 200, 1: 800})), "place", "look").level == "warn"
-    assert lead(first_wins(Counter({0: 8, 1: 2})), "place", "look").level == "ok"
+    assert lead(first_wins(Counter({("vote", 0): 800, ("vote", 1): 200})), "place", "look").level == "warn"
+    assert lead(first_wins(Counter({("vote", 0): 200, ("vote", 1): 800})), "place", "look").level == "warn"
+    assert lead(first_wins(Counter({("vote", 0): 8, ("vote", 1): 2})), "place", "look").level == "ok"
     assert lead(first_wins(Counter()), "place", "look").level == "ok"
 
 

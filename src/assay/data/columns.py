@@ -184,13 +184,24 @@ def renamed(row: Row, names: Mapping[str, str]) -> Row:
 _NESTED = ("data", "fields")  # where tools of annotation keep the columns
 
 
+_LIKE_AN_ANSWER = re.compile(
+    r"chosen|reject|good|bad|better|worse|win|los|prefer|respon|answer|complet|output|repl|summar|accept|choice|generat",
+    re.IGNORECASE,
+)
+
+
 def suggestion(row: Row) -> str:
     """How the columns of a row could be told: --columns prompt=... chosen=... rejected=..., with its own columns of text."""
     texts = [name for name, value in row.items() if any(_texts(value)) and not is_told(name)]
     prompt = next((name for name in PROMPT_NAMES if name in texts), "")
-    answers = [name for name in texts if name != prompt]
-    prompt = prompt or (answers.pop(0) if len(answers) > 2 else "")
-    chosen, rejected = answers[:2] if len(answers) > 1 else ("GOOD", "BAD")
+    others = [name for name in texts if name != prompt]
+    answers = [name for name in others if _LIKE_AN_ANSWER.search(name)]
+    if len(answers) < 2:
+        answers = others
+        prompt = prompt or (answers.pop(0) if len(answers) > 2 else "")
+    elif not prompt:
+        prompt = next((name for name in others if name not in answers), "")
+    chosen, rejected = answers[:2] if len(answers) > 1 else ("COLUMN_OF_THE_BETTER", "COLUMN_OF_THE_WORSE")
     prompts = f"prompt={prompt} " if prompt else ""
     return f"--columns {prompts}chosen={chosen} rejected={rejected} (also {', '.join(MEANINGS[3:])})"
 

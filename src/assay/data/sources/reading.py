@@ -189,8 +189,8 @@ def _refuse_unknown(file: str | Path, row: Row, known: Sequence[Form], names: Ma
     if not any(form.has_columns(called) and (is_one or form.is_it(called)) for form in known):
         accepted = "".join(f"\n  {form.name}: {', '.join(form.columns)}" for form in known)
         raise DataError(
-            f"{file} has the columns {', '.join(row)}: {what}. Accepted:{accepted}\nThe row: {shown_row(row)}\n"
-            f"Say what the columns are, as in {suggestion(called)}"
+            f"{file} has the columns {', '.join(row)}: {what}.\nThe row: {shown_row(row)}\n"
+            f"Say what the columns are, as in {suggestion(called)}\nAccepted without that:{accepted}"
         )
 
 
