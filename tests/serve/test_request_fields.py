@@ -137,8 +137,11 @@ def test_messages_are_read_in_every_form_of_openai_s_api(path, client, scorer):
     ],
 )
 def test_a_message_that_is_none_or_says_more_than_is_read_is_refused(turn, client):
-    post(client, "/classify", {"messages": [turn, TURNS[1]]}, 422)
-    post(client, "/v1/score", {"items": [{"prompt": [turn], "response": "a"}]}, 422)
+    for path, body in (
+        ("/classify", {"messages": [turn, TURNS[1]]}),
+        ("/v1/score", {"items": [{"prompt": [turn], "response": "a"}]}),
+    ):
+        assert client.post(path, json=body).status_code == 422
 
 
 @pytest.mark.parametrize(("dtype", "code", "size"), [("float32", "f", 4), ("float16", "e", 2), ("bfloat16", "H", 2)])

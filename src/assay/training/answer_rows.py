@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,14 +10,14 @@ import numpy as np
 from assay.console import console, say
 from assay.data.answer_table import AnswerRow, AnswerTable, build_answer_table
 from assay.data.cases import Case
-from assay.data.pairs import PairReader, read_pairs
+from assay.data.pairs import PairReader
 from assay.data.sampling import draw_prompts
 from assay.data.set_aside import why_no_pairs
-from assay.data.split import Split, refuse_overlap
+from assay.data.split import Split
 from assay.errors import DataError
-from assay.files import file_sha256
 from assay.records import Completion
 from assay.training import distributed
+from assay.training.pair_rows import refuse_tested_prompts, say_read
 from assay.training.settings import TrainConfig
 
 
@@ -49,11 +48,7 @@ def read_answer_table(config: TrainConfig, renderer: Any, reading: Reading) -> t
                 table, count = build_answer_table(rows, renderer, path, names=reading.names, fewest=reading.fewest)
             except DataError as error:
                 raise DataError(f"{error}\n{why_no_pairs(readers)}") from error
-    data = []
-    for name, reader in zip(config.data, readers, strict=True):
-        say("read", f"{name}: {reader.summary()}")
-        entry = {"name": Path(name).name, "num_pairs": reader.num_given, "note": reader.summary()}
-        data.append(entry | ({"fingerprint": file_sha256(Path(name))[:32]} if Path(name).is_file() else {}))
+    data = say_read(config, readers)
     say("rendered", count.summary())
     sizes = {name: len(table.rows(name)) for name in ("train", "calibration", "test")}
     say("split", ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + f" {reading.what}, by hash of the prompt")
@@ -61,10 +56,7 @@ def read_answer_table(config: TrainConfig, renderer: Any, reading: Reading) -> t
         raise DataError(
             f"nothing is in the training split of {', '.join(config.data)}: give more prompts, or lower --calibration and --test"
         )
-    if config.eval_data is not None:
-        hashes = np.union1d(table.prompt, config.run_data.known_prompts)
-        tested = read_pairs(config.eval_data, form=config.form, strict=config.machine.strict, names=config.run_data.names)
-        refuse_overlap(hashes, tested, train_name=", ".join(config.data), eval_name=config.eval_data)
+    refuse_tested_prompts(config, table)
     return table, data
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ import numpy as np
 
 from assay.audit.probes.selection import failed_probes
 from assay.console import console, say
-from assay.data.pairs import read_pairs
+from assay.data.pairs import PairReader, read_pairs
 from assay.data.render import Renderer
 from assay.data.rendered_pairs import NothingLeft
 from assay.data.run_data import run_data
 from assay.data.set_aside import why_no_pairs
 from assay.data.split import refuse_overlap
 from assay.data.spread import Spread
-from assay.data.table import PairTable, build_table
+from assay.data.table import PairTable, SplitTable, build_table
 from assay.errors import DataError
 from assay.files import file_sha256
 from assay.records import PreferencePair
@@ -49,11 +49,7 @@ def read_table(
                 table, count = build_table(pairs, renderer, path, split=lambda pair: counted(spread, pair, split_of_pair(pair)))
             except NothingLeft as error:
                 raise DataError(f"{error}\n{why_no_pairs(readers)}") from error
-    data = []
-    for name, reader in zip(config.data, readers, strict=True):
-        say("read", f"{name}: {reader.summary()}")
-        entry = {"name": Path(name).name, "num_pairs": reader.num_given, "note": reader.summary()}
-        data.append(entry | ({"fingerprint": file_sha256(Path(name))[:32]} if Path(name).is_file() else {}))
+    data = say_read(config, readers)
     say("rendered", count.summary())
     sizes = {name: len(table.rows(name)) for name in ("train", "calibration", "test")}
     say("split", ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + f" pairs, by {rule}")
@@ -68,11 +64,27 @@ def read_table(
         )
     if config.objective.use_margin:
         check_margins(table.margin[table.rows("train")])
-    if config.eval_data is not None:
-        hashes = np.union1d(table.prompt, config.run_data.known_prompts)  # of the calibration split too
-        tested = read_pairs(config.eval_data, form=config.form, strict=config.machine.strict, names=config.run_data.names)
-        refuse_overlap(hashes, tested, train_name=", ".join(config.data), eval_name=config.eval_data)
+    refuse_tested_prompts(config, table)
     return table, data
+
+
+def say_read(config: TrainConfig, readers: Sequence[PairReader]) -> list[dict[str, Any]]:
+    """Print what was read of each file; the same as entries for reward.json."""
+    data = []
+    for name, reader in zip(config.data, readers, strict=True):
+        say("read", f"{name}: {reader.summary()}")
+        entry = {"name": Path(name).name, "num_pairs": reader.num_given, "note": reader.summary()}
+        data.append(entry | ({"fingerprint": file_sha256(Path(name))[:32]} if Path(name).is_file() else {}))
+    return data
+
+
+def refuse_tested_prompts(config: TrainConfig, table: SplitTable) -> None:
+    """Raises DataError when --eval-data has prompts of the data, or of what the model to start from was trained on."""
+    if config.eval_data is None:
+        return
+    hashes = np.union1d(table.prompt, config.run_data.known_prompts)  # of the calibration split too
+    tested = read_pairs(config.eval_data, form=config.form, strict=config.machine.strict, names=config.run_data.names)
+    refuse_overlap(hashes, tested, train_name=", ".join(config.data), eval_name=config.eval_data)
 
 
 def counted(spread: Spread, pair: PreferencePair, split: str) -> str:
