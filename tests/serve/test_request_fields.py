@@ -10,29 +10,14 @@ import numpy as np
 import pytest
 
 from assay.records import Completion
-from assay.scorers.local import LocalScorer
 from assay.scorers.wrappers.cached import Cached
 from serving import Lengths, service_of, serving
-from tiny import tiny_model, tiny_renderer
 
 QUESTION, ANSWER = "How do I boil an egg?", "Put it in water."
 TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
 PAIR = {"queries": QUESTION, "documents": ANSWER}
 RANKED = {"query": QUESTION, "documents": [ANSWER]}
 TEXT = "User: Hi Assistant: Hello."
-
-
-@pytest.fixture(scope="module")
-def scorer() -> LocalScorer:
-    model = tiny_model()
-    model.backbone.config.problem_type = "regression"
-    return LocalScorer(model, tiny_renderer(), identity="tiny")
-
-
-@pytest.fixture(scope="module")
-def client(scorer):
-    with serving(service_of(scorer)) as client:
-        yield client
 
 
 def post(client, path: str, body: dict, status: int = 200):

@@ -8,22 +8,9 @@ import pytest
 from assay.records import Completion
 from assay.scorers.local import LocalScorer
 from serving import Lengths, service_of, serving
-from tiny import tiny_model, tiny_renderer
+from tiny import tiny_renderer
 
 QUESTION, ANSWERS = "How do I boil an egg?", ["Put it in water.", "It is four, not five.", "Tell me a story."]
-
-
-@pytest.fixture(scope="module")
-def scorer() -> LocalScorer:
-    model = tiny_model()
-    model.backbone.config.problem_type = "regression"
-    return LocalScorer(model, tiny_renderer(), identity="tiny")
-
-
-@pytest.fixture(scope="module")
-def client(scorer):
-    with serving(service_of(scorer)) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
