@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from assay.records import Finding, Metric, Table
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import mean, wilson_interval
 
 MAX_LEAD = 0.10  # how far from one half what should not decide may win
@@ -31,7 +31,7 @@ def markdown_wins(
     """
     lead_P = (chosen_P.astype(np.int64) - rejected_P) * direction_P
     wins_P = np.where(lead_P == 0, np.nan, (lead_P > 0).astype(np.float64))
-    interval = cluster_bootstrap(wins_P, prompt_P, seed=seed)
+    interval = mean_interval(wins_P, prompt_P, seed=seed)
     num_compared = int(np.isfinite(wins_P).sum())
     note = "of the pairs in which one answer alone has it"
     return Metric("markdown preferred", mean(wins_P), *interval, num_compared, len(wins_P), note)

@@ -198,8 +198,8 @@ def finish_run(prepared: Prepared, report: Report) -> Saved:
     say("reload check", seen if num_checked else f"left out: no answer fits into --max-length {config.max_length} whole")
     checked = Metric(RELOAD, difference, n_scored=num_checked, n=num_checked, note="plain transformers, float32")
     write_report(config.out, "training", extended(report, [checked]))
-    if config.kind == "pairs":
-        keep_bag_of_words(path, list(itertools.islice(config.run_data.pairs("train"), MAX_PAIRS)))
+    if pairs := list(itertools.islice(prepared.kind.training_pairs(config), MAX_PAIRS)):
+        keep_bag_of_words(path, pairs)
     reference_of_run(
         prepared.kind.answers(config, "train"),
         prepared.kind.answers(config, "calibration"),

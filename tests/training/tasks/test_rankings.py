@@ -18,6 +18,7 @@ from assay.data.pairs import read_pairs
 from assay.errors import DataError
 from assay.records import as_messages
 from assay.run_files import read_description, read_report
+from assay.scorers.baselines import kept_bag_of_words
 from assay.training.objective import Objective
 from assay.training.run import train
 from assay.training.settings import Regularization
@@ -101,7 +102,10 @@ def test_a_run_learns_the_order_and_is_evaluated_as_pairs(tmp_path, params, epoc
     assert "answers in 200 rows" in printed
     training = read_report(out, "training")
     assert training is not None
-    assert training.metric("accuracy within calibration lists").value > 0.85
+    heldout = training.metric("accuracy within calibration lists")
+    assert heldout.value > 0.85
+    assert 0.5 < heldout.low < heldout.value  # an interval, also where every list is right
+    assert kept_bag_of_words(out / "artifact") is not None
     assert training.metric("reload check: largest difference").value < 1e-4
     test = read_report(out, "test")
     assert test is not None

@@ -211,6 +211,10 @@ def answers(config: TrainConfig, split: Split) -> Iterator[Completion]:
     return answers_in(config, split, _reading(config))
 
 
+def training_pairs(config: TrainConfig) -> Iterator[PreferencePair]:
+    return config.run_data.pairs("train")
+
+
 def measure(config: TrainConfig) -> Measured | None:
     """The attributes on the test split by the saved model; and as with pairs where several answers to one prompt are rated."""
     result = rated(config)

@@ -144,6 +144,10 @@ def answers(config: TrainConfig, split: Split) -> Iterator[Completion]:
     return (completion for pair in config.run_data.pairs(split) for completion in pair.completions())
 
 
+def training_pairs(config: TrainConfig) -> Iterator[PreferencePair]:
+    return config.run_data.pairs("train")
+
+
 def measure(config: TrainConfig) -> Measured | None:
     """Calibrate on the calibration split, evaluate on the test split; one that is too small is said to be, and left out."""
     splits = read_description(config.out / "artifact")["splits"]

@@ -23,7 +23,7 @@ from assay.models.device import Compute, token_budget
 from assay.models.heads import SCALAR
 from assay.models.reward_model import Outputs, RewardModel
 from assay.records import Completion, Finding, Metric, PreferencePair, Report
-from assay.stats.bootstrap import cluster_bootstrap
+from assay.stats.mean_intervals import mean_interval
 from assay.training.answer_rows import Reading, answers_in, read_answer_table
 from assay.training.batches import Source, outputs_at
 from assay.training.depth import DepthProbe, layer_differences, probe_differences
@@ -34,6 +34,7 @@ from assay.training.record import curve, training_sample
 from assay.training.settings import TrainConfig
 from assay.training.tasks.pairs import PROBED
 from assay.training.tasks.pairs import measure as measure  # the saved model is one of pairs: calibrated and evaluated as such
+from assay.training.tasks.pairs import training_pairs as training_pairs
 from assay.training.tasks.task import BatchLoss, Built, Finished
 from assay.training.trained import in_dtype
 
@@ -180,7 +181,7 @@ def _accuracy(prepared: Prepared, name: str, rewards_R: np.ndarray, rows: np.nda
     if not len(rows):
         return Metric(name, float("nan"), note="no lists")
     right_P = accuracies(rewards_R, lists_of(prepared.table, rows))
-    interval = cluster_bootstrap(right_P, prepared.table.prompt[rows], seed=prepared.config.seed)
+    interval = mean_interval(right_P, prepared.table.prompt[rows], seed=prepared.config.seed)
     return Metric(name, float(right_P.mean()), *interval, len(rows), len(rows), "mean share of comparisons in a list")
 
 

@@ -127,6 +127,10 @@ class Kind(Protocol):
         """The answers of a split, read again: for the check of the saved model, and for what drift is compared with."""
         ...
 
+    def training_pairs(self, config: TrainConfig) -> Iterator[PreferencePair]:
+        """The training split as pairs, for the baseline of words that is kept beside the model; none where there are no pairs."""
+        ...
+
     def measure(self, config: TrainConfig) -> Measured | None:
         """Calibrate the saved model and measure it on the test split; None, having said why, where there is too little of it."""
         ...
