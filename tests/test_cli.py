@@ -152,7 +152,7 @@ def test_files_and_bases_that_cannot_be_used_exit_with_2_and_a_fix(tmp_path, bas
     (tmp_path / "empty.jsonl").write_text("")
     for data, its_base, message in (
         (str(tmp_path / "missing.jsonl"), base, "missing.jsonl does not exist"),
-        (str(odd), base, "odd [x].jsonl has the columns question, better: no form of preference pairs that is accepted. Accepted:"),
+        (str(odd), base, "odd [x].jsonl has the columns question, better: no form of preference pairs that is accepted. The row:"),
         (str(tmp_path / "empty.jsonl"), base, "no pair is left to train on"),
         (str(good), str(tmp_path / "nowhere"), "there is no such directory; a hub id looks like org/name"),
         (str(good), str(tmp_path), "is a directory without config.json"),
