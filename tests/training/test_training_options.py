@@ -101,19 +101,20 @@ def test_auto_cuts_the_base_at_the_probed_depth_and_reports_it(tmp_path):
     assert json.loads((config.out / "config.json").read_text())["config"]["depth"] == "auto"
 
 
-def test_the_probe_never_sees_a_held_out_pair(tmp_path, monkeypatch):
-    from assay.training.tasks import pairs as module
+def test_the_probe_never_sees_a_held_out_pair_and_what_it_forwards_is_not_forwarded_again(tmp_path, monkeypatch):
+    from assay.training import depth as module
 
-    seen = []
-    real = module.layer_differences
+    seen: list[int] = []
+    real = module.layer_states
 
     def spy(backbone, table, rows, **settings):
         seen.extend(rows)
         return real(backbone, table, rows, **settings)
 
-    monkeypatch.setattr(module, "layer_differences", spy)
+    monkeypatch.setattr(module, "layer_states", spy)
     prepared = prepare(config_of(tmp_path, toy_pairs(120), depth="auto"))
-    assert seen == prepared.table.rows("train").tolist()
+    assert 0 < len(seen) == len(set(seen))
+    assert set(seen) <= set(prepared.table.rows("train").tolist())
 
 
 def test_a_base_that_cannot_be_cut_keeps_its_layers_unless_auto_was_asked_for(tmp_path):

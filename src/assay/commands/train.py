@@ -8,7 +8,8 @@ from assay.commands.shared import keep, show
 from assay.console import say
 from assay.report.run_page import write_run_page
 from assay.training import distributed
-from assay.training.run import train
+from assay.training.choice import QUICK
+from assay.training.run import train_and_keep
 from assay.training.settings import TrainConfig as Config
 from assay.training.tasks.task import kind_of
 
@@ -22,14 +23,16 @@ def run(config: Config) -> int:
 def train_all(config: Config) -> Path:
     """The whole job; returns the run directory. Of several processes (torchrun) all train, the first one does the rest."""
     with distributed.process_group(config.machine.device):
-        artifact, is_first = train(config), distributed.rank() == 0
+        saved, is_first = train_and_keep(config), distributed.rank() == 0
     if not is_first:
         return config.out
-    measured = kind_of(config.kind).measure(config)
+    measured = kind_of(config.kind).measure(config, saved.scorer)
     report = None if measured is None else keep(measured.result, config.out, measured.kept_as)
     page = write_run_page(config.out)
     if report is not None:
         show(report)
-    say("artifact", str(artifact))
+    if config.machine.quick:
+        say("quick", QUICK)
+    say("artifact", str(saved.path))
     say("report", str(page))
     return config.out
