@@ -9,6 +9,7 @@ import torch
 from assay.data.table import PairTable, build_table
 from assay.models.device import Compute
 from assay.stats.metrics import cluster_folds
+from assay.training import depth
 from assay.training.depth import LOOKS, TOLERABLE, decide, fit_linear, held_out_margins, probe_depth, probe_layers
 from tiny import tiny_model, tiny_renderer, toy_pairs
 
@@ -96,7 +97,7 @@ def spied(differences_LRPD: np.ndarray):
     return asked, differences_of
 
 
-def test_the_probe_stops_when_it_knows_and_does_not_ask_again_for_layers_that_cannot_win():
+def test_the_probe_stops_when_it_knows_and_does_not_ask_again_for_layers_that_cannot_win(monkeypatch):
     """Layers 3 to 5 of 8 tell the label, layer 4 best; the others tell nothing."""
     rng = np.random.default_rng(0)
     labels_P = rng.integers(0, 2, 1000).astype(float)
@@ -110,6 +111,7 @@ def test_the_probe_stops_when_it_knows_and_does_not_ask_again_for_layers_that_ca
     assert "125 pairs decided it" in probe.reason
     differences[:, 0, :, 0] += (np.array([0, 0, 0.8, 0.9, 0.8, 0, 0, 0]) - told)[:, None] * (2 * labels_P - 1)  # now hardly
     asked, differences_of = spied(differences)
+    monkeypatch.setattr(depth, "TOLERABLE", 0.0)
     probe = probe_depth(differences_of, labels_P, np.arange(1000), num_layers=8)
     assert len(asked) > 1
     assert asked[-1][2] < 8

@@ -211,6 +211,21 @@ def test_training_goes_on_from_the_head_and_weights_of_an_earlier_model(earlier)
     assert "run" in read_description(config.out / "artifact")["base_note"]
 
 
+@pytest.mark.slow
+def test_a_mean_read_goes_on_from_an_earlier_model_and_from_one_that_reads_the_mean(earlier):
+    """It starts with the rewards of the earlier model, each time one plain layer deeper."""
+    answers = [completion for pair in toy_pairs(8, first=900) for completion in pair.completions()]
+    settings = {"params": "head:mean", "epochs": 1, "learning_rate": 1e-7, "regularization": Regularization(weight_decay=0.0)}
+    first = after(earlier, toy_pairs(60, first=500), **settings)
+    second = replace(after(earlier, toy_pairs(60, first=700), **settings), init_from=first.out, out=first.out.parent / "third")
+    expected = load_raw(earlier.out / "artifact", dtype="float32").score(answers).value
+    for number, config in enumerate((first, second), start=1):
+        artifact = train(config)
+        assert json.loads((artifact / "config.json").read_text())["num_hidden_layers"] == 4 + number
+        np.testing.assert_allclose(load_raw(artifact, dtype="float32").score(answers).value, expected, atol=1e-3)
+        assert training_report(config.out).metric("reload check: largest difference").value < 1e-4
+
+
 def test_replay_draws_the_asked_share_from_the_old_training_pairs(earlier):
     new = toy_pairs(100, first=500)
     prepared = prepare(after(earlier, new, regularization=Regularization(replay=0.25)))

@@ -68,7 +68,11 @@ def train_and_keep(config: TrainConfig) -> Saved:
             raise ValueError(f"{config.out} holds the checkpoints of an unfinished run: go on with --resume, {ways}")
         if (config.out / "artifact" / REWARD_FILE).is_file():
             raise ValueError(f"{config.out} holds a finished run, whose model would be lost: {ways}")
-    return fit_and_save(prepare(config))
+    prepared = prepare(config)
+    saved = fit_and_save(prepared)
+    if saved.scorer is None and distributed.rank() == 0:
+        return saved._replace(scorer=scorer_of_run(saved.path, prepared))
+    return saved
 
 
 def is_unfinished(run: Path) -> bool:
@@ -80,8 +84,8 @@ def is_unfinished(run: Path) -> bool:
 
 
 class Saved(NamedTuple):
-    """A saved artifact, the largest difference between its scores and plain transformers', and its scorer, not calibrated, which
-    takes from the run what that has computed of its texts. None where the run keeps nothing of them."""
+    """A saved artifact, the largest difference between its scores and plain transformers', and its scorer of `scorer_of_run`, where
+    it was needed."""
 
     path: Path
     checked: Metric
@@ -208,7 +212,7 @@ def finish_run(prepared: Prepared, report: Report) -> Saved:
     say("reload check", seen if num_checked else f"left out: no answer fits into --max-length {config.max_length} whole")
     checked = Metric(RELOAD, difference, n_scored=num_checked, n=num_checked, note="plain transformers, float32")
     write_report(config.out, "training", extended(report, [checked]))
-    scorer = scorer_of_run(path, prepared)
+    scorer = scorer_of_run(path, prepared) if config.machine.reference else None
     if pairs := list(itertools.islice(prepared.kind.training_pairs(config), MAX_PAIRS)):
         keep_bag_of_words(path, pairs)
     reference_of_run(

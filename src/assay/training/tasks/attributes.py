@@ -229,10 +229,9 @@ def rated(config: TrainConfig, loaded: Scorer | None) -> RatingResult | None:
     if not rows:
         say("not evaluated", "the test split is empty: raise --test")
         return None
-    path = config.out / "artifact"
+    path, machine = config.out / "artifact", config.machine
     heads = read_attribute_heads(path)
-    is_loaded = isinstance(loaded, LocalScorer)
-    scorer = loaded if is_loaded else load_local(path, dtype=config.machine.dtype, device=config.machine.device)
+    scorer = loaded if isinstance(loaded, LocalScorer) else load_local(path, dtype=machine.dtype, device=machine.device)
     predicted = heads.predict(scorer, [completion for row in rows for completion in row.completions])
     ratings_RA = np.concatenate([row.values for row in rows])
     prompt_R = np.concatenate([np.full(len(row.completions), row.prompt, np.uint64) for row in rows])
