@@ -26,7 +26,7 @@ from assay.training.layer_states import LayerStates, at_depth, differences, laye
 from assay.training.trained import in_dtype
 
 LOOKS = (125, 250, 500, 1000)  # pairs after which the probe asks whether it may stop
-TOLERABLE = 0.02  # nats of log loss, about a point of accuracy: by so much another layer may be better when the probe stops
+TOLERABLE = 0.03  # nats of log loss, one to two points of accuracy: by so much another layer may be better when the probe stops
 DECIDED = 1.64  # standard errors that are added to what was seen, before it is compared with `TOLERABLE`
 OUT = 2.5  # standard errors behind the best at which a layer is out; some twenty are compared at each look
 NUM_FOLDS = 5
