@@ -23,6 +23,7 @@ Kind: TypeAlias = Literal["worthless", "style", "destructive"]
 
 ALPHA = 0.05  # of the whole battery
 MAX_RISE = 0.1
+NUM_KEY = 4  # probes that a summary shows: those that raise the reward the most
 MIN_CLUSTERS = 10  # prompts below which a mean rise is not judged
 LEAST_FALL = 2.0  # median margins that one prompt's reward may always plausibly fall by
 
@@ -104,7 +105,20 @@ class ProbeResult:
             examples=tuple(row for probe in self.probes for row in examples_of(probe, self.num_examples)),
             findings=self.findings,
             facts=self.facts,
+            lead=self._lead(),
+            key={probe.mean.name: (probe.share.name,) for probe in sorted(self.probes, key=_by_rise)[:NUM_KEY]},
         )
+
+    def _lead(self) -> str:
+        if not self.failed:
+            return f"None of {len(self.probes)} edits that are worth nothing is found to raise the reward."
+        named = ", ".join(self.failed[:4]) + (", ..." if len(self.failed) > 4 else "")
+        return f"{len(self.failed)} of {len(self.probes)} edits that are worth nothing raise the reward: {named}."
+
+
+def _by_rise(probe: ProbeVerdict) -> tuple[bool, float]:
+    """The largest mean rise first; what was not measured last."""
+    return math.isnan(probe.mean.value), -probe.mean.value
 
 
 def margin_unit(rewards_P2: np.ndarray) -> float:
