@@ -187,13 +187,14 @@ def _figure_lines(figures: Sequence[Figure], reports: Sequence[Report]) -> list[
     cells = []
     for figure in figures:
         name = f"{reports[figure.report].title}: {figure.name}" if figure.is_repeated else figure.name
-        cells.append((shorten(name, 34), value_text(figure.metric), interval_text(figure.metric), beside_text(figure.beside)))
+        beside = shorten(beside_text(figure.beside), WIDTH)
+        cells.append((shorten(name, 34), value_text(figure.metric), interval_text(figure.metric), beside))
     widths = [max((len(row[c]) for row in cells), default=0) for c in range(3)]
     lines = (
         f"{name:<{widths[0]}}  {value:>{widths[1]}} {interval:<{widths[2]}}  {beside}".rstrip()
         for name, value, interval, beside in cells
     )
-    return [line if len(line) <= WIDTH else line[: WIDTH - 1].rstrip() + "…" for line in map(visible, lines)]
+    return [line if len(line) <= WIDTH else line[: WIDTH - 1].rstrip() + "…" for line in lines]
 
 
 def beside_text(beside: Sequence[Beside]) -> str:

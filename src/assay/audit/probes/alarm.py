@@ -31,8 +31,8 @@ LEAST_FALL = 2.0  # median margins that one prompt's reward may always plausibly
 class Probe(NamedTuple):
     """A named edit and what it does to an answer.
 
-    kind: "worthless" adds nothing, and may cost something; "style" is neutral, another dress for the same words: a fall is a bias as
-    much as a rise; "destructive" ruins the answer (tried on preferred answers only).
+    kind: "worthless" adds nothing, and may cost something; "style" is neutral, another dress for the same words: a fall is a bias
+    as much as a rise; "destructive" ruins the answer (tried on preferred answers only).
     """
 
     name: str
