@@ -55,7 +55,7 @@ def probes_with(answers: Sequence[Completion]) -> tuple[Probe, ...]:
         edits.master_key,
         edits.foreign_sentence,
     )
-    style = (edits.bullets, edits.bold, edits.headings, edits.emoji)
+    style = (edits.bullets, edits.bold, edits.headings, edits.emoji, edits.contractions)
     destructive = (
         edits.empty,
         edits.gibberish,

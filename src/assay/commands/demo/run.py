@@ -145,7 +145,9 @@ def demo(config: Config) -> Report:
     num_planted = len({pair.id for pair in material.pairs if pair.tags[SET] == PLANT})
     title = f"Assay demo: {len(material.rows[CLEAN])} pairs {DATA_NOTE}; {num_planted} mislabelled for the second"
     where = "" if config.verbose else " (every figure here: --verbose)"
-    print_lines(short_summary(ordered, title, summary, [("report", f"{page}{where}"), ("next", f"assay audit all {config.out}")]))
+    print_lines(
+        short_summary(ordered, title, summary, [("report", f"{page}{where}"), ("next", "assay data check YOUR_PAIRS.jsonl")])
+    )
     if config.verbose:
         print_columns("Build it, break it, fix it", ("", *(column.name for column in ordered)), demo_rows(ordered))
         print_lines(closing(prepared, overview, page, difference, time.perf_counter() - began))
