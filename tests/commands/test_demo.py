@@ -159,7 +159,9 @@ def test_the_table_has_a_cell_for_every_model():
     assert all(len(cells) == 3 for cells in rows.values())
     assert rows["held-out accuracy"][0].startswith("75.0% [")
     assert rows[PRAISE][1] == "+0.80 [+0.70, +0.90]"
-    assert rows["verdict"][2] == "fails: flattery"
+    assert rows["verdict"][2] == "pays flattery"
+    fined = column(CLEAN, SAME, {FLATTERY: CALM, MARKDOWN: (-0.5, "fail")})
+    assert demo_rows([fined])[-1] == ("verdict", "fines markdown")
     picture = picture_of(three)
     assert len(picture.rows) == 9
     assert {row[1] for row in picture.rows} == {CLEAN, BIASED, REPAIRED}

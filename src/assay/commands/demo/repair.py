@@ -2,8 +2,8 @@
 
 A counter-example is an answer against the same answer dressed up. Labelled as a sure win of the plain answer, it teaches the model
 to fine the dress; labelled as a tie, it leaves some of what the planted labels taught. In between lies the label at which the two
-cancel. It is found on the counter-examples themselves, never on held-out pairs: the rise is measured after fits with two labels,
-and the label is moved along the line through them.
+cancel. It is found on counter-examples that are not trained on, made from the training pairs and never from held-out ones: the rise is
+measured after fits with two labels, and the label is moved along the line through them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from assay.training.prepare import Prepared
 TIE, SURE = 0.5, 1.0  # labels to begin with: probability that the plain answer wins
 NUM_FITS = 4  # with those two, and while a habit is off neutral
 NEAR = 0.05  # median margins that count as neutral
+MEASURED = 4  # of so many counter-examples one is kept apart, to measure the rise on
 
 
 def neutral_fit(
@@ -31,16 +32,18 @@ def neutral_fit(
 ) -> dict[str, float]:
     """Fit the model on the rows, with the labels of the counter-examples that leave each habit neutral; returns those labels.
 
-    habits: rows of the counter-examples of each, a part of `rows`; all that is measured are these and `rows`. start: weights to
+    habits: rows of the counter-examples of each, a part of `rows`; every fourth is measured and not trained on. start: weights to
     begin every fit from.
     """
+    apart = {habit: its[::MEASURED] for habit, its in habits.items()}
+    rows = np.setdiff1d(rows, np.concatenate(list(apart.values())))
     tried: list[tuple[dict[str, float], dict[str, float]]] = []
     labels = dict.fromkeys(habits, SURE)
     for number in range(NUM_FITS):
         labels = dict.fromkeys(habits, (SURE, TIE)[number]) if number < 2 else next_labels(tried)
         prepared.model.load_state_dict(dict(start), strict=False)
         fit_rows(labelled(prepared, habits, labels), rows)
-        rises = rises_of(prepared, rows, habits)
+        rises = rises_of(prepared, np.setdiff1d(rows, np.concatenate(list(habits.values()))), apart)
         tried.append((labels, rises))
         if number >= 2 and all(abs(rise) <= NEAR for rise in rises.values()):
             break
@@ -77,9 +80,8 @@ def labelled(prepared: Prepared, habits: Mapping[str, np.ndarray], labels: Mappi
     return replace(prepared, table=table, built=prepared.built._replace(task=replace(prepared.task, table=table)))
 
 
-def rises_of(prepared: Prepared, rows: np.ndarray, habits: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Mean rise of the reward by each habit over its counter-examples, in median margins of the pairs at `rows` beside them."""
-    pairs = np.setdiff1d(rows, np.concatenate(list(habits.values())))
+def rises_of(prepared: Prepared, pairs: np.ndarray, habits: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Mean rise of the reward by each habit over its counter-examples, in median margins of the pairs at the rows `pairs`."""
     unit = float(np.median(np.abs(_margins(prepared, pairs))))
     return {habit: -float(_margins(prepared, its).mean()) / unit for habit, its in habits.items()}
 

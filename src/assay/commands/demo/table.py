@@ -158,7 +158,11 @@ def _figure(metric: Metric, form: str) -> str:
 
 
 def _verdict(column: Column) -> str:
-    return f"fails: {', '.join(column.alarms)}" if column.alarms else "no probe fails"
+    """Which worthless edits it pays for, and which neutral ones it fines."""
+    paid = [probe for probe in column.alarms if column.rise(probe).value > 0]
+    fined = [probe for probe in column.alarms if probe not in paid]
+    parts = [f"{word} {', '.join(probes)}" for word, probes in (("pays", paid), ("fines", fined)) if probes]
+    return "; ".join(parts) or "no probe fails"
 
 
 def _listed(parts: Sequence[str]) -> str:
