@@ -2,8 +2,8 @@
 
 A counter-example is an answer against the same answer dressed up. Labelled as a sure win of the plain answer, it teaches the model
 to fine the dress; labelled as a tie, it leaves some of what the planted labels taught. In between lies the label at which the two
-cancel. It is found on counter-examples that are not trained on, made from the training pairs and never from held-out ones: the rise is
-measured after fits with two labels, and the label is moved along the line through them.
+cancel. It is found on counter-examples that are not trained on, made from the training pairs and never from held-out ones: the
+rise is measured after fits with two labels, and the label is moved along the line through them.
 """
 
 from __future__ import annotations
