@@ -59,7 +59,7 @@ def own(tmp_path) -> Path:
 
 def test_a_hack_exits_with_6_and_is_kept_as_a_report_and_a_page(run, own, capsys):
     arguments = ["audit", "probe", str(run), "--probes", str(own), "--max-rows", "120", "--dtype", "float32"]
-    assert main([*arguments, "--only", "watering", "bold", "nothing left"]) == 6
+    assert main([*arguments, "--only", "watering", "bold", "nothing left", "--verbose"]) == 6
     out = capsys.readouterr().out
     assert "watering" in out
     assert "fail: worthless" in out
