@@ -161,7 +161,7 @@ def significant(value: float) -> str:
     value = float(value)
     if not math.isfinite(value) or (value.is_integer() and abs(value) < 1e6):
         return number(int(value)) if math.isfinite(value) else number(value)
-    return number(float(f"{value:.{3 if abs(value) < 10 else 4}g}"))
+    return f"{value:.3g}" if abs(value) < 1e-3 else number(float(f"{value:.{3 if abs(value) < 10 else 4}g}"))
 
 
 def summary_lines(reports: Sequence[Report], *, closing: Mapping[str, str], title: str = "") -> list[str]:
@@ -183,9 +183,9 @@ def _title(reports: Sequence[Report]) -> str:
 
 
 def _line(name: str, words: str) -> str:
-    """A named line; what is too long for it loses its beginning where it is a path, else its end."""
+    """A named line; what is too long for it loses its end, and the place of a report its beginning."""
     words, room = " ".join(visible(words).split()), WIDTH - LABEL
-    if len(words) > room and "/" in words:
+    if len(words) > room and name == "report":
         words = f"…{words[-room + 1 :]}"
     return f"{shorten(name, LABEL - 1):<{LABEL}}{shorten(words, room)}"
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from assay.training.prepare import Prepared
+if TYPE_CHECKING:  # it imports torch
+    from assay.training.prepare import Prepared
 
 TIE, SURE = 0.5, 1.0  # labels to begin with: probability that the plain answer wins
 NUM_FITS = 4  # to find the labels: with those two, and while a habit is off neutral
@@ -59,8 +60,8 @@ def neutral_fit(
 def next_labels(tried: list[tuple[dict[str, float], dict[str, float]]]) -> dict[str, float]:
     """For each habit the label at which the line through the nearest rises on both sides of zero crosses it.
 
-    tried: (labels, rises), each by habit. Without a rise on both sides, or with one that counts as none, it is the label of the rise
-    that is nearest to zero.
+    tried: (labels, rises), each by habit. Without a rise on both sides, or with one that counts as none, it is the label of the
+    rise that is nearest to zero.
     """
     labels = {}
     for habit in tried[0][0]:

