@@ -68,7 +68,8 @@ def _row(figure: str, row: tuple[object, ...], axis: Axis, top: float, colour: i
         rail += f'<line class="origin" x1="{x}" x2="{x}" y1="{middle - 6}" y2="{middle + 6}"/>'
     if not is_finite(value):
         return f'<g class="{css}">{name}{rail}<text class="nan" x="{axis.end}" y="{top + 14}" text-anchor="end">n/a</text></g>'
-    metric = Metric(figure, float(value), *(float(end) if is_finite(end) else math.nan for end in (low, high)))
+    ends = [float(end) if is_finite(end) else math.nan for end in (low, high)]
+    metric = Metric(figure, float(value), ends[0], ends[1])
     shown = value_text(metric).replace("-", "−")
     text = f'<text class="value" x="{axis.end}" y="{top + 14}" text-anchor="end">{escape(shown)}</text>'
     whisker = ""
