@@ -17,9 +17,19 @@ import numpy as np
 
 from assay.evaluation.disagreement import diversity
 from assay.evaluation.pair_scores import score_pairs
-from assay.evaluation.rivals import above_rival, accuracy_of, rivals_of
+from assay.evaluation.rivals import Rival, above_rival, accuracy_of, rivals_of
 from assay.evaluation.rounding import rounding_metrics
-from assay.evaluation.slices import Columns, columns_of, group_accuracy, length_metrics, preferred_longer, slice_tables, weak_slices
+from assay.evaluation.slices import (
+    EQUAL_LENGTH,
+    LENGTH_CONTROLLED,
+    Columns,
+    columns_of,
+    group_accuracy,
+    length_metrics,
+    preferred_longer,
+    slice_tables,
+    weak_slices,
+)
 from assay.records import Finding, Metric, PreferencePair, Report, Table, extended
 from assay.scorers.base import Scorer
 from assay.scorers.ensemble import members_of
@@ -166,23 +176,19 @@ def evaluate_margins(
     findings = [_above_chance(accuracy_metric), *(above_rival(rival, columns) for rival in rivals), calibration_finding]
     findings += [_unscored(columns, reasons or {}), _score_ties(columns), _length_dependence(columns)]
     findings += [weak_slices(cuts, accuracy_metric.value)] if slices else []
-    tables = [
-        Table(
-            title="reliability",
-            columns=("predicted", "observed", "low", "high", "n"),
-            rows=reliability_rows(*columns.confidence, columns.prompts_P),
-            chart="reliability",
-            note="of the pairs on which the model is this sure, the share that it ranks right; 95% intervals by prompt",
-        ),
-        _margin_histogram(columns.margins_P),
-    ]
     page = Report(
         title=title,
         metrics=tuple(metrics),
-        tables=(*tables, *cuts),
+        tables=(_reliability(columns), _margin_histogram(columns.margins_P), *cuts),
         examples=_examples(columns, num_examples),
         findings=tuple(findings),
         facts={"pairs": str(len(columns.pairs)), "prompts": str(columns.num_prompts), "seed": str(seed)},
+        lead=_lead(accuracy_metric, rivals),
+        key={
+            ACCURACY: tuple(rival.metric.name for rival in rivals),
+            LENGTH_CONTROLLED: (EQUAL_LENGTH,),
+            BRIER: ("always 0.5 gives 0.25",),
+        },
     )
     return EvaluationResult(
         margins=columns.margins_P,
@@ -192,6 +198,28 @@ def evaluate_margins(
         ece=ece_metric,
         page=page,
     )
+
+
+def _reliability(columns: Columns) -> Table:
+    return Table(
+        title="reliability",
+        columns=("predicted", "observed", "low", "high", "n"),
+        rows=reliability_rows(*columns.confidence, columns.prompts_P),
+        chart="reliability",
+        note="of the pairs on which the model is this sure, the share that it ranks right; 95% intervals by prompt",
+    )
+
+
+def _lead(metric: Metric, rivals: Sequence[Rival]) -> str:
+    """How often it is right, and by how much more than the best of the baselines."""
+    if math.isnan(metric.value):
+        return f"Its accuracy is not known: {metric.note}."
+    best = max((r for r in rivals if not math.isnan(r.metric.value)), key=lambda rival: rival.metric.value, default=None)
+    ranks = f"It ranks {100 * metric.value:.1f}% of {metric.n_scored:,} pairs right"
+    if best is None:
+        return f"{ranks}."
+    points = 100 * (metric.value - best.metric.value)
+    return f"{ranks}, {abs(points):.1f} points {'more' if points >= 0 else 'fewer'} than the best baseline ({best.name})."
 
 
 def gap_finding(train_metric: Metric, heldout_metric: Metric) -> Finding:

@@ -34,7 +34,7 @@ EVALS_PER_EPOCH = 4  # with early stopping
 class Regularization:
     """Against overfitting, and against rewards that are easy to hack."""
 
-    weight_decay: float | None = None
+    weight_decay: Annotated[float | None, tyro.conf.arg(metavar="N")] = None
     """Of all weight matrices and of the head."""
     dropout: float = 0.0
     """On the inputs of the head and on what trained blocks add."""
@@ -42,7 +42,7 @@ class Regularization:
     """Stop after N evaluations without a lower held-out loss; 0: off."""
     augment: str | None = None
     """Counter-examples: probes (all), or a report of audit probe."""
-    augment_share: float = 0.25
+    augment_share: Annotated[float, tyro.conf.arg(metavar="N")] = 0.25
     """Share of counter-examples among the training pairs."""
     replay: float = 0.0
     """Share of training pairs drawn from those of --init-from."""
@@ -101,6 +101,8 @@ class Machine:
     """Stop at the first bad row."""
     overwrite: bool = False
     """Begin anew in an --out that holds a run."""
+    verbose: bool = False
+    """Print every figure at the end."""
     track: tuple[Tracker, ...] = ()
     """Also log to these trackers."""
 
@@ -145,9 +147,9 @@ class TrainConfig:
     """Layers kept: full, N, a share (1/3), or auto (probed)."""
     epochs: int | None = None
     """Passes over the training pairs."""
-    batch_pairs: int | None = None
+    batch_pairs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Pairs an optimiser step."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, tyro.conf.arg(metavar="N")] = None
     """Peak rate of the backbone; the head's follows from it."""
     max_length: int = 1024
     """Maximum tokens of prompt and answer."""
@@ -155,7 +157,7 @@ class TrainConfig:
     """Longer ones: cut at the front, or set aside."""
     template: str | None = None
     """Chat template: a name of several (tool_use, ...), or a file."""
-    calibration: float = 0.1
+    calibration: Annotated[float, tyro.conf.arg(metavar="N")] = 0.1
     """Share of prompts to calibrate on."""
     test: float = 0.1
     """Share of prompts to test on."""
