@@ -219,9 +219,10 @@ def test_a_mean_read_goes_on_from_an_earlier_model_and_from_one_that_reads_the_m
     first = after(earlier, toy_pairs(60, first=500), **settings)
     second = replace(after(earlier, toy_pairs(60, first=700), **settings), init_from=first.out, out=first.out.parent / "third")
     expected = load_raw(earlier.out / "artifact", dtype="float32").score(answers).value
+    depth = read_description(earlier.out / "artifact")["depth"]
     for number, config in enumerate((first, second), start=1):
         artifact = train(config)
-        assert json.loads((artifact / "config.json").read_text())["num_hidden_layers"] == 4 + number
+        assert json.loads((artifact / "config.json").read_text())["num_hidden_layers"] == depth + number
         np.testing.assert_allclose(load_raw(artifact, dtype="float32").score(answers).value, expected, atol=1e-3)
         assert training_report(config.out).metric("reload check: largest difference").value < 1e-4
 

@@ -48,7 +48,7 @@ from assay.training.settings import TrainConfig
 
 RELOAD = "reload check: largest difference"
 NUM_CHECKED = 16  # answers that are scored in two ways
-CHECKED_TOKENS = 2000  # beyond which no further answer is scored in float32: long ones took a minute
+CHECKED_TOKENS = 3000  # beyond which no further answer is scored in float32: long ones took a minute
 MAX_TRIED = 100  # answers of a split among which whole answers are looked for
 
 
