@@ -178,8 +178,9 @@ class TrainConfig:
             other = "--shard" if self.machine.shard else f"--params {self.params}"
             fix = "train each member by itself (--seed 0, 1, ...) and join them with assay model ensemble"
             raise ValueError(f"--ensemble {self.members.ensemble} cannot be joined with {other}: {fix}")
-        if self.machine.quick and (self.depth or self.init_from or self.params != PARAMS or self.members.ensemble > 1):
-            raise ValueError("--quick says itself what is trained: leave out --params, --depth, --ensemble and --init-from")
+        is_head = self.params in (PARAMS, "head", HEAD_OF_BOTH)
+        if self.machine.quick and (self.depth or self.init_from or not is_head or self.members.ensemble > 1):
+            raise ValueError("--quick says itself what is trained, a head: leave out --params, --depth, --ensemble and --init-from")
         if not self.data:
             raise ValueError("--data names no file: give at least one file of preference pairs")
         for name in ("epochs", "batch_pairs", "limit"):
