@@ -79,7 +79,7 @@ class Machine:
     """How the run is computed and kept. But for `quick` it changes what is learnt by rounding only."""
 
     quick: bool = False
-    """A first look in about a minute: a head on a third of the layers."""
+    """A first look in a minute: a head on a third of the layers."""
     device: str = "auto"
     dtype: Dtype = "auto"
     """Number format of the backbone; auto measures which is faster."""
