@@ -79,7 +79,7 @@ class Machine:
     """How the run is computed and kept. But for `quick` it changes what is learnt by rounding only."""
 
     quick: bool = False
-    """A first look: a head on a third of the layers."""
+    """A first look in a minute: a head on a third of the layers."""
     device: str = "auto"
     dtype: Dtype = "auto"
     """Number format of the backbone; auto measures which is faster."""
@@ -142,7 +142,7 @@ class TrainConfig:
     limit: int | None = None
     """At most N pairs of each file, drawn by whole prompts."""
     params: str = PARAMS
-    """auto, full, head, head:mean, blocks:K or lora:R."""
+    """auto, full, head, head:mean, blocks:K (the last) or lora:R."""
     depth: str | None = None
     """Layers kept: full, N, a share (1/3), or auto (probed)."""
     epochs: int | None = None
