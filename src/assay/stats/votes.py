@@ -1,0 +1,132 @@
+"""From the votes of several judges to one answer: majority, votes weighted by accuracy, and Dawid and Skene's model. Pure functions.
+
+A vote on a pair is P(the first answer is better): above a half it is for the first, below for the second, a half is a tie, and NaN
+was not given: it counts for nobody.
+
+Suffixes: N items, J judges, K classes, L labels that judges give.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from assay.stats.metrics import sigmoid
+
+_STEPS, _CLOSE = 500, 1e-8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DawidSkene:
+    """What N items are, judged by their labels alone. Dawid & Skene (1979).
+
+    posterior_NK: chance of each class; prior_K: its share; confusion_JKL: what each judge says of an item of each class.
+    has_converged: whether the chances had stopped moving after `num_steps`.
+    """
+
+    posterior_NK: np.ndarray
+    prior_K: np.ndarray
+    confusion_JKL: np.ndarray
+    num_steps: int
+    has_converged: bool
+
+
+def majority(votes_NJ: np.ndarray) -> np.ndarray:
+    """1 where more judges vote for the first answer, 0 for the second, 0.5 where as many do or all see a tie: (N,), NaN without votes."""
+    return _of_sums(votes_NJ, np.sign(directions(votes_NJ).sum(1)) / 2 + 0.5)
+
+
+def weighted(votes_NJ: np.ndarray, weights_J: np.ndarray) -> np.ndarray:
+    """P(the first answer is better) by judges who err independently, ties of no weight: (N,), NaN without votes.
+
+    weights_J: log odds that a judge's vote is right. Source: Nitzan & Paroush (1982), "Optimal decision rules".
+    """
+    return _of_sums(votes_NJ, sigmoid(directions(votes_NJ) @ np.asarray(weights_J, dtype=np.float64)))
+
+
+def log_odds_right(votes_NJ: np.ndarray, gold_N: np.ndarray) -> np.ndarray:
+    """Log odds that each judge's vote is right, from labelled items: (J,), for `weighted`.
+
+    gold_N: P(the first is better) of the label; ties of label or vote say nothing. A half is added to right and to wrong, so that a
+    judge who never erred has no infinite weight (Haldane 1956).
+    """
+    agree_NJ = directions(votes_NJ) * np.sign(np.nan_to_num(np.asarray(gold_N, dtype=np.float64) - 0.5))[:, None]
+    return np.log((agree_NJ > 0).sum(0) + 0.5) - np.log((agree_NJ < 0).sum(0) + 0.5)
+
+
+def log_odds_agreed(votes_NJ: np.ndarray) -> np.ndarray:
+    """The same without any label: Dawid and Skene's model with answers that may change places, (J,) for `weighted`.
+
+    Every pair stands there in both orders, so that nothing can be learned from which answer comes first. In data of preferences
+    that is the better one, and a model that saw it would know the labels. Raises ValueError for fewer than three judges, of whom
+    votes alone cannot say who is right.
+    """
+    votes_NJ = np.asarray(votes_NJ, dtype=np.float64)
+    if votes_NJ.shape[1] < 3:
+        raise ValueError(
+            f"{votes_NJ.shape[1]} judges: votes without labels say who is right from three judges on; weigh by accuracy"
+        )
+    label_NJ = np.where(np.isnan(votes_NJ), np.nan, 1 - np.sign(votes_NJ - 0.5))  # 0 first, 1 tie, 2 second
+    found = dawid_skene(np.concatenate([label_NJ, 2 - label_NJ]), num_classes=2, num_labels=3, start=(0, None, 1))
+    return np.log(found.confusion_JKL[:, 0, 0]) - np.log(found.confusion_JKL[:, 0, 2])
+
+
+def dawid_skene(
+    labels_NJ: np.ndarray,
+    *,
+    num_classes: int,
+    num_labels: int | None = None,
+    start: tuple[int | None, ...] | None = None,
+    smoothing: float = 0.01,
+) -> DawidSkene:
+    """Chance of each class by expectation maximisation, from what most judges say. Dawid & Skene (1979).
+
+    labels_NJ: numbers from 0, NaN where a judge gave none; an item without labels has the prior. num_labels: more than there are
+    classes where judges may say something else, such as "tie"; start: then, which class each label stands for at first, None for
+    none. smoothing: is added to every count, so that what was never seen is not impossible.
+    Raises ValueError for a label out of range.
+    """
+    labels_NJ, num_labels = np.asarray(labels_NJ, dtype=np.float64), num_labels or num_classes
+    given = labels_NJ[~np.isnan(labels_NJ)]
+    if np.any((given < 0) | (given >= num_labels) | (given % 1 > 0)):
+        raise ValueError(f"labels are numbers from 0 to {num_labels - 1}, not {given.min():g} to {given.max():g}")
+    said_NJL = (labels_NJ[:, :, None] == np.arange(num_labels)).astype(np.float64)
+    votes_NK = np.zeros((len(labels_NJ), num_classes))
+    for label, stands_for in enumerate(range(num_classes) if start is None else start):
+        if stands_for is not None:
+            votes_NK[:, stands_for] += said_NJL[:, :, label].sum(1)
+    posterior_NK = (votes_NK + 1e-3) / (votes_NK + 1e-3).sum(1, keepdims=True)
+    for step in range(1, _STEPS + 1):
+        prior_K = (posterior_NK.sum(0) + smoothing) / (len(labels_NJ) + num_classes * smoothing)
+        counts_JKL = np.einsum("nk,njl->jkl", posterior_NK, said_NJL, optimize=True) + smoothing
+        confusion_JKL = counts_JKL / counts_JKL.sum(2, keepdims=True)
+        logs_NK = np.log(prior_K) + np.einsum("njl,jkl->nk", said_NJL, np.log(confusion_JKL), optimize=True)
+        logs_NK -= logs_NK.max(1, keepdims=True, initial=-math.inf)
+        before_NK, posterior_NK = posterior_NK, np.exp(logs_NK) / np.exp(logs_NK).sum(1, keepdims=True)
+        if np.abs(posterior_NK - before_NK).max(initial=0.0) < _CLOSE:
+            break
+    return DawidSkene(
+        posterior_NK=posterior_NK,
+        prior_K=prior_K,
+        confusion_JKL=confusion_JKL,
+        num_steps=step,
+        has_converged=bool(np.abs(posterior_NK - before_NK).max(initial=0.0) < _CLOSE),
+    )
+
+
+def directions(votes_NJ: np.ndarray) -> np.ndarray:
+    """+1 for the first answer, -1 for the second, 0 for a tie and where there is no vote: (N, J)."""
+    return np.nan_to_num(np.sign(np.asarray(votes_NJ, dtype=np.float64) - 0.5))
+
+
+def right_of_two(votes_N: np.ndarray, gold_N: np.ndarray) -> np.ndarray:
+    """1 where a vote is for the better answer, 0 for the other, 0.5 for a tie: of two answers a toss finds one. (N,), NaN without a
+    vote or where the label is a tie. `metrics.is_right` counts a tie of scores as wrong instead."""
+    side_N = np.sign(np.asarray(gold_N, dtype=np.float64) - 0.5)
+    return np.where((side_N == 0) | np.isnan(votes_N), np.nan, np.sign(np.asarray(votes_N) - 0.5) * side_N / 2 + 0.5)
+
+
+def _of_sums(votes_NJ: np.ndarray, found_N: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(np.asarray(votes_NJ, dtype=np.float64)).all(1), np.nan, found_N)
