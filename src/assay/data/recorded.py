@@ -1,4 +1,6 @@
-"""Verdicts of judges that others recorded, on the pairs or answers they are about: LLMBar, PandaLM, Vicuna-bench, Prometheus, Auto-J.
+"""Verdicts of judges that others recorded, with the pairs or answers they are about.
+
+LLMBar, PandaLM, Vicuna-bench, Prometheus and Auto-J are read.
 
 A verdict that was not given is NaN with a reason. What the publisher counted in its place, where that is known, is kept beside it,
 so that published figures can be recomputed and compared with those of what was really said.
@@ -63,8 +65,8 @@ class Verdicts:
 class RecordedPairs:
     """N pairs, what people said of them, and the verdicts of judges by name.
 
-    pairs: `chosen` is the first answer of the file, whichever is better; None where an answer cannot be read. gold_N: people's P(the
-    first is better), 0.5 for a tie, NaN where nobody was asked. votes_NR: of each person, where they are recorded.
+    pairs: `chosen` is the first answer of the file, whichever is better; None where an answer cannot be read. gold_N: people's
+    P(the first is better), 0.5 for a tie, NaN where nobody was asked. votes_NR: of each person, where they are recorded.
     """
 
     source: str
@@ -146,8 +148,8 @@ def read_pandalm(folder: str | Path) -> RecordedPairs:
 def read_vicuna_reviews(folder: str | Path) -> dict[str, RecordedPairs]:
     """GPT-4's reviews of Vicuna-bench by file, each pair asked once. The verdict is the two scores of the first line, nothing else.
 
-    folder: with questions, answers, gpt4_reviews and, where it is there, human_labels_gpt35_vs_vicuna13b. In 39 of 1,040 reviews the
-    first line is no pair of scores, since the reviewer solved the problem first: those are NaN, and the stored scores what was
+    folder: with questions, answers, gpt4_reviews and, where it is there, human_labels_gpt35_vs_vicuna13b. In 39 of 1,040 reviews
+    the first line is no pair of scores, since the reviewer solved the problem first: those are NaN, and the stored scores what was
     counted. Zheng et al. (2023), https://github.com/lm-sys/FastChat; labels of Wang et al. (2023), FairEval.
     """
     questions = {row["question_id"]: str(row["text"]) for row in _rows(folder, "questions")}

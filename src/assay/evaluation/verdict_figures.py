@@ -1,6 +1,8 @@
-"""Figures of a judge of pairs that was asked in both orders, and what becomes of them when missing verdicts are counted as something.
+"""Figures of a judge of pairs that was asked in both orders, and what they become when missing verdicts are counted as something.
 
-Suffixes: N pairs; 2: shown in the order of the file, and swapped. Verdicts are P(the first answer is better), NaN where none was given.
+Verdicts are P(the first answer is better), NaN where none was given.
+
+Suffixes: N pairs; 2: shown in the order of the file, and swapped.
 """
 
 from __future__ import annotations

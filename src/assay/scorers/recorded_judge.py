@@ -28,7 +28,7 @@ class _Said(NamedTuple):
 class RecordedJudge:
     """One judge of `RecordedPairs` as a scorer that compares (`Comparer`, `ComparesInOrder`).
 
-    A pair is found by its texts, whichever of the two answers it calls chosen; of several records of the same texts the mean counts.
+    A pair is found by its texts, whichever of the two answers it calls chosen; of several records of one pair the mean counts.
     order: "both" is the mean of the verdicts in both orders, or the only one that was asked for; "given" and "swapped" are the
     verdicts in the order of the file and in the other one. Rewards are `win_shares` among the answers of a prompt.
     Raises ValueError for a judge that is not in the record.

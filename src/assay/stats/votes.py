@@ -1,4 +1,4 @@
-"""From the votes of several judges to one answer: majority, votes weighted by accuracy, and Dawid and Skene's model. Pure functions.
+"""From the votes of several judges to one: majority, votes weighted by accuracy, and Dawid and Skene's model. Pure functions.
 
 A vote on a pair is P(the first answer is better): above a half it is for the first, below for the second, a half is a tie, and NaN
 was not given: it counts for nobody.
@@ -34,7 +34,7 @@ class DawidSkene:
 
 
 def majority(votes_NJ: np.ndarray) -> np.ndarray:
-    """1 where more judges vote for the first answer, 0 for the second, 0.5 where as many do or all see a tie: (N,), NaN without votes."""
+    """1 where more judges vote for the first answer, 0 for the second, 0.5 where as many vote for each: (N,), NaN without votes."""
     return _of_sums(votes_NJ, np.sign(directions(votes_NJ).sum(1)) / 2 + 0.5)
 
 
@@ -98,21 +98,22 @@ def dawid_skene(
         if stands_for is not None:
             votes_NK[:, stands_for] += said_NJL[:, :, label].sum(1)
     posterior_NK = (votes_NK + 1e-3) / (votes_NK + 1e-3).sum(1, keepdims=True)
-    for step in range(1, _STEPS + 1):
+    moved, num_steps = math.inf, 0
+    while moved > _CLOSE and num_steps < _STEPS:
+        num_steps += 1
         prior_K = (posterior_NK.sum(0) + smoothing) / (len(labels_NJ) + num_classes * smoothing)
         counts_JKL = np.einsum("nk,njl->jkl", posterior_NK, said_NJL, optimize=True) + smoothing
         confusion_JKL = counts_JKL / counts_JKL.sum(2, keepdims=True)
         logs_NK = np.log(prior_K) + np.einsum("njl,jkl->nk", said_NJL, np.log(confusion_JKL), optimize=True)
         logs_NK -= logs_NK.max(1, keepdims=True, initial=-math.inf)
         before_NK, posterior_NK = posterior_NK, np.exp(logs_NK) / np.exp(logs_NK).sum(1, keepdims=True)
-        if np.abs(posterior_NK - before_NK).max(initial=0.0) < _CLOSE:
-            break
+        moved = float(np.abs(posterior_NK - before_NK).max(initial=0.0))
     return DawidSkene(
         posterior_NK=posterior_NK,
         prior_K=prior_K,
         confusion_JKL=confusion_JKL,
-        num_steps=step,
-        has_converged=bool(np.abs(posterior_NK - before_NK).max(initial=0.0) < _CLOSE),
+        num_steps=num_steps,
+        has_converged=moved <= _CLOSE,
     )
 
 
