@@ -13,7 +13,7 @@ import numpy as np
 from levels_frame import Level, Simulate
 from levels_laws import each, misses
 
-from assay.audit.judge_biases import judge_biases
+from assay.audit.judge_biases import LARGE, judge_biases
 from assay.records import Completion, PreferencePair, Rewards
 from assay.stats.agreement import Scale, Weights, cohens_kappa, krippendorff_alpha
 
@@ -97,7 +97,7 @@ def judged_pairs(num_prompts: int, per_prompt: int) -> list[PreferencePair]:
 
 
 def accused(num_prompts: int, per_prompt: int, accuracy: float) -> Simulate:
-    """A judge who errs alike everywhere, some prompts being harder than others: whether any finding warns or fails by size."""
+    """A judge who errs alike everywhere, some prompts being harder than others: whether any finding says that it pulls."""
     pairs = judged_pairs(num_prompts, per_prompt)
     prompts_P = np.repeat(np.arange(num_prompts), per_prompt)
 
@@ -107,7 +107,7 @@ def accused(num_prompts: int, per_prompt: int, accuracy: float) -> Simulate:
         same_P = (rng.random(len(pairs)) < chance_P).astype(np.float64)
         tossed_P2 = (rng.random((len(pairs), 2)) < 0.5).astype(np.float64)
         found = judge_biases(_Judge(np.where(knows_P[:, None], same_P[:, None], tossed_P2)), pairs, own="mine")
-        return any(finding.level != "ok" for finding in found.findings)
+        return any(finding.level != "ok" and finding.threshold == LARGE for finding in found.findings)
 
     return each(one)
 

@@ -44,6 +44,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "audit": {
         "all": Command("a verdict for each way in which a reward model fails, on one page", "audit.all"),
         "probe": Command("which worthless edits raise the reward", "audit.probe"),
+        "judge": Command("what a judge goes by beside the answers, and what an answer can tell it", "audit.judge"),
         "drift": Command("is new text still like the training data", "audit.drift", True),
         "attribute": Command("how much of the margins length, format, tone and openings explain", "audit.attribute"),
         "best-of-n": Command("what choosing by the reward gains in gold, and where gold peaks", "audit.best_of_n"),

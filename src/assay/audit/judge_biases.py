@@ -20,6 +20,7 @@ from assay.audit.attribution.features import FEATURES
 from assay.records import Failure, Finding, Metric, PreferencePair, Report
 from assay.scorers.base import Scorer, capability, own_comparer, prefer
 from assay.scorers.in_order import ComparesInOrder, of_both_orders
+from assay.stats.agreement import cohens_kappa
 from assay.stats.mean_intervals import groups_interval, mean_interval
 from assay.stats.metrics import CHANGE, Interval
 from assay.stats.votes import right_of_two
@@ -88,7 +89,7 @@ def judge_biases(
     facts = {"judge": scorer.fingerprint, "pairs": str(len(pairs)), "pairs with a verdict": str(scored), "asked": asked}
     return JudgeResult(
         title=title,
-        metrics=(accuracy, *(metric for bias in biases for metric in bias.metrics)),
+        metrics=(accuracy, _kappa(pairs, p_P, preference_P, prompts_P), *(metric for bias in biases for metric in bias.metrics)),
         findings=tuple(bias.finding for bias in biases),
         facts=facts,
     )
@@ -105,6 +106,20 @@ def verdicts_in_order(scorer: Scorer, pairs: Sequence[PreferencePair]) -> tuple[
         return None, "one answer at a time: it sees no order"
     turned = [_turned(pair) for pair in pairs]
     return np.stack([comparer.compare(pairs), 1 - comparer.compare(turned)], axis=1), "every pair, and every pair turned"
+
+
+def _kappa(pairs: Sequence[PreferencePair], p_P: np.ndarray, preference_P: np.ndarray, prompts_P: np.ndarray) -> Metric:
+    """Agreement with the labels beyond chance, a tie being a verdict of its own.
+
+    Which answer a pair calls chosen is the label itself: the first one is taken by the texts, else chance would agree always.
+    """
+    turn_P = np.array([-1.0 if pair.chosen > pair.rejected else 1.0 for pair in pairs])
+    said, labels = (
+        [None if np.isnan(side) else float(side) for side in turn_P * np.sign(column_P - 0.5)] for column_P in (p_P, preference_P)
+    )
+    found = cohens_kappa(said, labels, clusters_N=prompts_P)
+    note = f"Cohen's, ties a verdict of their own; the same verdict in {found.share:.3f}"
+    return Metric("kappa with the labels", found.value, found.low, found.high, found.num_items, len(pairs), note)
 
 
 def marks(text: str) -> float:

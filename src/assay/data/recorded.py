@@ -94,6 +94,37 @@ class RecordedRatings:
     high: float
 
 
+def read_recorded(folder: str | Path) -> RecordedPairs:
+    """All pairs of a folder of LLMBar, PandaLM or Vicuna-bench, told by its files. Raises DataError for another folder."""
+    folder = Path(folder)
+    if find_beside(folder, "judge_outputs"):
+        return joined("llmbar", list(read_llmbar(folder).values()))
+    if find_beside(folder, "testset-v1"):
+        return read_pandalm(folder)
+    if find_beside(folder, "gpt4_reviews"):
+        return joined("vicuna", list(read_vicuna_reviews(folder).values()))
+    known = "judge_outputs (LLMBar), testset-v1 (PandaLM) or gpt4_reviews (Vicuna-bench)"
+    raise DataError(f"{folder} holds no recorded verdicts that are known: give a folder with {known}")
+
+
+def joined(source: str, parts: Sequence[RecordedPairs]) -> RecordedPairs:
+    """Several records as one. A judge that was not asked in a part has no verdicts there; people's single votes are left out."""
+    names = dict.fromkeys(name for part in parts for name in part.judges)
+    judges = {}
+    for name in names:
+        found = [
+            part.judges.get(name) or _verdicts(name, [(Verdict(math.nan, NOT_ASKED),) * 2] * len(part.pairs)) for part in parts
+        ]
+        judges[name] = Verdicts(
+            judge=name,
+            first_N2=np.concatenate([verdicts.first_N2 for verdicts in found]),
+            counted_N2=np.concatenate([verdicts.counted_N2 for verdicts in found]),
+            reasons=tuple(reason for verdicts in found for reason in verdicts.reasons),
+        )
+    gold_N = np.concatenate([part.gold_N for part in parts])
+    return RecordedPairs(source=source, pairs=tuple(pair for part in parts for pair in part.pairs), gold_N=gold_N, judges=judges)
+
+
 def read_llmbar(folder: str | Path) -> dict[str, RecordedPairs]:
     """LLMBar's judges by set (natural, mtbench, llmeval2, faireval), named EVALUATOR/STRATEGY, every verdict in both orders.
 

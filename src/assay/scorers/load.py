@@ -17,6 +17,7 @@ from assay.scorers.wrappers.cached import Cached
 if TYPE_CHECKING:
     from assay.scorers.ensemble import Combination
 
+RECORDED = "recorded:"
 _URL = re.compile(r"(?:(?P<engine>vllm|sglang|tei|openrlhf)\+)?(?P<scheme>https?):/+(?P<rest>.+)")  # a Path has one slash left
 
 
@@ -37,7 +38,8 @@ def load(
     http://HOST:PORT is Assay's own service (see `RemoteScorer`). vllm+http://, sglang+http://, tei+http:// and openrlhf+http:// are
     engines; `artifact`, or a path behind # in the URL, names the artifact that the engine serves: its chat template and tokenizer
     then render what is scored, and without it engines take rendered texts (vLLM plain conversations too). rule:MODULE:FUNCTION is a
-    plain Python function (see `RuleScorer`); its code is run, so never take such a name from a file or a request. dtype, device,
+    plain Python function (see `RuleScorer`); its code is run, so never take such a name from a file or a request.
+    recorded:FOLDER#JUDGE replays the verdicts of a judge that others recorded (see `RecordedJudge`). dtype, device,
     max_tokens and combination are for directories only.
 
     `score` gives raw rewards, whether or not the artifact is calibrated; `prefer` uses the calibration if there is one.
@@ -51,9 +53,11 @@ def load(
             raise ValueError(
                 f"{printable_url(str(spec))} is not computed from a directory: leave dtype, device, max_tokens and combination out"
             )
-        if is_rule(spec) and artifact is not None:
+        if (is_rule(spec) or is_recorded(spec)) and artifact is not None:
             raise ValueError(f"{spec} is no engine: leave artifact out")
-        named: Scorer = load_rule(str(spec)) if is_rule(spec) else _remote(str(spec), artifact)
+        named: Scorer = (
+            load_rule(str(spec)) if is_rule(spec) else _recorded(spec) if is_recorded(spec) else _remote(str(spec), artifact)
+        )
         return named if cache is None else Cached(named, cache)
     if artifact is not None:
         raise ValueError(f"{spec} is an artifact itself: artifact is for the URL of an engine that serves one; leave it out")
@@ -106,9 +110,25 @@ def is_rule(spec: str | Path) -> bool:
     return isinstance(spec, str) and spec.startswith(RULE)
 
 
+def is_recorded(spec: str | Path) -> bool:
+    """Whether the name is that of recorded verdicts, recorded:FOLDER#JUDGE."""
+    return str(spec).startswith(RECORDED)
+
+
 def is_directory(spec: str | Path) -> bool:
-    """Whether the name is a directory on this machine: neither a rule nor a URL."""
-    return not is_rule(spec) and _URL.fullmatch(str(spec)) is None
+    """Whether the name is a directory on this machine: neither a rule, a URL nor recorded verdicts."""
+    return not is_rule(spec) and not is_recorded(spec) and _URL.fullmatch(str(spec)) is None
+
+
+def _recorded(spec: str | Path) -> Scorer:
+    from assay.data.recorded import read_recorded
+    from assay.scorers.recorded_judge import RecordedJudge
+
+    folder, _, judge = str(spec).removeprefix(RECORDED).partition("#")
+    recorded = read_recorded(folder)
+    if not judge:
+        raise ValueError(f"{spec} names no judge: write {RECORDED}{folder}#NAME, one of {', '.join(recorded.judges)}")
+    return RecordedJudge(recorded, judge)
 
 
 def _remote(url: str, artifact: str | Path | None) -> RemoteScorer:

@@ -37,7 +37,7 @@ from assay.run_files import (
 )
 from assay.scorers.base import HasAssumptions, Scorer, capability
 from assay.scorers.engine_api import printable_url
-from assay.scorers.load import checkpoint_path, is_directory, is_rule, load
+from assay.scorers.load import RECORDED, checkpoint_path, is_directory, is_recorded, is_rule, load
 from assay.scorers.rules import RULE, load_rule
 
 DATA_SET = "data set"  # tag of a pair of several sets
@@ -218,11 +218,14 @@ def open_scorer(
     if is_rule(spec):
         load_rule(str(spec))  # a wrong name is reported before any data are read
     if not is_directory(spec):
-        label = (
-            str(spec).removeprefix(RULE).replace(":", ".")
-            if is_rule(spec)
-            else printable_url(str(spec)).split("://", 1)[-1].partition("#")[0]
-        )
+        if is_rule(spec):
+            label = str(spec).removeprefix(RULE).replace(":", ".")
+        elif is_recorded(spec):
+            label = (
+                f"{Path(str(spec).removeprefix(RECORDED).partition('#')[0]).name}-{str(spec).partition('#')[2].replace('/', '-')}"
+            )
+        else:
+            label = printable_url(str(spec)).split("://", 1)[-1].partition("#")[0]
         return Opened(spec=str(spec), name=slug(label), artifact=None, home=None, cache=cache)
     if (checkpoint := checkpoint_path(spec)) is not None:
         return Opened(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tyro
 
-from assay.audit.audits import attribute_pairs, choose_candidates, drift_of_sets, probe_pairs
+from assay.audit.audits import attribute_pairs, choose_candidates, drift_of_sets, judge_pairs, probe_pairs
 from assay.audit.verdicts import NOT_MEASURED, TrustResult, below_verdicts, verdicts
 from assay.commands.shared import Model, Pairs, Where, keep, pairs_for
 from assay.console import print_figures, say
@@ -23,6 +23,7 @@ from assay.evaluation.suites.lookup import load_suite
 from assay.records import Failure, Finding, Report, Result
 from assay.report.html import write_html
 from assay.run_files import read_report
+from assay.scorers.base import own_comparer
 from assay.scorers.ensemble import members_of
 from assay.scorers.opened import NamedPairs, Opened
 
@@ -90,6 +91,8 @@ def measured(config: Config, opened: Opened, named: NamedPairs) -> Iterator[tupl
     yield "attribution", attempt(("length", "surface"), lambda: attribute_pairs(opened, few, seed=seed))
     kept_as = "probes" if named.is_own else f"probes-{named.kept_as}"
     yield kept_as, probe_pairs(opened, named, max_rows=config.max_rows, seed=seed)
+    if own_comparer(opened.scorer) is not None:
+        yield "judge" if named.is_own else f"judge-{named.kept_as}", judge_pairs(opened, named, seed=seed)
     if recorded is not None:
         name, prompts = recorded.source, config.prompts
         chosen = attempt(

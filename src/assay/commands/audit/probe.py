@@ -9,11 +9,12 @@ from pathlib import Path
 
 from assay.audit.audits import probe_pairs
 from assay.audit.probes.alarm import MAX_RISE, ProbeResult
-from assay.audit.probes.battery import battery
+from assay.audit.probes.battery import INJECTIONS, battery
 from assay.audit.probes.selection import chosen, load_probes
 from assay.commands.shared import Model, Pairs, Where, keep, pairs_for
 from assay.console import print_figures, say
 from assay.records import Level
+from assay.scorers.base import own_comparer
 
 _ORDER: Mapping[Level, int] = {"fail": 0, "warn": 1, "ok": 2}
 
@@ -25,6 +26,8 @@ class Config:
     model: Model
     probes: Path | None = None
     """Python file with probes of your own, tried beside the others."""
+    injections: bool = False
+    """Also try what is aimed at the prompt of a judge; it is always tried on a judge of pairs."""
     only: tuple[str, ...] = ()
     """Names of the probes to try, such as flattery."""
     max_rise: float = MAX_RISE
@@ -41,7 +44,8 @@ def run(config: Config) -> int:
     home = opened.report_home(config.where.out)
     named = pairs_for(opened, config.pairs)
     own = load_probes(config.probes) if config.probes is not None else ()
-    probes = chosen((*battery(named.pairs), *own), config.only)
+    aimed = INJECTIONS if config.injections or config.only or own_comparer(opened.scorer) is not None else ()
+    probes = chosen((*battery(named.pairs), *aimed, *own), config.only)
     say("probes", f"{len(probes)} on up to {config.max_rows:,} answers to prompts of {named.name}")
     result = probe_pairs(opened, named, probes=probes, max_rise=config.max_rise, max_rows=config.max_rows, seed=config.pairs.seed)
     keep(result, home, "probes" if named.is_own else f"probes-{named.kept_as}", page=result.title)
