@@ -19,7 +19,7 @@ import numpy as np
 from assay.audit.attribution.features import FEATURES
 from assay.records import Failure, Finding, Metric, PreferencePair, Report
 from assay.scorers.base import Scorer, capability, own_comparer, prefer
-from assay.scorers.in_order import ComparesInOrder, of_both_orders
+from assay.scorers.in_order import ComparesInOrder, TellsOrders, of_both_orders
 from assay.stats.agreement import cohens_kappa
 from assay.stats.mean_intervals import groups_interval, mean_interval
 from assay.stats.metrics import CHANGE, Interval
@@ -101,6 +101,10 @@ def verdicts_in_order(scorer: Scorer, pairs: Sequence[PreferencePair]) -> tuple[
     in_order = capability(scorer, ComparesInOrder, of_same_rewards=True)
     if in_order is not None:
         return in_order.compare_in_order(pairs), "both orders, as the judge tells them"
+    tells = capability(scorer, TellsOrders, of_same_rewards=True)
+    if tells is not None:
+        said = tells.comparisons([pair.completions() for pair in pairs])
+        return np.array([(one.forward, one.backward) for one in said], np.float64), "both orders, as the judge tells them"
     comparer = own_comparer(scorer)
     if comparer is None:
         return None, "one answer at a time: it sees no order"

@@ -18,6 +18,23 @@ NO_OTHER = "there is no other answer to this prompt to compare it with"
 NOT_COMPARED = "no verdict on it and another answer of the prompt"
 
 
+class InOrder(Protocol):
+    """What a judge said of a first and a second answer: P(the first is better) as shown in that order, and with the second shown
+    first. NaN where it gave no verdict."""
+
+    @property
+    def forward(self) -> float: ...
+    @property
+    def backward(self) -> float: ...
+
+
+@runtime_checkable
+class TellsOrders(Protocol):
+    """A judge of pairs that gives what both orders said, each with the reason why not."""
+
+    def comparisons(self, pairs: Sequence[tuple[Completion, Completion]]) -> Sequence[InOrder]: ...
+
+
 @runtime_checkable
 class ComparesInOrder(Protocol):
     """A judge of pairs that tells what it said in each order."""
@@ -29,9 +46,12 @@ class ComparesInOrder(Protocol):
 
 
 def of_both_orders(in_order_P2: np.ndarray) -> np.ndarray:
-    """One probability of the verdicts in both orders, their mean: a judge that goes by the place sees a tie. (P,), NaN where one
-    was not given."""
-    return np.asarray(in_order_P2, dtype=np.float64).mean(axis=1)
+    """One probability of both orders: (P,), NaN where one was not given. The mean of two probabilities; of two plain verdicts (win,
+    tie or loss) that differ a tie, so that a judge who goes by the place decides nothing."""
+    in_order_P2 = np.asarray(in_order_P2, dtype=np.float64)
+    is_plain_P = np.isin(in_order_P2, (0.0, 0.5, 1.0)).all(axis=1)
+    differ_P = in_order_P2[:, 0] != in_order_P2[:, 1]
+    return np.where(is_plain_P & differ_P, 0.5, in_order_P2.mean(axis=1))
 
 
 def win_shares(compare: Callable[[Sequence[PreferencePair]], np.ndarray], completions: Sequence[Completion]) -> Rewards:
