@@ -65,7 +65,7 @@ class Cascade:
         for stage, (scorer, threshold) in enumerate(zip(self.scorers, self.thresholds, strict=True)):
             if not len(left):
                 break
-            found = prefer(scorer, [pairs[i] for i in left])
+            found = prefer(scorer, [pairs[int(i)] for i in left])
             is_settled = is_sure(found, threshold)
             p_P[left[is_settled]], stage_P[left[is_settled]] = found[is_settled], stage
             left = left[~is_settled]
