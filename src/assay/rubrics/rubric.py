@@ -202,6 +202,7 @@ class Rubric:
 
     name: for titles. instructions: what a judge is told before the criteria. formula: see rubrics/formulas; threshold: of the
     formula of that name. per_row: the criteria come with each prompt (its column `rubric`), and there are none here.
+    reads_ground_truth: whether the judge is shown the answer that is known to be right, which each prompt brings.
     Raises ValueError for no criteria, a name given twice, weights that leave the formula nothing to divide by, and a criterion that
     needs one that is missing or, through others, itself.
     """
@@ -213,6 +214,7 @@ class Rubric:
     threshold: float = 0.5
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     per_row: bool = False
+    reads_ground_truth: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "criteria", tuple(self.criteria))
@@ -287,8 +289,8 @@ class Rubric:
     @property
     def digest(self) -> str:
         """Hash (32 hex digits) of what is asked and how it is combined; not of the name, nor of how a judge is asked."""
-        content = [[c.content() for c in self.criteria], self.instructions, self.formula, self.threshold, self.per_row]
-        return json_digest(content)
+        whole = [self.instructions, self.formula, self.threshold, self.per_row, self.reads_ground_truth]
+        return json_digest([[c.content() for c in self.criteria], *whole])
 
 
 def _counted(criterion: Criterion, values: Mapping[str, Value], counted: Mapping[str, Value]) -> Value:

@@ -206,7 +206,7 @@ def _by_default(kind: type[JudgeSettings]) -> dict[str, _Reader]:
 
 _JUDGE = _by_default(JudgeSettings)
 _WHOLE: Mapping[str, _Reader] = {
-    "name": _text, "instructions": _text, "formula": _text, "threshold": _float, "per_row": _truth,
+    "name": _text, "instructions": _text, "formula": _text, "threshold": _float, "per_row": _truth, "reads_ground_truth": _truth,
 }  # fmt: skip
 _CRITERION: Mapping[str, _Reader] = {
     "name": _text, "text": _text, "weight": _float, "kind": _text, "choices": choices_of, "low": _float, "high": _float,
