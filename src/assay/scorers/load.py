@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from assay.models.bases import fetch
 from assay.records import Dtype
 from assay.run_files import artifact_path, holds_artifact, holds_checkpoint, may_be_hub_id, read_description
 from assay.scorers.base import Scorer
@@ -86,19 +87,6 @@ def checkpoint_path(spec: str | Path) -> Path | None:
     if holds_checkpoint(spec):
         return Path(spec)
     return fetch(str(spec)) if may_be_hub_id(spec) else None
-
-
-def fetch(hub_id: str) -> Path:
-    """The local copy of a hub model: weights in safetensors, configuration, tokenizer. Raises ValueError when it cannot be had."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    kept = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=kept, ignore_patterns=["*/*.safetensors", "onnx/*", "original/*"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{hub_id} is no directory here, and the hub does not give it as a model ({reason})") from error
 
 
 def is_rule(spec: str | Path) -> bool:
