@@ -225,7 +225,11 @@ class Endpoint:
         messages = (Message("user", 'Answer with the JSON {"word": "yes"} and nothing else.'),)
         schema = json.dumps(_WORD_SCHEMA)
         whole = Sampling(temperature=1.0, max_tokens=16, choices=("yes",), schema=schema)
-        parts = (Sampling(temperature=1.0, max_tokens=16), replace_choices(), Sampling(max_tokens=16, schema=schema))
+        parts = (
+            Sampling(temperature=1.0, max_tokens=16),
+            Sampling(max_tokens=16, choices=("yes",)),
+            Sampling(max_tokens=16, schema=schema),
+        )
         replies = await self._probed(connection, Ask(messages=messages, sampling=whole), 2)
         if _is_fatal(replies):
             raise EngineError(f"{self.url}: {replies[0].error}")
@@ -272,10 +276,6 @@ class Endpoint:
 
 
 _JSON: dict[str, Any] = {"headers": {"Content-Type": "application/json"}}
-
-
-def replace_choices() -> Sampling:
-    return Sampling(max_tokens=16, choices=("yes",))
 
 
 class _Connection:

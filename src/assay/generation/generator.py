@@ -82,9 +82,12 @@ class Generator:
         key = json_digest(["probe", self.backend.identity])
         for attempt in reversed(self.ledger.attempts([key]).get(key, [])):
             if attempt.verdict is not None:
-                return Features(**attempt.verdict)
-        features, reply = self.backend.probe()
-        self._keep(probe, key, reply, features._asdict(), None)
+                features = Features(**attempt.verdict)
+                break
+        else:
+            features, reply = self.backend.probe()
+            self._keep(probe, key, reply, features._asdict(), None)
+        self.backend.use(features)
         return features
 
     def sample(

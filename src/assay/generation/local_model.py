@@ -73,6 +73,9 @@ class LocalModel:
         """What it can do is known."""
         return Features(replies=True, logprobs=True, schema=False), Reply("", "known", 0, 0)
 
+    def use(self, features: Features) -> None:
+        """Nothing is to be set."""
+
     def run(self, asks: Sequence[Ask], desk: Desk) -> None:
         """See `Backend.run`."""
         left = list(range(len(asks)))

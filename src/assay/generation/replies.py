@@ -110,8 +110,8 @@ Reader: TypeAlias = Callable[[Ask, Reply], Any]
 class Desk(NamedTuple):
     """What a backend needs beside the asks. may_send(i): None when ask number i may be sent, else why not (the budget is spent).
 
-    settle(i, reply, seconds_left): takes a reply; None when the ask is settled, else the seconds after which to ask again. unsent(i,
-    reason): settles an ask that was not sent. item_seconds: for one ask with all its tries.
+    settle(i, reply, seconds_left): takes a reply; None when the ask is settled, else the seconds after which to ask again.
+    unsent(i, reason): settles an ask that was not sent. item_seconds: for one ask with all its tries.
     """
 
     may_send: Callable[[int], str | None]
@@ -150,6 +150,10 @@ class Backend(Protocol):
     def is_thread_safe(self) -> bool: ...
     def probe(self) -> tuple[Features, Reply]:
         """What it can do, found by asking for it. Raises EngineError when it cannot be asked at all."""
+        ...
+
+    def use(self, features: Features) -> None:
+        """Ask as the probe found that it may be asked."""
         ...
 
     def run(self, asks: Sequence[Ask], desk: Desk) -> None:
