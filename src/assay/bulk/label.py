@@ -78,7 +78,8 @@ class Labelled:
 
     def summary(self) -> str:
         """One line for people."""
-        text = f"{self.num_prompts:,} prompts, {self.num_answers:,} answers, {self.num_judged:,} pairs judged -> {len(self.pairs):,} written"
+        text = f"{self.num_prompts:,} prompts, {self.num_answers:,} answers, {self.num_judged:,} pairs judged"
+        text += f" -> {len(self.pairs):,} written"
         for what, reasons in (("answers left out", self.unsampled), ("pairs not written", self.unwritten)):
             if reasons:
                 named = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items(), key=lambda item: -item[1]))

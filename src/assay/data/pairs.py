@@ -183,7 +183,8 @@ def write_pairs(
 ) -> int:
     """Write pairs as jsonl or jsonl.gz in Assay's own form, which `read_pairs` reads back exactly; how many there were.
 
-    beside: further columns of a pair's line, which are no part of the pair, such as what its label cost. The file appears only when it is complete; the same pairs give the same bytes.
+    beside: further columns of a pair's line, which are no part of the pair, such as what its label cost. The file appears only when
+    it is complete; the same pairs give the same bytes.
     """
     path = Path(path)
     if not path.name.endswith((".jsonl", ".jsonl.gz")):

@@ -41,6 +41,19 @@ def resolve_base(base: str) -> Base:
     return Base(path=base, name=base)
 
 
+def fetch(hub_id: str) -> Path:
+    """The local copy of a hub model: weights in safetensors, configuration, tokenizer. Raises ValueError when it cannot be had."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    kept = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=kept, ignore_patterns=["*/*.safetensors", "onnx/*", "original/*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{hub_id} is no directory here, and the hub does not give it as a model ({reason})") from error
+
+
 def load_tokenizer(base: str) -> tuple[Base, Any]:
     """A base, and its tokenizer. Raises as `resolve_base`."""
     from transformers import AutoTokenizer
