@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 from zlib import crc32
 
 import numpy as np
@@ -87,6 +87,7 @@ class Labelled:
         return text
 
 
+@runtime_checkable
 class Ledgered(Protocol):
     """A judge whose calls are billed."""
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from assay.stats.metrics import sigmoid
 
-_STEPS, _CLOSE = 500, 1e-8
+_STEPS, _CLOSE = 2000, 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,48 +56,48 @@ def log_odds_right(votes_NJ: np.ndarray, gold_N: np.ndarray) -> np.ndarray:
     return np.log((agree_NJ > 0).sum(0) + 0.5) - np.log((agree_NJ < 0).sum(0) + 0.5)
 
 
-def log_odds_agreed(votes_NJ: np.ndarray) -> np.ndarray:
-    """The same without any label: Dawid and Skene's model with answers that may change places, (J,) for `weighted`.
+def log_odds_agreed(votes_NJ: np.ndarray, *, smoothing: float = 0.5) -> np.ndarray:
+    """The same without any label: Dawid and Skene's model whose two classes may change places, (J,) for `weighted`.
 
-    Every pair stands there in both orders, so that nothing can be learned from which answer comes first. In data of preferences
-    that is the better one, and a model that saw it would know the labels. Raises ValueError for fewer than three judges, of whom
-    votes alone cannot say who is right.
+    A judge is right with one chance, whichever answer is the better one, and both are so equally often: nothing can be learned from
+    which answer comes first. In data of preferences that is the better one, and a model that saw it would know the labels. Ties and
+    gaps say nothing. smoothing: is added to right and to wrong votes. Raises ValueError for fewer than three judges, of whom votes
+    alone cannot say who is right.
     """
-    votes_NJ = np.asarray(votes_NJ, dtype=np.float64)
-    if votes_NJ.shape[1] < 3:
+    side_NJ = directions(votes_NJ)
+    if side_NJ.shape[1] < 3:
         raise ValueError(
-            f"{votes_NJ.shape[1]} judges: votes without labels say who is right from three judges on; weigh by accuracy"
+            f"{side_NJ.shape[1]} judges: votes without labels say who is right from three judges on; weigh by accuracy"
         )
-    label_NJ = np.where(np.isnan(votes_NJ), np.nan, 1 - np.sign(votes_NJ - 0.5))  # 0 first, 1 tie, 2 second
-    found = dawid_skene(np.concatenate([label_NJ, 2 - label_NJ]), num_classes=2, num_labels=3, start=(0, None, 1))
-    return np.log(found.confusion_JKL[:, 0, 0]) - np.log(found.confusion_JKL[:, 0, 2])
+    num_votes_J = np.abs(side_NJ).sum(0)
+    weights_J, moved, num_steps = np.ones(side_NJ.shape[1]), math.inf, 0
+    while moved > _CLOSE and num_steps < _STEPS:
+        lead_N = 2 * sigmoid(side_NJ @ weights_J) - 1  # P(first is better) less P(second is)
+        right_J = (num_votes_J + side_NJ.T @ lead_N) / 2 + smoothing
+        before_J, weights_J = weights_J, np.log(right_J) - np.log(num_votes_J + 2 * smoothing - right_J)
+        moved, num_steps = float(np.abs(weights_J - before_J).max()), num_steps + 1
+    return weights_J
 
 
 def dawid_skene(
     labels_NJ: np.ndarray,
     *,
     num_classes: int,
-    num_labels: int | None = None,
-    start: tuple[int | None, ...] | None = None,
     smoothing: float = 0.01,
 ) -> DawidSkene:
     """Chance of each class by expectation maximisation, from what most judges say. Dawid & Skene (1979).
 
-    labels_NJ: numbers from 0, NaN where a judge gave none; an item without labels has the prior. num_labels: more than there are
-    classes where judges may say something else, such as "tie"; start: then, which class each label stands for at first, None for
-    none. smoothing: is added to every count, so that what was never seen is not impossible.
+    labels_NJ: numbers from 0, NaN where a judge gave none; an item without labels has the prior. smoothing: is added to every
+    count, so that what was never seen is not impossible.
     Raises ValueError for a label out of range.
     """
-    labels_NJ, num_labels = np.asarray(labels_NJ, dtype=np.float64), num_labels or num_classes
+    labels_NJ = np.asarray(labels_NJ, dtype=np.float64)
     given = labels_NJ[~np.isnan(labels_NJ)]
-    if np.any((given < 0) | (given >= num_labels) | (given % 1 > 0)):
-        raise ValueError(f"labels are numbers from 0 to {num_labels - 1}, not {given.min():g} to {given.max():g}")
-    said_NJL = (labels_NJ[:, :, None] == np.arange(num_labels)).astype(np.float64)
-    votes_NK = np.zeros((len(labels_NJ), num_classes))
-    for label, stands_for in enumerate(range(num_classes) if start is None else start):
-        if stands_for is not None:
-            votes_NK[:, stands_for] += said_NJL[:, :, label].sum(1)
-    posterior_NK = (votes_NK + 1e-3) / (votes_NK + 1e-3).sum(1, keepdims=True)
+    if np.any((given < 0) | (given >= num_classes) | (given % 1 > 0)):
+        raise ValueError(f"labels are numbers from 0 to {num_classes - 1}, not {given.min():g} to {given.max():g}")
+    said_NJL = (labels_NJ[:, :, None] == np.arange(num_classes)).astype(np.float64)
+    votes_NK = said_NJL.sum(1) + 1e-3
+    posterior_NK = votes_NK / votes_NK.sum(1, keepdims=True)
     moved, num_steps = math.inf, 0
     while moved > _CLOSE and num_steps < _STEPS:
         num_steps += 1
