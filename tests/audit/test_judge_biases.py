@@ -33,7 +33,7 @@ def pairs_of(number: int, seed: int = 0) -> list[PreferencePair]:
 
 
 class Judge:
-    """A judge of pairs: knows the better answer with chance .8, and sways by `pull` (of the first, of the second answer as shown)."""
+    """A judge of pairs: knows the better answer with chance .8, and in six of ten pairs goes by `pull` instead."""
 
     scope, tolerance = "prompt", 0.0
 
@@ -213,10 +213,7 @@ def test_the_reference_is_even_with_itself_and_a_scorer_of_answers_stays_as_it_i
 
 
 def test_the_command_exits_with_8_for_a_biased_judge_and_keeps_its_reports(tmp_path, monkeypatch, capsys):
-    (tmp_path / "my_judges.py").write_text(
-        "def longer(completions):\n    return [float(len(c.response)) for c in completions]\n\n"
-        "def shorter_first_word(completions):\n    return [float(len(c.response.split()[0])) if c.response.split() else None for c in completions]\n"
-    )
+    (tmp_path / "my_judges.py").write_text("def longer(completions):\n    return [float(len(c.response)) for c in completions]\n")
     monkeypatch.chdir(tmp_path)
     write_pairs(tmp_path / "pairs.jsonl", pairs_of(120))
     words = ["audit", "judge", "rule:my_judges:longer", "--data", "pairs.jsonl", "--out", "found"]
