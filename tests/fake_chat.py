@@ -48,7 +48,9 @@ def said(text: str | None, *, finish: str = "stop", tokens: Any = None, **messag
 def probed(chat: Chat, body: dict[str, Any]) -> dict[str, Any]:
     """An answer to the probe that does what `features` says, and ignores the rest."""
     text = '{"word": "yes"}' if "schema" in chat.features and "response_format" in body else "Yes."
-    reply = said(text, tokens=[("Yes", {"Yes": -0.1, "No": -2.4})] if "logprobs" in chat.features and body.get("logprobs") else None)
+    reply = said(
+        text, tokens=[("Yes", {"Yes": -0.1, "No": -2.4})] if "logprobs" in chat.features and body.get("logprobs") else None
+    )
     if "n" in chat.features and body.get("n", 1) > 1:
         reply["choices"] *= body["n"]
     return reply

@@ -24,6 +24,7 @@ from assay.records import Failure, Finding, Report, Result
 from assay.report.html import write_html
 from assay.run_files import read_report
 from assay.scorers.ensemble import members_of
+from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.opened import NamedPairs, Opened
 
 ATTRIBUTED = 1000  # pairs that are attributed, at most
@@ -49,6 +50,7 @@ class Config:
     """Prompts of the candidates that are scored."""
     pairs: Pairs = field(default_factory=Pairs)
     where: Where = field(default_factory=Where)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
 
 
 class Refusal(NamedTuple):
@@ -60,7 +62,7 @@ class Refusal(NamedTuple):
 
 def run(config: Config) -> int:
     """Measure, keep each report under eval/, judge, and print the verdicts; trust.html shows them above every report."""
-    opened = config.where.open(config.model)
+    opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
     named = pairs_for(opened, config.pairs)
     reports, unmeasured = kept_reports(opened), cannot_measure(opened)
@@ -76,6 +78,7 @@ def run(config: Config) -> int:
     write_html(home / "trust.html", [judged.report(), *map(below_verdicts, reports)], title)
     say("page", str(home / "trust.html"))
     print_figures(title, trust_rows(judged))
+    opened.say_bill()
     return 7 if judged.worst == "fail" else 0
 
 

@@ -14,6 +14,7 @@ from assay.audit.probes.selection import chosen, load_probes
 from assay.commands.shared import Model, Pairs, Where, keep, pairs_for
 from assay.console import print_figures, say
 from assay.records import Level
+from assay.scorers.judges.options import JudgeOptions
 
 _ORDER: Mapping[Level, int] = {"fail": 0, "warn": 1, "ok": 2}
 
@@ -33,11 +34,12 @@ class Config:
     """Answers that are edited by each probe."""
     pairs: Pairs = field(default_factory=Pairs)
     where: Where = field(default_factory=Where)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
 
 
 def run(config: Config) -> int:
     """Try the probes, keep the report and its page, and print the probes, failed ones first."""
-    opened = config.where.open(config.model)
+    opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
     named = pairs_for(opened, config.pairs)
     own = load_probes(config.probes) if config.probes is not None else ()
@@ -46,6 +48,7 @@ def run(config: Config) -> int:
     result = probe_pairs(opened, named, probes=probes, max_rise=config.max_rise, max_rows=config.max_rows, seed=config.pairs.seed)
     keep(result, home, "probes" if named.is_own else f"probes-{named.kept_as}", page=result.title)
     print_figures(result.title, probe_rows(result))
+    opened.say_bill()
     return 6 if result.is_exploitable else 0
 
 
