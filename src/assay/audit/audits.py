@@ -14,7 +14,7 @@ from assay.audit.choosing import best_of_n, draw_groups
 from assay.audit.drift.detect import DriftResult, NewSet, measure_drift
 from assay.audit.drift.kept import observe_all, reference_for, states_scorer
 from assay.audit.drift.samples import read_sample
-from assay.audit.judge_biases import JudgeResult, judge_biases
+from assay.audit.judge_biases import JudgeResult, is_asked, judge_biases
 from assay.audit.overoptimization import OveroptimizationResult
 from assay.audit.probes.alarm import MAX_RISE, Probe, ProbeResult
 from assay.audit.probes.battery import INJECTIONS, battery, run_probes
@@ -25,7 +25,7 @@ from assay.data.rows import slug
 from assay.data.split import HasPrompt
 from assay.messages import Messages, prompt_key
 from assay.records import Finding, extended
-from assay.scorers.base import Scorer, margins, own_comparer
+from assay.scorers.base import Scorer, margins
 from assay.scorers.opened import OVERLAP, NamedPairs, Opened, overlap
 from assay.scorers.wrappers.counted import Counted
 
@@ -39,9 +39,8 @@ def probe_pairs(
     max_rows: int = 200,
     seed: int = 0,
 ) -> ProbeResult:
-    """`run_probes` on named pairs; left out, the probes are the battery, and of a judge of pairs the injections too. Raises as it
-    does."""
-    if probes is None and own_comparer(opened.scorer) is not None:
+    """`run_probes` on named pairs; left out, the probes are the battery, and of a judge the injections too. Raises as it does."""
+    if probes is None and is_asked(opened.scorer):
         probes = (*battery(named.pairs), *INJECTIONS)
     notes, facts = _seen(opened, named.pairs, named.name, "its margins there make rises look small")
     with progress("probing", None, "answers") as advance:

@@ -18,7 +18,7 @@ import numpy as np
 
 from assay.audit.attribution.features import FEATURES
 from assay.records import Failure, Finding, Metric, PreferencePair, Report
-from assay.scorers.base import Scorer, capability, own_comparer, prefer
+from assay.scorers.base import HasBill, Scorer, capability, own_comparer, prefer
 from assay.scorers.in_order import ComparesInOrder, TellsOrders, of_both_orders
 from assay.stats.agreement import cohens_kappa
 from assay.stats.mean_intervals import groups_interval, mean_interval
@@ -124,6 +124,11 @@ def _kappa(pairs: Sequence[PreferencePair], p_P: np.ndarray, preference_P: np.nd
     found = cohens_kappa(said, labels, clusters_N=prompts_P)
     note = f"Cohen's, ties a verdict of their own; the same verdict in {found.share:.3f}"
     return Metric("kappa with the labels", found.value, found.low, found.high, found.num_items, len(pairs), note)
+
+
+def is_asked(scorer: Scorer) -> bool:
+    """Whether the scorer is a judge: one that compares by itself, or whose verdicts are calls to a language model."""
+    return own_comparer(scorer) is not None or capability(scorer, HasBill) is not None
 
 
 def marks(text: str) -> float:

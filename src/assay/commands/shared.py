@@ -13,10 +13,11 @@ from assay.data.columns import renaming
 from assay.data.split import Split
 from assay.records import Dtype, Report, Result
 from assay.report.html import write_html
-from assay.run_files import write_report
+from assay.run_files import LEDGER, write_report
+from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.opened import NamedPairs, Opened, open_scorer, read_named
 
-_MODEL_HELP = "Run directory, artifact, URL (http://, vllm+http:// and kin) or rule:module:function."
+_MODEL_HELP = "Run directory, artifact, URL (http://, vllm+http:// and kin), rule:module:function, or rubric (docs/judges.md)."
 Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL", help=_MODEL_HELP)]
 """What is measured, as `open_scorer` takes it."""
 Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A=B")]
@@ -65,8 +66,10 @@ class Where:
     dtype: Dtype = "auto"
     """Number format of the backbone; auto measures which is faster."""
 
-    def open(self, model: str, cache: Path | None = None) -> Opened:
-        return open_scorer(model, device=self.device, dtype=self.dtype, cache=cache)
+    def open(self, model: str, cache: Path | None = None, *, judge: JudgeOptions | None = None) -> Opened:
+        """judge: of a rubric; its ledger lies in `out` unless it says where."""
+        ledger = None if self.out is None else self.out / LEDGER
+        return open_scorer(model, device=self.device, dtype=self.dtype, cache=cache, judge=judge, ledger=ledger)
 
 
 def pairs_for(opened: Opened, pairs: Pairs, split: Split = "test") -> NamedPairs:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import tyro
 
 from assay.audit.audits import attribute_pairs, choose_candidates, drift_of_sets, judge_pairs, probe_pairs
+from assay.audit.judge_biases import is_asked
 from assay.audit.verdicts import NOT_MEASURED, TrustResult, below_verdicts, verdicts
 from assay.commands.shared import Model, Pairs, Where, keep, pairs_for
 from assay.console import print_figures, say
@@ -23,8 +24,8 @@ from assay.evaluation.suites.lookup import load_suite
 from assay.records import Failure, Finding, Report, Result
 from assay.report.html import write_html
 from assay.run_files import read_report
-from assay.scorers.base import own_comparer
 from assay.scorers.ensemble import members_of
+from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.opened import NamedPairs, Opened
 
 ATTRIBUTED = 1000  # pairs that are attributed, at most
@@ -50,6 +51,7 @@ class Config:
     """Prompts of the candidates that are scored."""
     pairs: Pairs = field(default_factory=Pairs)
     where: Where = field(default_factory=Where)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
 
 
 class Refusal(NamedTuple):
@@ -61,7 +63,7 @@ class Refusal(NamedTuple):
 
 def run(config: Config) -> int:
     """Measure, keep each report under eval/, judge, and print the verdicts; trust.html shows them above every report."""
-    opened = config.where.open(config.model)
+    opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
     named = pairs_for(opened, config.pairs)
     reports, unmeasured = kept_reports(opened), cannot_measure(opened)
@@ -77,6 +79,7 @@ def run(config: Config) -> int:
     write_html(home / "trust.html", [judged.report(), *map(below_verdicts, reports)], title)
     say("page", str(home / "trust.html"))
     print_figures(title, trust_rows(judged))
+    opened.say_bill()
     return 7 if judged.worst == "fail" else 0
 
 
@@ -91,7 +94,7 @@ def measured(config: Config, opened: Opened, named: NamedPairs) -> Iterator[tupl
     yield "attribution", attempt(("length", "surface"), lambda: attribute_pairs(opened, few, seed=seed))
     kept_as = "probes" if named.is_own else f"probes-{named.kept_as}"
     yield kept_as, probe_pairs(opened, named, max_rows=config.max_rows, seed=seed)
-    if own_comparer(opened.scorer) is not None:
+    if is_asked(opened.scorer):
         yield "judge" if named.is_own else f"judge-{named.kept_as}", judge_pairs(opened, named, seed=seed)
     if recorded is not None:
         name, prompts = recorded.source, config.prompts

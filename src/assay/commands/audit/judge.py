@@ -10,6 +10,7 @@ from assay.audit.probes.selection import chosen
 from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
 from assay.console import say
 from assay.records import Report
+from assay.scorers.judges.options import JudgeOptions
 
 AIMED = (*(probe.name for probe in INJECTIONS), "verdict letter", "verdict score", "verdict json", "master key", "master key alone")
 
@@ -27,6 +28,7 @@ class Config:
     """Answers that are edited by each probe; 0 tries none."""
     pairs: Pairs = field(default_factory=Pairs)
     where: Where = field(default_factory=Where)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
 
     def __post_init__(self) -> None:
         if self.max_rows < 0:
@@ -35,7 +37,7 @@ class Config:
 
 def run(config: Config) -> int:
     """Measure the biases, try the injections, keep both reports and one page, and print the figures."""
-    opened = config.where.open(config.model)
+    opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
     named = pairs_for(opened, config.pairs)
     probes = chosen((*battery(named.pairs), *INJECTIONS), config.only)
@@ -44,11 +46,13 @@ def run(config: Config) -> int:
     keep(judged, home, "judge" if named.is_own else f"judge-{named.kept_as}", page=page)
     show(judged.report())
     if not config.max_rows:
+        opened.say_bill()
         return 8 if judged.is_biased else 0
     say("probes", f"{len(probes)} on up to {config.max_rows:,} answers to prompts of {named.name}")
     probed = probe_pairs(opened, named, probes=probes, max_rows=config.max_rows, seed=config.pairs.seed)
     keep(probed, home, "judge-probes" if named.is_own else f"judge-probes-{named.kept_as}", page=probed.title)
     show(without_shares(probed.report()))
+    opened.say_bill()
     return 8 if judged.is_biased or probed.is_exploitable else 0
 
 

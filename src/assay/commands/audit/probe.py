@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from assay.audit.audits import probe_pairs
+from assay.audit.judge_biases import is_asked
 from assay.audit.probes.alarm import MAX_RISE, ProbeResult
 from assay.audit.probes.battery import INJECTIONS, battery
 from assay.audit.probes.selection import chosen, load_probes
 from assay.commands.shared import Model, Pairs, Where, keep, pairs_for
 from assay.console import print_figures, say
 from assay.records import Level
-from assay.scorers.base import own_comparer
+from assay.scorers.judges.options import JudgeOptions
 
 _ORDER: Mapping[Level, int] = {"fail": 0, "warn": 1, "ok": 2}
 
@@ -27,7 +28,7 @@ class Config:
     probes: Path | None = None
     """Python file with probes of your own, tried beside the others."""
     injections: bool = False
-    """Also try what is aimed at the prompt of a judge; it is always tried on a judge of pairs."""
+    """Also try what is aimed at the prompt of a judge; it is always tried on one."""
     only: tuple[str, ...] = ()
     """Names of the probes to try, such as flattery."""
     max_rise: float = MAX_RISE
@@ -36,20 +37,22 @@ class Config:
     """Answers that are edited by each probe."""
     pairs: Pairs = field(default_factory=Pairs)
     where: Where = field(default_factory=Where)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
 
 
 def run(config: Config) -> int:
     """Try the probes, keep the report and its page, and print the probes, failed ones first."""
-    opened = config.where.open(config.model)
+    opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
     named = pairs_for(opened, config.pairs)
     own = load_probes(config.probes) if config.probes is not None else ()
-    aimed = INJECTIONS if config.injections or config.only or own_comparer(opened.scorer) is not None else ()
+    aimed = INJECTIONS if config.injections or config.only or is_asked(opened.scorer) else ()
     probes = chosen((*battery(named.pairs), *aimed, *own), config.only)
     say("probes", f"{len(probes)} on up to {config.max_rows:,} answers to prompts of {named.name}")
     result = probe_pairs(opened, named, probes=probes, max_rise=config.max_rise, max_rows=config.max_rows, seed=config.pairs.seed)
     keep(result, home, "probes" if named.is_own else f"probes-{named.kept_as}", page=result.title)
     print_figures(result.title, probe_rows(result))
+    opened.say_bill()
     return 6 if result.is_exploitable else 0
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,11 +23,13 @@ from assay.generation.replies import Answered, Ask, Features, Reply, Sampling, U
 from assay.records import Completion, Rewards
 from assay.rubrics.judge_settings import JudgeSettings
 from assay.rubrics.rubric import NOT_APPLICABLE, Criterion, Rubric, Value
+from assay.rubrics.rubric_file import rubric_from
 from assay.scorers.base import Scope
 from assay.scorers.judges.verdict_text import numbered_verdict, verdicts_in_json, whole_text
 from assay.scorers.judges.verdict_tokens import masses_of
 from assay.scorers.judges.wording import WORDING, Option, Question, options_of, pointwise_question, verdict_schema, why_unjudged
 
+RUBRIC_FIELD = "rubric"  # of the ground truth: the criteria that a prompt brings
 VERDICT_TOKENS = 16  # that an endpoint may write where the verdict is read by its tokens
 TOLERANCE = {"torch.float32": 1e-3}  # of values in [0, 1] between two layouts of a batch; other formats round more
 _HALF_TOLERANCE = 0.05
@@ -35,11 +38,12 @@ RuleValues: TypeAlias = Callable[[Sequence[Criterion], Sequence[Completion]], Se
 """The values of the criteria that are rules, of each completion: name -> value (NaN with a reason)."""
 
 
-class Graded(NamedTuple):
-    """What one call said of one answer: criterion -> value, and a line for people."""
+class _Plan(NamedTuple):
+    """The calls of one completion, with what reads their replies; problem: why there are none."""
 
-    values: dict[str, Value]
-    said: str
+    rubric: Rubric
+    calls: list[tuple[Ask, Callable[[Reply], Any]]]
+    problem: str | None
 
 
 class PointwiseJudge:
@@ -60,9 +64,8 @@ class PointwiseJudge:
         self.by_token = self.settings.reading == "tokens"
         if self.by_token and self.settings.k > 1:
             raise ValueError(f'k = {self.settings.k}: probabilities are read once; give reading = "text" for samples with votes')
-        self.rule_criteria = tuple(criterion for criterion in rubric.criteria if criterion.kind == "rule")
-        if self.rule_criteria and rules is None:
-            raise ValueError(f"{self.rule_criteria[0].name!r} is a rule: give rules=, which computes such criteria")
+        if rules is None and (named := rules_of(rubric)):
+            raise ValueError(f"{named[0].name!r} is a rule: give rules=, which computes such criteria")
         for criterion in rubric.asked:
             options_of(criterion, by_token=self.by_token)
         self.fingerprint = judge_fingerprint("pointwise", generator, rubric, self.settings)
@@ -72,30 +75,25 @@ class PointwiseJudge:
 
     @property
     def reads_ground_truth(self) -> bool:
-        """Whether the reference is shown, or a rule may read it."""
-        return self.rubric.reads_ground_truth or bool(self.rule_criteria)
+        """Whether the reference is shown, the criteria come with the prompt, or a rule may read what is right."""
+        return self.rubric.reads_ground_truth or self.rubric.per_row or bool(rules_of(self.rubric))
 
     @property
     def calls_per_answer(self) -> int:
-        """Calls that one answer takes, without tries."""
-        parts = len(self._parts())
-        return parts * self.settings.k
+        """Calls that one answer takes, without tries; of a rubric per row, that each call of it takes."""
+        return max(1, len(self._parts(self.rubric))) * self.settings.k
 
     def score(self, completions: Sequence[Completion]) -> Rewards:
         """N completions -> N rewards of the rubric's formula, in [0, 1] for most."""
         items = list(completions)
         if not items:
             return Rewards(value=np.empty(0, np.float32), error=())
-        problems = [why_unjudged(item, reads_ground_truth=self.rubric.reads_ground_truth) for item in items]
-        rules = self.rules(self.rule_criteria, items) if self.rules is not None and self.rule_criteria else [{}] * len(items)
-        planned = self._planned(items, problems)
-        readers = {ask: read for plan in planned for ask, read in plan}
-        asks = [ask for plan in planned for ask, _ in plan]
-        answered = self.generator.ask(asks, lambda ask, reply: readers[ask](reply))
-        rows, start = [], 0
-        for plan, problem, known in zip(planned, problems, rules, strict=True):
-            rows.append(self._row(plan, answered[start : start + len(plan)], problem, known))
-            start += len(plan)
+        plans = self._plans(items)
+        rules = self._rule_values(items, plans)
+        readers = {ask: read for plan in plans for ask, read in plan.calls}
+        answered = self.generator.ask(list(readers), lambda ask, reply: readers[ask](reply))
+        answer_of = dict(zip(readers, answered, strict=True))
+        rows = [self._row(plan, [answer_of[ask] for ask, _ in plan.calls], known) for plan, known in zip(plans, rules, strict=True)]
         value, std, text, error = zip(*rows, strict=True)
         return Rewards(
             value=np.array(value, np.float32),
@@ -110,32 +108,47 @@ class PointwiseJudge:
 
     def estimate(self, completions: Sequence[Completion]) -> Estimate:
         """What scoring these would cost, at most."""
-        items = list(completions)
-        problems = [why_unjudged(item, reads_ground_truth=self.rubric.reads_ground_truth) for item in items]
-        return self.generator.estimate([ask for plan in self._planned(items, problems) for ask, _ in plan])
+        return self.generator.estimate([ask for plan in self._plans(list(completions)) for ask, _ in plan.calls])
 
-    def _parts(self) -> list[tuple[Criterion, ...]]:
+    def _parts(self, rubric: Rubric) -> list[tuple[Criterion, ...]]:
         """The criteria of each call."""
-        asked = self.rubric.asked
-        if not asked:
+        if not rubric.asked:
             return []
-        return [(criterion,) for criterion in asked] if self.by_token or self.settings.calls == "each" else [asked]
+        each = self.by_token or self.settings.calls == "each"
+        return [(criterion,) for criterion in rubric.asked] if each else [rubric.asked]
 
-    def _planned(
-        self, items: Sequence[Completion], problems: Sequence[str | None]
-    ) -> list[list[tuple[Ask, Callable[[Reply], Any]]]]:
+    def _plans(self, items: Sequence[Completion]) -> list[_Plan]:
         """The calls of each completion, sample by sample, with what reads their replies."""
-        plans: list[list[tuple[Ask, Callable[[Reply], Any]]]] = []
-        for item, problem in zip(items, problems, strict=True):
-            plan = []
+        plans = []
+        for item in items:
+            problem = why_unjudged(item, reads_ground_truth=self.rubric.reads_ground_truth)
+            rubric = self.rubric if problem is not None or not self.rubric.per_row else row_rubric(self.rubric, item)
+            if isinstance(rubric, str):
+                rubric, problem = self.rubric, rubric
+            calls = []
             for sample in range(self.settings.k if problem is None else 0):
-                for criteria in self._parts():
-                    question = pointwise_question(self.rubric, criteria, item, by_token=self.by_token)
-                    plan.append((self._ask(question, criteria, sample), partial(self._read, criteria, question.options)))
-            plans.append(plan)
+                for criteria in self._parts(rubric):
+                    question = pointwise_question(rubric, criteria, item, by_token=self.by_token)
+                    ask = self._ask(rubric, question, criteria, sample)
+                    calls.append((ask, partial(self._read, criteria, question.options)))
+            plans.append(_Plan(rubric, calls, problem))
         return plans
 
-    def _ask(self, question: Question, criteria: Sequence[Criterion], sample: int) -> Ask:
+    def _rule_values(self, items: Sequence[Completion], plans: Sequence[_Plan]) -> list[Mapping[str, tuple[Value, str | None]]]:
+        """The values of the criteria that are rules, of completions that can be judged; those of one rubric together."""
+        found: list[Mapping[str, tuple[Value, str | None]]] = [{} for _ in items]
+        by_rules: dict[tuple[Criterion, ...], list[int]] = {}
+        for i, plan in enumerate(plans):
+            if plan.problem is None and (named := rules_of(plan.rubric)):
+                by_rules.setdefault(named, []).append(i)
+        for named, places in by_rules.items():
+            if self.rules is None:
+                raise ValueError(f"{named[0].name!r} is a rule: give rules=, which computes such criteria")
+            for i, values in zip(places, self.rules(named, [items[i] for i in places]), strict=True):
+                found[i] = values
+        return found
+
+    def _ask(self, rubric: Rubric, question: Question, criteria: Sequence[Criterion], sample: int) -> Ask:
         settings = self.settings
         choices = tuple(option.spelled for option in question.options[criteria[0].name]) if self.by_token else ()
         schema = verdict_schema(criteria, question.options) if self.features.schema and not self.by_token else ""
@@ -146,7 +159,7 @@ class PointwiseJudge:
             choices=choices,
             schema=schema,
         )
-        return Ask(messages=question.messages, sampling=sampling, sample=sample, rubric=self.rubric.digest, shared=question.shared)
+        return Ask(messages=question.messages, sampling=sampling, sample=sample, rubric=rubric.digest, shared=question.shared)
 
     def _read(self, criteria: Sequence[Criterion], options: Mapping[str, Sequence[Option]], reply: Reply) -> dict[str, Any]:
         """The verdict of one reply: criterion -> value, and how likely each choice was. Raises `Unreadable`."""
@@ -166,18 +179,14 @@ class PointwiseJudge:
         }
 
     def _row(
-        self,
-        plan: Sequence[tuple[Ask, Any]],
-        answered: Sequence[Answered],
-        problem: str | None,
-        rules: Mapping[str, tuple[Value, str | None]],
+        self, plan: _Plan, answered: Sequence[Answered], rules: Mapping[str, tuple[Value, str | None]]
     ) -> tuple[float, float, str | None, str | None]:
         """Value, std, text and error of one completion."""
-        if problem is not None:
-            return math.nan, math.nan, None, problem
-        size = max(1, len(self._parts()))
-        samples = [answered[start : start + size] for start in range(0, len(plan), size)] or [()]
-        outcomes = [self._combined(sample, rules) for sample in samples]
+        if plan.problem is not None:
+            return math.nan, math.nan, None, plan.problem
+        size = max(1, len(self._parts(plan.rubric)))
+        samples = [answered[start : start + size] for start in range(0, len(answered), size)] or [()]
+        outcomes = [_combined(plan.rubric, sample, rules) for sample in samples]
         values_K = np.array([value for value, _ in outcomes])
         text = _said(answered[:size], rules, by_token=self.by_token)
         is_read = np.isfinite(values_K)
@@ -189,19 +198,6 @@ class PointwiseJudge:
             text = f"{text}\n({int(is_read.sum())} of {len(values_K)} samples could be read)"
         std = float(values_K[is_read].std(ddof=1)) if is_read.sum() > 1 else math.nan
         return float(values_K[is_read].mean()), std, text, None
-
-    def _combined(self, sample: Sequence[Answered], rules: Mapping[str, tuple[Value, str | None]]) -> tuple[float, str | None]:
-        values: dict[str, Value] = {}
-        for one in sample:
-            if one.error is not None:
-                return math.nan, one.error
-            values |= {name: entry["value"] for name, entry in one.verdict.items()}
-        for name, (value, error) in rules.items():
-            if error is not None:
-                return math.nan, f"the rule {name!r}: {error}"
-            values[name] = value
-        combined = self.rubric.combine(values)
-        return combined.value, combined.error
 
 
 def expected_value(criterion: Criterion, options: Sequence[Option], reply: Reply) -> dict[str, Any]:
@@ -220,6 +216,23 @@ def expected_value(criterion: Criterion, options: Sequence[Option], reply: Reply
         total = math.fsum(mass for mass, _ in counted)
         value = min(1.0, math.fsum(mass * float(one) for mass, one in counted) / total)
     return {"value": value, "p": shares, "outside": masses.outside}
+
+
+def rules_of(rubric: Rubric) -> tuple[Criterion, ...]:
+    """The criteria that are computed, not judged."""
+    return tuple(criterion for criterion in rubric.criteria if criterion.kind == "rule")
+
+
+def row_rubric(rubric: Rubric, completion: Completion) -> Rubric | str:
+    """The rubric that a prompt brings in its ground truth, with the instructions of `rubric`; or why it cannot be read."""
+    content = (completion.ground_truth or {}).get(RUBRIC_FIELD)
+    if content is None:
+        return f"the criteria come with each prompt, and ground_truth has no {RUBRIC_FIELD!r}"
+    try:
+        own = rubric_from(content)
+    except ValueError as error:
+        return f"the rubric of this prompt cannot be read: {error}"
+    return replace(own, instructions=rubric.instructions or own.instructions, reads_ground_truth=rubric.reads_ground_truth)
 
 
 def checked_features(generator: Generator, settings: JudgeSettings) -> Features:
@@ -244,6 +257,22 @@ def judge_tolerance(generator: Generator) -> float:
     """How far values may differ between two batches: 0 behind an endpoint, whose replies the ledger repeats."""
     causal = getattr(generator.backend, "causal", None)
     return 0.0 if causal is None else TOLERANCE.get(str(causal.dtype), _HALF_TOLERANCE)
+
+
+def _combined(
+    rubric: Rubric, sample: Sequence[Answered], rules: Mapping[str, tuple[Value, str | None]]
+) -> tuple[float, str | None]:
+    values: dict[str, Value] = {}
+    for one in sample:
+        if one.error is not None:
+            return math.nan, one.error
+        values |= {name: entry["value"] for name, entry in one.verdict.items()}
+    for name, (value, error) in rules.items():
+        if error is not None:
+            return math.nan, f"the rule {name!r}: {error}"
+        values[name] = value
+    combined = rubric.combine(values)
+    return combined.value, combined.error
 
 
 def _value(criterion: Criterion, options: Sequence[Option], verdict: str) -> Value:
