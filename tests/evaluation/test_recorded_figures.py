@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from functools import cache
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from assay.cli import main
 from assay.data.recorded import (
     LLMBAR_SETS,
     RecordedPairs,
@@ -210,6 +212,16 @@ def test_a_recorded_judge_and_a_jury_of_them_are_scorers():
     assert np.mean(right_of_two(p_P, recorded.gold_N)) == pytest.approx(0.940)
     turned = [PreferencePair(prompt=p.prompt, chosen=p.rejected, rejected=p.chosen) for p in pairs]
     assert np.allclose(prefer(Jury(orders), turned), 1 - p_P)
+
+
+def test_a_record_is_evaluated_by_its_name(tmp_path, capsys):
+    file = DATA / "llmbar" / "llmeval2.jsonl.gz"
+    words = ["evaluate", f"recorded:{DATA / 'llmbar'}#PaLM2/Vanilla_NoRules", "--data", str(file), "--out", str(tmp_path)]
+    assert main(words) == 0
+    kept = json.loads((tmp_path / "eval" / "llmeval2.json").read_text())
+    accuracy = next(metric for metric in kept["metrics"] if metric["name"] == "accuracy")
+    assert (accuracy["n_scored"], accuracy["n"]) == (181, 200)
+    assert "empty reply" in json.dumps(kept)
 
 
 def test_auto_j_critiques_all_hold_a_rating():

@@ -113,6 +113,8 @@ def test_items_that_vary_together_count_as_fewer():
     [
         (lambda: cohens_kappa([1], [1, 2]), "1 labels of one rater and 2 of the other"),
         (lambda: cohens_kappa([1], [1], weights="cubic"), "none, linear or quadratic, not 'cubic'"),
+        (lambda: cohens_kappa([1, "a"], ["a", 1]), "labels of the kinds int, str have no order"),
+        (lambda: krippendorff_alpha(np.array([[1, np.inf]])), "infinite rating"),
         (lambda: krippendorff_alpha(np.ones(3)), "a row for each item"),
         (lambda: krippendorff_alpha(np.ones((3, 2)), scale="ratio"), "nominal, ordinal or interval, not 'ratio'"),
         (lambda: krippendorff_alpha(np.ones((3, 2)), clusters_N=np.zeros(2)), "3 items but 2 clusters"),

@@ -36,6 +36,13 @@ class TellsOrders(Protocol):
 
 
 @runtime_checkable
+class SaysWhyNot(Protocol):
+    """A judge of pairs that gives the reason for each pair on which it has no verdict."""
+
+    def why_not(self, pairs: Sequence[PreferencePair]) -> list[str | None]: ...
+
+
+@runtime_checkable
 class ComparesInOrder(Protocol):
     """A judge of pairs that tells what it said in each order."""
 

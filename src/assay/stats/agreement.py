@@ -63,7 +63,7 @@ def cohens_kappa(
         raise ValueError(f"weights are none, linear or quadratic, not {weights!r}")
     used_N = np.array([not (_is_missing(a) or _is_missing(b)) for a, b in zip(a_N, b_N, strict=True)], dtype=bool)
     a, b = ([label for label, used in zip(labels, used_N, strict=True) if used] for labels in (a_N, b_N))
-    place = {label: k for k, label in enumerate(sorted({*a, *b}) if categories is None else categories)}
+    place = {label: k for k, label in enumerate(_in_order({*a, *b}) if categories is None else categories)}
     unknown = sorted({str(label) for label in (*a, *b) if label not in place})
     if unknown:
         raise ValueError(f"{', '.join(unknown)} is no category: there are {', '.join(map(str, place))}")
@@ -90,13 +90,16 @@ def krippendorff_alpha(
 
     ratings_NR: numbers, NaN where there is none; items with fewer than two are left out. scale: "nominal" counts what differs,
     "interval" the squares of differences, "ordinal" those of the differences of mid-ranks among all ratings, which is
-    Krippendorff's ordinal metric. clusters_N: items that vary together. Raises ValueError for another shape or scale.
+    Krippendorff's ordinal metric. clusters_N: items that vary together. Raises ValueError for another shape or scale, and for
+    infinity.
     """
     ratings_NR = np.asarray(ratings_NR, dtype=np.float64)
     if ratings_NR.ndim != 2:
         raise ValueError(f"ratings have the shape {ratings_NR.shape}: give a row for each item, with a column for each rater")
     if scale not in ("nominal", "ordinal", "interval"):
         raise ValueError(f"a scale is nominal, ordinal or interval, not {scale!r}")
+    if np.isinf(ratings_NR).any():
+        raise ValueError("an infinite rating has no distance to the others: give a number, or NaN where there is none")
     used_N = np.sum(~np.isnan(ratings_NR), axis=1) >= 2
     item, rater = np.nonzero(~np.isnan(ratings_NR[used_N]))
     rated = ratings_NR[used_N][item, rater]
@@ -183,6 +186,14 @@ def _clusters(clusters_N: np.ndarray | None, used_N: np.ndarray) -> np.ndarray:
     if len(clusters_N) != len(used_N):
         raise ValueError(f"{len(used_N)} items but {len(clusters_N)} clusters: give each item the cluster it is in")
     return np.unique(np.asarray(clusters_N)[used_N], return_inverse=True)[1]
+
+
+def _in_order(labels: set[Any]) -> list[Any]:
+    try:
+        return sorted(labels)
+    except TypeError:
+        kinds = ", ".join(sorted({type(label).__name__ for label in labels}))
+        raise ValueError(f"labels of the kinds {kinds} have no order: give categories, from low to high") from None
 
 
 def _is_missing(label: Any) -> bool:
