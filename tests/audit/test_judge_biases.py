@@ -91,7 +91,7 @@ def test_a_planted_bias_is_found_and_no_other(name):
 
 
 def test_an_even_judge_is_left_in_peace():
-    found = judge_biases(Judge(even), pairs_of(400), own="mine")
+    found = judge_biases(Judge(even, seed=1), pairs_of(400), own="mine")
     assert {finding.level for finding in found.findings} == {"ok"}
     assert not found.is_biased
     metrics = {metric.name: metric for metric in found.metrics}
@@ -218,10 +218,11 @@ def test_the_command_exits_with_8_for_a_biased_judge_and_keeps_its_reports(tmp_p
     write_pairs(tmp_path / "pairs.jsonl", pairs_of(120))
     words = ["audit", "judge", "rule:my_judges:longer", "--data", "pairs.jsonl", "--out", "found"]
     assert main([*words, "--max-rows", "0"]) == 8
-    kept = json.loads((tmp_path / "found" / "eval" / "judge-pairs.json").read_text())
+    kept = json.loads(next((tmp_path / "found" / "eval").glob("judge-*pairs.json")).read_text())
     assert {finding["name"]: finding["level"] for finding in kept["findings"]}[LENGTH] == "fail"
     assert "verbosity" in capsys.readouterr().out
     assert main([*words, "--max-rows", "40", "--only", "closing_fence"]) == 8
-    probes = json.loads((tmp_path / "found" / "eval" / "judge-probes-pairs.json").read_text())
+    probes = json.loads(next((tmp_path / "found" / "eval").glob("judge-probes-*pairs.json")).read_text())
     assert [finding["level"] for finding in probes["findings"] if finding["name"] == "closing fence"] == ["fail"]
-    assert main([*words, "--max-rows", "-1"]) == 2
+    with pytest.raises(SystemExit):
+        main([*words, "--max-rows", "-1"])

@@ -36,7 +36,8 @@ class Backend:
 
     def run(self, asks: list[Ask], desk: Desk) -> None:
         for i, ask in enumerate(asks):
-            desk.settle(i, self.answer(ask), 1.0)
+            while desk.settle(i, self.answer(ask), 1.0) is not None:
+                pass
 
 
 class Longer:
@@ -62,10 +63,10 @@ class Longer:
 
 
 def test_pairs_that_turn_with_the_order_tie_or_have_no_verdict_are_counted_and_not_written():
-    texts = iter(["aaaaaa", "aaa", "aaaa", "aaaaaa", "b" * 30, "bb", "bbbb", "cccc", "dddd", "c", "", "cut"])
+    texts = [["aaaaaa", "aaa", "aaaa", "aaaaaa"], ["b" * 30, "bb", "bbbb", "cccc"], ["dddd", "c", "", "cut"]]
 
     def answer(ask: Ask) -> Reply:
-        text = next(texts)
+        text = texts[int(ask.shared)][ask.sample]
         return Reply(text or None, "length" if text == "cut" else "stop", error=None if text else "the server is down")
 
     found = label(Generator(Backend(answer)), Longer(), PROMPTS, Draws(k=4), source="made up")
@@ -154,7 +155,7 @@ def test_prompts_are_read_once_each_from_the_usual_columns(tmp_path):
     assert {reason: count for reason, (count, _) in problems.reasons.items()} == {
         "repeated prompt": 1,
         "the conversation ends with an answer": 1,
-        "unknown columns": 1,
+        "not in the form prompts": 1,
     }
     assert len(read_prompts(file, limit=1)[0]) == 1
 
@@ -213,9 +214,12 @@ def test_the_command_labels_counts_and_pays_nothing_twice(tmp_path, capsys, monk
 def test_the_command_refuses_what_cannot_be_meant(tmp_path, capsys):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "q"}\n')
     words = ["data", "label", str(tmp_path / "prompts.jsonl"), "--policy", "m", "--judge", "helpfulness"]
-    assert main([*words, "--out", str(tmp_path / "pairs.csv")]) == 2
-    assert "written as .jsonl" in capsys.readouterr().err
-    assert main([*words, "--out", str(tmp_path / "pairs.jsonl"), "--policy-key-env", "KEY"]) == 2
-    assert "goes with --policy-url" in capsys.readouterr().err.replace("\n", " ")
+    for more, says in (
+        (["--out", str(tmp_path / "pairs.csv")], "written as .jsonl"),
+        (["--out", str(tmp_path / "pairs.jsonl"), "--policy-key-env", "KEY"], "goes with --policy-url"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*words, *more])
+        assert says in " ".join(capsys.readouterr().err.split())
     assert main([*words[:-1], "rule:json:dumps", "--out", str(tmp_path / "p.jsonl"), "--judge-model", "m"]) == 2
     assert "is no rubric" in capsys.readouterr().err.replace("\n", " ")
