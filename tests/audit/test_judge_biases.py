@@ -102,6 +102,12 @@ def test_an_even_judge_is_left_in_peace():
     assert kappa.low < 2 * 0.8 - 1 < kappa.high, "with answers taken in the order of their texts chance agrees in half"
 
 
+def test_a_judge_that_punishes_length_is_found_too():
+    found = judge_biases(Judge(lambda pair, is_chosen_first: -to_longer(pair, is_chosen_first)), pairs_of(400), own="mine")
+    length = next(finding for finding in found.findings if finding.name == LENGTH)
+    assert (length.level, length.why[-25:]) == ("fail", "it pulls to the other answer"[-25:])
+
+
 def test_flips_to_neither_side_are_warned_of():
     rng = np.random.default_rng(0)
     found = judge_biases(Judge(lambda pair, is_chosen_first: rng.choice([-1, 1])), pairs_of(300), own="mine")

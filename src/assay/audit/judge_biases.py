@@ -1,8 +1,8 @@
 """What a judge goes by beside the answers: their place, their length, their format, and who wrote them.
 
 Each bias is a difference of two shares that is zero for a judge who errs alike everywhere. A finding asks for size and for
-evidence: fail above `LARGE`, warn above `SMALL`, and the interval at `DECIDES` has to lie above zero, so that an unbiased judge is
-accused of any of the four in at most 5% of data sets (benchmarks/levels.py).
+evidence: fail above `LARGE`, warn above `SMALL`, to either side, and the interval at `DECIDES` must not hold zero, so that an
+unbiased judge is accused of any of the four in at most 5% of data sets (benchmarks/levels.py).
 
 Suffixes: P pairs; 2: chosen shown first, chosen shown second.
 """
@@ -181,16 +181,15 @@ def _contrast(
     shown = groups_interval(right_P, with_more_P, with_less_P, prompts_P)
     metric = Metric(name, shares[0] - shares[1], *shown, sum(sizes), len(right_P), note)
     surely = groups_interval(right_P, with_more_P, with_less_P, prompts_P, level=DECIDES)
-    return _Bias((metric,), _finding(name, metric, surely, f"the answer that {what}", failure, one_sided=True))
+    to = f"the answer that {what}" if metric.value > 0 else "the other answer"
+    return _Bias((metric,), _finding(name, metric, surely, to, failure))
 
 
-def _finding(name: str, metric: Metric, surely: Interval, to: str, failure: Failure | None, *, one_sided: bool = False) -> Finding:
-    """By size and evidence. one_sided: only a pull towards `to` counts; what is punished instead is said and is no failure."""
-    size = metric.value if one_sided else abs(metric.value)
-    seen = f"{metric.value:+.3f} [{metric.low:+.3f}, {metric.high:+.3f}]" + (f": {metric.note}" if one_sided else "")
-    is_sure = surely.low > 0 or (not one_sided and surely.high < 0)
-    if not (is_sure and size > SMALL):
-        return Finding("ok", name, size, LARGE, f"{seen}: no pull to {to} beyond chance and {SMALL:g}", failure)
+def _finding(name: str, metric: Metric, surely: Interval, to: str, failure: Failure | None) -> Finding:
+    """By size and evidence, to either side. surely: the interval that decides."""
+    size, seen = abs(metric.value), f"{metric.value:+.3f} [{metric.low:+.3f}, {metric.high:+.3f}], {metric.note}"
+    if size <= SMALL or surely.low <= 0 <= surely.high:
+        return Finding("ok", name, size, LARGE, f"{seen}: no pull beyond chance and {SMALL:g}", failure)
     return Finding("fail" if size > LARGE else "warn", name, size, LARGE, f"{seen}: it pulls to {to}", failure)
 
 
