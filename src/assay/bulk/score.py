@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -26,6 +26,7 @@ from assay.records import Dtype
 from assay.scorers.base import HasPlan, Scope, capability
 from assay.scorers.opened import open_scorer
 from assay.scorers.ray import RayScorer, connect, factory_of
+from assay.scorers.verifiers.confined import CodeFlags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class ScoreConfig:
     """Rewards for a file of completions; a run that was stopped is resumed (docs/scoring.md)."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Run directory, artifact, URL or rule:module:function."""
+    """Run directory, artifact, URL, rule:NAME or rule:module:function."""
     input: str
     """jsonl, jsonl.gz, json or parquet: prompt + response, messages, text, or token_ids."""
     output: Path
@@ -50,6 +51,7 @@ class ScoreConfig:
     dtype: Dtype = "auto"
     batch_tokens: int | None = None
     """Token budget of one forward."""
+    code: CodeFlags = field(default_factory=CodeFlags)
 
 
 def score_file(config: ScoreConfig) -> tuple[int, int]:
@@ -62,6 +64,8 @@ def score_file(config: ScoreConfig) -> tuple[int, int]:
         raise ValueError(f"--output {config.output}: rewards are written as .jsonl or .parquet")
     if config.ray is None and config.ray_address is not None:
         raise ValueError(f"--ray-address {config.ray_address}: say with --ray N on how many actors to score there")
+    if config.ray is not None and config.code.run_code:
+        raise ValueError("--run-code with --ray: code of answers is run on this machine alone, leave --ray out")
     read_completions(config.input)  # so that a missing file is reported before the model is loaded
     with locked(config.output):
         engine = _on_ray(config, config.ray) if config.ray is not None else _here(config)
@@ -85,7 +89,12 @@ class _Engine(NamedTuple):
 def _here(config: ScoreConfig) -> _Engine:
     """The model in this process."""
     scorer = open_scorer(
-        config.model, dtype=config.dtype, device=config.device, max_tokens=config.batch_tokens, cache=config.cache
+        config.model,
+        dtype=config.dtype,
+        device=config.device,
+        max_tokens=config.batch_tokens,
+        cache=config.cache,
+        run_code=config.code.allowed,
     ).scorer
     if (planned := capability(scorer, HasPlan)) is not None:
         say("budget", planned.plan.summary())

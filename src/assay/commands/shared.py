@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +15,9 @@ from assay.records import Dtype, Report, Result
 from assay.report.html import write_html
 from assay.run_files import write_report
 from assay.scorers.opened import NamedPairs, Opened, open_scorer, read_named
+from assay.scorers.verifiers.confined import CodeFlags
 
-_MODEL_HELP = "Run directory, artifact, URL (http://, vllm+http:// and kin) or rule:module:function."
+_MODEL_HELP = "Run directory, artifact, URL (http://, vllm+http:// and kin), rule:NAME or rule:module:function."
 Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL", help=_MODEL_HELP)]
 """What is measured, as `open_scorer` takes it."""
 Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A=B")]
@@ -64,9 +65,10 @@ class Where:
     """Such as cpu or cuda."""
     dtype: Dtype = "auto"
     """Number format of the backbone; auto measures which is faster."""
+    code: CodeFlags = field(default_factory=CodeFlags)
 
     def open(self, model: str, cache: Path | None = None) -> Opened:
-        return open_scorer(model, device=self.device, dtype=self.dtype, cache=cache)
+        return open_scorer(model, device=self.device, dtype=self.dtype, cache=cache, run_code=self.code.allowed)
 
 
 def pairs_for(opened: Opened, pairs: Pairs, split: Split = "test") -> NamedPairs:

@@ -12,6 +12,7 @@ from assay.scorers.base import Scorer
 from assay.scorers.engine_api import Remote, printable_url
 from assay.scorers.remote import RemoteScorer
 from assay.scorers.rules import RULE, load_rule
+from assay.scorers.verifiers.confined import RunCode
 from assay.scorers.wrappers.cached import Cached
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def load(
     combination: Combination | None = None,
     cache: str | Path | None = None,
     artifact: str | Path | None = None,
+    run_code: RunCode = "never",
 ) -> Scorer:
     """The scorer that `spec` names: an artifact directory, a run directory that holds one, another's reward model (a directory of
     transformers' form, or a hub id), the URL of a service, or a rule.
@@ -36,9 +38,10 @@ def load(
     Of another's reward model all that had to be assumed is printed (docs/adopt.md).
     http://HOST:PORT is Assay's own service (see `RemoteScorer`). vllm+http://, sglang+http://, tei+http:// and openrlhf+http:// are
     engines; `artifact`, or a path behind # in the URL, names the artifact that the engine serves: its chat template and tokenizer
-    then render what is scored, and without it engines take rendered texts (vLLM plain conversations too). rule:MODULE:FUNCTION is a
-    plain Python function (see `RuleScorer`); its code is run, so never take such a name from a file or a request. dtype, device,
-    max_tokens and combination are for directories only.
+    then render what is scored, and without it engines take rendered texts (vLLM plain conversations too). rule:NAME is a
+    built-in rule (docs/rules.md), rule:MODULE:FUNCTION a plain Python function (see `RuleScorer`); its code is run, so never take
+    such a name from a file or a request. dtype, device, max_tokens and combination are for directories only. run_code: whether
+    rule:tests may run the code of answers, "sandboxed" (in bubblewrap alone) or "unsandboxed".
 
     `score` gives raw rewards, whether or not the artifact is calibrated; `prefer` uses the calibration if there is one.
     dtype, device: "auto" picks what suits the machine. max_tokens: token budget of one forward. combination: how an ensemble's
@@ -53,7 +56,7 @@ def load(
             )
         if is_rule(spec) and artifact is not None:
             raise ValueError(f"{spec} is no engine: leave artifact out")
-        named: Scorer = load_rule(str(spec)) if is_rule(spec) else _remote(str(spec), artifact)
+        named: Scorer = load_rule(str(spec), run_code=run_code) if is_rule(spec) else _remote(str(spec), artifact)
         return named if cache is None else Cached(named, cache)
     if artifact is not None:
         raise ValueError(f"{spec} is an artifact itself: artifact is for the URL of an engine that serves one; leave it out")
@@ -102,7 +105,7 @@ def fetch(hub_id: str) -> Path:
 
 
 def is_rule(spec: str | Path) -> bool:
-    """Whether the name is that of a Python function. Only text is: a Path may come from a file or a request."""
+    """Whether the name is that of a rule. Only text is: a Path may come from a file or a request."""
     return isinstance(spec, str) and spec.startswith(RULE)
 
 

@@ -1,6 +1,6 @@
 """From a name on the command line to a scorer, with its directory, its own data and the prompts that it was trained on.
 
-    runs/mine   artifact/   their-model/   org/name   http://HOST:PORT   vllm+http://HOST:PORT   rule:module:function
+    runs/mine   artifact/   their-model/   org/name   http://HOST:PORT   vllm+http://HOST:PORT   rule:answer   rule:module:function
 
 Every command that measures starts here. Only `overlap` and `refuse_seen` check which prompts a model was trained on.
 """
@@ -39,6 +39,7 @@ from assay.scorers.base import HasAssumptions, Scorer, capability
 from assay.scorers.engine_api import printable_url
 from assay.scorers.load import checkpoint_path, is_directory, is_rule, load
 from assay.scorers.rules import RULE, load_rule
+from assay.scorers.verifiers.confined import RunCode
 
 DATA_SET = "data set"  # tag of a pair of several sets
 OVERLAP, CALIBRATED_HERE = "prompts that it was trained on", "prompts that it was calibrated on"
@@ -111,6 +112,7 @@ class Opened:
     max_tokens: int | None = None
     cache: Path | None = None
     checkpoint: Path | None = None
+    run_code: RunCode = "never"
 
     @property
     def label(self) -> str:
@@ -122,7 +124,7 @@ class Opened:
         if self.checkpoint is not None:
             return load(self.checkpoint, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens, cache=self.cache)
         if self.artifact is None:
-            return load(self.spec, cache=self.cache)
+            return load(self.spec, cache=self.cache, run_code=self.run_code)
         return load(self.spec, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens, cache=self.cache)
 
     @cached_property
@@ -213,17 +215,18 @@ def open_scorer(
     dtype: Dtype = "auto",
     max_tokens: int | None = None,
     cache: Path | None = None,
+    run_code: RunCode = "never",
 ) -> Opened:
     """What `spec` names; see `load` for its forms and arguments. Raises ValueError when it names nothing."""
     if is_rule(spec):
-        load_rule(str(spec))  # a wrong name is reported before any data are read
+        load_rule(str(spec), run_code=run_code)  # a wrong name is reported before any data are read
     if not is_directory(spec):
         label = (
             str(spec).removeprefix(RULE).replace(":", ".")
             if is_rule(spec)
             else printable_url(str(spec)).split("://", 1)[-1].partition("#")[0]
         )
-        return Opened(spec=str(spec), name=slug(label), artifact=None, home=None, cache=cache)
+        return Opened(spec=str(spec), name=slug(label), artifact=None, home=None, cache=cache, run_code=run_code)
     if (checkpoint := checkpoint_path(spec)) is not None:
         return Opened(
             spec=str(spec),

@@ -159,7 +159,7 @@ def scale_onto(old: Batcher, new: Scorer, pairs: list[PreferencePair]) -> dict[s
 
 
 def _load(config: ServeConfig, spec: str | Path) -> Scorer:
-    return open_scorer(spec, dtype=config.dtype, device=config.device, cache=config.cache).scorer
+    return open_scorer(spec, dtype=config.dtype, device=config.device, cache=config.cache, run_code=config.code.allowed).scorer
 
 
 def _load_new(config: ServeConfig, path: Path, pairs: list[PreferencePair] | None) -> Scorer:

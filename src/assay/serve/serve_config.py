@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from assay.records import Dtype
+from assay.scorers.verifiers.confined import CodeFlags
 
 TOKENS_VARIABLE, ADMIN_VARIABLE = "ASSAY_TOKENS", "ASSAY_ADMIN_TOKENS"
 
@@ -59,6 +60,7 @@ class ServeConfig:
     """Write the log as JSON, one object a line."""
     device: str = "auto"
     dtype: Dtype = "auto"
+    code: CodeFlags = field(default_factory=CodeFlags)
     ray: int = 0
     """Number of Ray Serve replicas; 0: serve from this process."""
     ray_address: str | None = None
