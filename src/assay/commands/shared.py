@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +16,9 @@ from assay.report.html import write_html
 from assay.run_files import LEDGER, write_report
 from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.opened import NamedPairs, Opened, open_scorer, read_named
+from assay.scorers.verifiers.confined import CodeFlags
 
-_MODEL_HELP = "Run directory, artifact, URL (http://, vllm+http:// and kin), rule:module:function, or rubric (docs/judges.md)."
+_MODEL_HELP = "Run directory, artifact, URL (http://, vllm+http://), rule:NAME, rule:module:function or rubric (docs/judges.md)."
 Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL", help=_MODEL_HELP)]
 """What is measured, as `open_scorer` takes it."""
 Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A=B")]
@@ -65,11 +66,20 @@ class Where:
     """Such as cpu or cuda."""
     dtype: Dtype = "auto"
     """Number format of the backbone; auto measures which is faster."""
+    code: CodeFlags = field(default_factory=CodeFlags)
 
     def open(self, model: str, cache: Path | None = None, *, judge: JudgeOptions | None = None) -> Opened:
         """judge: of a rubric; its ledger lies in `out` unless it says where."""
         ledger = None if self.out is None else self.out / LEDGER
-        return open_scorer(model, device=self.device, dtype=self.dtype, cache=cache, judge=judge, ledger=ledger)
+        return open_scorer(
+            model,
+            device=self.device,
+            dtype=self.dtype,
+            cache=cache,
+            judge=judge,
+            ledger=ledger,
+            run_code=self.code.allowed,
+        )
 
 
 def pairs_for(opened: Opened, pairs: Pairs, split: Split = "test") -> NamedPairs:

@@ -22,7 +22,7 @@ from assay.generation.replies import Answered, Ask, Backend, Desk, Features, Rea
 from assay.messages import Message, Messages, as_messages
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 20.0
-_CHARACTERS_PER_TOKEN = 3  # few, so that a call is not cheaper than it was taken for
+_BYTES_PER_TOKEN = 3  # few, so that a call is not dearer than it was taken for
 
 
 class Limits(NamedTuple):
@@ -86,7 +86,7 @@ class Generator:
                 break
         else:
             features, reply = self.backend.probe()
-            self._keep(probe, key, reply, features._asdict(), None)
+            self._keep(probe, key, self._priced(reply), features._asdict(), None)
         self.backend.use(features)
         return features
 
@@ -134,7 +134,7 @@ class Generator:
         return [settled[key] for key in keys]
 
     def estimate(self, asks: Sequence[Ask]) -> Estimate:
-        """What these asks would come to, at most: tokens are taken to have three characters."""
+        """What these asks would come to, at most: tokens are taken to have three bytes."""
         keys = {ask.key(self.backend.identity): ask for ask in asks}
         known = self.ledger.attempts(keys)
         new = [ask for key, ask in keys.items() if not any(attempt.error is None for attempt in known.get(key, []))]
@@ -153,6 +153,11 @@ class Generator:
                 return answered, num_unread
             num_unread, last = num_unread + 1, last or answered
         return (last, num_unread) if num_unread >= self.limits.readings else (None, num_unread)
+
+    def _priced(self, reply: Reply) -> Reply:
+        if reply.price is not None or self.backend.price is None:
+            return reply
+        return reply._replace(price=self.backend.price.of(reply.input_tokens, reply.output_tokens))
 
     def _keep(self, ask: Ask, key: str, reply: Reply, verdict: Any, error: str | None) -> None:
         self.ledger.record(ask, key, self.backend.model, reply, verdict, error)
@@ -206,8 +211,7 @@ class _Turn:
     def settle(self, i: int, reply: Reply, seconds_left: float) -> float | None:
         generator, limits = self.generator, self.generator.limits
         generator._release((id(self), i))
-        if reply.price is None and generator.backend.price is not None:
-            reply = reply._replace(price=generator.backend.price.of(reply.input_tokens, reply.output_tokens))
+        reply = generator._priced(reply)
         answered = _read(self.asks[i], reply, self.read)
         generator._keep(self.asks[i], self.keys[i], reply, answered.verdict, answered.error)
         if answered.error is None:
@@ -243,4 +247,4 @@ def _read(ask: Ask, reply: Reply, read: Reader) -> Answered:
 
 
 def _tokens_of(ask: Ask) -> int:
-    return sum(len(turn.content) for turn in ask.messages) // _CHARACTERS_PER_TOKEN + 8 * len(ask.messages)
+    return sum(len(turn.content.encode("utf-8", "replace")) for turn in ask.messages) // _BYTES_PER_TOKEN + 8 * len(ask.messages)

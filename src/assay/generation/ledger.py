@@ -117,7 +117,7 @@ class Ledger:
             model,
             ask.rubric,
             ask.sampling.as_text(),
-            ask.messages_text(),
+            _storable(ask.messages_text()),
             ask.order,
             ask.sample,
             reply.text,
@@ -126,9 +126,9 @@ class Ledger:
             reply.output_tokens,
             reply.seconds,
             reply.price,
-            json.dumps(reply.tokens, ensure_ascii=False) if reply.tokens else "",
-            None if verdict is None else json.dumps(verdict, ensure_ascii=False),
-            error,
+            json.dumps(reply.tokens) if reply.tokens else "",
+            None if verdict is None else json.dumps(verdict),
+            None if error is None else _storable(error),
             int(reply.may_pass),
         )
         with self._opened() as database, database:
@@ -191,6 +191,11 @@ def _attempt(row: Sequence[Any]) -> Attempt:
     )
     reply = Reply(text, finish, read, written, seconds, price, error if text is None else None, choices, bool(may_pass))
     return Attempt(key, reply, None if verdict is None else json.loads(verdict), error)
+
+
+def _storable(text: str) -> str:
+    """Text with lone surrogates, which no file of UTF-8 can hold, as U+FFFD."""
+    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
 
 
 def _open(path: Path | None) -> sqlite3.Connection:
