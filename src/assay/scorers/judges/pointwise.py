@@ -25,7 +25,7 @@ from assay.rubrics.judge_settings import JudgeSettings
 from assay.rubrics.rubric import NOT_APPLICABLE, Criterion, Rubric, Value
 from assay.rubrics.rubric_file import rubric_from
 from assay.scorers.base import Scope
-from assay.scorers.judges.rule_parts import RuleParts, rules_of
+from assay.scorers.judges.rule_parts import RuleParts, RuleRow, rule_lines, rules_of
 from assay.scorers.judges.verdict_text import numbered_verdict, verdicts_in_json, whole_text
 from assay.scorers.judges.verdict_tokens import masses_of
 from assay.scorers.judges.wording import WORDING, Option, Question, options_of, pointwise_question, verdict_schema, why_unjudged
@@ -294,9 +294,4 @@ def _said(answered: Sequence[Answered], rules: RuleRow, *, by_token: bool) -> st
             value = entry["value"]
             figure = value if isinstance(value, str) else f"{value:.3f}"
             lines.append(f"{name}: {figure} ({shares}; {100 * entry['outside']:.0f}% said something else)")
-    lines += [
-        f"{name}: {value if isinstance(value, str) else f'{value:.3f}'} (rule)"
-        for name, (value, error) in rules.items()
-        if error is None
-    ]
-    return "\n".join(lines) or None
+    return "\n".join([*lines, *rule_lines(rules)]) or None
