@@ -5,8 +5,8 @@ python benchmarks/judge.py --parts endpoint rates kill ledger
 
 Claims, written before the first run:
 (local)    rubric 300, prompt 100, answers 230 tokens on SmolLM2-135M in float32: at least 1.7 times the answers a second of
-           transformers' pipeline("decision") at 4 answers a prompt and 2.2 times at 16, same probabilities within 1e-4; at least 2.5
-           times the answers a second of writing 64 tokens first with the same engine.
+           transformers' pipeline("decision") at 4 answers a prompt and 2.2 times at 16, same probabilities within 1e-4; at least
+           2.5 times the answers a second of writing 64 tokens first with the same engine.
 (endpoint) a server that takes 50 ms, 500 answers, 32 at once: under 1.5 s.
 (rates)    100 requests a second are held within 5%.
 (kill)     `assay score` with a judge, killed (SIGKILL) in the middle and started again: no call whose reply was recorded is made
@@ -251,7 +251,7 @@ def local(config: JudgeBenchConfig) -> dict[str, Any]:
         difference = float(np.abs(np.array(ours) - np.array(theirs)).max())
         needed = {4: 1.7, 16: 2.2}.get(count, 1.0)
         found[f"{count} answers"] = {
-            "tokens": [len(model.tokens(one)) for one in messages[:1]][0],
+            "tokens": len(model.tokens(messages[0])),
             "answers_per_second": per_second,
             "times_the_pipeline": round(against, 2),
             "times_writing_first": round(after, 2),

@@ -26,7 +26,7 @@ class Chat:
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                method, path, _ = line.decode().split()
+                method = line.decode().split()[0]
                 length = 0
                 while (header := await reader.readline()).strip():
                     name, _, value = header.decode().partition(":")
