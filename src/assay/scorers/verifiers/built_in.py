@@ -35,7 +35,7 @@ from assay.scorers.verifiers import text_rules
 from assay.scorers.verifiers.confined import RunCode, check_allowed
 from assay.scorers.verifiers.pool import CheckFailed, shared_pool
 from assay.scorers.verifiers.text_rules import LIMITS, Settings, Truth, Unreadable, golds_of
-from assay.scorers.verifiers.unit_tests import tests_passed
+from assay.scorers.verifiers.unit_tests import passes_tests
 
 VERSION = 1
 """Counts up when a rule gives other rewards: a part of every fingerprint."""
@@ -164,7 +164,7 @@ def _outcomes(rule: BuiltInRule, items: list[Completion]) -> list[Outcome]:
         return [_in_place(rule, item, _IN_PLACE[rule.name]) for item in items]
 
     def tested(item: Completion) -> Outcome:
-        return _in_place(rule, item, lambda text, truth, settings: tests_passed(text, truth, settings, rule.run_code))
+        return _in_place(rule, item, lambda text, truth, settings: passes_tests(text, truth, settings, rule.run_code))
 
     if len(items) <= 1:
         return [tested(item) for item in items]

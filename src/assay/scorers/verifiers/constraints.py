@@ -34,10 +34,16 @@ def follows(kind: str, text: str, given: Given) -> bool:
     check = KINDS.get(kind)
     if check is None:
         raise BadConstraint(f"{kind!r} is none of IFEval's 25 kinds of instructions")
+    is_blank = not text.strip()
     try:
-        return check(text, {name: value for name, value in given.items() if value is not None}) and bool(text.strip())
+        followed = check("-" if is_blank else text, {name: value for name, value in given.items() if value is not None})
     except KeyError as error:
         raise BadConstraint(f"{kind} needs {error.args[0]!r}") from None
+    except CannotTell:
+        if is_blank:
+            return False
+        raise
+    return followed and not is_blank
 
 
 def _number(given: Given, name: str) -> int:
@@ -140,7 +146,7 @@ def _nth_paragraph(text: str, given: Given) -> bool:
 def _postscript(text: str, given: Given) -> bool:
     marker = _text(given, "postscript_marker")
     spelled = r"\s?".join(re.escape(part) for part in re.findall(r"[^.\s]+\.?", marker)).removesuffix(r"\.") + r"\.?"
-    return re.search(rf"^[\s*_#>]*{spelled}", text, re.IGNORECASE | re.MULTILINE) is not None
+    return re.search(rf"^[ \t*_#>]*{spelled}", text, re.IGNORECASE | re.MULTILINE) is not None
 
 
 def _sections(text: str, given: Given) -> bool:

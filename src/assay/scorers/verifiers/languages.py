@@ -18,7 +18,7 @@ _BY_SCRIPT: Mapping[str, str] = {
 }  # fmt: skip
 _LETTERS: Mapping[str, Mapping[str, str]] = {  # letters of one language among those that share a script
     "Cyrillic": {"uk": "іїєґ", "ru": "ыэё", "bg": ""},
-    "Arabic": {"ur": "ٹڈڑںے", "fa": "پچژگ", "ar": "ةىإأ"},
+    "Arabic": {"ur": "ٹڈڑںےہ", "fa": "", "ar": "ةىإأ"},
     "Devanagari": {"mr": "ळ", "hi": "", "ne": ""},
 }
 _WORDS: Mapping[str, Mapping[str, str]] = {
@@ -65,7 +65,7 @@ def language_of(text: str) -> str | None:
         return _BY_SCRIPT[script]
     counts = Counter(character for character in text.lower() if character.isalpha())
     score = {language: 5.0 * sum(counts[letter] for letter in letters) for language, letters in _LETTERS.get(script, {}).items()}
-    words = Counter(re.findall(r"\w+", text.lower()))
+    words = Counter(re.split(r"[\s.,;:!?()\[\]{}\"“”«»„…।،؟؛–—*_]+", text.lower()))  # vowel signs are no \w
     for language, known in _WORDS.get(script, {}).items():
         score[language] = score.get(language, 0.0) + sum(words[word] for word in known.split())
     ranked = sorted(score.items(), key=lambda item: -item[1])

@@ -20,7 +20,7 @@ MOST_OUTPUT = 4 << 20
 _FENCED = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 
 
-def tests_passed(text: str, truth: Truth, settings: Settings, run_code: RunCode) -> float:
+def passes_tests(text: str, truth: Truth, settings: Settings, run_code: RunCode) -> float:
     """1 where the answer's code passes every test; with reward = "share" the share that it passes.
 
     The ground truth has `tests`, Python statements as text or a list of texts (with `entry_point` the function that they call
