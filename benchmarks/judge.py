@@ -178,7 +178,7 @@ def kill(config: JudgeBenchConfig) -> dict[str, Any]:
 class Known:
     """A backend that is never asked: whatever it is asked for is in the ledger."""
 
-    model, identity, price, is_thread_safe = "m", "m", None, True
+    model, identity, price, is_thread_safe, repeats = "m", "m", None, True, False
 
     def run(self, asks: Any, desk: Any) -> None:
         raise AssertionError(f"{len(asks)} asks are not in the ledger")

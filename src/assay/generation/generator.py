@@ -76,6 +76,11 @@ class Generator:
         self._retries = 0
         self._reserved: dict[object, float] = {}
 
+    @property
+    def readings(self) -> int:
+        """How many replies that cannot be read settle an ask."""
+        return 1 if self.backend.repeats else self.limits.readings
+
     def features(self) -> Features:
         """What the backend can do: from the ledger, else by a call. Raises EngineError when it cannot be asked."""
         probe = Ask(messages=(Message("user", "probe"),), sampling=Sampling(), rubric="probe")
@@ -152,7 +157,7 @@ class Generator:
             if answered.error is None:
                 return answered, num_unread
             num_unread, last = num_unread + 1, last or answered
-        return (last, num_unread) if num_unread >= self.limits.readings else (None, num_unread)
+        return (last, num_unread) if num_unread >= self.readings else (None, num_unread)
 
     def _priced(self, reply: Reply) -> Reply:
         if reply.price is not None or self.backend.price is None:
@@ -216,7 +221,7 @@ class _Turn:
         generator._keep(self.asks[i], self.keys[i], reply, answered.verdict, answered.error)
         if answered.error is None:
             return self._end(i, answered)
-        counts, most = (self.failed, limits.attempts) if reply.may_pass else (self.unread, limits.readings)
+        counts, most = (self.failed, limits.attempts) if reply.may_pass else (self.unread, generator.readings)
         counts[i] += 1
         if counts[i] >= most:
             return self._end(i, answered, f" ({most} tries)" if reply.may_pass and most > 1 else "")

@@ -22,6 +22,7 @@ from assay.generation.replies import Ask, Reply, TokenChoices
 
 SCHEMA_VERSION = 1
 _AT_ONCE = 500  # parameters of one statement; older SQLite takes 999
+_MOST_IN_MEMORY = 100_000  # attempts of a ledger without a file
 _PATIENCE = 60.0  # seconds to wait for another process's write
 _COLUMNS = {
     "key": "TEXT NOT NULL",
@@ -132,6 +133,8 @@ class Ledger:
             int(reply.may_pass),
         )
         with self._opened() as database, database:
+            if self.path is None:  # a service that runs for months is not to fill the memory
+                database.execute("DELETE FROM attempts WHERE id <= (SELECT MAX(id) FROM attempts) - ?", (_MOST_IN_MEMORY,))
             database.execute(f"INSERT INTO attempts ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(row))})", row)
 
     def attempts(self, keys: Iterable[str]) -> dict[str, list[Attempt]]:

@@ -47,6 +47,7 @@ class LocalModel:
     """
 
     is_thread_safe = False
+    repeats = True
     price = FREE
 
     def __init__(

@@ -127,7 +127,8 @@ class PointwiseJudge:
             calls = []
             for sample in range(self.settings.k if problem is None else 0):
                 for criteria in self._parts(rubric):
-                    question = pointwise_question(rubric, criteria, item, by_token=self.by_token)
+                    as_json = self.features.schema
+                    question = pointwise_question(rubric, criteria, item, by_token=self.by_token, as_json=as_json)
                     ask = self._ask(rubric, question, criteria, sample)
                     calls.append((ask, partial(self._read, criteria, question.options)))
             plans.append(_Plan(rubric, calls, problem))
