@@ -16,6 +16,7 @@ from assay.generation.prompt_tokens import PromptTokens
 from assay.generation.replies import Ask, Sampling, Unreadable
 from assay.generation.spellings import SpelledTokens
 from assay.messages import Message
+from assay.models.attention import ATTENTION
 from assay.records import Completion
 from assay.rubrics.judge_settings import JudgeSettings
 from assay.rubrics.rubric import Criterion, Rubric
@@ -35,7 +36,7 @@ def tiny_causal(kind="llama", seed=0):
     torch.manual_seed(seed)
     config = tiny_config(kind)
     config.max_position_embeddings = 2048
-    return AutoModelForCausalLM.from_config(config).eval()
+    return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION).eval()
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +56,25 @@ def test_probabilities_are_those_of_the_decision_pipeline(tmp_path):
     causal.save_pretrained(path)
     tokenizer.save_pretrained(path)
     labels = ["A", "B", "C"]
-    template = "{{ '<|im_start|>user\n' + state + '<|im_end|>\n<|im_start|>assistant\n' }}"
-    config = DecisionConfig(labels={"choice": labels}, chat_template=template)
-    decide = pipeline("decision", model=str(path), decision_config=config, dtype=torch.float32, device="cpu")
-    texts = [f"{'How do I boil an egg? ' * 3}{'Put it in water. ' * k}" for k in range(1, 5)]
-    ours = asked(load_language_model(path, dtype="float32", device="cpu"), [text.strip() for text in texts], tuple(labels))
     spelled = SpelledTokens(tokenizer).of(labels)
-    assert [len(ids) for ids in spelled.single] == [2, 2, 2]  # "A" and "a": the oracle is asked for both
-    both = {name: None for label in labels for name in (label, label.lower())}
-    config.labels["choice"] = list(both)
+    single = [
+        tokenizer.decode([token]) for ids in spelled.single for token in ids
+    ]  # "A", "a", " a", ...: the oracle is asked for each
+    owner = [label for label, ids in zip(labels, spelled.single, strict=True) for _ in ids]
+    assert len(single) >= 6
+    template = "{{ '<|im_start|>user\n' + state + '<|im_end|>\n<|im_start|>assistant\n' }}"
+    config = DecisionConfig(labels={"choice": single}, chat_template=template)
+    decide = pipeline("decision", model=str(path), decision_config=config, dtype=torch.float32, device="cpu")
+    texts = [f"{'How do I boil an egg? ' * 3}{'Put it in water. ' * k}".strip() for k in range(1, 5)]
+    ours = asked(load_language_model(path, dtype="float32", device="cpu"), texts, tuple(labels))
+    criteria = {f"option {k}": None for k in range(len(single))}
     for text, found in zip(texts, ours, strict=True):
-        question = {"type": "choice", "instructions": "?", "criteria": both}
-        theirs = decide({"state": text.strip(), "questions": {"q": question}})["q"]["probabilities"]
+        question = {"type": "choice", "instructions": "?", "criteria": criteria}
+        theirs = decide({"state": text, "questions": {"q": question}})["q"]["probabilities"]
         total = sum(np.exp(list(found.values())))
         for label in labels:
-            assert np.exp(found[label]) / total == pytest.approx(theirs[label] + theirs[label.lower()], abs=1e-4)
+            expected = sum(theirs[f"option {k}"] for k, name in enumerate(owner) if name == label)
+            assert np.exp(found[label]) / total == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen", "gemma"])
@@ -195,6 +200,10 @@ def test_a_saved_model_opens_by_its_directory_and_one_without_a_language_head_do
     tokenizer.chat_template = CHATML.replace("assistant\n", "assistant: ")
     tokenizer.save_pretrained(path)
     assert load_language_model(path, dtype="float32", device="cpu").identity != opened.identity
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForSequenceClassification"]}))
+    with pytest.raises(ValueError, match="is a reward model"):
+        load_language_model(path, dtype="float32", device="cpu")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(ValueError, match="holds no weights"):

@@ -79,7 +79,7 @@ def test_a_policy_trains_on_the_rewards(kind, tmp_path):
 
 
 def test_a_policy_trains_on_a_judge_in_this_process(tmp_path):
-    path = save_tiny_base(tmp_path / "judge", seed=3)
+    path = save_tiny_base(tmp_path / "judge", seed=3, max_positions=2048)
     rubric = Rubric(criteria=(Criterion(name="good", text="Is it good?"), Criterion(name="short", text="Is it short?")))
     judge = open_judge(replace(rubric, judge=JudgeSettings(model=str(path))), dtype="float32", device="cpu")
     rows, moved = train("grpo", tmp_path, judge)
