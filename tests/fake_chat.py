@@ -31,6 +31,7 @@ class Chat:
         self.requests: list[Request] = []
         self.probes: list[Request] = []
         self.url = ""
+        self.is_closed = False
 
 
 def said(text: str | None, *, finish: str = "stop", tokens: Any = None, **message: Any) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def probed(chat: Chat, body: dict[str, Any]) -> dict[str, Any]:
 def fake_chat(
     answer: Callable[[Request], Any], features: tuple[str, ...] = (), *, seconds: float = 0.0, answers_probes: bool = True
 ) -> Iterator[Chat]:
-    """Serves until the block ends. answer: request -> reply, or (status, reply), or (status, reply, headers); bytes go as they are."""
+    """Serves until the block ends. answer: request -> reply, (status, reply) or (status, reply, headers); bytes go as they are."""
     chat = Chat(answer, features, seconds)
 
     class Handler(BaseHTTPRequestHandler):
@@ -68,6 +69,9 @@ def fake_chat(
         disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
+            if chat.is_closed:  # a connection that was kept open
+                self.close_connection = True
+                return
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             request = Request(body, dict(self.headers), self.path)
             if request.text.startswith(PROBE) and answers_probes:
@@ -98,5 +102,6 @@ def fake_chat(
     try:
         yield chat
     finally:
+        chat.is_closed = True
         server.shutdown()
         server.server_close()

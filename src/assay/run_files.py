@@ -140,6 +140,12 @@ def prompt_file(artifact: Path, name: str = PROMPTS_FILE) -> np.ndarray | None:
     return np.load(artifact / name, allow_pickle=False) if (artifact / name).is_file() else None
 
 
+def words_file(artifact: Path) -> Path | None:
+    """The bag of words that was kept beside an artifact (of an ensemble of files, beside its first member); None for none."""
+    places = (artifact / WORDS_FILE, artifact / "members" / "0" / WORDS_FILE)
+    return next((file for file in places if file.is_file()), None)
+
+
 def write_report(home: Path, name: str, report: Report) -> Path:
     """Keep a report as eval/NAME.json below a run directory, an artifact or another directory; returns the file."""
     path = home / "eval" / f"{name}.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 
 import pytest
@@ -68,7 +69,7 @@ def test_a_fault_is_no_verdict_with_a_reason_and_a_bill(fault):
         (found,) = made.ask([ask()], verdict)
         assert found.verdict is None
         assert found.error is not None
-        assert __import__("re").search(reason, found.error), found.error
+        assert re.search(reason, found.error), found.error
         assert len(chat.requests) == tries
         assert made.bill.num_calls - before.num_calls == tries
         assert made.bill.num_failed == tries
@@ -117,8 +118,9 @@ def test_equal_asks_of_one_call_are_asked_once():
 
 def test_an_endpoint_that_is_down_or_refuses_is_named_before_anything_is_asked():
     with fake_chat(lambda request: (401, {"error": "no key"}), answers_probes=False) as chat:
-        with pytest.raises(EngineError, match="answered 401 .no key.*--key-env"):
-            Generator(Endpoint(chat.url, "m")).features()
+        made = Generator(Endpoint(chat.url, "m"))
+        with pytest.raises(EngineError, match=r"answered 401 .no key.*--key-env"):
+            made.features()
     with pytest.raises(EngineError, match="cannot be reached"):
         Generator(Endpoint(chat.url, "m")).features()
 
@@ -157,8 +159,8 @@ def test_an_item_and_a_run_have_deadlines():
 
 def test_a_budget_is_never_overdrawn():
     with fake_chat(lambda request: said("Verdict: yes")) as chat:
-        made = generator(chat, Limits(budget=85.0))  # 10 for the probe, 10 a call: set aside is what the messages may cost
-        found = made.ask([ask(f"{i:04}") for i in range(20)], verdict)
+        made = generator(chat, Limits(budget=85.0))  # 10 a call, the probe too; 12 are set aside for each until then
+        found = made.ask([ask(f"question {i:04}") for i in range(20)], verdict)
         assert made.bill.price <= 85.0
         assert 3 <= len(chat.requests) < 20
         assert any("the budget of $85.00 is spent" in one.error for one in found if one.error)

@@ -29,6 +29,7 @@ from assay.scorers.judges.open_judge import is_judge
 from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.opened import open_scorer
 from assay.scorers.ray import RayScorer, connect, factory_of
+from assay.scorers.verifiers.confined import CodeFlags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ class ScoreConfig:
     """Rewards for a file of completions; a run that was stopped is resumed (docs/scoring.md)."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Run directory, artifact, URL, rule:module:function or rubric (docs/judges.md)."""
+    """Run directory, artifact, URL, rule:NAME, rule:module:function or rubric (docs/judges.md)."""
     input: str
     """jsonl, jsonl.gz, json or parquet: prompt + response, messages, text, or token_ids."""
     output: Path
@@ -54,6 +55,7 @@ class ScoreConfig:
     batch_tokens: int | None = None
     """Token budget of one forward."""
     judge: JudgeOptions = field(default_factory=JudgeOptions)
+    code: CodeFlags = field(default_factory=CodeFlags)
 
 
 def score_file(config: ScoreConfig) -> tuple[int, int]:
@@ -68,6 +70,8 @@ def score_file(config: ScoreConfig) -> tuple[int, int]:
         raise ValueError(f"--ray-address {config.ray_address}: say with --ray N on how many actors to score there")
     if config.ray is not None and is_judge(config.model):
         raise ValueError(f"--ray {config.ray}: a judge is asked from one process, with its rates and its ledger; leave --ray out")
+    if config.ray is not None and config.code.run_code:
+        raise ValueError("--run-code with --ray: code of answers is run on this machine alone, leave --ray out")
     read_completions(config.input)  # so that a missing file is reported before the model is loaded
     with locked(config.output):
         engine = _on_ray(config, config.ray) if config.ray is not None else _here(config)
@@ -100,6 +104,7 @@ def _here(config: ScoreConfig) -> _Engine:
         cache=config.cache,
         judge=config.judge,
         ledger=config.output.with_name(f"{config.output.name}.{LEDGER}"),
+        run_code=config.code.allowed,
     )
     scorer = opened.scorer
     if (planned := capability(scorer, HasPlan)) is not None:

@@ -59,11 +59,14 @@ def run(config: Config) -> int:
     results = [_against_first(config, opened, sides, i, named) for i in range(1, len(opened))]
     for i, result in enumerate(results, 1):
         write_report(out, "compare" if len(results) == 1 else f"compare-{opened[i].name}", result.report())
-        show(result.report())
-    write_html(out / "report.html", [result.report() for result in results], f"{opened[0].name} and what may replace it")
+    reports = [result.report() for result in results]
+    write_html(out / "report.html", reports, f"{opened[0].name} and what may replace it")
     say("report", str(out / "report.html"))
     for one in opened:
         one.say_bill()
+    flags = config.judge.flags if is_judge(config.models[-1]) else ()
+    then = ("assay", "audit", "all", config.models[-1], *flags, *config.pairs.flags)
+    show(reports, verbose=config.where.verbose, page=out / "report.html", then=then)
     for one, result in zip(opened[1:], results, strict=True):
         if not result.whole.n_scored:
             print_error(f"{opened[0].label} and {one.label} scored no labelled pair both: nothing was compared", label="failed")

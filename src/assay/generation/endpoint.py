@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TOP_LOGPROBS = 20  # the most that OpenAI's API gives
+_PROBES = 3  # tries of the first call, where the endpoint is busy
 _BURST_SECONDS = 0.05  # requests of so long a time may go out at once, so that a rate is held over a second too
 _CHARACTERS_PER_TOKEN = 4
 _KEPT_HEADERS = ("accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent")
@@ -66,6 +67,7 @@ class Endpoint:
     """
 
     is_thread_safe = True
+    repeats = False
 
     def __init__(
         self,
@@ -128,7 +130,12 @@ class Endpoint:
         if self._takes_n:
             alike = itertools.groupby(range(len(asks)), key=lambda i: (asks[i].messages, asks[i].sampling, asks[i].order))
             jobs = [list(group) for _, group in alike]
-        await asyncio.gather(*(self._one(asks, job, desk) for job in jobs))
+        try:
+            async with asyncio.TaskGroup() as group:  # a ledger that cannot be written stops them all: no call goes unrecorded
+                for job in jobs:
+                    group.create_task(self._one(asks, job, desk))
+        except* Exception as failed:
+            raise failed.exceptions[0] from None
 
     async def _one(self, asks: Sequence[Ask], job: list[int], desk: Desk) -> None:
         connection = self._connection()
@@ -248,7 +255,11 @@ class Endpoint:
 
     async def _probed(self, connection: _Connection, ask: Ask, num_replies: int) -> list[Reply]:
         """One call of the probe; with the newer name of the limit of tokens where the endpoint asks for that."""
-        replies = await self._call(connection, ask, num_replies, self.rates.timeout_seconds)
+        for attempt in range(_PROBES):
+            replies = await self._call(connection, ask, num_replies, self.rates.timeout_seconds)
+            if not replies[0].may_pass or "cannot be reached" in (replies[0].error or ""):
+                break
+            await asyncio.sleep(max(replies[0].retry_after, 0.25 * 2**attempt))
         if replies[0].text is None and "max_completion_tokens" in (replies[0].error or ""):
             self._length_field = "max_completion_tokens"
             replies = await self._call(connection, ask, num_replies, self.rates.timeout_seconds)

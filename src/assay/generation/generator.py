@@ -22,7 +22,7 @@ from assay.generation.replies import Answered, Ask, Backend, Desk, Features, Rea
 from assay.messages import Message, Messages, as_messages
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 20.0
-_CHARACTERS_PER_TOKEN = 3  # few, so that a call is not cheaper than it was taken for
+_BYTES_PER_TOKEN = 3  # few, so that a call is not dearer than it was taken for
 
 
 class Limits(NamedTuple):
@@ -76,6 +76,11 @@ class Generator:
         self._retries = 0
         self._reserved: dict[object, float] = {}
 
+    @property
+    def readings(self) -> int:
+        """How many replies that cannot be read settle an ask."""
+        return 1 if self.backend.repeats else self.limits.readings
+
     def features(self) -> Features:
         """What the backend can do: from the ledger, else by a call. Raises EngineError when it cannot be asked."""
         probe = Ask(messages=(Message("user", "probe"),), sampling=Sampling(), rubric="probe")
@@ -86,7 +91,7 @@ class Generator:
                 break
         else:
             features, reply = self.backend.probe()
-            self._keep(probe, key, reply, features._asdict(), None)
+            self._keep(probe, key, self._priced(reply), features._asdict(), None)
         self.backend.use(features)
         return features
 
@@ -134,7 +139,7 @@ class Generator:
         return [settled[key] for key in keys]
 
     def estimate(self, asks: Sequence[Ask]) -> Estimate:
-        """What these asks would come to, at most: tokens are taken to have three characters."""
+        """What these asks would come to, at most: tokens are taken to have three bytes."""
         keys = {ask.key(self.backend.identity): ask for ask in asks}
         known = self.ledger.attempts(keys)
         new = [ask for key, ask in keys.items() if not any(attempt.error is None for attempt in known.get(key, []))]
@@ -152,7 +157,12 @@ class Generator:
             if answered.error is None:
                 return answered, num_unread
             num_unread, last = num_unread + 1, last or answered
-        return (last, num_unread) if num_unread >= self.limits.readings else (None, num_unread)
+        return (last, num_unread) if num_unread >= self.readings else (None, num_unread)
+
+    def _priced(self, reply: Reply) -> Reply:
+        if reply.price is not None or self.backend.price is None:
+            return reply
+        return reply._replace(price=self.backend.price.of(reply.input_tokens, reply.output_tokens))
 
     def _keep(self, ask: Ask, key: str, reply: Reply, verdict: Any, error: str | None) -> None:
         self.ledger.record(ask, key, self.backend.model, reply, verdict, error)
@@ -206,13 +216,12 @@ class _Turn:
     def settle(self, i: int, reply: Reply, seconds_left: float) -> float | None:
         generator, limits = self.generator, self.generator.limits
         generator._release((id(self), i))
-        if reply.price is None and generator.backend.price is not None:
-            reply = reply._replace(price=generator.backend.price.of(reply.input_tokens, reply.output_tokens))
+        reply = generator._priced(reply)
         answered = _read(self.asks[i], reply, self.read)
         generator._keep(self.asks[i], self.keys[i], reply, answered.verdict, answered.error)
         if answered.error is None:
             return self._end(i, answered)
-        counts, most = (self.failed, limits.attempts) if reply.may_pass else (self.unread, limits.readings)
+        counts, most = (self.failed, limits.attempts) if reply.may_pass else (self.unread, generator.readings)
         counts[i] += 1
         if counts[i] >= most:
             return self._end(i, answered, f" ({most} tries)" if reply.may_pass and most > 1 else "")
@@ -243,4 +252,4 @@ def _read(ask: Ask, reply: Reply, read: Reader) -> Answered:
 
 
 def _tokens_of(ask: Ask) -> int:
-    return sum(len(turn.content) for turn in ask.messages) // _CHARACTERS_PER_TOKEN + 8 * len(ask.messages)
+    return sum(len(turn.content.encode("utf-8", "replace")) for turn in ask.messages) // _BYTES_PER_TOKEN + 8 * len(ask.messages)

@@ -22,6 +22,7 @@ from assay.generation.replies import Ask, Reply, TokenChoices
 
 SCHEMA_VERSION = 1
 _AT_ONCE = 500  # parameters of one statement; older SQLite takes 999
+_MOST_IN_MEMORY = 100_000  # attempts of a ledger without a file
 _PATIENCE = 60.0  # seconds to wait for another process's write
 _COLUMNS = {
     "key": "TEXT NOT NULL",
@@ -117,7 +118,7 @@ class Ledger:
             model,
             ask.rubric,
             ask.sampling.as_text(),
-            ask.messages_text(),
+            _storable(ask.messages_text()),
             ask.order,
             ask.sample,
             reply.text,
@@ -126,12 +127,14 @@ class Ledger:
             reply.output_tokens,
             reply.seconds,
             reply.price,
-            json.dumps(reply.tokens, ensure_ascii=False) if reply.tokens else "",
-            None if verdict is None else json.dumps(verdict, ensure_ascii=False),
-            error,
+            json.dumps(reply.tokens) if reply.tokens else "",
+            None if verdict is None else json.dumps(verdict),
+            None if error is None else _storable(error),
             int(reply.may_pass),
         )
         with self._opened() as database, database:
+            if self.path is None:  # a service that runs for months is not to fill the memory
+                database.execute("DELETE FROM attempts WHERE id <= (SELECT MAX(id) FROM attempts) - ?", (_MOST_IN_MEMORY,))
             database.execute(f"INSERT INTO attempts ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(row))})", row)
 
     def attempts(self, keys: Iterable[str]) -> dict[str, list[Attempt]]:
@@ -191,6 +194,11 @@ def _attempt(row: Sequence[Any]) -> Attempt:
     )
     reply = Reply(text, finish, read, written, seconds, price, error if text is None else None, choices, bool(may_pass))
     return Attempt(key, reply, None if verdict is None else json.loads(verdict), error)
+
+
+def _storable(text: str) -> str:
+    """Text with lone surrogates, which no file of UTF-8 can hold, as U+FFFD."""
+    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
 
 
 def _open(path: Path | None) -> sqlite3.Connection:

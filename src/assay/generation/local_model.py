@@ -47,6 +47,7 @@ class LocalModel:
     """
 
     is_thread_safe = False
+    repeats = True
     price = FREE
 
     def __init__(
@@ -253,6 +254,8 @@ def load_language_model(
         refuse_pickles(path)
         raise ValueError(f"{base} holds no weights in safetensors: give a whole checkpoint")
     config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+    if any(name.endswith("Classification") for name in getattr(config, "architectures", None) or ()):
+        raise ValueError(f"{base} is a reward model ({config.architectures[0]}), which does not write: give a chat model")
     try:
         causal, loading = AutoModelForCausalLM.from_pretrained(
             str(path),

@@ -138,7 +138,8 @@ class Features(NamedTuple):
 
 class Backend(Protocol):
     """A language model that can be asked. model: its name, for reports. identity: all that decides its replies. price: None when
-    it is not known. is_thread_safe: whether several threads may ask at once."""
+    it is not known. is_thread_safe: whether several threads may ask at once. repeats: equal asks get equal replies, so that asking
+    again for one that cannot be read is of no use."""
 
     @property
     def model(self) -> str: ...
@@ -148,6 +149,8 @@ class Backend(Protocol):
     def price(self) -> Price | None: ...
     @property
     def is_thread_safe(self) -> bool: ...
+    @property
+    def repeats(self) -> bool: ...
     def probe(self) -> tuple[Features, Reply]:
         """What it can do, found by asking for it. Raises EngineError when it cannot be asked at all."""
         ...

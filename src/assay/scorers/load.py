@@ -15,6 +15,7 @@ from assay.scorers.judges.open_judge import is_judge, open_judge
 from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.remote import RemoteScorer
 from assay.scorers.rules import RULE, load_rule
+from assay.scorers.verifiers.confined import RunCode
 from assay.scorers.wrappers.cached import Cached
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def load(
     artifact: str | Path | None = None,
     judge: JudgeOptions | None = None,
     ledger: Path | None = None,
+    run_code: RunCode = "never",
 ) -> Scorer:
     """The scorer that `spec` names: an artifact directory, a run directory that holds one, another's reward model (a directory of
     transformers' form, or a hub id), the URL of a service, a rule, or a rubric (a file, or a shipped one's name) for a judge.
@@ -42,10 +44,10 @@ def load(
     Of another's reward model all that had to be assumed is printed (docs/adopt.md).
     http://HOST:PORT is Assay's own service (see `RemoteScorer`). vllm+http://, sglang+http://, tei+http:// and openrlhf+http:// are
     engines; `artifact`, or a path behind # in the URL, names the artifact that the engine serves: its chat template and tokenizer
-    then render what is scored, and without it engines take rendered texts (vLLM plain conversations too). rule:MODULE:FUNCTION is a
-    plain Python function (see `RuleScorer`); its code is run, so never take such a name from a file or a request.
-    recorded:FOLDER#JUDGE replays the verdicts of a judge that others recorded (see `RecordedJudge`). dtype, device,
-    max_tokens and combination are for directories only.
+    then render what is scored, and without it engines take rendered texts (vLLM plain conversations too). rule:NAME is a
+    built-in rule (docs/rules.md), rule:MODULE:FUNCTION a plain Python function (see `RuleScorer`); its code is run, so never take
+    such a name from a file or a request. recorded:FOLDER#JUDGE replays the verdicts of a judge that others recorded (see
+    `RecordedJudge`). dtype, device, max_tokens and combination are for directories only. run_code: whether rule:tests may run the code of answers, "sandboxed" (in bubblewrap alone) or "unsandboxed".
 
     `score` gives raw rewards, whether or not the artifact is calibrated; `prefer` uses the calibration if there is one.
     dtype, device: "auto" picks what suits the machine. max_tokens: token budget of one forward. combination: how an ensemble's
@@ -57,7 +59,7 @@ def load(
     if is_judge(spec):
         if combination is not None or artifact is not None:
             raise ValueError(f"{spec} is a rubric: combination and artifact are for reward models; leave them out")
-        asked: Scorer = open_judge(spec, judge, dtype=dtype, device=device, max_tokens=max_tokens, ledger=ledger)
+        asked: Scorer = open_judge(spec, judge, dtype=dtype, device=device, max_tokens=max_tokens, ledger=ledger, run_code=run_code)
         return asked if cache is None else Cached(asked, cache)
     if judge is not None and judge != JudgeOptions():
         raise ValueError(
@@ -71,7 +73,11 @@ def load(
         if (is_rule(spec) or is_recorded(spec)) and artifact is not None:
             raise ValueError(f"{spec} is no engine: leave artifact out")
         named: Scorer = (
-            load_rule(str(spec)) if is_rule(spec) else _recorded(spec) if is_recorded(spec) else _remote(str(spec), artifact)
+            load_rule(str(spec), run_code=run_code)
+            if is_rule(spec)
+            else _recorded(spec)
+            if is_recorded(spec)
+            else _remote(str(spec), artifact)
         )
         return named if cache is None else Cached(named, cache)
     if artifact is not None:
@@ -108,7 +114,7 @@ def checkpoint_path(spec: str | Path) -> Path | None:
 
 
 def is_rule(spec: str | Path) -> bool:
-    """Whether the name is that of a Python function. Only text is: a Path may come from a file or a request."""
+    """Whether the name is that of a rule. Only text is: a Path may come from a file or a request."""
     return isinstance(spec, str) and spec.startswith(RULE)
 
 

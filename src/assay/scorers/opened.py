@@ -1,6 +1,7 @@
 """From a name on the command line to a scorer, with its directory, its own data and the prompts that it was trained on.
 
-    runs/mine   artifact/   their-model/   org/name   http://HOST:PORT   vllm+http://HOST:PORT   rule:module:function   rubric.toml
+    runs/mine   artifact/   their-model/   org/name   http://HOST:PORT   vllm+http://HOST:PORT   rule:answer   rule:module:function
+    rubric.toml
 
 Every command that measures starts here. Only `overlap` and `refuse_seen` check which prompts a model was trained on.
 """
@@ -42,6 +43,7 @@ from assay.scorers.judges.open_judge import is_judge
 from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.load import RECORDED, checkpoint_path, is_directory, is_recorded, is_rule, load
 from assay.scorers.rules import RULE, load_rule
+from assay.scorers.verifiers.confined import RunCode
 
 DATA_SET = "data set"  # tag of a pair of several sets
 OVERLAP, CALIBRATED_HERE = "prompts that it was trained on", "prompts that it was calibrated on"
@@ -116,6 +118,7 @@ class Opened:
     checkpoint: Path | None = None
     judge: JudgeOptions | None = None
     ledger: Path | None = None
+    run_code: RunCode = "never"
 
     @property
     def label(self) -> str:
@@ -127,10 +130,18 @@ class Opened:
         if self.checkpoint is not None:
             return load(self.checkpoint, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens, cache=self.cache)
         if is_judge(self.spec):
-            local = {"dtype": self.dtype, "device": self.device, "max_tokens": self.max_tokens}
-            return load(self.spec, cache=self.cache, judge=self.judge, ledger=self.ledger, **local)  # type: ignore[arg-type]
+            return load(
+                self.spec,
+                dtype=self.dtype,
+                device=self.device,
+                max_tokens=self.max_tokens,
+                cache=self.cache,
+                judge=self.judge,
+                ledger=self.ledger,
+                run_code=self.run_code,
+            )
         if self.artifact is None:
-            return load(self.spec, cache=self.cache)
+            return load(self.spec, cache=self.cache, run_code=self.run_code)
         return load(self.spec, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens, cache=self.cache)
 
     @cached_property
@@ -230,6 +241,7 @@ def open_scorer(
     cache: Path | None = None,
     judge: JudgeOptions | None = None,
     ledger: Path | None = None,
+    run_code: RunCode = "never",
 ) -> Opened:
     """What `spec` names; see `load` for its forms and arguments. Raises ValueError when it names nothing."""
     if is_judge(spec):
@@ -245,13 +257,14 @@ def open_scorer(
             cache=cache,
             judge=judge,
             ledger=ledger,
+            run_code=run_code,
         )
     if judge is not None and judge != JudgeOptions():
         raise ValueError(
             f"{printable_url(str(spec))} is no rubric: the flags of a judge go with a rubric file or a shipped rubric's name"
         )
     if is_rule(spec):
-        load_rule(str(spec))  # a wrong name is reported before any data are read
+        load_rule(str(spec), run_code=run_code)  # a wrong name is reported before any data are read
     if not is_directory(spec):
         if is_rule(spec):
             label = str(spec).removeprefix(RULE).replace(":", ".")
@@ -261,7 +274,7 @@ def open_scorer(
             )
         else:
             label = printable_url(str(spec)).split("://", 1)[-1].partition("#")[0]
-        return Opened(spec=str(spec), name=slug(label), artifact=None, home=None, cache=cache)
+        return Opened(spec=str(spec), name=slug(label), artifact=None, home=None, cache=cache, run_code=run_code)
     if (checkpoint := checkpoint_path(spec)) is not None:
         return Opened(
             spec=str(spec),

@@ -163,7 +163,9 @@ def scale_onto(old: Batcher, new: Scorer, pairs: list[PreferencePair]) -> dict[s
 
 def _load(config: ServeConfig, spec: str | Path) -> Scorer:
     judge = config.judge if is_judge(spec) or not any(map(is_judge, _named(config.models).values())) else None
-    return open_scorer(spec, dtype=config.dtype, device=config.device, cache=config.cache, judge=judge).scorer
+    return open_scorer(
+        spec, dtype=config.dtype, device=config.device, cache=config.cache, judge=judge, run_code=config.code.allowed
+    ).scorer
 
 
 def _load_new(config: ServeConfig, path: Path, pairs: list[PreferencePair] | None) -> Scorer:

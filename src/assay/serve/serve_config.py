@@ -10,6 +10,7 @@ import tyro
 
 from assay.records import Dtype
 from assay.scorers.judges.options import JudgeOptions
+from assay.scorers.verifiers.confined import CodeFlags
 
 TOKENS_VARIABLE, ADMIN_VARIABLE = "ASSAY_TOKENS", "ASSAY_ADMIN_TOKENS"
 
@@ -60,6 +61,7 @@ class ServeConfig:
     """Write the log as JSON, one object a line."""
     device: str = "auto"
     dtype: Dtype = "auto"
+    code: CodeFlags = field(default_factory=CodeFlags)
     ray: int = 0
     """Number of Ray Serve replicas; 0: serve from this process."""
     ray_address: str | None = None

@@ -13,8 +13,8 @@ import tyro
 from assay.audit.audits import attribute_pairs, choose_candidates, drift_of_sets, judge_pairs, probe_pairs
 from assay.audit.judge_biases import is_asked
 from assay.audit.verdicts import NOT_MEASURED, TrustResult, below_verdicts, verdicts
-from assay.commands.shared import Model, Pairs, Where, keep, pairs_for
-from assay.console import print_figures, say
+from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
+from assay.console import say
 from assay.data.candidates import read_candidates
 from assay.data.rows import slug
 from assay.data.sampling import draw_pairs
@@ -76,10 +76,11 @@ def run(config: Config) -> int:
     judged = verdicts(reports, title=title, unmeasured=unmeasured, notes=notes_on(opened))
     judged = replace(judged, facts={**opened.facts, **judged.facts})
     keep(judged, home, "trust")
-    write_html(home / "trust.html", [judged.report(), *map(below_verdicts, reports)], title)
+    shown = [judged.report(), *map(below_verdicts, reports)]
+    write_html(home / "trust.html", shown, title)
     say("page", str(home / "trust.html"))
-    print_figures(title, trust_rows(judged))
     opened.say_bill()
+    show(shown, verbose=config.where.verbose, page=home / "trust.html", then=next_of(config, judged), rows=trust_rows(judged))
     return 7 if judged.worst == "fail" else 0
 
 
@@ -149,6 +150,29 @@ def notes_on(opened: Opened) -> tuple[Finding, ...]:
         return ()
     why = f"{NOT_MEASURED}: {opened.label} shows no members; what an ensemble gains by its members is measured on its artifact"
     return (Finding("warn", "members", math.nan, math.nan, why),)
+
+
+def next_of(config: Config, judged: TrustResult) -> tuple[str, ...]:
+    """What measures more, where candidates or new text were not given; else the service."""
+    missing = [
+        words
+        for failure, given, words in (
+            ("overoptimization", config.candidates, ("--candidates", "CANDIDATES")),
+            ("drift", config.against, ("--against", "NEW")),
+        )
+        if not given and not judged.of(failure).measured_by
+    ]
+    if missing:
+        return (
+            "assay",
+            "audit",
+            "all",
+            config.model,
+            *config.judge.flags,
+            *config.pairs.flags,
+            *(word for words in missing for word in words),
+        )
+    return ("assay", "serve", config.model, *config.judge.flags)
 
 
 def trust_rows(result: TrustResult) -> list[tuple[str, str, str]]:

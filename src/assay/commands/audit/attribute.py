@@ -35,6 +35,8 @@ def run(config: Config) -> int:
     home = opened.report_home(config.where.out)
     named = pairs_for(opened, replace(config.pairs, limit=config.pairs.limit or NUM_PAIRS))
     result = attribute_pairs(opened, named, num_openers=config.openers, num_edits=config.edits, seed=config.pairs.seed)
-    show(keep(result, home, "attribution", page=f"Attribution of {opened.name}"))
     opened.say_bill()
+    report = keep(result, home, "attribution", page=f"Attribution of {opened.name}")
+    then = ("assay", "audit", "probe", config.model, *config.judge.flags, *config.pairs.flags)
+    show([report], verbose=config.where.verbose, page=home / "attribution.html", then=then)
     return 0

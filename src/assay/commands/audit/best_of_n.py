@@ -50,6 +50,9 @@ def run(config: Config) -> int:
     say("read", f"{config.data}: {recorded.note}")
     name = config.name or recorded.source
     result = choose_candidates(opened, recorded, name=name, num_prompts=config.prompts, max_n=config.max_n, seed=config.seed)
-    show(keep(result, home, f"best-of-n-{slug(name)}", page=result.page.title))
     opened.say_bill()
+    kept_as = f"best-of-n-{slug(name)}"
+    report = keep(result, home, kept_as, page=result.page.title)
+    then = ("assay", "audit", "all", config.model, *config.judge.flags, "--candidates", config.data)
+    show([report], verbose=config.where.verbose, page=home / f"{kept_as}.html", then=then)
     return 0

@@ -12,8 +12,8 @@ from assay.audit.judge_biases import is_asked
 from assay.audit.probes.alarm import MAX_RISE, ProbeResult
 from assay.audit.probes.battery import INJECTIONS, battery
 from assay.audit.probes.selection import chosen, load_probes
-from assay.commands.shared import Model, Pairs, Where, keep, pairs_for
-from assay.console import print_figures, say
+from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
+from assay.console import say
 from assay.records import Level
 from assay.scorers.judges.options import JudgeOptions
 
@@ -50,9 +50,13 @@ def run(config: Config) -> int:
     probes = chosen((*battery(named.pairs), *aimed, *own), config.only)
     say("probes", f"{len(probes)} on up to {config.max_rows:,} answers to prompts of {named.name}")
     result = probe_pairs(opened, named, probes=probes, max_rise=config.max_rise, max_rows=config.max_rows, seed=config.pairs.seed)
-    keep(result, home, "probes" if named.is_own else f"probes-{named.kept_as}", page=result.title)
-    print_figures(result.title, probe_rows(result))
     opened.say_bill()
+    kept_as = "probes" if named.is_own else f"probes-{named.kept_as}"
+    report = keep(result, home, kept_as, page=result.title)
+    then: tuple[str, ...] = ("assay", "audit", "all", config.model, *config.judge.flags, *config.pairs.flags)
+    if result.is_exploitable:
+        then = ("assay", "train", "--data", "PAIRS", "--base", "BASE", "--augment", f"{home}/eval/{kept_as}.json", "--out", "NEW")
+    show([report], verbose=config.where.verbose, page=home / f"{kept_as}.html", then=then, rows=probe_rows(result))
     return 6 if result.is_exploitable else 0
 
 

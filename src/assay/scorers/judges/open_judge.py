@@ -22,7 +22,8 @@ from assay.rubrics.shipped import find_rubric, shipped_names
 from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.judges.pairwise import PairwiseJudge, PromptJudge
 from assay.scorers.judges.pointwise import PointwiseJudge
-from assay.scorers.judges.rule_parts import rule_values
+from assay.scorers.judges.rule_parts import RubricOfRules, RuleParts
+from assay.scorers.verifiers.confined import RunCode
 
 Judge: TypeAlias = PointwiseJudge | PairwiseJudge | PromptJudge
 _PROBE = Completion(messages="", response="")  # for what a call costs without conversation and answer
@@ -43,18 +44,24 @@ def open_judge(
     device: str = "auto",
     max_tokens: int | None = None,
     ledger: Path | None = None,
+    run_code: RunCode = "never",
     note: Callable[[str, str], None] = say,
-) -> Judge:
-    """The judge of a rubric: a shipped name, a file, or the rubric itself. ledger: where it lies unless the options say.
+) -> Judge | RubricOfRules:
+    """The judge of a rubric: a shipped name, a file, or the rubric itself. A rubric of rules alone needs no model, and is a scorer
+    too.
 
+    ledger: where it lies unless the options say. run_code: whether a rule may run code of answers. note: prints what is asked,
+    where, and at what price.
     Raises ValueError for a rubric or settings that are wrong, a missing key and a URL that only a file names; EngineError for an
     endpoint that does not answer.
     """
     rubric = spec if isinstance(spec, Rubric) else find_rubric(spec)
     options = options or JudgeOptions()
-    settings = merged_settings(rubric.judge, options)
     if not rubric.asked and not rubric.per_row:
-        raise ValueError(f"{rubric.name or 'the rubric'} has rules alone: that needs no judge")
+        if options != JudgeOptions():
+            raise ValueError(f"the rubric {rubric.name!r} has rules alone, which no judge is asked: leave the flags of a judge out")
+        return RubricOfRules(rubric, run_code=run_code)
+    settings = merged_settings(rubric.judge, options)
     backend = _backend(settings, options, dtype, device, max_tokens)
     limits = Limits(attempts=settings.retries + 1, item_seconds=settings.deadline, budget=settings.budget)
     kept = Ledger(options.ledger or ledger)
@@ -62,7 +69,7 @@ def open_judge(
     judge: Judge
     match settings.mode:
         case "pointwise":
-            judge = PointwiseJudge(generator, rubric, settings=settings, rules=rule_values)
+            judge = PointwiseJudge(generator, rubric, settings=settings, rules=RuleParts(run_code))
         case "pairwise":
             judge = PairwiseJudge(generator, rubric, settings=settings)
         case _:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -33,3 +33,9 @@ class JudgeOptions:
                 f"--key-env {self.key_env} goes with --judge-url: a key is sent to the host that is named there, never to one that "
                 "a file names"
             )
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The words of a command line that say the same."""
+        given = [(f"--{one.name.replace('_', '-')}", getattr(self, one.name)) for one in fields(self)]
+        return tuple(word for flag, value in given if value is not None for word in (flag, str(value)))

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from assay.rubrics.judge_settings import JudgeSettings
 from assay.rubrics.rubric import NOT_APPLICABLE, Criterion, Rubric, Value
 from assay.rubrics.rubric_file import rubric_from
 from assay.scorers.base import Scope
+from assay.scorers.judges.rule_parts import RuleParts, RuleRow, rule_lines, rules_of
 from assay.scorers.judges.verdict_text import numbered_verdict, verdicts_in_json, whole_text
 from assay.scorers.judges.verdict_tokens import masses_of
 from assay.scorers.judges.wording import WORDING, Option, Question, options_of, pointwise_question, verdict_schema, why_unjudged
@@ -33,9 +34,6 @@ RUBRIC_FIELD = "rubric"  # of the ground truth: the criteria that a prompt bring
 VERDICT_TOKENS = 16  # that an endpoint may write where the verdict is read by its tokens
 TOLERANCE = {"torch.float32": 1e-3}  # of values in [0, 1] between two layouts of a batch; other formats round more
 _HALF_TOLERANCE = 0.05
-
-RuleValues: TypeAlias = Callable[[Sequence[Criterion], Sequence[Completion]], Sequence[Mapping[str, tuple[Value, str | None]]]]
-"""The values of the criteria that are rules, of each completion: name -> value (NaN with a reason)."""
 
 
 class _Plan(NamedTuple):
@@ -47,7 +45,7 @@ class _Plan(NamedTuple):
 
 
 class PointwiseJudge:
-    """Rewards by a rubric and a language model. rules: computes the criteria that are rules; needed where there are any.
+    """Rewards by a rubric and a language model. rules: computes the criteria that are rules.
 
     fingerprint: of model, rubric, wording and settings. std: of the rewards of k samples. text: what was said on each criterion.
     Raises ValueError for a rubric that this model cannot be asked by, EngineError for an endpoint that cannot be asked.
@@ -56,19 +54,18 @@ class PointwiseJudge:
     scope: Scope = "global"
 
     def __init__(
-        self, generator: Generator, rubric: Rubric, *, settings: JudgeSettings | None = None, rules: RuleValues | None = None
+        self, generator: Generator, rubric: Rubric, *, settings: JudgeSettings | None = None, rules: RuleParts | None = None
     ) -> None:
-        self.generator, self.rubric, self.rules = generator, rubric, rules
+        self.generator, self.rubric, self.rules = generator, rubric, rules or RuleParts()
         self.settings = settings or rubric.judge
         self.features = checked_features(generator, self.settings)
         self.by_token = self.settings.reading == "tokens"
         if self.by_token and self.settings.k > 1:
             raise ValueError(f'k = {self.settings.k}: probabilities are read once; give reading = "text" for samples with votes')
-        if rules is None and (named := rules_of(rubric)):
-            raise ValueError(f"{named[0].name!r} is a rule: give rules=, which computes such criteria")
         for criterion in rubric.asked:
             options_of(criterion, by_token=self.by_token)
-        self.fingerprint = judge_fingerprint("pointwise", generator, rubric, self.settings)
+        prints = [self.rules.rule(criterion).fingerprint for criterion in rules_of(rubric)]
+        self.fingerprint = judge_fingerprint("pointwise", generator, rubric, self.settings, prints)
         self.tolerance = judge_tolerance(generator)
         if generator.backend.is_thread_safe:
             self.is_thread_safe = True
@@ -125,26 +122,38 @@ class PointwiseJudge:
             rubric = self.rubric if problem is not None or not self.rubric.per_row else row_rubric(self.rubric, item)
             if isinstance(rubric, str):
                 rubric, problem = self.rubric, rubric
+            elif self.rubric.per_row and problem is None:
+                problem = self._why_not(rubric)
             calls = []
             for sample in range(self.settings.k if problem is None else 0):
                 for criteria in self._parts(rubric):
-                    question = pointwise_question(rubric, criteria, item, by_token=self.by_token)
+                    as_json = self.features.schema
+                    question = pointwise_question(rubric, criteria, item, by_token=self.by_token, as_json=as_json)
                     ask = self._ask(rubric, question, criteria, sample)
                     calls.append((ask, partial(self._read, criteria, question.options)))
             plans.append(_Plan(rubric, calls, problem))
         return plans
 
-    def _rule_values(self, items: Sequence[Completion], plans: Sequence[_Plan]) -> list[Mapping[str, tuple[Value, str | None]]]:
+    def _why_not(self, rubric: Rubric) -> str | None:
+        """Why the rubric of one prompt cannot be used."""
+        try:
+            for criterion in rubric.asked:
+                options_of(criterion, by_token=self.by_token)
+            for criterion in rules_of(rubric):
+                self.rules.rule(criterion)
+        except ValueError as error:
+            return f"the rubric of this prompt cannot be used: {error}"
+        return None
+
+    def _rule_values(self, items: Sequence[Completion], plans: Sequence[_Plan]) -> list[RuleRow]:
         """The values of the criteria that are rules, of completions that can be judged; those of one rubric together."""
-        found: list[Mapping[str, tuple[Value, str | None]]] = [{} for _ in items]
+        found: list[RuleRow] = [{} for _ in items]
         by_rules: dict[tuple[Criterion, ...], list[int]] = {}
         for i, plan in enumerate(plans):
             if plan.problem is None and (named := rules_of(plan.rubric)):
                 by_rules.setdefault(named, []).append(i)
         for named, places in by_rules.items():
-            if self.rules is None:
-                raise ValueError(f"{named[0].name!r} is a rule: give rules=, which computes such criteria")
-            for i, values in zip(places, self.rules(named, [items[i] for i in places]), strict=True):
+            for i, values in zip(places, self.rules.values(named, [items[i] for i in places]), strict=True):
                 found[i] = values
         return found
 
@@ -178,9 +187,7 @@ class PointwiseJudge:
             for one, verdict in zip(criteria, said, strict=True)
         }
 
-    def _row(
-        self, plan: _Plan, answered: Sequence[Answered], rules: Mapping[str, tuple[Value, str | None]]
-    ) -> tuple[float, float, str | None, str | None]:
+    def _row(self, plan: _Plan, answered: Sequence[Answered], rules: RuleRow) -> tuple[float, float, str | None, str | None]:
         """Value, std, text and error of one completion."""
         if plan.problem is not None:
             return math.nan, math.nan, None, plan.problem
@@ -218,11 +225,6 @@ def expected_value(criterion: Criterion, options: Sequence[Option], reply: Reply
     return {"value": value, "p": shares, "outside": masses.outside}
 
 
-def rules_of(rubric: Rubric) -> tuple[Criterion, ...]:
-    """The criteria that are computed, not judged."""
-    return tuple(criterion for criterion in rubric.criteria if criterion.kind == "rule")
-
-
 def row_rubric(rubric: Rubric, completion: Completion) -> Rubric | str:
     """The rubric that a prompt brings in its ground truth, with the instructions of `rubric`; or why it cannot be read."""
     content = (completion.ground_truth or {}).get(RUBRIC_FIELD)
@@ -247,10 +249,10 @@ def checked_features(generator: Generator, settings: JudgeSettings) -> Features:
     return features
 
 
-def judge_fingerprint(mode: str, generator: Generator, rubric: Rubric, settings: JudgeSettings) -> str:
+def judge_fingerprint(mode: str, generator: Generator, rubric: Rubric, settings: JudgeSettings, rules: Sequence[str] = ()) -> str:
     """Digest of all that decides a judge's rewards."""
     asked = [settings.calls, settings.reading, settings.k, settings.temperature, settings.seed, settings.max_tokens]
-    return f"judge:{json_digest([mode, generator.backend.identity, rubric.digest, asked, WORDING])}"
+    return f"judge:{json_digest([mode, generator.backend.identity, rubric.digest, asked, WORDING, *rules])}"
 
 
 def judge_tolerance(generator: Generator) -> float:
@@ -259,9 +261,7 @@ def judge_tolerance(generator: Generator) -> float:
     return 0.0 if causal is None else TOLERANCE.get(str(causal.dtype), _HALF_TOLERANCE)
 
 
-def _combined(
-    rubric: Rubric, sample: Sequence[Answered], rules: Mapping[str, tuple[Value, str | None]]
-) -> tuple[float, str | None]:
+def _combined(rubric: Rubric, sample: Sequence[Answered], rules: RuleRow) -> tuple[float, str | None]:
     values: dict[str, Value] = {}
     for one in sample:
         if one.error is not None:
@@ -283,7 +283,7 @@ def _value(criterion: Criterion, options: Sequence[Option], verdict: str) -> Val
         raise Unreadable(str(error)) from None
 
 
-def _said(answered: Sequence[Answered], rules: Mapping[str, tuple[Value, str | None]], *, by_token: bool) -> str | None:
+def _said(answered: Sequence[Answered], rules: RuleRow, *, by_token: bool) -> str | None:
     """A critique: what was written, or each criterion with its value and the probabilities behind it."""
     lines = []
     for one in answered:
@@ -295,9 +295,4 @@ def _said(answered: Sequence[Answered], rules: Mapping[str, tuple[Value, str | N
             value = entry["value"]
             figure = value if isinstance(value, str) else f"{value:.3f}"
             lines.append(f"{name}: {figure} ({shares}; {100 * entry['outside']:.0f}% said something else)")
-    lines += [
-        f"{name}: {value if isinstance(value, str) else f'{value:.3f}'} (rule)"
-        for name, (value, error) in rules.items()
-        if error is None
-    ]
-    return "\n".join(lines) or None
+    return "\n".join([*lines, *rule_lines(rules)]) or None

@@ -74,11 +74,16 @@ class Question(NamedTuple):
     shared: str
 
 
-def pointwise_question(rubric: Rubric, criteria: Sequence[Criterion], completion: Completion, *, by_token: bool) -> Question:
-    """One answer and one or more criteria. by_token: the verdict is the reply's first token, and no reason is written."""
+def pointwise_question(
+    rubric: Rubric, criteria: Sequence[Criterion], completion: Completion, *, by_token: bool, as_json: bool = False
+) -> Question:
+    """One answer and one or more criteria. by_token: the verdict is the reply's first token, and no reason is written.
+    as_json: the reply has to fit `verdict_schema`."""
     options = {criterion.name: options_of(criterion, by_token=by_token) for criterion in criteria}
     if by_token:
         request = f"Your verdict on the criterion, as {_one_of(options[criteria[0].name])}, and nothing else:"
+    elif as_json:
+        request = "Reply with JSON: under the number of each criterion a short reason, and then one of its verdicts."
     else:
         request = _verdict_lines(criteria, options)
     before = {
@@ -200,7 +205,7 @@ def _reference(rubric: Rubric, completion: Completion) -> str:
 def _criterion_lines(number: int, criterion: Criterion, options: Sequence[Option], count: int) -> str:
     """The criterion with its verdicts, each with what it means where that is said."""
     text_of = {choice.label: choice for choice in criterion.options}
-    head = f"Criterion {number}, {criterion.name}:" if count > 1 else f"Criterion, {criterion.name}:"
+    head = f"Criterion {number}, {criterion.name}:" if count > 1 else f"Criterion 1, {criterion.name}:"
     if not criterion.options:
         ends = [f"{number:g} means {text}" for number, text in sorted(criterion.anchors.items())]
         ends += [f"{criterion.not_applicable!r} where it does not apply"] if criterion.not_applicable else []
