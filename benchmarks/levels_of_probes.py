@@ -17,7 +17,7 @@ from levels_laws import each, misses
 from assay.audit.probes.alarm import ALPHA, MAX_RISE, Kind, Probe, Rises, change_test, largest_fall, largest_rise, rise_test
 from assay.stats.significance import holm
 
-NUM_PROBES, NUM_WITH_INJECTIONS = 27, 30
+NUM_PROBES, NUM_WITH_INJECTIONS = 27, 31
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 

@@ -47,7 +47,8 @@ def load(
     then render what is scored, and without it engines take rendered texts (vLLM plain conversations too). rule:NAME is a
     built-in rule (docs/rules.md), rule:MODULE:FUNCTION a plain Python function (see `RuleScorer`); its code is run, so never take
     such a name from a file or a request. recorded:FOLDER#JUDGE replays the verdicts of a judge that others recorded (see
-    `RecordedJudge`). dtype, device, max_tokens and combination are for directories only. run_code: whether rule:tests may run the code of answers, "sandboxed" (in bubblewrap alone) or "unsandboxed".
+    `RecordedJudge`). dtype, device, max_tokens and combination are for directories only. run_code: whether rule:tests may run the
+    code of answers, "sandboxed" (in bubblewrap alone) or "unsandboxed".
 
     `score` gives raw rewards, whether or not the artifact is calibrated; `prefer` uses the calibration if there is one.
     dtype, device: "auto" picks what suits the machine. max_tokens: token budget of one forward. combination: how an ensemble's
