@@ -26,7 +26,7 @@ PROMPTS = [Prompt(messages=as_messages(f"Question {i}?"), id=str(i)) for i in ra
 class Backend:
     """A policy that answers by a function of the ask."""
 
-    model, identity, price, is_thread_safe = "made-up", "made-up", None, True
+    model, identity, price, is_thread_safe, repeats = "made-up", "made-up", None, True, True
 
     def __init__(self, answer) -> None:
         self.answer = answer

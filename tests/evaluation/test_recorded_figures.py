@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from assay.cli import main
+from assay.data.pairs import read_pairs
 from assay.data.recorded import (
     LLMBAR_SETS,
     RecordedPairs,
@@ -220,7 +221,11 @@ def test_a_record_is_evaluated_by_its_name(tmp_path, capsys):
     assert main(words) == 0
     kept = json.loads((tmp_path / "eval" / "llmeval2.json").read_text())
     accuracy = next(metric for metric in kept["metrics"] if metric["name"] == "accuracy")
-    assert (accuracy["n_scored"], accuracy["n"]) == (181, 200)
+    pairs = list(read_pairs(file))
+    verdicts = llmbar()["llmeval2"].judges["PaLM2/Vanilla_NoRules"]
+    given = ~np.isnan(RecordedJudge(llmbar()["llmeval2"], verdicts.judge).compare(pairs))
+    assert (accuracy["n_scored"], accuracy["n"]) == (given.sum(), len(pairs))
+    assert 0 < len(pairs) - given.sum() <= np.isnan(verdicts.first_N2).any(1).sum()
     assert "empty reply" in json.dumps(kept)
 
 

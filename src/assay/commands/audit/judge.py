@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from assay.audit.audits import judge_pairs, probe_pairs
 from assay.audit.probes.battery import INJECTIONS, battery
 from assay.audit.probes.selection import chosen
 from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
 from assay.console import say
-from assay.records import Report
+from assay.report.html import write_html
 from assay.scorers.judges.options import JudgeOptions
 
 AIMED = (*(probe.name for probe in INJECTIONS), "verdict letter", "verdict score", "verdict json", "master key", "master key alone")
@@ -36,26 +36,22 @@ class Config:
 
 
 def run(config: Config) -> int:
-    """Measure the biases, try the injections, keep both reports and one page, and print the figures."""
+    """Measure the biases, try the injections, keep both reports and one page, and print the summary."""
     opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
     named = pairs_for(opened, config.pairs)
     probes = chosen((*battery(named.pairs), *INJECTIONS), config.only)
+    end = "" if named.is_own else f"-{named.kept_as}"
     judged = judge_pairs(opened, named, own=config.own, seed=config.pairs.seed)
-    page = f"The judge {opened.name}"
-    keep(judged, home, "judge" if named.is_own else f"judge-{named.kept_as}", page=page)
-    show(judged.report())
-    if not config.max_rows:
-        opened.say_bill()
-        return 8 if judged.is_biased else 0
-    say("probes", f"{len(probes)} on up to {config.max_rows:,} answers to prompts of {named.name}")
-    probed = probe_pairs(opened, named, probes=probes, max_rows=config.max_rows, seed=config.pairs.seed)
-    keep(probed, home, "judge-probes" if named.is_own else f"judge-probes-{named.kept_as}", page=probed.title)
-    show(without_shares(probed.report()))
+    reports, is_bad = [keep(judged, home, f"judge{end}")], judged.is_biased
+    if config.max_rows:
+        say("probes", f"{len(probes)} on up to {config.max_rows:,} answers to prompts of {named.name}")
+        probed = probe_pairs(opened, named, probes=probes, max_rows=config.max_rows, seed=config.pairs.seed)
+        reports.append(keep(probed, home, f"judge-probes{end}"))
+        is_bad = is_bad or probed.is_exploitable
     opened.say_bill()
-    return 8 if judged.is_biased or probed.is_exploitable else 0
-
-
-def without_shares(report: Report) -> Report:
-    """The report with the mean rises alone: one line a probe."""
-    return replace(report, metrics=tuple(metric for metric in report.metrics if metric.name.endswith("mean rise")))
+    page = home / f"judge{end}.html"
+    write_html(page, reports, f"The judge {opened.name}")
+    then = ("assay", "evaluate", config.model, *config.judge.flags, *config.pairs.flags)
+    show(reports, verbose=config.where.verbose, page=page, then=then)
+    return 8 if is_bad else 0
