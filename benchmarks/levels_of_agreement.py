@@ -168,7 +168,6 @@ LEVELS: tuple[Level, ...] = (
             law=f"accuracy {accuracy:g}, {n} prompts of {m}",
             count=accused(n, m, accuracy),
             most=ACCUSED,
-            cost=4,
         )
         for n, m, accuracy in ((60, 1, 0.7), (200, 1, 0.9), (100, 3, 0.8))
     ),
