@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from assay.bulk.label import CUT, INCONSISTENT, SAME, TIED, Draws, judged, label, pairs_to_judge
 from assay.cli import main
+from assay.commands.data.label import Config, run
 from assay.data.pairs import read_pairs
 from assay.data.prompt_rows import Prompt, read_prompts
 from assay.generation.generator import Generator
 from assay.generation.replies import Ask, Desk, Features, Reply
 from assay.messages import as_messages
 from assay.records import Completion, PreferencePair, Rewards
+from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.judges.pairwise import Comparison
 from fake_chat import Request, fake_chat, said
 
@@ -211,15 +214,27 @@ def test_the_command_labels_counts_and_pays_nothing_twice(tmp_path, capsys, monk
     assert "not written" in told
 
 
-def test_the_command_refuses_what_cannot_be_meant(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"out": Path("pairs.csv")}, "pairs are written as .jsonl"),
+        ({"policy_key_env": "KEY"}, "goes with --policy-url"),
+        ({"limit": 0}, "--limit 0 must be at least 1"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused(fields, says):
+    with pytest.raises(ValueError, match=says):
+        Config(**{"prompts": "prompts.jsonl", "out": Path("pairs.jsonl"), "policy": "m", "judge": "helpfulness", **fields})
+
+
+def test_the_flags_of_a_judge_go_with_a_rubric(tmp_path):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "q"}\n')
-    words = ["data", "label", str(tmp_path / "prompts.jsonl"), "--policy", "m", "--judge", "helpfulness"]
-    for more, says in (
-        (["--out", str(tmp_path / "pairs.csv")], "written as .jsonl"),
-        (["--out", str(tmp_path / "pairs.jsonl"), "--policy-key-env", "KEY"], "goes with --policy-url"),
-    ):
-        with pytest.raises(SystemExit):
-            main([*words, *more])
-        assert says in " ".join(capsys.readouterr().err.split())
-    assert main([*words[:-1], "rule:json:dumps", "--out", str(tmp_path / "p.jsonl"), "--judge-model", "m"]) == 2
-    assert "is no rubric" in capsys.readouterr().err.replace("\n", " ")
+    config = Config(
+        prompts=str(tmp_path / "prompts.jsonl"),
+        out=tmp_path / "pairs.jsonl",
+        policy="m",
+        judge="rule:json:dumps",
+        judging=JudgeOptions(judge_model="m"),
+    )
+    with pytest.raises(ValueError, match="rule:json:dumps is no rubric"):
+        run(config)
