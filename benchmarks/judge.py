@@ -148,7 +148,7 @@ def kill(config: JudgeBenchConfig) -> dict[str, Any]:
 
         def command(out: str) -> list[str]:
             flags = ["--judge-url", url, "--judge-model", "m"]
-            return [sys.executable, "-m", "assay.cli", "score", "rubric.toml", "in.jsonl", out, *flags]
+            return [sys.executable, "-m", "assay.cli", "score", "rubric.toml", "--input", "in.jsonl", "--output", out, *flags]
 
         process = subprocess.Popen(command("out.jsonl"), cwd=home, stderr=subprocess.DEVNULL)
         while sum(stats(url)["answered"].values()) < config.killed // 3:
