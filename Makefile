@@ -8,7 +8,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test quick-test check fmt help-page clean
+.PHONY: help demo test quick-test check fmt help-page gpu clean
 
 help: ## these lines
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s%s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ check: .venv/.installed ## ruff, mypy, import-linter
 fmt: .venv/.installed ## format the code, mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+gpu: ## parity, speed and memory on one GPU, at most 9 minutes, with the Python that is there (PYTHON=python3)
+	$(PYTHON) benchmarks/gpu.py
 
 help-page: .venv/.installed ## write docs/commands.md anew
 	$(BIN)/python dev/write_help_page.py

@@ -27,7 +27,7 @@ class Level:
 
     name: what is claimed and by which function. law: how data are drawn, in words. count: see `Simulate`; of a test the runs in
     which it speaks, of an interval those in which it misses the truth. most: largest share that is claimed; least: smallest (the
-    power that is kept). cost: runs of this one count as so many, for slow ones.
+    power that is kept).
     """
 
     name: str
@@ -35,7 +35,6 @@ class Level:
     count: Simulate
     most: float = 1.0
     least: float = 0.0
-    cost: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +71,7 @@ def all_held(levels: Sequence[Level], runs: int, *, seed: int, tell: Callable[[S
 
 def _simulated(level: Level, runs: int, *, seed: int, errors: float) -> Seen:
     rng = np.random.default_rng([seed, crc32(f"{level.name}/{level.law}".encode())])  # another level beside it changes no draw
-    runs, start = max(1, runs // level.cost), time.perf_counter()
+    start = time.perf_counter()
     happened_R = np.asarray(level.count(rng, runs))
     assert happened_R.shape == (runs,), f"{level.name}: {happened_R.shape} of {runs} runs"
     seen = float(happened_R.mean())

@@ -245,7 +245,6 @@ LEVELS: tuple[Level, ...] = (
             law=f"new rewards {law}, {prompts} prompts of {candidates} candidates, beta {beta:g}",
             count=equal_kl_misses(law, prompts, candidates, beta),
             most=0.12 if law == "right-skewed" else COVERS_93,
-            cost=4,
         )
         for law, prompts, candidates, beta in (
             ("normal", 60, 16, 2.0),
@@ -276,7 +275,6 @@ LEVELS: tuple[Level, ...] = (
             law=f"{prompts} prompts of {pairs}",
             count=coefficient_misses(prompts, pairs),
             most=COVERS_93,
-            cost=2,
         )
         for prompts, pairs in ((60, 1), (100, 3))
     ),
@@ -286,7 +284,6 @@ LEVELS: tuple[Level, ...] = (
             law=f"{slices} slices of {prompts} prompts of {pairs}, accuracy {share:g}",
             count=slice_is_accused(prompts, pairs, slices, share),
             most=0.05,
-            cost=2,
         )
         for prompts, pairs, slices, share in ((100, 1, 4, 0.7), (80, 4, 8, 0.7), (200, 2, 10, 0.95))
     ),

@@ -1,8 +1,8 @@
 """Levels of the battery of probes: how often a scorer that no edit moves on average is accused of anything. See levels.py.
 
 The family that 5% is claimed for: at least 10 prompts; rises whose mean over prompts is zero and whose falls are not larger than
-the largest that any probe of the battery shows, or two median margins. Skewness has no bound in it: falls of 2 to 10% of the
-prompts, and log-normal tails, are drawn here.
+the largest that any probe of the battery shows, or two median margins; of neutral edits, which are tested both ways, neither are
+the rises. Skewness has no bound in it: falls of 2 to 10% of the prompts, and log-normal tails, are drawn here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from levels_frame import Level, Simulate
 from levels_laws import each, misses
 
-from assay.audit.probes.alarm import ALPHA, MAX_RISE, Probe, Rises, largest_fall, rise_test
+from assay.audit.probes.alarm import ALPHA, MAX_RISE, Kind, Probe, Rises, change_test, largest_fall, largest_rise, rise_test
 from assay.stats.significance import holm
 
 NUM_PROBES = 27
@@ -52,42 +52,51 @@ LAWS: dict[str, Draw] = {
 }
 
 
-def accused(law: str, num_prompts: int, per_prompt: int = 1, scale: float = 0.7, *, only_first: bool = False) -> Simulate:
-    """A battery of 27 probes whose mean rises are zero; only_first: one of this law among 26 normal ones, and whether that is."""
+def accused(
+    law: str, num_prompts: int, per_prompt: int = 1, scale: float = 0.7, *, only_first: bool = False, kind: Kind = "worthless"
+) -> Simulate:
+    """A battery of 27 probes whose mean rises are zero; only_first: one of this law among 26 normal ones, and whether that is.
+
+    kind: of all probes; a negative scale turns falls into rises.
+    """
 
     def one(rng: np.random.Generator) -> bool:
         cluster_N = np.repeat(np.arange(num_prompts), per_prompt)
         laws = [law, *(["normal"] * (NUM_PROBES - 1))] if only_first else [law] * NUM_PROBES
-        found = fails([scale * LAWS[name](rng, len(cluster_N)) for name in laws], cluster_N)
+        found = fails([scale * LAWS[name](rng, len(cluster_N)) for name in laws], cluster_N, kind)
         return bool(found[0]) if only_first else bool(found.any())
 
     return each(one)
 
 
-def caught(rise: float, noise: float, num_prompts: int) -> Simulate:
+def caught(rise: float, noise: float, num_prompts: int, kind: Kind = "worthless") -> Simulate:
     """One probe of 27 raises the reward by `rise` margins on average, with normal scatter: whether it is found."""
 
     def one(rng: np.random.Generator) -> bool:
         measured = [noise * rng.normal(size=num_prompts) + rise * (number == 0) for number in range(NUM_PROBES)]
-        return bool(fails(measured, np.arange(num_prompts))[0])
+        return bool(fails(measured, np.arange(num_prompts), kind)[0])
 
     return each(one)
 
 
-def fails(rises: list[np.ndarray], cluster_N: np.ndarray) -> np.ndarray:
+def fails(rises: list[np.ndarray], cluster_N: np.ndarray, kind: Kind = "worthless") -> np.ndarray:
     """(M,) bool: the verdict "fail" of each probe, by the rule of `verdicts_of`.
 
     A plain t under 1.5 cannot be the first rejection of 27, whatever its skewness; such probes are not tested, to save time.
     """
-    probe = Probe("edit", "worthless", lambda completion, rng: None)
+    probe = Probe("edit", kind, lambda completion, rng: None)
     measured = [Rises(probe, rise_N, cluster_N, [], [], [], 0, False) for rise_N in rises]
-    fall = largest_fall(measured, [cluster_N] * len(measured))
+    fall, rise = (largest(measured, [cluster_N] * len(measured)) for largest in (largest_fall, largest_rise))
     means_MC = np.stack([np.bincount(cluster_N, weights=rise_N) for rise_N in rises]) / np.bincount(cluster_N)
     mean_M, error_M = means_MC.mean(axis=1), means_MC.std(axis=1, ddof=1) / math.sqrt(means_MC.shape[1])
     p_M = np.ones(len(rises))
-    for m in np.flatnonzero(mean_M > 1.5 * error_M):
-        p_M[m] = rise_test(rises[m], cluster_N, largest_fall=fall).p
-    return (holm(p_M) < ALPHA) & (mean_M > MAX_RISE)
+    moved_M = np.abs(mean_M) if kind == "style" else mean_M
+    for m in np.flatnonzero(moved_M > 1.5 * error_M):
+        if kind == "style":
+            p_M[m] = change_test(rises[m], cluster_N, largest_fall=fall, largest_rise=rise).p
+        else:
+            p_M[m] = rise_test(rises[m], cluster_N, largest_fall=fall).p
+    return (holm(p_M) < ALPHA) & (moved_M > MAX_RISE)
 
 
 def interval(law: str, num_prompts: int) -> Simulate:
@@ -132,6 +141,34 @@ LEVELS: tuple[Level, ...] = (
             most=ALPHA,
         )
         for law, n, scale in (("5% fall", 59, 0.7), ("10% fall", 20, 0.7), ("log-normal falls, skewness 6", 59, 2.0))
+    ),
+    *(
+        Level(
+            name="neutral probes: a scorer is accused that no edit moves on average",
+            law=f"{law}{' turned round' if scale < 0 else ''}, {n} prompts of {m}, scatter {abs(scale):g} margins",
+            count=accused(law, n, m, scale, kind="style"),
+            most=ALPHA,
+        )
+        for law, n, m, scale in (
+            ("normal", 30, 1, 0.7),
+            ("exponential falls", 59, 2, 2.0),
+            ("exponential falls", 59, 2, -2.0),
+            ("log-normal falls, skewness 6", 59, 1, 0.7),
+            ("log-normal falls, skewness 6", 59, 1, -0.7),
+            ("5% fall", 59, 1, 2.0),
+            ("5% fall", 59, 1, -2.0),
+            ("7% fall", 59, 1, 0.7),
+            ("10% fall", 59, 1, -2.0),
+        )
+    ),
+    *(
+        Level(
+            name="power: neutral probes find a change",
+            law=f"{rise:g} margins, scatter {noise:g}, {n} prompts",
+            count=caught(rise, noise, n, "style"),
+            least=least,
+        )
+        for rise, noise, n, least in ((-0.5, 0.7, 59, 0.7), (0.5, 0.7, 59, 0.7), (-0.25, 0.7, 200, 0.85))
     ),
     *(
         Level(

@@ -53,7 +53,7 @@ Make = Callable[[random.Random, Pool], Sent]
 
 def http(path: str, body: bytes, *, method: str = "POST", length: int | None = None, headers: str = "") -> bytes:
     size = len(body) if length is None else length
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n{headers}"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n{headers}"
     return f"{head}Content-Length: {size}\r\n\r\n".encode() + body
 
 
@@ -142,7 +142,7 @@ def dropped(where: str) -> Make:
 
 def chunked(rng: random.Random, pool: Pool) -> Sent:
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-    head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     return Sent(pieces=[head, *[chunk] * (MAX_BODY // 0x10000 + 1)])
 
 

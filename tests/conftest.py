@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +14,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices: more threads onl
 
 
 class TrainedRun(NamedTuple):
-    """A run directory that `assay train` made, to be read only, with what it was made of."""
+    """A run directory that `assay train` made, to be read only, with what it was made of and what was printed."""
 
     path: Path
     data: Path
     base: Path
+    printed: str
 
 
 @pytest.fixture(scope="session")
@@ -44,5 +47,6 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
         "--device",
         "cpu",
     ]
-    assert main(["train", "--data", str(data), "--base", str(base), "--out", str(out), *shares, *settings]) == 0
-    return TrainedRun(out, data, base)
+    with redirect_stdout(StringIO()) as printed:
+        assert main(["train", "--data", str(data), "--base", str(base), "--out", str(out), *shares, *settings]) == 0
+    return TrainedRun(out, data, base, printed.getvalue())

@@ -24,6 +24,7 @@ QUICK = (
     "expected_ece calls calibrated models over- or underconfident: mean confidence 0.9, "
     "30 prompts of 10 to 10 pairs, correlation 0.9",
     "probes: a scorer is accused that no edit moves on average: 7% fall, 59 prompts of 1, scatter 0.7 margins",
+    "neutral probes: a scorer is accused that no edit moves on average: 7% fall, 59 prompts of 1, scatter 0.7 margins",
     "power: probes find a rise: 0.5 margins, scatter 0.7, 59 prompts",
 )
 BY_NAME = {f"{level.name}: {level.law}": level for level in LEVELS}

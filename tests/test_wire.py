@@ -76,7 +76,7 @@ tables = st.builds(
     title=label,
     columns=st.just(("a", "b")),
     rows=st.lists(st.tuples(cells, cells), max_size=3).map(tuple),
-    chart=st.sampled_from(["none", "line", "bars", "reliability"]),
+    chart=st.sampled_from(["none", "line", "bars", "reliability", "panels"]),
     note=label,
 )
 reports = st.builds(
@@ -87,6 +87,8 @@ reports = st.builds(
     examples=st.lists(st.dictionaries(label, st.one_of(label, st.integers())), max_size=2).map(tuple),
     findings=st.lists(findings, max_size=3).map(tuple),
     facts=st.dictionaries(label, label, max_size=3),
+    lead=label,
+    key=st.dictionaries(label, st.lists(label, max_size=2).map(tuple), max_size=2),
 )
 
 

@@ -18,6 +18,7 @@ if "OMP_NUM_THREADS" not in os.environ and "torch" not in sys.modules:
 
 from assay.console import is_launched, print_error, print_lines
 from assay.errors import AssayError
+from assay.rubrics.shipped import names_local_judge
 from assay.run_files import holds_artifact, holds_checkpoint, may_be_hub_id
 
 
@@ -103,7 +104,11 @@ def _main(words: list[str]) -> int:
 
 
 def _run(prog: str, command: Command, words: Sequence[str]) -> int:
-    if command.needs_torch or any(holds_artifact(word) or holds_checkpoint(word) or may_be_hub_id(word) for word in words):
+    if (
+        command.needs_torch
+        or any(holds_artifact(word) or holds_checkpoint(word) or may_be_hub_id(word) for word in words)
+        or ("--judge-url" not in words and any(names_local_judge(word) for word in words))
+    ):
         _load_torch()
     import tyro
 

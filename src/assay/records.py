@@ -263,13 +263,14 @@ class Table:
     """Rows under named columns; `chart` says how a page draws them.
 
     "none": as a table. "line": first column x, one line for each further column, NaN is a gap. "bars": first column the
-    label, second the height. "reliability": columns predicted, observed, low, high, n, with the diagonal drawn.
+    label, second the height. "reliability": columns predicted, observed, low, high, n, with the diagonal drawn. "panels": columns
+    figure, of, value, low, high: a panel for each figure, with a scale of its own, in which a mark for each `of` has one colour.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]
-    chart: Literal["none", "line", "bars", "reliability"] = "none"
+    chart: Literal["none", "line", "bars", "reliability", "panels"] = "none"
     note: str = ""
 
 
@@ -279,6 +280,8 @@ class Report:
 
     examples: rows of text to look at, each with a `kind` ("best", "worst", ...), the prompt, both answers and their margin.
     facts: short name -> value strings that say what was run (model, data, versions).
+    lead: one sentence that says what was found. key: names of the metrics to be seen first, each with what it is held against:
+    names of other metrics, or a few words.
     """
 
     title: str
@@ -287,6 +290,8 @@ class Report:
     examples: tuple[Mapping[str, object], ...] = ()
     findings: tuple[Finding, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+    lead: str = ""
+    key: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def metric(self, name: str) -> Metric:
         """The metric of that name. Raises KeyError naming the ones there are."""

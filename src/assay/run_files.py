@@ -23,6 +23,7 @@ REWARD_FILE = "reward.json"
 PROMPTS_FILE = "train_prompts.npy"
 CALIBRATION_PROMPTS_FILE = "calibration_prompts.npy"
 WORDS_FILE = "words_baseline.npz"  # the bag of words of the training pairs, by hashes; not part of the fingerprint
+LEDGER = "ledger.sqlite"  # of a judge's calls, beside its reports
 MONITOR = "monitor"  # folder of what drift is measured against; not part of the fingerprint
 ENSEMBLE = "ensemble"  # the kind of a directory of members, and the entry that says how they are combined
 ADOPTED = "adopted"  # the entry of an artifact made of another's model: where it came from, and what was assumed
@@ -137,6 +138,12 @@ def prompt_file(artifact: Path, name: str = PROMPTS_FILE) -> np.ndarray | None:
     """Sorted hashes (uint64) of the prompts that an artifact was trained on (PROMPTS_FILE) or calibrated on
     (CALIBRATION_PROMPTS_FILE); None when the artifact does not say."""
     return np.load(artifact / name, allow_pickle=False) if (artifact / name).is_file() else None
+
+
+def words_file(artifact: Path) -> Path | None:
+    """The bag of words that was kept beside an artifact (of an ensemble of files, beside its first member); None for none."""
+    places = (artifact / WORDS_FILE, artifact / "members" / "0" / WORDS_FILE)
+    return next((file for file in places if file.is_file()), None)
 
 
 def write_report(home: Path, name: str, report: Report) -> Path:

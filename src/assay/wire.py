@@ -134,6 +134,8 @@ def report_from_json(text: str) -> Report:
             for f in raw["findings"]
         ),
         facts=raw["facts"],
+        lead=raw.get("lead", ""),  # reports from before there was one lack it
+        key={name: tuple(beside) for name, beside in raw.get("key", {}).items()},
     )
 
 

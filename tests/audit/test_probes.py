@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scipy.special import stdtr
 
-from assay.audit.probes.alarm import MIN_CLUSTERS, Probe, Rises, margin_unit, rise_test, verdicts_of
+from assay.audit.probes.alarm import MIN_CLUSTERS, Probe, Rises, change_test, margin_unit, rise_test, verdicts_of
 from assay.audit.probes.battery import battery, contrast_of, run_probes, select_rows
+from assay.data import edits
 from assay.messages import Message
 from assay.records import Completion, PreferencePair
 from assay.stats.mean_intervals import share_interval
@@ -325,3 +326,38 @@ def test_importing_the_monitor_loads_no_torch():
 def test_the_report_is_plain_json():
     report = run_probes(Function(lambda c: float(len(c.response))), made_up_pairs(12)).report()
     assert json.loads(report_to_json(report))["title"] == "Probes"
+
+
+def test_a_neutral_edit_that_is_fined_is_an_alarm_too_and_a_worthless_one_is_not():
+    pairs = made_up_pairs(60)
+    fines = Function(lambda c: content(0).score([c]).value[0] - 50.0 * c.response.startswith("- "))
+    result = run_probes(fines, pairs, probes=(Probe("bullets", "style", edits.bullets), Probe("list", "worthless", edits.bullets)))
+    by_name = {finding.name: finding for finding in result.findings}
+    assert by_name["bullets"].level == "fail"
+    assert by_name["bullets"].value < -0.1
+    assert "a policy will avoid it" in by_name["bullets"].why
+    assert by_name["list"].level == "ok", "what adds nothing may cost something"
+    assert result.failed == ("bullets",)
+    assert all(example["rise in margins"] < 0 for example in result.report().examples)
+    assert "1 lower it (bullets)" in result.report().lead
+
+
+def test_both_directions_are_held_to_the_same_p_value():
+    rise_N, prompts_N = np.random.default_rng(0).normal(0.4, 0.7, 60), np.arange(60)
+    up, down = (change_test(sign * rise_N, prompts_N, largest_fall=2.0, largest_rise=2.0) for sign in (1.0, -1.0))
+    assert down.p == pytest.approx(up.p)
+    assert (down.mean, down.low, down.high) == pytest.approx((-up.mean, -up.high, -up.low))
+    assert up.p == pytest.approx(2 * rise_test(rise_N, prompts_N, largest_fall=2.0).p)
+
+
+@pytest.mark.parametrize(
+    ("text", "edited"),
+    [
+        ("Don't panic: it's fine.", "Do not panic: it is fine."),
+        ("It is late. You are right.", "It's late. You're right."),
+        ("Whiskey or cannot, no donot.", "Whiskey or can't, no donot."),
+        ("Nothing to put otherwise here.", None),
+    ],
+)
+def test_contractions_are_spelled_out_or_made(text, edited):
+    assert edits.contractions(Completion(messages="q", response=text), np.random.default_rng(0)) == edited

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.audit.overoptimization import overoptimization
 from assay.audit.probes.alarm import Probe, ProbeResult, ProbeVerdict, Rises
 from assay.commands.demo.bias import FLATTERY, MARKDOWN, PLANTED, PRAISE, markdown, plant, probes
+from assay.commands.demo.repair import next_labels
 from assay.commands.demo.run import facts_of, make_material, starter_file
-from assay.commands.demo.table import BIASED, CLEAN, REPAIRED, Column, demo_rows, sentence
+from assay.commands.demo.table import BIASED, CLEAN, REPAIRED, Column, demo_rows, picture_of, sentence, short_summary
 from assay.data.candidates import read_candidates
 from assay.data.pairs import read_pairs
 from assay.data.split import group_keys
@@ -80,7 +80,9 @@ def test_the_material_of_the_three_models():
     keys = group_keys([*held, *material.of(clean)])
     assert not set(keys[: len(held)]) & set(keys[len(held) :]), "no prompt or answer is on both sides"
     assert not any(PLANTED in pair.tags or AUGMENTED in pair.tags for pair in [*held, *material.of(clean)])
-    assert f"{len(planted)} of the {len(biased)} labels are planted" in dict(facts_of(material))[BIASED]
+    assert f"{len(planted)} of the {len(biased)} labels are planted" in dict(facts_of(material, {}))[BIASED]
+    assert sum(len(rows) for rows in material.habits.values()) == len(added)
+    assert all(material.pairs[i].tags[AUGMENTED] == habit for habit, rows in material.habits.items() for i in rows)
 
 
 def verdict_of(name: str, rise: float, level: str) -> ProbeVerdict:
@@ -107,10 +109,8 @@ def column(name: str, right: np.ndarray, rises: dict[str, tuple[float, str]]) ->
         num_examples=0,
         facts={},
     )
-    gold = [np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])]
-    best = overoptimization([np.array([1.0, 2.0, 3.0])] * 2, gold, title="Best of n")
     rewards = np.stack([np.where(right, 1.0, -1.0), np.zeros(len(right))], axis=1)
-    return Column(name, evaluation, gap_finding(train, evaluation.accuracy), probed, best, rewards)
+    return Column(name, evaluation, gap_finding(train, evaluation.accuracy), probed, rewards)
 
 
 SAME = np.arange(60) % 4 > 0  # 75% right
@@ -132,12 +132,18 @@ def told(biased_right=SAME, biased=(LOUD, LOUD), repaired=(CALM, CALM), clean=(C
 
 def test_the_sentence_follows_the_figures():
     assert told().startswith("Accuracy missed the hack (+0.0 points")
-    assert "Assay found it: flattery is worth +80% of a margin to it and markdown is worth +80%" in told()
-    assert "the repair took it out (flattery +80% to +2% and markdown +80% to +2%)" in told()
+    assert "Assay found flattery (+80% of a margin) and markdown (+80% of a margin)" in told()
+    assert told().endswith("; repaired: +2% and +2% (0 is neutral).")
     assert told(biased_right=WORSE).startswith("Accuracy fell (-25.0 points")
-    assert "the repair was not enough (flattery +80% to +80% and markdown +80% to +80%)" in told(repaired=(LOUD, LOUD))
-    assert "a part, markdown is left (flattery +80% to +2% and" in told(repaired=(CALM, LOUD))
+    assert "the repair failed: +80% and +80% (0 is neutral)" in told(repaired=(LOUD, LOUD))
+    assert "the repair failed: +2% and +80%" in told(repaired=(CALM, LOUD))
+    assert "the repair left +2% and +30%" in told(repaired=(CALM, (0.3, "fail")))
     assert "markdown was planted too and not found" in told(biased=(LOUD, CALM))
+
+
+def test_a_repair_that_overshoots_is_not_called_one():
+    assert "the repair left +2% and -60%" in told(repaired=(CALM, (-0.6, "ok")))
+    assert "the repair failed: +2% and -120%" in told(repaired=(CALM, (-1.2, "ok")))
 
 
 def test_an_effect_that_does_not_appear_is_said():
@@ -153,8 +159,24 @@ def test_the_table_has_a_cell_for_every_model():
     assert all(len(cells) == 3 for cells in rows.values())
     assert rows["held-out accuracy"][0].startswith("75.0% [")
     assert rows[PRAISE][1] == "+0.80 [+0.70, +0.90]"
-    assert rows["verdict"][2] == "fails: flattery"
-    assert rows["gold of best-of-3"][0].startswith("0.00"), "the pick of both prompts is wrong"
+    assert rows["verdict"][2] == "pays flattery"
+    fined = column(CLEAN, SAME, {FLATTERY: CALM, MARKDOWN: (-0.5, "fail")})
+    assert demo_rows([fined])[-1] == ("verdict", "fines markdown")
+    picture = picture_of(three)
+    assert len(picture.rows) == 9
+    assert {row[1] for row in picture.rows} == {CLEAN, BIASED, REPAIRED}
+
+
+def test_the_summary_is_short_whatever_the_figures_are():
+    three = [column(name, SAME, {FLATTERY: LOUD, MARKDOWN: CALM}) for name in (CLEAN, BIASED, REPAIRED)]
+    for words in ("One sentence.", "word " * 100):
+        lines = short_summary(
+            three, "Assay demo", words, [("report", "runs/demo/demo.html"), ("next", "assay audit all runs/demo")]
+        )
+        assert len(lines) <= 12
+        assert all(len(line) <= 100 for line in lines)
+        assert lines[-1] == "next    assay audit all runs/demo"
+        assert sum(line.startswith(("held-out", PRAISE, "markdown", "verdict")) for line in lines) == 4
 
 
 def test_the_probes_have_names_of_their_own():
@@ -174,3 +196,12 @@ def test_the_shipped_candidates_leave_room_and_their_gold_is_what_the_checkers_s
         assert row["gold"] == [int(is_right[row["prompt"]](answer)) for answer in row["candidates"]], row["prompt"]
         assert len(group.answers) == 32
         assert 0.1 <= group.gold.mean() <= 0.8
+
+
+def test_the_next_label_of_the_repair_lies_where_the_line_through_both_sides_crosses_zero():
+    tried = [({"a": 1.0, "b": 1.0}, {"a": -1.0, "b": -0.2}), ({"a": 0.5, "b": 0.5}, {"a": 1.0, "b": -0.1})]
+    found = next_labels(tried)
+    assert found["a"] == pytest.approx(0.75)
+    assert found["b"] == 0.5, "no rise on the other side: the label that came nearest"
+    third = [*tried, ({"a": 0.75, "b": 0.5}, {"a": 0.2, "b": -0.1})]
+    assert next_labels(third)["a"] == pytest.approx(0.75 + 0.25 * 0.2 / 1.2)

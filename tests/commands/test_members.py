@@ -17,9 +17,10 @@ from assay.data.pairs import write_pairs
 from assay.errors import ArtifactError
 from assay.evaluation.disagreement import MEAN, MEMBER
 from assay.models.artifact import load_artifact, save_artifact
+from assay.models.combine import average
 from assay.models.plain import plain_scores
 from assay.records import Completion
-from assay.run_files import read_description, saved_scales
+from assay.run_files import WORDS_FILE, read_description, saved_scales
 from assay.scorers.checks import check_scorer
 from assay.scorers.ensemble import PLAIN, Combination, members_of
 from assay.scorers.load import load
@@ -112,6 +113,9 @@ def test_an_exported_member_scores_as_it_did_in_the_ensemble(made, params, tmp_p
         centre = saved_scales(read_description(run / "artifact"))[number].centre
         np.testing.assert_allclose(alone.value, members_KN[number] + centre, atol=1e-5)
         np.testing.assert_allclose(plain_scores(tmp_path / str(number), ANSWERS[:-1]), alone.value, atol=1e-4)
+    assert (tmp_path / "2" / WORDS_FILE).read_bytes() == (run / "artifact" / WORDS_FILE).read_bytes(), (
+        "the words of its training pairs"
+    )
     assert main(["model", "export", str(run), "--member", "3", "--out", str(tmp_path / "3")]) == 2
     assert main(["model", "export", str(tmp_path / "0"), "--out", str(tmp_path / "4")]) == 2
 
@@ -131,6 +135,13 @@ def test_an_average_of_members_has_the_mean_of_their_weights(made, tmp_path):
     report = assay.evaluate(load(tmp_path / "mean", dtype="float32"), pairs, title="mean", slices=False).report()
     assert report.metric("accuracy").value > 0.9
     assert main(["evaluate", str(tmp_path / "mean"), "--data", str(made[2])]) == 2, "it knows what it was trained on"
+    assert (tmp_path / "mean" / WORDS_FILE).read_bytes() == (run / "artifact" / WORDS_FILE).read_bytes()
+    copies = [Path(shutil.copytree(run / "artifact", tmp_path / f"copy-{number}")) for number in range(2)]
+    np.savez_compressed(
+        copies[1] / WORDS_FILE, hashes=np.zeros(0, np.uint64), weights=np.zeros(0, np.float32), num_pairs=np.array(9)
+    )
+    average(copies, tmp_path / "unlike", units=[1.0, 1.0])
+    assert not (tmp_path / "unlike" / WORDS_FILE).exists(), "words of other pairs are no baseline of both"
 
 
 def test_what_cannot_be_averaged_or_joined_is_refused_by_name(made, tmp_path, capsys):

@@ -95,6 +95,15 @@ def test_text_that_nobody_knows_stops_the_run_and_says_what_to_do(read, name):
     assert (pair.chosen, reader.problems.ignored) == (GOOD, {})
 
 
+def test_all_columns_that_nobody_knows_are_named_at_once(read):
+    row = {"prompt": QUESTION, **ANSWERS, "story": "Bread goes stale.", "my notes": "Look at the crust.", "points": 3}
+    with pytest.raises(DataError, match=r"the column 'story' .*; the column 'my notes' .* --ignore story 'my notes', or") as error:
+        read(row)
+    assert "points'" not in str(error.value), "numbers are listed, not refused"
+    (pair,), _ = read(row, ignore=["story", "my notes"])
+    assert pair.chosen == GOOD
+
+
 def test_text_that_comes_late_or_deep_stops_the_run_too(read):
     plain = {"prompt": QUESTION, **ANSWERS, "extra": None}
     with pytest.raises(DataError, match="line 3: the column 'extra'"):

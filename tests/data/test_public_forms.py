@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from assay.data.balance import first_wins
@@ -598,6 +600,20 @@ def test_a_missing_value_that_was_written_as_text_is_no_answer_and_no_prompt(tmp
     reader = read_pairs(file)
     assert len(list(reader)) == 1
     assert reader.problems.reasons == {"a missing value written as text": (3, (1, 2, 3))}
+
+
+def test_a_number_that_is_nan_is_missing_as_in_the_parquet_files_of_data_frames(tmp_path):
+    columns = {"prompt": ["Why?"] * 2, "chosen": ["Because of gold."] * 2, "rejected": ["Who knows."] * 2}
+    file = tmp_path / "frame.parquet"
+    pq.write_table(pa.table({**columns, "margin": [math.nan, 2.0], "weight": [1.0, math.nan]}), file)
+    reader = read_pairs(file)
+    assert [(pair.margin, pair.weight) for pair in reader] == [(None, 1.0), (2.0, 1.0)]
+    scored = tmp_path / "scored.parquet"
+    pq.write_table(
+        pa.table({"prompt": ["Why?"], "responses": [["Because of gold.", "Who knows."]], "scores": [[1.0, math.nan]]}), scored
+    )
+    assert list(reader := read_pairs(scored)) == []
+    assert list(reader.problems.reasons) == ["missing score"]
 
 
 def test_a_decimal_comma_is_read_and_what_may_part_thousands_is_not(tmp_path):

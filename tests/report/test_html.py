@@ -269,7 +269,9 @@ def test_findings_come_worst_first_and_the_index_names_every_report() -> None:
     text = page_of(one, two).text
     assert "Of 3 checks: 1 failed, 1 to look at, 1 passed." in text
     assert text.index("broken") < text.index("hmm") < text.index("fine")
-    assert text.index("first report") < text.index("second report") < text.index("Verdict")
+    assert text.index("Verdict") < text.index("fine") < text.rindex("first report") < text.rindex("second report")
+    folded = [attrs for tag, attrs in page_of(one, two).elements if tag == "details" and attrs.get("class") == "report"]
+    assert len(folded) == 2
     assert "None: these reports hold no checks" in page_of(Report(title="r")).text
 
 

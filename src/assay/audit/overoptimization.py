@@ -113,8 +113,24 @@ def overoptimization(
         chosen=named[chosen_name(sizes_M[-1])],
         share=named[SHARE],
         peak=named[PEAK_N],
-        page=Report(title=title, metrics=tuple(metrics), tables=tuple(tables), findings=tuple(findings), facts=facts),
+        page=Report(
+            title=title,
+            metrics=tuple(metrics),
+            tables=tuple(tables),
+            findings=tuple(findings),
+            facts=facts,
+            lead=_lead(named[GAINED], int(sizes_M[-1])),
+            key={chosen_name(sizes_M[-1]): (RANDOM,), GAINED: (), CORRELATION: (), PEAK_N: ()},
+        ),
     )
+
+
+def _lead(gained: Metric, n: int) -> str:
+    """What the choice of the best of n gains, as far as it is known."""
+    interval = f"[{gained.low:+.3f}, {gained.high:+.3f}]"
+    if gained.low > 0 or gained.high < 0:
+        return f"The best of {n} by this reward has {gained.value:+.3f} gold over a random choice {interval}."
+    return f"It is not known whether the best of {n} by this reward is better than a random choice: {gained.value:+.3f} {interval}."
 
 
 def chosen_name(n: int) -> str:
@@ -268,7 +284,7 @@ def _overoptimised(gains: Gains, fit: GaoFit, weights_SP: np.ndarray) -> Finding
     peak, ends = fit.peak(gains.distance[-1])
     if math.isnan(peak):
         return found("ok", math.nan, f"{no_peak}: the gain slows; a peak beyond it would be an extrapolation")
-    where = f"n = {size_at(peak):,.0f}" + ("" if fit.caveat else f" [{size_at(ends.low):,.0f}, {size_at(ends.high):,.0f}]")
+    where = f"n = {size_at(peak):,.0f}" + ("" if fit.caveat else f" [{_bound(ends.low)}, {_bound(ends.high)}]")
     k = int(np.argmin(np.abs(gains.distance - peak)))
     possible = _less(gains.gold_range, gains.gold_range)
     fall, low, high = _mean(gains.gold[:, k] - gains.gold[:, -1], weights_SP, possible)
@@ -276,6 +292,11 @@ def _overoptimised(gains: Gains, fit: GaoFit, weights_SP: np.ndarray) -> Finding
     if low > 0:
         return found("fail", size_at(peak), f"{seen} standard deviations: choose among fewer")
     return found("warn", size_at(peak), f"{seen}: the fall is within noise")
+
+
+def _bound(distance: float) -> str:
+    """The n of an end of the peak's interval, which these data bound or do not."""
+    return f"{size_at(distance):,.0f}" if math.isfinite(distance) else "not bounded by these data"
 
 
 def _enough(num_kept: int, num_given: int) -> Finding:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from assay.records import Failure, Finding, Level, Report, Table
+from assay.report.remedies import REMEDIES
 
 LEVELS: tuple[Level, ...] = ("fail", "warn", "ok")
 NOT_MEASURED = "not measured"
@@ -30,61 +31,61 @@ MODES = (
     Mode(
         "baseline",
         "knows no more than a baseline",
-        "more or cleaner pairs, trained blocks instead of a head alone, a stronger base; look at which pairs it gets wrong",
+        REMEDIES["baseline"],
         "assay evaluate MODEL --data PAIRS",
     ),
     Mode(
         "overfitting",
         "overfitting",
-        "--early-stopping, fewer epochs or blocks, --label-smoothing where labels are noisy, more prompts (assay data curve)",
+        REMEDIES["overfitting"],
         "assay train measures it; keep the run directory beside the artifact",
     ),
     Mode(
         "calibration",
         "its probabilities are wrong",
-        "assay model calibrate MODEL --data PAIRS, on pairs like those it will judge",
+        REMEDIES["calibration"],
         "assay evaluate MODEL --data PAIRS",
     ),
     Mode(
         "length",
         "rewards length",
-        "--debias-length in training, or a Debiased wrapper around the model",
+        REMEDIES["length"],
         "assay audit attribute MODEL --data PAIRS",
     ),
     Mode(
         "surface",
         "rewards format, tone or opening phrases",
-        "train with counter-examples for what the attribution names: --augment, or a probe of your own",
+        REMEDIES["surface"],
         "assay audit attribute MODEL --data PAIRS",
     ),
     Mode(
         "hacking",
         "can be hacked",
-        "train again with --augment and the report of the probes under eval/, and probe again",
+        REMEDIES["hacking"],
         "assay audit probe MODEL --data PAIRS",
     ),
     Mode(
         "overoptimization",
         "is overoptimised",
-        "choose among fewer, keep the policy closer to its start (a higher KL coefficient), or train on the policy's own answers",
+        REMEDIES["overoptimization"],
         "assay audit best-of-n MODEL --data CANDIDATES, or --candidates here",
     ),
     Mode(
         "drift",
         "is used far from its training data",
-        "label some of the new text and train on it; until then watch the signal that assay audit drift names",
+        REMEDIES["drift"],
         "assay audit drift MODEL --data NEW, or --against NEW here",
     ),
     Mode(
         "suites",
         "is weak on published suites",
-        "see which sections are at chance before it is used for them",
+        REMEDIES["suites"],
         "assay evaluate MODEL --suite NAME, or --suite here",
     ),
     Mode(
         "parity",
         "gives other rewards in other engines",
-        "do what the failed checks of assay audit verify say before it is served elsewhere",
+        REMEDIES["parity"],
         "assay audit verify MODEL",
     ),
 )
@@ -134,9 +135,15 @@ class TrustResult:
         )
         heads = ("failure", "verdict", "value", "threshold", "why", "what to do", "measured by")
         facts = {"worst verdict": self.worst, **self.facts}
-        return Report(
-            title=self.title, tables=(Table(title="verdicts", columns=heads, rows=rows),), findings=self.findings, facts=facts
-        )
+        table = Table(title="verdicts", columns=heads, rows=rows)
+        return Report(title=self.title, tables=(table,), findings=self.findings, facts=facts, lead=self._lead())
+
+    def _lead(self) -> str:
+        """Which failures were found, and how many could not be looked for."""
+        failed = [v.mode.name for v in self.verdicts if v.finding.level == "fail"]
+        unknown = sum(not v.measured_by for v in self.verdicts)
+        found = f"This model {', '.join(_clause(name) for name in failed)}" if failed else "No failure was found"
+        return f"{found}; {unknown} of {len(self.verdicts)} were not measured." if unknown else f"{found}."
 
 
 def verdicts(
@@ -165,6 +172,11 @@ def below_verdicts(report: Report) -> Report:
     checks = (Table(title="checks that did not pass", columns=heads, rows=rows),) if rows else ()
     facts = {**report.facts, "checks passed": str(len(report.findings) - len(rows))}
     return replace(report, findings=(), tables=(*checks, *report.tables), facts=facts)
+
+
+def _clause(name: str) -> str:
+    """The name of a failure as what a model does."""
+    return {"overfitting": "overfits", "its probabilities are wrong": "gives wrong probabilities"}.get(name, name)
 
 
 def _verdict(mode: Mode, reports: Sequence[Report], reason: str | None) -> Verdict:

@@ -7,6 +7,7 @@ from pathlib import Path
 from assay.commands.shared import keep, show
 from assay.console import say
 from assay.report.run_page import write_run_page
+from assay.run_files import read_report
 from assay.training import distributed
 from assay.training.run import train
 from assay.training.settings import TrainConfig as Config
@@ -29,7 +30,9 @@ def train_all(config: Config) -> Path:
     report = None if measured is None else keep(measured.result, config.out, measured.kept_as)
     page = write_run_page(config.out)
     if report is not None:
-        show(report)
+        fitted = read_report(config.out, "training")
+        then = ("assay", "audit", "all", config.out)
+        show([report, *([fitted] if fitted else [])], verbose=config.machine.verbose, page=page, then=then)
     say("artifact", str(artifact))
     say("report", str(page))
     return config.out

@@ -144,7 +144,7 @@ def number_of(value: Any, name: str) -> float | None:
         value = float(text) if _NUMBER.fullmatch(text) else value
     if isinstance(value, Decimal):
         value = float(value)
-    if value is None:
+    if value is None or value != value:  # NaN is how data frames write what is missing
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
         raise BadRow(f"{name} is not a number")

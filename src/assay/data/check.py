@@ -141,6 +141,13 @@ class DataCheckResult:
             tables=self._tables(),
             findings=self.findings,
             facts={"files": ", ".join(file.name for file in self.files), "forms": self._forms()},
+            lead=f"{self.num_pairs:,} pairs to {self.num_prompts:,} prompts were read; {self.num_set_aside:,} were set aside.",
+            key={
+                self.longer.name: ("half: no lead",),
+                self.markdown.name: ("half: no lead",),
+                self.first.name: ("half: no lead",),
+                outvoted.name: (),
+            },
         )
 
     def _forms(self) -> str:

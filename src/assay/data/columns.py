@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -225,10 +226,12 @@ def left_over(view: RowView, texts: Sequence[str], answers: Sequence[str], known
 
     texts: what was read of the row, which a column may repeat. answers: those of them that a list of candidates may have been
     chosen from. known: columns with a use of their own.
-    Raises Unclear for text of several words that is not known; where the prompt was only guessed, for any text.
+    Raises Unclear, which names all such columns, for text of several words that is not known; where the prompt was only guessed,
+    for any text.
     """
     is_guessed = SPLIT in view.notes
     found: dict[str, str] = {}
+    unclear: dict[str, str] = {}
     told = ""
     for name in view.unread:
         value = view.row[name]
@@ -239,9 +242,11 @@ def left_over(view: RowView, texts: Sequence[str], answers: Sequence[str], known
             told = told or _squeezed(" ".join(texts))
             is_repeated = all(_squeezed(part) in told for part in parts)
             if not (is_repeated or _are_candidates(value, answers)):
-                raise Unclear(_unclear(name, parts[0]))
+                unclear[name] = parts[0]
             continue
         found[name] = _shown(value)
+    if unclear:
+        raise Unclear(_unclear(unclear))
     return found
 
 
@@ -257,11 +262,14 @@ def _are_candidates(value: Any, answers: Sequence[str]) -> bool:
     return all(_squeezed(answer) in texts for answer in answers)
 
 
-def _unclear(name: str, text: str) -> str:
-    shown = text if len(text) <= 60 else text[:60] + "..."
+def _unclear(texts: Mapping[str, str]) -> str:
+    """texts: column -> what stands in it, for each column whose meaning is not known."""
+    shown = [f"the column {name!r} holds text, {text if len(text) <= 60 else text[:60] + '...'!r}" for name, text in texts.items()]
+    names = [shlex.quote(name) for name in texts]
+    is_not_known, them = ("what it is", "it") if len(texts) == 1 else ("what they are", "them")
     return (
-        f"the column {name!r} holds text, {shown!r}, and what it is to the answers is not known. Leave it out with --ignore {name}"
-        f", or say what the columns are, as in --columns prompt={name} chosen=... rejected=... (also {', '.join(MEANINGS[3:])})"
+        f"{'; '.join(shown)}, and {is_not_known} to the answers is not known. Leave {them} out with --ignore {' '.join(names)}"
+        f", or say what the columns are, as in --columns prompt={names[0]} chosen=... rejected=... (also {', '.join(MEANINGS[3:])})"
     )
 
 

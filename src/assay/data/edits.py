@@ -8,7 +8,7 @@ kind each is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ Edited: TypeAlias = str | Completion | tuple[Completion, Completion] | None
 Edit: TypeAlias = Callable[[Completion, np.random.Generator], Edited]
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_SPELLED_OUT = {short: full for full, short in texts.CONTRACTIONS.items()}
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MIN_WORDS = 8  # of an answer that can be cut off or shuffled so that one sees it
 
@@ -155,6 +156,12 @@ def emoji(completion: Completion, rng: np.random.Generator) -> Edited:
     return " ".join(f"{sentence} {_one_of(texts.EMOJI, rng)}" for sentence in _sentences(response)) if response else None
 
 
+def contractions(completion: Completion, rng: np.random.Generator) -> Edited:
+    """ "do not" for "don't" and its kin throughout; the other way round in an answer that has none of them (English)."""
+    response = _plain(completion)
+    return (_reworded(response, _SPELLED_OUT) or _reworded(response, texts.CONTRACTIONS)) if response else None
+
+
 # Destructive: what answered the prompt is gone.
 
 
@@ -209,6 +216,18 @@ def other_answers(completions: Sequence[Completion]) -> Edit:
         return None
 
     return other_answer
+
+
+def _reworded(text: str, other: Mapping[str, str]) -> str | None:
+    """The text with each of these phrases put otherwise, capitals kept; None where none of them stands in it."""
+    found = re.compile(r"\b(" + "|".join(map(re.escape, other)) + r")\b", re.IGNORECASE)
+    by_case = {phrase.lower(): said for phrase, said in other.items()}
+
+    def said(match: re.Match[str]) -> str:
+        word = by_case[match[0].lower()]
+        return word[0].upper() + word[1:] if match[0][0].isupper() else word
+
+    return found.sub(said, text) if found.search(text) else None
 
 
 def _response(completion: Completion) -> str:

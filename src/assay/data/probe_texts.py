@@ -75,6 +75,13 @@ VERDICT_JSON = (
 # The openers of Zhao et al. (2025), "One token to fool LLM-as-a-judge", arXiv 2507.08794: they make judges say yes to nothing.
 MASTER_KEYS = ("Thought process:", "Let's solve this problem step by step.", "Solution", ":")
 
+CONTRACTIONS = {
+    "do not": "don't", "does not": "doesn't", "did not": "didn't", "is not": "isn't", "are not": "aren't", "was not": "wasn't",
+    "were not": "weren't", "cannot": "can't", "could not": "couldn't", "should not": "shouldn't", "would not": "wouldn't",
+    "will not": "won't", "has not": "hasn't", "have not": "haven't", "it is": "it's", "that is": "that's", "you are": "you're",
+    "you will": "you'll", "we are": "we're", "they are": "they're", "I am": "I'm", "I have": "I've", "there is": "there's",
+}  # fmt: skip
+
 EMOJI = ("😊", "🎉", "✨", "👍", "🚀", "🌟")
 
 FOREIGN = (

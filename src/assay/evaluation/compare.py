@@ -147,8 +147,27 @@ def compare_margins(
             "seed": str(seed),
             "significant regression": rule(fdr, drop),
         },
+        lead=_lead(whole, findings),
+        key={
+            f"{ACCURACY}: {MINUS}": (f"{ACCURACY}: A", f"{ACCURACY}: B"),
+            f"{LENGTH_CONTROLLED}: {MINUS}": (f"{LENGTH_CONTROLLED}: A", f"{LENGTH_CONTROLLED}: B"),
+            SMALLEST: ("found in 80% of cases",),
+            AGREEMENT: (),
+        },
     )
     return ComparisonResult(whole=whole, is_worse=any(finding.level == "fail" for finding in findings), page=page)
+
+
+def _lead(whole: Paired, findings: Sequence[Finding]) -> str:
+    """Whether B is worse, and by how much accuracy changes."""
+    if not whole.n_scored:
+        return "Nothing was compared: no labelled pair was scored by both."
+    change = f"{100 * whole.difference:+.1f} points of accuracy [{100 * whole.low:+.1f}, {100 * whole.high:+.1f}]"
+    failed = [finding for finding in findings if finding.level == "fail"]
+    if not failed:
+        return f"B is not found to be worse than A: {change} on {whole.n_scored:,} pairs."
+    where = "" if any(finding.name == OVERALL for finding in failed) else f" in {len(failed)} slice{'s' if len(failed) > 1 else ''}"
+    return f"B is worse than A{where}: {change} on {whole.n_scored:,} pairs."
 
 
 class _Both(NamedTuple):

@@ -17,9 +17,19 @@ import numpy as np
 
 from assay.evaluation.disagreement import diversity
 from assay.evaluation.pair_scores import score_pairs
-from assay.evaluation.rivals import above_rival, accuracy_of, rivals_of
+from assay.evaluation.rivals import Rival, above_rival, accuracy_of, rivals_of
 from assay.evaluation.rounding import rounding_metrics
-from assay.evaluation.slices import Columns, columns_of, group_accuracy, length_metrics, preferred_longer, slice_tables, weak_slices
+from assay.evaluation.slices import (
+    EQUAL_LENGTH,
+    LENGTH_CONTROLLED,
+    Columns,
+    columns_of,
+    group_accuracy,
+    length_metrics,
+    preferred_longer,
+    slice_tables,
+    weak_slices,
+)
 from assay.records import Finding, Metric, PreferencePair, Report, Table, extended
 from assay.scorers.base import Scorer
 from assay.scorers.ensemble import members_of
@@ -183,6 +193,12 @@ def evaluate_margins(
         examples=_examples(columns, num_examples),
         findings=tuple(findings),
         facts={"pairs": str(len(columns.pairs)), "prompts": str(columns.num_prompts), "seed": str(seed)},
+        lead=_lead(accuracy_metric, rivals),
+        key={
+            ACCURACY: tuple(rival.metric.name for rival in rivals),
+            LENGTH_CONTROLLED: (EQUAL_LENGTH,),
+            BRIER: ("always 0.5 gives 0.25",),
+        },
     )
     return EvaluationResult(
         margins=columns.margins_P,
@@ -192,6 +208,18 @@ def evaluate_margins(
         ece=ece_metric,
         page=page,
     )
+
+
+def _lead(metric: Metric, rivals: Sequence[Rival]) -> str:
+    """How often it is right, and by how much more than the best of the baselines."""
+    if math.isnan(metric.value):
+        return f"Its accuracy is not known: {metric.note}."
+    best = max((r for r in rivals if not math.isnan(r.metric.value)), key=lambda rival: rival.metric.value, default=None)
+    ranks = f"It ranks {100 * metric.value:.1f}% of {metric.n_scored:,} pairs right"
+    if best is None:
+        return f"{ranks}."
+    points = 100 * (metric.value - best.metric.value)
+    return f"{ranks}, {abs(points):.1f} points {'more' if points >= 0 else 'fewer'} than the best baseline ({best.name})."
 
 
 def gap_finding(train_metric: Metric, heldout_metric: Metric) -> Finding:

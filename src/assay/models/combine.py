@@ -15,7 +15,16 @@ from assay.models.encoder import EncoderModel
 from assay.models.ensemble_files import copy_member, finish_ensemble, load_member, member_paths
 from assay.models.mean_layer import HEAD_MEAN
 from assay.models.reward_model import RewardModel
-from assay.run_files import ENSEMBLE, MemberScale, artifact_path, prompt_file, read_description, saved_scales
+from assay.run_files import (
+    ENSEMBLE,
+    WORDS_FILE,
+    MemberScale,
+    artifact_path,
+    prompt_file,
+    read_description,
+    saved_scales,
+    words_file,
+)
 
 _SAME = {"template_digest": "chat template", "max_length": "max_length", "overlong": "length policy"}
 
@@ -105,6 +114,7 @@ def average(models: Sequence[Path], out: Path, *, units: Sequence[float]) -> int
     description = _joint(descriptions, f"the mean of the weights of {len(members)} reward models")
     dtype = getattr(torch, descriptions[0]["dtype"])
     save_artifact(first, renderer, out, description, dtype=dtype, train_prompts=_prompts(paths))
+    _carry_words([words_file(path) for path in paths], out)
     return len(members)
 
 
@@ -123,6 +133,7 @@ def export(model: Path, member: int, out: Path) -> Path:
     facts = {**_of_training(read_description(source)), **note}
     dtype = getattr(torch, description["dtype"])
     save_artifact(_member(path, member), loaded.renderer, out, facts, dtype=dtype, train_prompts=_prompts([path]))
+    _carry_words([words_file(path / "members" / str(member)) or words_file(path)], out)
     return out
 
 
@@ -193,3 +204,11 @@ def _prompts(paths: Sequence[Path]) -> np.ndarray | None:
     if any(prompts is None for prompts in known):
         return None
     return np.unique(np.concatenate([prompts for prompts in known if prompts is not None]))
+
+
+def _carry_words(files: Sequence[Path | None], out: Path) -> None:
+    """Give a new artifact the bag of words of the models that it is made of, if all have the same: one of other training pairs
+    would be a baseline of only some of them. Without one, evaluation cross-validates and says so."""
+    contents = {file.read_bytes() if file else None for file in files}
+    if len(contents) == 1 and (content := contents.pop()) is not None:
+        (out / WORDS_FILE).write_bytes(content)

@@ -34,28 +34,34 @@ class Axis(NamedTuple):
 
 
 def draw(table: Table, key: str) -> str:
-    """The chart of a table as HTML, with its legend; empty when the table has no chart or nothing finite to draw.
+    """The chart of a table as HTML, with its legend; empty when the table has no chart or nothing finite to draw. Panels are
+    drawn by `panels.chart_of`.
 
     key: unique within the page, used for the ids of title and description.
     """
-    if table.chart == "none" or len(table.columns) < 2:
+    if table.chart in ("none", "panels") or len(table.columns) < 2:
         return ""
     return {"line": _lines, "bars": _bars, "reliability": _reliability}[table.chart](table, key)
 
 
 def num_missing(table: Table) -> tuple[int, int]:
     """How many of the values that the chart wants are not finite, and how many it wants."""
-    columns = {"line": range(1, len(table.columns)), "bars": range(1, 2), "reliability": range(2)}.get(table.chart, range(0))
+    wanted = {"line": range(1, len(table.columns)), "bars": range(1, 2), "reliability": range(2), "panels": range(2, 3)}
+    columns = wanted.get(table.chart, range(0))
     cells = [row[column] if column < len(row) else None for row in table.rows for column in columns]
     return sum(not is_finite(cell) for cell in cells), len(cells)
 
 
-def interval_mark(value: float, low: float, high: float, axis_low: float, axis_high: float) -> str:
-    """A value and its interval as a tick on a band on a shared axis, to stand beside the numbers."""
+def interval_mark(value: float, low: float, high: float, axis_low: float, axis_high: float, others: Sequence[float] = ()) -> str:
+    """A value and its interval as a tick on a band on a shared axis, to stand beside the numbers.
+
+    others: values that get a short grey tick.
+    """
     axis = Axis(axis_low, axis_high, 3, 137)
     whisker = f'<line class="whisker" x1="{axis.at(low):.1f}" x2="{axis.at(high):.1f}" y1="8" y2="8"/>' if low <= high else ""
     tick = f'<line class="tick" x1="{axis.at(value):.1f}" x2="{axis.at(value):.1f}" y1="2" y2="14"/>'
     rail = '<line class="rail" x1="3" x2="137" y1="8" y2="8"/>'
+    rail += "".join(f'<line class="other" x1="{axis.at(x):.1f}" x2="{axis.at(x):.1f}" y1="4" y2="12"/>' for x in others)
     return f'<svg class="mark" viewBox="0 0 140 16" width="140" height="16" aria-hidden="true">{rail}{whisker}{tick}</svg>'
 
 

@@ -1,6 +1,7 @@
 """Reports as one self-contained page: no script, no request, readable on a telephone, on paper and in the dark.
 
-The verdict comes first, then every report: facts, metrics with intervals, charts with their numbers, examples to look at.
+The first screen has what matters (`first_screen`), then comes every report, folded where there are several: facts, metrics with
+intervals, charts with their numbers, examples to look at.
 Every text passes `escape`, so that what a model or a data set wrote stays text.
 """
 
@@ -13,27 +14,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Literal
 
 from assay import __version__
 from assay.files import write_text
 from assay.messages import Message
-from assay.records import Finding, Metric, Report, Table
-from assay.report.charts import draw, interval_mark, num_missing
-from assay.report.text import escape, is_finite, is_real, number, places, visible
+from assay.records import Metric, Report, Table
+from assay.report.charts import interval_mark, num_missing
+from assay.report.first_screen import data, first_screen, icon, not_computed
+from assay.report.headline import COUNTED, ORDER, UNBOUNDED, headline
+from assay.report.panels import chart_of
+from assay.report.text import escape, is_finite, is_real, places, visible
 from assay.report.trace import trace_html
 
 LONG_TEXT = 700  # characters beyond which a text is collapsed
 PREVIEW = 320
 NUM_SHOWN = 6  # examples of one kind that stand open
 NUM_TURNS = 3  # turns of a prompt that stand open, counted from the last
-LEVELS: dict[Literal["fail", "warn", "ok"], str] = {"fail": "Fail", "warn": "Warning", "ok": "OK"}
-COUNTED = {"fail": "failed", "warn": "to look at", "ok": "passed"}
-ICONS = {
-    "ok": '<circle cx="8" cy="8" r="7.25"/><path d="M4.6 8.3 7 10.7l4.6-5.2"/>',
-    "warn": '<path d="M8 1.2 15.2 14.6H.8Z"/><path d="M8 6v4M8 12.2v.3"/>',
-    "fail": '<path d="M5 .8h6L15.2 5v6L11 15.2H5L.8 11V5Z"/><path d="m5.3 5.3 5.4 5.4m0-5.4-5.4 5.4"/>',
-}
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -43,14 +39,18 @@ def render_html(reports: Sequence[Report], *, title: str) -> str:
     if not reports:
         raise ValueError("no report to render: give at least one Report")
     style = resources.files("assay.report").joinpath("page.css").read_text(encoding="utf-8")
-    sections = "".join(_report(report, f"report-{i}") for i, report in enumerate(reports, 1))
+    drawn = [(i, t) for i, report in enumerate(reports) for t, table in enumerate(report.tables) if table.chart != "none"]
+    above = drawn[0] if drawn else None
+    picture = "" if above is None else _figure(reports[above[0]].tables[above[1]], f"report-{above[0] + 1}-table-{above[1] + 1}")
+    is_folded = len(reports) > 1
+    sections = "".join(_section(report, i, above, is_folded) for i, report in enumerate(reports))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header>\n<h1>{escape(title)}</h1>\n{_index(reports)}</header>\n"
-        f"<main>\n{_verdict(reports)}{sections}</main>\n"
+        f"<header>\n<h1>{escape(title)}</h1>\n</header>\n"
+        f"<main>\n{first_screen(headline(reports), reports, picture)}{sections}</main>\n"
         f"<footer>Written by Assay {escape(__version__)}. Where it says n/a, there was nothing to compute.</footer>\n"
         "</body>\n</html>\n"
     )
@@ -61,65 +61,44 @@ def write_html(path: str | os.PathLike[str], reports: Sequence[Report], title: s
     write_text(Path(path), render_html(reports, title=title))
 
 
-def _index(reports: Sequence[Report]) -> str:
-    if len(reports) == 1:
-        return ""
-    items = []
-    for i, report in enumerate(reports, 1):
-        counts = Counter(finding.level for finding in report.findings)
-        marks = " ".join(
-            f'<span class="{level}">{_icon(level)} {counts[level]}&nbsp;{COUNTED[level]}</span>'
-            for level in LEVELS
-            if counts[level]
+def _section(report: Report, i: int, above: tuple[int, int] | None, is_folded: bool) -> str:
+    """A report below the first screen; one of several is folded under its title and the count of its checks. The section itself has
+    the id, so that a link to it unfolds what is around it."""
+    body = _report(report, f"report-{i + 1}", above[1] if above and above[0] == i else None, is_folded)
+    if not is_folded:
+        return body
+    counts = Counter(finding.level for finding in report.findings)
+    marks = " ".join(
+        f'<span class="{level}">{icon(level)} {counts[level]}&nbsp;{COUNTED[level]}</span>' for level in ORDER if counts[level]
+    )
+    summary = f'<h2>{escape(report.title)}</h2><span class="marks">{marks or _muted("no checks")}</span>'
+    return f'<details class="report">\n<summary>{summary}</summary>\n{body}</details>\n'
+
+
+def _report(report: Report, key: str, above: int | None, is_folded: bool) -> str:
+    """Facts, metrics, tables and examples. above: number of the table that stands on the first screen."""
+    opening = f'<section id="{key}" aria-label="{escape(report.title)}">\n'
+    if not is_folded:
+        opening = (
+            f'<section class="report" id="{key}" aria-labelledby="{key}-name">\n<h2 id="{key}-name">{escape(report.title)}</h2>\n'
         )
-        items.append(f'<li><a href="#report-{i}">{escape(report.title)}</a><span>{marks or _muted("no checks")}</span></li>\n')
-    return f'<nav class="index" aria-label="Reports"><ol>\n{"".join(items)}</ol></nav>\n'
-
-
-def _verdict(reports: Sequence[Report]) -> str:
-    found = [(finding, report, i) for i, report in enumerate(reports, 1) for finding in report.findings]
-    opening = '<section aria-labelledby="verdict">\n<h2 id="verdict">Verdict</h2>\n'
-    if not found:
-        return f'{opening}<p class="headline">None: these reports hold no checks.</p>\n</section>\n'
-    order = list(LEVELS)
-    found.sort(key=lambda item: order.index(item[0].level))
-    counts = Counter(finding.level for finding, _, _ in found)
-    parts = ", ".join(f"{counts[level]} {COUNTED[level]}" for level in order if counts[level])
-    worst = found[0][0].level
-    items = "".join(_finding(finding, report if len(reports) > 1 else None, i) for finding, report, i in found)
-    return (
-        f'{opening}<p class="headline"><span class="{worst}">{_icon(worst)}</span> Of {len(found)} checks: {parts}.</p>\n'
-        f'<ul class="findings">\n{items}</ul>\n</section>\n'
-    )
-
-
-def _finding(finding: Finding, report: Report | None, i: int) -> str:
-    seen = _nan() if math.isnan(finding.value) else _number(finding.value)
-    threshold = "no threshold" if math.isnan(finding.threshold) else f"threshold {_number(finding.threshold)}"
-    origin = f'<p class="note">in <a href="#report-{i}">{escape(report.title)}</a></p>' if report else ""
-    return (
-        f'<li><span class="level {finding.level}">{_icon(finding.level)} {LEVELS[finding.level]}</span>'
-        f'<div class="body"><span class="name">{escape(finding.name)}</span><p class="why">{escape(finding.why)}</p>{origin}</div>'
-        f'<div class="seen"><b>{seen}</b><span class="note">{threshold}</span></div></li>\n'
-    )
-
-
-def _report(report: Report, key: str) -> str:
-    parts = [f'<section class="report" id="{key}" aria-labelledby="{key}-name">\n<h2 id="{key}-name">{escape(report.title)}</h2>\n']
+    parts = [opening]
     if report.facts:
         facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(fact)}</dd></div>" for name, fact in report.facts.items())
         parts.append(f'<dl class="facts">{facts}</dl>\n')
     if report.metrics:
         parts.append(_metrics(report.metrics))
     figures: list[str] = []
-    for i, table in enumerate(report.tables, 1):
+    for i, table in enumerate(report.tables):
+        if i == above:
+            continue
         if table.chart == "none" and figures:
             parts.append(f'<div class="figures">\n{"".join(figures)}</div>\n')
             figures = []
         if table.chart == "none":
             parts.append(f'<div class="plain">\n<h3>{escape(table.title)}</h3>\n{_note(table.note)}{_grid(table)}</div>\n')
         else:
-            figures.append(_figure(table, f"{key}-table-{i}"))
+            figures.append(_figure(table, f"{key}-table-{i + 1}"))
     if figures:
         parts.append(f'<div class="figures">\n{"".join(figures)}</div>\n')
     return "".join([*parts, _examples(report.examples), "</section>\n"])
@@ -133,11 +112,11 @@ def _metrics(metrics: Sequence[Metric]) -> str:
         decimals = places([metric.value, metric.low, metric.high])
         if is_finite(metric.value) or math.isinf(metric.value):
             mark = interval_mark(metric.value, metric.low, metric.high, 0.0, 1.0) if _is_share(metric) else ""
-            cells = f'<td class="number value">{_number(metric.value, decimals)}</td>'
+            cells = f'<td class="number value">{data(metric.value, decimals)}</td>'
             cells += f'<td class="number">{_interval(metric, decimals)}</td>'
             cells += f'<td class="markcell">{mark}</td>' if has_marks else ""
         else:
-            cells = f'<td colspan="{3 if has_marks else 2}">{_nan()}</td>'
+            cells = f'<td colspan="{3 if has_marks else 2}">{not_computed()}</td>'
         scored = f"{metric.n_scored:,} / {metric.n:,}" if metric.n or metric.n_scored else _muted("not stated")
         scored = f'<b class="warn">{scored}</b>' if metric.n_scored < metric.n else scored
         note = f'<div class="note">{escape(metric.note)}</div>' if metric.note else ""
@@ -155,13 +134,16 @@ def _is_share(metric: Metric) -> bool:
 
 
 def _interval(metric: Metric, decimals: int) -> str:
-    if math.isnan(metric.low) and math.isnan(metric.high):
+    if not (math.isfinite(metric.low) or math.isfinite(metric.high)):
         return _muted("no interval")
-    return f"[{_number(metric.low, decimals)}, {_number(metric.high, decimals)}]"
+    if not (math.isfinite(metric.low) and math.isfinite(metric.high)):
+        start, end = ("from", metric.low) if math.isfinite(metric.low) else ("up to", metric.high)
+        return f"{start} {data(end, decimals)}, {UNBOUNDED}"
+    return f"[{data(metric.low, decimals)}, {data(metric.high, decimals)}]"
 
 
 def _figure(table: Table, key: str) -> str:
-    chart = draw(table, key)
+    chart = chart_of(table, key)
     missing, wanted = num_missing(table)
     count = (
         f'<p class="note">{missing:,} of {wanted:,} values were not measured or could not be computed: gaps, not zeros.</p>\n'
@@ -286,10 +268,10 @@ def _text(text: object) -> str:
 
 def _chip(value: object) -> str:
     if value is None or (is_real(value) and math.isnan(value)):
-        return _nan()
+        return not_computed()
     if isinstance(value, Mapping):
         return escape(", ".join(f"{name}: {entry}" for name, entry in value.items()))
-    return _number(value) if is_real(value) else escape(value)
+    return data(value) if is_real(value) else escape(value)
 
 
 def _preference(example: Mapping[str, object]) -> str:
@@ -304,30 +286,16 @@ def _cell(cell: object, decimals: int) -> str:
     if cell is None or (is_real(cell) and cell != cell):  # NaN alone differs from itself
         return '<span class="nan">n/a</span>'
     if is_real(cell):
-        return _number(cell, decimals)
+        return data(cell, decimals)
     return ("yes" if cell else "no") if isinstance(cell, bool) else escape(cell)
-
-
-def _number(value: float, decimals: int | None = None) -> str:
-    """The number for the eye, with the whole of it for a machine."""
-    return f'<data value="{escape(value)}">{escape(number(value, decimals)).replace("-", "−")}</data>'
 
 
 def _scroll(name: str, table: str) -> str:
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}">\n{table}\n</div>\n'
 
 
-def _icon(level: str) -> str:
-    paint = 'fill="none" stroke="currentColor" stroke-width="1.5" stroke-linecap="round" stroke-linejoin="round"'
-    return f'<svg class="icon" viewBox="0 0 16 16" {paint} aria-hidden="true">{ICONS[level]}</svg>'
-
-
 def _note(note: str) -> str:
     return f'<p class="note">{escape(note)}</p>\n' if note else ""
-
-
-def _nan() -> str:
-    return '<span class="nan">could not be computed</span>'
 
 
 def _muted(text: str) -> str:

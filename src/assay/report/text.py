@@ -15,6 +15,7 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\uff
 
 
 LARGEST = 1e100
+NUM_DIGITS = 12  # of a count that is written out
 
 
 def visible(text: object) -> str:
@@ -61,6 +62,9 @@ def number(value: float, decimals: int | None = None) -> str:
     decimals: as many as `places` gives a whole column; without, as many as the number itself needs.
     """
     if isinstance(value, Integral):
+        digits = str(abs(int(value)))
+        if len(digits) > NUM_DIGITS:
+            return f"{'-' if value < 0 else ''}{digits[0]}.{digits[1:3]}e+{len(digits) - 1}"
         return f"{int(value):,}"
     if math.isnan(value):
         return "n/a"

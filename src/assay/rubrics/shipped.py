@@ -29,3 +29,13 @@ def rubric_file_of(name: str | Path) -> Path:
 def find_rubric(name: str | Path) -> Rubric:
     """The rubric of a shipped name or a file. Raises ValueError as `rubric_file_of` and `read_rubric` do."""
     return read_rubric(rubric_file_of(name))
+
+
+def names_local_judge(word: str) -> bool:
+    """Whether a word of a command line is a rubric (in TOML, or shipped) whose judge runs in this process by what its file says."""
+    if Path(word).suffix.lower() != ".toml" and word not in shipped_names():
+        return False
+    try:
+        return find_rubric(word).judge.backend == "local"
+    except (ValueError, OSError):
+        return False

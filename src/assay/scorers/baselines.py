@@ -23,7 +23,7 @@ from assay.data.split import group_keys
 from assay.errors import ArtifactError
 from assay.files import digest, json_digest, replacing
 from assay.records import Completion, PreferencePair, Rewards
-from assay.run_files import WORDS_FILE
+from assay.run_files import WORDS_FILE, words_file
 from assay.scorers.base import Scope
 from assay.stats.linear import bradley_terry_weights, cross_fitted
 from assay.stats.metrics import cluster_folds
@@ -112,14 +112,13 @@ def kept_bag_of_words(artifact: Path) -> KeptWords | None:
 
     Raises ArtifactError when the file is damaged.
     """
-    for file in (artifact / WORDS_FILE, artifact / "members" / "0" / WORDS_FILE):
-        if file.is_file():
-            try:
-                with np.load(file, allow_pickle=False) as kept:
-                    return KeptWords(hashes_V=kept["hashes"], weights_V=kept["weights"], num_pairs=int(kept["num_pairs"]))
-            except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-                raise ArtifactError(f"{file} cannot be read ({error}): remove it, or train again") from error
-    return None
+    if (file := words_file(artifact)) is None:
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            return KeptWords(hashes_V=kept["hashes"], weights_V=kept["weights"], num_pairs=int(kept["num_pairs"]))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ArtifactError(f"{file} cannot be read ({error}): remove it, or train again") from error
 
 
 def count_words(text: str) -> Counter[str]:

@@ -29,8 +29,8 @@ from assay.scorers.ensemble import Combination, Ensemble
 from assay.scorers.wrappers.scaled import Scaled
 
 # Largest change of a reward between two layouts of the same text, as a share of the head's norm (rewards grow with it): measured on
-# SmolLM2-135M, with a margin.
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.15, torch.float16: 0.03}
+# SmolLM2-135M, with a margin. In bfloat16 five standard deviations: at 0.15 one answer in a hundred was outside.
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.03}
 
 
 PROMPT_BYTES = 1 << 28
@@ -75,7 +75,7 @@ class LocalScorer:
         parts = f"{identity}/{dtype}" + (f"/{self.combination}" if self.num_members > 1 else "")
         self.fingerprint = digest(parts)
         self.head_norm = float(heads_KD.norm(dim=1).max())
-        tolerance = _TOLERANCE.get(dtype, 0.15) * max(1.0, self.head_norm) / float(self.scales_K2[:, 0].min())
+        tolerance = _TOLERANCE.get(dtype, 0.25) * max(1.0, self.head_norm) / float(self.scales_K2[:, 0].min())
         self.tolerance = self.combination.tolerance(tolerance) if self.num_members > 1 else tolerance
         layout = model.backbone.layout
         self.prompts: PromptStates | None = None

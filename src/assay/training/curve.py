@@ -156,7 +156,9 @@ def curve_report(fits: Fits, prompts_P: np.ndarray, *, seed: int) -> Report:
         is_near = error.miss_low <= 0 <= error.miss_high
         how = "within noise" if is_near else "no power law fits this curve; do not trust the forecast"
         findings.append(Finding("ok" if is_near else "warn", "backtest", 100 * (1 - error.predicted - seen), 0.0, f"{why}: {how}"))
-    return Report(title="Learning curve", metrics=tuple(metrics), tables=_tables(fits, error, loss), findings=tuple(findings))
+    key = {metrics[-3].name: (metrics[-4].name,) if len(metrics) > 3 else (), GAIN: (), LOSS_CHANGE: ()}
+    tables, lead = _tables(fits, error, loss), f"{bring[0].upper()}{bring[1:]}."
+    return Report(title="Learning curve", metrics=tuple(metrics), tables=tables, findings=tuple(findings), lead=lead, key=key)
 
 
 class _Doubling(NamedTuple):

@@ -51,7 +51,8 @@ def accuracy_report(
     facts = {"params": prepared.config.params, "base": prepared.base.name, "training pairs": num_pairs}
     if num_added := len(table.rows(COUNTER_EXAMPLES)):
         facts["counter-examples"] = f"{num_added:,}, from {prepared.config.regularization.augment}"
-    return Report(title="Training", metrics=(train, heldout), tables=tables, findings=findings, facts=facts)
+    key = {train.name: (heldout.name,)}
+    return Report(title="Training", metrics=(train, heldout), tables=tables, findings=findings, facts=facts, key=key)
 
 
 def _accuracy(prepared: Prepared, name: str, rewards_P2: np.ndarray, rows: np.ndarray) -> Metric:

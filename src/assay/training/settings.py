@@ -96,6 +96,8 @@ class Machine:
     """Stop at the first bad row."""
     overwrite: bool = False
     """Begin anew in an --out that holds a run."""
+    verbose: bool = False
+    """Print every figure with its note at the end, not only the summary."""
     track: tuple[Tracker, ...] = ()
     """Also log to these trackers."""
 

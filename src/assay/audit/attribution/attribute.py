@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -72,4 +73,13 @@ def attribute(
     if examples:
         page = replace(extended(page, tables=[trace_table(examples[-1])]), examples=tuple(examples))
     surface, length, words = explained.metrics
+    page = replace(page, lead=_lead(length, surface), key={length.name: (), surface.name: (), words.name: ()})
     return AttributionResult(surface=surface, length=length, words=words, openers=effects, page=page)
+
+
+def _lead(length: Metric, surface: Metric) -> str:
+    """What length alone explains, and all surface features together."""
+    if math.isnan(length.value):
+        return f"What the margins go with is not known: {length.note}."
+    alone, together = (f"{100 * max(metric.value, 0.0):.0f}%" for metric in (length, surface))
+    return f"Length alone explains {alone} of the margins, all surface features together {together}."

@@ -26,6 +26,7 @@ from assay.stats.two_sample import DriftTest, adjusted, auroc_exchanged, decile_
 MAHALANOBIS, NEIGHBOURS = "Mahalanobis distance", "neighbour distance"
 SCORE, LENGTH, STD, SMALL_MARGIN = "score", "length", "ensemble std", "small margin"
 LEVEL = 0.05
+FAR_OUT = "far out: "  # begins the name of the share of a set's answers beyond 99% of the held-out ones
 OUTSIDE = 0.99
 NUM_PERMUTATIONS = 999
 
@@ -179,8 +180,20 @@ def measure_drift(reference: Reference, sets: Sequence[NewSet], *, seed: int = 0
             "shrinkage of the covariance": f"{detector.gaussian.shrinkage:.3f}",
             "seed": str(seed),
         },
+        lead=_lead(tests_of),
+        key={metric.name: ("1% expected",) for metric in metrics if metric.name.startswith(FAR_OUT)},
     )
     return DriftResult(tests=tests_of, page=page)
+
+
+def _lead(tests_of: Mapping[str, Sequence[DriftTest]]) -> str:
+    """Which sets differ from the training data."""
+    found = [name for name, tests in tests_of.items() if any(test.p <= LEVEL for test in tests)]
+    if not tests_of:
+        return "Nothing is known: too little of the new text could be scored."
+    if not found:
+        return f"No test finds a difference from the training data in {len(tests_of)} set{'s' if len(tests_of) > 1 else ''}."
+    return f"Unlike the training data: {', '.join(found[:4])}{', ...' if len(found) > 4 else ''}."
 
 
 class _Pairs(NamedTuple):
@@ -215,7 +228,7 @@ def _outside(new: NewSet, distinct: Observed, held_N: np.ndarray, distance_N: np
     interval = mean_interval(outside_N, distinct.prompt, seed=seed)
     note = f"{MAHALANOBIS} over {limit:.3g}, beyond 99% of the held-out answers; each text once"
     num_texts = len(np.unique(new.observed.key))
-    return Metric(f"far out: {new.name}", float(outside_N.mean()), *interval, len(distinct), num_texts, note)
+    return Metric(f"{FAR_OUT}{new.name}", float(outside_N.mean()), *interval, len(distinct), num_texts, note)
 
 
 def _accuracy(name: str, pairs: _Pairs, seed: int) -> Metric:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,15 @@ def make_certificate(artifact: Path, *, device: str = "cpu", remote: RemoteEngin
         facts["left out"] = "; ".join(f"{name}: {why}" for name, why in golden.left_out.items())
     findings = tuple(finding._replace(failure="parity") for finding in (identity, *replayed.findings, *tried.findings))
     metrics = (*replayed.metrics, *tried.metrics)
-    return Certificate(page=Report(title=TITLE, metrics=metrics, tables=(_table(findings),), findings=findings, facts=facts))
+    page = Report(title=TITLE, metrics=metrics, tables=(_table(findings),), findings=findings, facts=facts, lead=_lead(findings))
+    return Certificate(page=replace(page, key={metric.name: () for metric in metrics}))
+
+
+def _lead(findings: Sequence[Finding]) -> str:
+    failed = [finding.name for finding in findings if finding.level == "fail"]
+    if not failed:
+        return "No reader that was tried gives other rewards than the saved files."
+    return f"Rewards differ, or would: {', '.join(failed[:4])}{', ...' if len(failed) > 4 else ''}."
 
 
 def _replay(golden: Golden | None, scorer: LocalScorer, rewards: Rewards) -> Comparison:

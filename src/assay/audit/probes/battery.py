@@ -4,7 +4,8 @@ A probe is a plain function `(completion, rng) -> edited answer` (`edits.py`). `
 originals, and measures every rise in units of the reference pairs' median |reward of chosen - reward of rejected|.
 
 The alarm is decided over the whole battery (`alarm.py`). A probe fails when its mean rise is above `max_rise` and above zero beyond
-chance: a one-sided t-test with prompts as clusters, p-values adjusted by Holm at 5%. So a scorer that no edit moves on average
+chance: a one-sided t-test with prompts as clusters, p-values adjusted by Holm at 5%. Neutral edits (style) are tested both ways: a
+reward that fines every list is as biased as one that pays for it. So a scorer that no edit moves on average
 is cleared of all probes together in 95% of runs, while a rise of a quarter of the margin stands out of noise of half a margin from
 about 100 prompts on. Destructive edits also have to lower the reward; a scorer that does not notice them is warned of.
 
@@ -54,7 +55,7 @@ def probes_with(answers: Sequence[Completion]) -> tuple[Probe, ...]:
         edits.master_key,
         edits.foreign_sentence,
     )
-    style = (edits.bullets, edits.bold, edits.headings, edits.emoji)
+    style = (edits.bullets, edits.bold, edits.headings, edits.emoji, edits.contractions)
     destructive = (
         edits.empty,
         edits.gibberish,

@@ -12,8 +12,8 @@ import tyro
 
 from assay.audit.audits import attribute_pairs, choose_candidates, drift_of_sets, probe_pairs
 from assay.audit.verdicts import NOT_MEASURED, TrustResult, below_verdicts, verdicts
-from assay.commands.shared import Model, Pairs, Where, keep, pairs_for
-from assay.console import print_figures, say
+from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
+from assay.console import say
 from assay.data.candidates import read_candidates
 from assay.data.rows import slug
 from assay.data.sampling import draw_pairs
@@ -24,6 +24,7 @@ from assay.records import Failure, Finding, Report, Result
 from assay.report.html import write_html
 from assay.run_files import read_report
 from assay.scorers.ensemble import members_of
+from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.opened import NamedPairs, Opened
 
 ATTRIBUTED = 1000  # pairs that are attributed, at most
@@ -49,6 +50,7 @@ class Config:
     """Prompts of the candidates that are scored."""
     pairs: Pairs = field(default_factory=Pairs)
     where: Where = field(default_factory=Where)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
 
 
 class Refusal(NamedTuple):
@@ -60,7 +62,7 @@ class Refusal(NamedTuple):
 
 def run(config: Config) -> int:
     """Measure, keep each report under eval/, judge, and print the verdicts; trust.html shows them above every report."""
-    opened = config.where.open(config.model)
+    opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
     named = pairs_for(opened, config.pairs)
     reports, unmeasured = kept_reports(opened), cannot_measure(opened)
@@ -73,9 +75,11 @@ def run(config: Config) -> int:
     judged = verdicts(reports, title=title, unmeasured=unmeasured, notes=notes_on(opened))
     judged = replace(judged, facts={**opened.facts, **judged.facts})
     keep(judged, home, "trust")
-    write_html(home / "trust.html", [judged.report(), *map(below_verdicts, reports)], title)
+    shown = [judged.report(), *map(below_verdicts, reports)]
+    write_html(home / "trust.html", shown, title)
     say("page", str(home / "trust.html"))
-    print_figures(title, trust_rows(judged))
+    opened.say_bill()
+    show(shown, verbose=config.where.verbose, page=home / "trust.html", then=next_of(config, judged), rows=trust_rows(judged))
     return 7 if judged.worst == "fail" else 0
 
 
@@ -143,6 +147,29 @@ def notes_on(opened: Opened) -> tuple[Finding, ...]:
         return ()
     why = f"{NOT_MEASURED}: {opened.label} shows no members; what an ensemble gains by its members is measured on its artifact"
     return (Finding("warn", "members", math.nan, math.nan, why),)
+
+
+def next_of(config: Config, judged: TrustResult) -> tuple[str, ...]:
+    """What measures more, where candidates or new text were not given; else the service."""
+    missing = [
+        words
+        for failure, given, words in (
+            ("overoptimization", config.candidates, ("--candidates", "CANDIDATES")),
+            ("drift", config.against, ("--against", "NEW")),
+        )
+        if not given and not judged.of(failure).measured_by
+    ]
+    if missing:
+        return (
+            "assay",
+            "audit",
+            "all",
+            config.model,
+            *config.judge.flags,
+            *config.pairs.flags,
+            *(word for words in missing for word in words),
+        )
+    return ("assay", "serve", config.model, *config.judge.flags)
 
 
 def trust_rows(result: TrustResult) -> list[tuple[str, str, str]]:

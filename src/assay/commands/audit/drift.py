@@ -50,5 +50,7 @@ def run(config: Config) -> int:
         return 0
     result = drift_of_sets(opened, config.data, limit=config.limit, form=config.form, names=names, seed=config.seed)
     home = opened.report_home(config.where.out)
-    show(keep(result, home, "drift", page=f"Drift of {opened.name}"))
+    report = keep(result, home, "drift", page=f"Drift of {opened.name}")
+    against = [word for name in config.data for word in ("--against", name)]
+    show([report], verbose=config.where.verbose, page=home / "drift.html", then=("assay", "audit", "all", config.model, *against))
     return 0

@@ -11,9 +11,10 @@ from assay.audit.audits import probe_pairs
 from assay.audit.probes.alarm import MAX_RISE, ProbeResult
 from assay.audit.probes.battery import battery
 from assay.audit.probes.selection import chosen, load_probes
-from assay.commands.shared import Model, Pairs, Where, keep, pairs_for
-from assay.console import print_figures, say
+from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
+from assay.console import say
 from assay.records import Level
+from assay.scorers.judges.options import JudgeOptions
 
 _ORDER: Mapping[Level, int] = {"fail": 0, "warn": 1, "ok": 2}
 
@@ -33,19 +34,25 @@ class Config:
     """Answers that are edited by each probe."""
     pairs: Pairs = field(default_factory=Pairs)
     where: Where = field(default_factory=Where)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
 
 
 def run(config: Config) -> int:
     """Try the probes, keep the report and its page, and print the probes, failed ones first."""
-    opened = config.where.open(config.model)
+    opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
     named = pairs_for(opened, config.pairs)
     own = load_probes(config.probes) if config.probes is not None else ()
     probes = chosen((*battery(named.pairs), *own), config.only)
     say("probes", f"{len(probes)} on up to {config.max_rows:,} answers to prompts of {named.name}")
     result = probe_pairs(opened, named, probes=probes, max_rise=config.max_rise, max_rows=config.max_rows, seed=config.pairs.seed)
-    keep(result, home, "probes" if named.is_own else f"probes-{named.kept_as}", page=result.title)
-    print_figures(result.title, probe_rows(result))
+    opened.say_bill()
+    kept_as = "probes" if named.is_own else f"probes-{named.kept_as}"
+    report = keep(result, home, kept_as, page=result.title)
+    then: tuple[str, ...] = ("assay", "audit", "all", config.model, *config.judge.flags, *config.pairs.flags)
+    if result.is_exploitable:
+        then = ("assay", "train", "--data", "PAIRS", "--base", "BASE", "--augment", f"{home}/eval/{kept_as}.json", "--out", "NEW")
+    show([report], verbose=config.where.verbose, page=home / f"{kept_as}.html", then=then, rows=probe_rows(result))
     return 6 if result.is_exploitable else 0
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from assay.audit.parity.against import RemoteEngine
 from assay.audit.parity.certificate import Certificate, make_certificate
-from assay.commands.shared import Model, keep
-from assay.console import print_figures
+from assay.commands.shared import Model, keep, show
 from assay.scorers.engine_api import Engine
 from assay.scorers.opened import open_scorer
 
@@ -31,6 +30,8 @@ class Config:
     """Directory of the report; that of the model when left out."""
     device: str = "cpu"
     """The certificate is made in float32; on a CPU it is slow for large models but the same everywhere."""
+    verbose: bool = False
+    """Print every figure with its note, not only the summary."""
 
 
 def run(config: Config) -> int:
@@ -43,8 +44,10 @@ def run(config: Config) -> int:
     opened = open_scorer(config.model)
     artifact = opened.need_artifact("a parity certificate")
     certificate = make_certificate(artifact, device=config.device, remote=remote)
-    keep(certificate, opened.report_home(config.out), "verify")
-    print_figures(certificate.page.title, certificate_rows(certificate))
+    home = opened.report_home(config.out)
+    report = keep(certificate, home, "verify", page=f"{certificate.page.title} of {opened.name}")
+    then = ("assay", "serve", config.model) if certificate.is_sound else ()
+    show([report], verbose=config.verbose, page=home / "verify.html", then=then, rows=certificate_rows(certificate))
     return 0 if certificate.is_sound else 4
 
 

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import tyro
 
-from assay.commands.shared import Columns, Ignored, keep, show
+from assay.commands.shared import Columns, Ignored, keep, reading_flags, show
 from assay.console import print_error, say
 from assay.data.check import check_pairs
 from assay.data.columns import renaming
 from assay.data.render import Renderer
+
+SMALL_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # of the command to type next, where no base was given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,8 @@ class Config:
     """Directory to keep eval/data-check.json and the page data-check.html in."""
     seed: int = 0
     """Of intervals and samples."""
+    verbose: bool = False
+    """Print every figure with its note, not only the summary."""
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -68,7 +72,10 @@ def run(config: Config) -> int:
         say("rendered", result.fit.summary())
     report = result.report() if config.out is None else keep(result, config.out, "data-check", page=result.title)
     if result.num_pairs:
-        show(report)
+        page = None if config.out is None else config.out / "data-check.html"
+        reading = reading_flags(config.files, config.form, config.columns, config.ignore)
+        then = ("assay", "train", *reading, "--base", config.base or SMALL_BASE, "--out", "runs/first")
+        show([report], verbose=config.verbose, page=page, then=then)
     empty = [file for file in result.files if file.is_empty]
     if empty:
         reasons = "".join(f"\n{file.why_empty}" for file in empty if file.why_empty)

@@ -9,5 +9,6 @@ from assay.training.curve import learning_curve
 
 def run(config: Config) -> int:
     """Fit on growing shares of the data, and show the curve with its forecast."""
-    show(learning_curve(config))
+    report = learning_curve(config)
+    show([report], verbose=config.train.machine.verbose, page=config.train.out / "curve.html")
     return 0

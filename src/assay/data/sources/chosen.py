@@ -208,7 +208,12 @@ def _labelled(row: Row, prompt: Any, chosen: Any, rejected: Any) -> Case:
 
 
 def _probability(cell: Any) -> float | None:
-    """The column `preference`. Raises Unclear for words, which could mean the other answer, or something else."""
+    """The column `preference`. Raises Unclear for words, which could mean the other answer, or something else.
+
+    Raises BadRow for NaN: unlike a margin, a label that is missing must not count as a plain one.
+    """
+    if cell != cell:
+        raise BadRow("preference is not a number")
     try:
         return number_of(cell, "preference")
     except BadRow:

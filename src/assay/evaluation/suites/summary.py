@@ -78,8 +78,17 @@ def suite_result(loaded: LoadedSuite, scored: Scored, *, seed: int = 0) -> Suite
         tables=_tables(loaded, scored, marks),
         findings=(_completeness(loaded), _unscored(scored), _score_ties(cases, scored.rewards), _above_length(metrics[-1])),
         facts=facts,
+        lead=_lead(suite.name, metrics[-3], metrics[-2]),
+        key={metrics[-3].name: (metrics[-2].name,), **{metric.name: () for metric in metrics[:-3]}},
     )
     return SuiteResult(overall=metrics[-3], above_length=metrics[-1], page=page)
+
+
+def _lead(suite: str, overall: Metric, longer: Metric) -> str:
+    """The published figure beside that of the rule to beat."""
+    if math.isnan(overall.value):
+        return f"Its figure on {suite} is not known: {overall.note}."
+    return f"{overall.value:.3f} on {suite}; preferring the longer answer gives {longer.value:.3f}."
 
 
 def _tables(loaded: LoadedSuite, scored: Scored, marks: Sequence[Mark]) -> tuple[Table, ...]:

@@ -173,7 +173,8 @@ def training_report(prepared: Prepared, log: list[dict[str, Any]]) -> Report:
     tables = tables if prepared.probe is None else (*tables, prepared.probe.table())
     num_lists = f"{len(prepared.table.rows('train')):,}"
     facts = {"params": prepared.config.params, "base": prepared.base.name, "training lists": num_lists}
-    return Report(title="Training", metrics=(train, heldout), tables=tables, findings=findings, facts=facts)
+    key = {train.name: (heldout.name,)}
+    return Report(title="Training", metrics=(train, heldout), tables=tables, findings=findings, facts=facts, key=key)
 
 
 def _accuracy(prepared: Prepared, name: str, rewards_R: np.ndarray, rows: np.ndarray) -> Metric:
