@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from assay.data.columns import renaming
 from assay.data.pairs import read_completions, read_pairs
 
 HEALTHBENCH = [{"criterion": "Says to rest", "points": 4, "tags": []}, {"criterion": "Is rude", "points": -2, "tags": []}]
@@ -32,6 +33,13 @@ def test_columns_beside_the_ground_truth_are_part_of_it(tmp_path, columns, truth
     file.write_text(json.dumps({"prompt": "I am ill", "chosen": "Rest.", "rejected": "Run.", **columns}) + "\n")
     (pair,) = read_pairs(file)
     assert pair.ground_truth == truth
+
+
+def test_the_column_of_the_ground_truth_can_be_named(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": "2 * 9?", "chosen": "18", "rejected": "17", "gold": "18"}) + "\n")
+    (pair,) = read_pairs(file, names=renaming(["ground_truth=gold"], ()))
+    assert pair.ground_truth == {"answer": "18"}
 
 
 def test_a_rubric_in_prose_is_no_criteria(tmp_path):
