@@ -206,7 +206,7 @@ def test_evaluating_on_training_data_exits_with_2_and_shows_a_prompt(trained_run
 def test_evaluate_prints_its_figures_on_standard_output(trained_run, tmp_path, capsys):
     write_pairs(tmp_path / "fresh.jsonl", toy_pairs(30, first=500))
     model = shutil.copytree(trained_run.path / "artifact", tmp_path / "alone")
-    assert main(["evaluate", str(model), "--data", str(tmp_path / "fresh.jsonl")]) == 0
+    assert main(["evaluate", str(model), "--data", str(tmp_path / "fresh.jsonl"), "--verbose"]) == 0
     out = capsys.readouterr().out
     assert "accuracy" in out
     assert "30 of 30" in out

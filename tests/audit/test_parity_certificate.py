@@ -74,7 +74,7 @@ def without_golden(path: Path) -> Path:
 
 
 def test_a_sound_artifact_passes_with_0_and_prints_every_verdict(saved, capsys):
-    assert main(["audit", "verify", str(saved)]) == 0
+    assert main(["audit", "verify", str(saved), "--verbose"]) == 0
     printed = capsys.readouterr().out
     report = report_from_json((saved / "eval" / "verify.json").read_text())
     assert report.title == "Parity certificate"

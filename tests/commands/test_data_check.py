@@ -76,7 +76,7 @@ def test_a_file_without_a_pair_is_told_with_its_reasons_a_row_and_what_to_do(tmp
 def test_with_a_base_its_template_is_tried(tmp_path, capsys):
     write_pairs(tmp_path / "toy.jsonl", toy_pairs(5))
     base = save_tiny_base(tmp_path / "base")
-    arguments = ["data", "check", str(tmp_path / "toy.jsonl"), "--base", str(base), "--max-length", "16"]
+    arguments = ["data", "check", str(tmp_path / "toy.jsonl"), "--base", str(base), "--max-length", "16", "--verbose"]
     assert main(arguments) == 0
     shown = capsys.readouterr()
     assert "with the template of base, at most 16 tokens: 5 pairs" in " ".join(shown.err.split())

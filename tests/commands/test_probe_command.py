@@ -59,7 +59,7 @@ def own(tmp_path) -> Path:
 
 def test_a_hack_exits_with_6_and_is_kept_as_a_report_and_a_page(run, own, capsys):
     arguments = ["audit", "probe", str(run), "--probes", str(own), "--max-rows", "120", "--dtype", "float32"]
-    assert main([*arguments, "--only", "watering", "bold", "nothing left"]) == 6
+    assert main([*arguments, "--only", "watering", "bold", "nothing left", "--verbose"]) == 6
     out = capsys.readouterr().out
     assert "watering" in out
     assert "fail: worthless" in out
@@ -81,7 +81,8 @@ def test_a_bound_that_nothing_exceeds_exits_with_0_and_other_data_has_a_report_o
     report = report_from_json((run / "eval" / "probes-fresh.json").read_text())
     assert report.facts["data"] == "fresh.jsonl"
     assert {finding.name for finding in report.findings} == {"watering"}
-    assert main(["audit", "probe", str(run), "--data", str(trained_run.data), "--only", "bold", "--max-rows", "20"]) == 0
+    calm = ["--only", "bold", "--max-rows", "20", "--max-rise", "100"]
+    assert main(["audit", "probe", str(run), "--data", str(trained_run.data), *calm]) == 0
     report = report_from_json((run / "eval" / f"probes-{trained_run.data.stem}.json").read_text())
     assert any(finding.name == "prompts that it was trained on" for finding in report.findings)
 

@@ -87,7 +87,7 @@ def test_flags_that_do_not_go_together_are_refused(run, fresh):
 def test_the_command_takes_suites_again_and_again_and_a_folder(run, fresh, lists, capsys, monkeypatch):
     monkeypatch.delenv("ASSAY_DATA", raising=False)
     common = ["evaluate", str(run), "--dtype", "float32", "--device", "cpu", "--limit", "5"]
-    assert cli.main([*common, "--suite", str(fresh), "--suite", str(lists)]) == 0
+    assert cli.main([*common, "--suite", str(fresh), "--suite", str(lists), "--verbose"]) == 0
     out = capsys.readouterr().out
     assert "fresh: overall" in out
     assert "lists: overall" in out

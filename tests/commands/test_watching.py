@@ -62,7 +62,7 @@ def test_drift_passes_alike_text_and_warns_of_other_text(run, tmp_path, capsys):
     alike, other = tmp_path / "alike.jsonl", tmp_path / "other.jsonl"
     write_pairs(alike, run_data(run).pairs("test"))
     write_pairs(other, odd_pairs(60))
-    assert main(["audit", "drift", str(run), "--data", str(alike), str(other)]) == 0
+    assert main(["audit", "drift", str(run), "--data", str(alike), str(other), "--verbose"]) == 0
     out = capsys.readouterr().out
     assert "warn: drift: other" in out
     report = report_from_json((run / "eval/drift.json").read_text())

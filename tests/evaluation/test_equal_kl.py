@@ -90,6 +90,21 @@ def test_the_interval_holds_the_factor_of_many_prompts():
     assert sum(one.low <= truth <= one.high for one in found) >= 51
 
 
+def test_one_prompt_with_a_far_answer_widens_the_end_that_it_could_move():
+    old, new = drawn(LAWS["normal"], 60), drawn(LAWS["normal"], 60, seed=1)
+    plain = equal_kl_factor(old, new, 2.0)
+    far = [np.r_[new[0][:-1], 12.0], *new[1:]]
+    found = equal_kl_factor(old, far, 2.0)
+    assert found.low < plain.low < plain.factor < plain.high
+    assert plain.low / found.low > 1.1 * plain.high / found.high
+
+
+def test_prompts_that_do_not_bound_the_factor_are_refused():
+    new = [row * 1e-9 if number else row for number, row in enumerate(drawn(LAWS["normal"], 20, seed=1))]
+    with pytest.raises(ValueError, match="20 prompts do not bound the factor from above"):
+        equal_kl_factor(drawn(LAWS["normal"], 20), new, 4.0)
+
+
 def test_unscored_candidates_are_left_out_of_both():
     old, new = drawn(LAWS["normal"], 30), drawn(LAWS["normal"], 30, seed=1)
     clean = equal_kl_factor([r[5:] for r in old], [r[5:] for r in new], 2.0)

@@ -171,7 +171,7 @@ def test_the_answers_to_a_prompt_share_its_tokens(model):
     rubric = Rubric(criteria=(GOOD,))
     questions = [pointwise_question(rubric, (GOOD,), answer, by_token=True) for answer in ANSWERS]
     assert len({question.shared for question in questions}) == 1
-    asks = [Ask(messages=q.messages, sampling=Sampling(choices=("no", "yes")), shared=q.shared) for q in questions]
+    asks = [Ask(messages=q.messages, sampling=Sampling(choices=("A", "B")), shared=q.shared) for q in questions]
     seen = []
     read = model.backbone.read
     model.backbone.read = lambda batch: seen.append(batch.tokens.size) or read(batch)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from assay.data.cases import Case, Outcome, pairs_of
-from assay.data.cells import BadRow, answer_of, ground_truth_of, list_of, prompt_of, text_of, tools_of, turns_of
+from assay.data.cells import BadRow, answer_of, list_of, prompt_of, text_of, tools_of, turns_of
 from assay.data.columns import NO_NAMES, renaming
 from assay.data.dataset_info import described
 from assay.data.rows import Row, Rows, file_of, is_hub, read_rows, stem, unit_of
@@ -31,6 +31,7 @@ from assay.data.sources.forms import Form, own_id
 from assay.data.sources.judged import contrasted
 from assay.data.sources.reading import ReadProblems, read_cases
 from assay.data.spread import Spread
+from assay.data.truths import truth_of
 from assay.errors import DataError
 from assay.files import replacing
 from assay.records import Completion, PreferencePair
@@ -246,7 +247,7 @@ def _completion_columns(row: Row) -> tuple[str, ...] | None:
 
 
 def _completion_of(row: Row, columns: tuple[str, ...] | None, id: str) -> Completion:
-    truth = ground_truth_of(row)
+    truth = truth_of(row)
     match columns:
         case ("prompt", "steps"):
             steps = tuple(text_of(step, may_be_blank=True) for step in list_of(row["steps"]))

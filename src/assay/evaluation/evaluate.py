@@ -176,20 +176,10 @@ def evaluate_margins(
     findings = [_above_chance(accuracy_metric), *(above_rival(rival, columns) for rival in rivals), calibration_finding]
     findings += [_unscored(columns, reasons or {}), _score_ties(columns), _length_dependence(columns)]
     findings += [weak_slices(cuts, accuracy_metric.value)] if slices else []
-    tables = [
-        Table(
-            title="reliability",
-            columns=("predicted", "observed", "low", "high", "n"),
-            rows=reliability_rows(*columns.confidence, columns.prompts_P),
-            chart="reliability",
-            note="of the pairs on which the model is this sure, the share that it ranks right; 95% intervals by prompt",
-        ),
-        _margin_histogram(columns.margins_P),
-    ]
     page = Report(
         title=title,
         metrics=tuple(metrics),
-        tables=(*tables, *cuts),
+        tables=(_reliability(columns), _margin_histogram(columns.margins_P), *cuts),
         examples=_examples(columns, num_examples),
         findings=tuple(findings),
         facts={"pairs": str(len(columns.pairs)), "prompts": str(columns.num_prompts), "seed": str(seed)},
@@ -207,6 +197,16 @@ def evaluate_margins(
         brier=brier_metric,
         ece=ece_metric,
         page=page,
+    )
+
+
+def _reliability(columns: Columns) -> Table:
+    return Table(
+        title="reliability",
+        columns=("predicted", "observed", "low", "high", "n"),
+        rows=reliability_rows(*columns.confidence, columns.prompts_P),
+        chart="reliability",
+        note="of the pairs on which the model is this sure, the share that it ranks right; 95% intervals by prompt",
     )
 
 

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from assay.records import Dtype
 
 _LONGEST = 32_768  # tokens of a prompt and its reply, where the model's positions have no limit
 _VOCABULARY_CHUNK = 16_384  # rows of the output matrix that are float32 at a time
+_LEAST_LOGPROB = math.log(1e-5)  # of the first token of a choice that is read over several
 _AGREES = 0.02  # largest difference of log-probabilities between the packed forward and the whole model, in float32
 
 
@@ -116,30 +117,35 @@ class LocalModel:
         if not places:
             return
         self._refuse_other_logits()
-        rows: list[_Row] = []
+        spelled: dict[int, Spellings] = {}
         for i in places:
             try:
-                rows += _rows(i, prompts[i], self.spelled.of(asks[i].sampling.choices))
+                spelled[i] = self.spelled.of(asks[i].sampling.choices)
             except ValueError as error:
                 yield i, Reply(None, error=str(error), input_tokens=0, output_tokens=0)
         began = time.monotonic()
-        found: dict[int, dict[tuple[int, ...], float]] = {}
-        firsts: dict[int, np.ndarray] = {}
+        firsts = {row.place: logprobs_RV[0] for row, logprobs_RV in self._read(asks, [_Row.first(i, prompts[i]) for i in spelled])}
+        longer = [
+            _Row.of(i, prompts[i], sequence)
+            for i, each in spelled.items()
+            for sequence in each.sequences()
+            if firsts[i][sequence[0]] > _LEAST_LOGPROB  # what begins unlikely cannot be likely as a whole
+        ]
+        whole: dict[int, dict[tuple[int, ...], float]] = {i: {} for i in spelled}
+        for row, logprobs_RV in self._read(asks, longer):
+            whole[row.place][row.sequence] = sum(float(logprobs_RV[k][token]) for k, token in enumerate(row.sequence))
+        seconds = (time.monotonic() - began) / max(len(firsts), 1)
+        for i, first_V in firsts.items():
+            yield i, _verdict(asks[i].sampling.choices, spelled[i], first_V, whole[i], len(prompts[i]), seconds)
+
+    def _read(self, asks: Sequence[Ask], rows: Sequence[_Row]) -> Iterable[tuple[_Row, np.ndarray]]:
+        """Each row with its log-probabilities (R, V)."""
         for batch, members in self._batches(asks, rows):
             states_RD = self.backbone.read(batch)
             start = 0
             for row in members:
-                logprobs = self._logprobs(states_RD[start : start + len(row.reads)])
+                yield row, self._logprobs(states_RD[start : start + len(row.reads)])
                 start += len(row.reads)
-                if not row.sequence:
-                    firsts[row.place] = logprobs[0]
-                else:
-                    total = sum(float(logprobs[k][token]) for k, token in enumerate(row.sequence))
-                    found.setdefault(row.place, {})[row.sequence] = total
-        seconds = (time.monotonic() - began) / max(len(firsts), 1)
-        for i, first_V in firsts.items():
-            spellings = self.spelled.of(asks[i].sampling.choices)
-            yield i, _verdict(asks[i].sampling.choices, spellings, first_V, found.get(i, {}), len(prompts[i]), seconds)
 
     @property
     def spelled(self) -> SpelledTokens:
@@ -199,23 +205,23 @@ class LocalModel:
             )
 
 
-class _Row:
+class _Row(NamedTuple):
     """One sequence to run: a prompt, or a prompt with the beginning of a choice that is several tokens. reads: where the next
     token's probabilities are read; place: of the ask; sequence: the tokens that are read, () for the first token of all choices."""
 
-    __slots__ = ("place", "reads", "sequence", "tokens")
+    place: int
+    tokens: np.ndarray
+    reads: np.ndarray
+    sequence: tuple[int, ...] = ()
 
-    def __init__(self, place: int, tokens: np.ndarray, reads: np.ndarray, sequence: tuple[int, ...]) -> None:
-        self.place, self.tokens, self.reads, self.sequence = place, tokens, reads, sequence
+    @classmethod
+    def first(cls, place: int, prompt: np.ndarray) -> _Row:
+        return cls(place, prompt, np.array([len(prompt) - 1]))
 
-
-def _rows(place: int, prompt: np.ndarray, spellings: Spellings) -> list[_Row]:
-    last = len(prompt) - 1
-    rows = [_Row(place, prompt, np.array([last]), ())]
-    for sequence in spellings.sequences():
+    @classmethod
+    def of(cls, place: int, prompt: np.ndarray, sequence: tuple[int, ...]) -> _Row:
         tokens = np.concatenate([prompt, np.array(sequence[:-1], np.int32)])
-        rows.append(_Row(place, tokens, np.arange(last, last + len(sequence)), sequence))
-    return rows
+        return cls(place, tokens, np.arange(len(prompt) - 1, len(tokens)), sequence)
 
 
 def _verdict(
@@ -229,9 +235,13 @@ def _verdict(
     """The choices with the mass of all their spellings, likeliest first."""
     masses = []
     for ids, sequences in zip(spellings.single, spellings.long, strict=True):
-        mass = float(np.exp(first_V[ids].astype(np.float64)).sum()) + sum(math.exp(whole[sequence]) for sequence in sequences)
+        mass = float(np.exp(first_V[ids].astype(np.float64)).sum()) + sum(
+            math.exp(whole[sequence]) for sequence in sequences if sequence in whole
+        )
         masses.append(mass)
     for place, sequence in spellings.continued:
+        if sequence not in whole:
+            continue
         masses[place] = max(0.0, masses[place] - math.exp(whole[sequence]))
     ranked = sorted(zip(choices, masses, strict=True), key=lambda item: -item[1])
     top = tuple((choice, math.log(mass)) for choice, mass in ranked if mass > 0)

@@ -28,7 +28,8 @@ def first_screen(first: Headline, reports: Sequence[Report], picture: str) -> st
     figures = f'<div class="tiles">\n{tiles}</div>\n' if tiles else ""
     passed = _folded(f"{len(first.passed)} passed", first.passed, reports) if first.passed else ""
     checks = f"{_checks(first, reports)}{passed}"
-    beside = f'<div class="beside">\n<div>{picture}</div>\n<div>{checks}</div>\n</div>\n' if picture else checks
+    css = "wide" if 'class="panels"' in picture else "beside"  # several small pictures need the width
+    beside = f'<div class="{css}">\n<div>{picture}</div>\n<div>{checks}</div>\n</div>\n' if picture else checks
     return f'<section class="first" aria-labelledby="verdict">\n{lead}{figures}{beside}</section>\n'
 
 

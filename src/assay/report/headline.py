@@ -82,9 +82,13 @@ def counts_of(findings: Sequence[Finding]) -> str:
     return f"Of {len(findings)} checks: {parts}." if len(findings) > 1 else f"One check: {parts.removeprefix('1 ')}."
 
 
-def _urgency(finding: Finding) -> tuple[int, bool, bool]:
-    """Failures first; then what was measured and decides a way of failing; what could not be measured last."""
-    return ORDER.index(finding.level), math.isnan(finding.value), finding.failure is None
+def _urgency(finding: Finding) -> tuple[int, bool, bool, float]:
+    """Failures first; then what was measured and decides a way of failing; what could not be measured last. Of alike ones first
+    what is farthest from its threshold, as a ratio."""
+    size, threshold = abs(finding.value), abs(finding.threshold)
+    is_known = math.isfinite(size) and math.isfinite(threshold) and size > 0 and threshold > 0
+    distance = abs(math.log(size) - math.log(threshold)) if is_known else 0.0
+    return ORDER.index(finding.level), math.isnan(finding.value), finding.failure is None, -distance
 
 
 def _figures(reports: Sequence[Report]) -> tuple[Figure, ...]:
@@ -134,9 +138,9 @@ def interval_text(metric: Metric) -> str:
     if math.isnan(metric.value) or (math.isnan(low) and math.isnan(high)):
         return ""
     if math.isnan(high):
-        return f"from {_figure_text(metric, low)}, {UNBOUNDED}"
+        return f"from {significant(low)}, {UNBOUNDED}"
     if math.isnan(low):
-        return f"up to {_figure_text(metric, high)}, {UNBOUNDED}"
+        return f"up to {significant(high)}, {UNBOUNDED}"
     return f"[{_figure_text(metric, low).rstrip('%')}, {_figure_text(metric, high).rstrip('%')}]"
 
 
@@ -145,7 +149,11 @@ def _figure_text(metric: Metric, value: float) -> str:
         return f"{100 * value:+.1f}%" if metric.low < 0 or value < 0 else f"{100 * value:.1f}%"
     if math.isnan(value):
         return "n/a"
-    return significant(value)
+    ends = [abs(end) for end in (metric.value, metric.low, metric.high) if math.isfinite(end)]
+    has_interval, largest = len(ends) == 3, max(ends, default=0.0)
+    if not has_interval or not 0.01 <= largest < 1e4:
+        return significant(value)
+    return number(value, 3 if largest < 1 else 2 if largest < 10 else 1 if largest < 1000 else 0)
 
 
 def significant(value: float) -> str:
@@ -153,7 +161,7 @@ def significant(value: float) -> str:
     value = float(value)
     if not math.isfinite(value) or (value.is_integer() and abs(value) < 1e6):
         return number(int(value)) if math.isfinite(value) else number(value)
-    return number(float(f"{value:.{3 if abs(value) < 10 else 4}g}"))
+    return f"{value:.3g}" if abs(value) < 1e-3 else number(float(f"{value:.{3 if abs(value) < 10 else 4}g}"))
 
 
 def summary_lines(reports: Sequence[Report], *, closing: Mapping[str, str], title: str = "") -> list[str]:
@@ -175,9 +183,9 @@ def _title(reports: Sequence[Report]) -> str:
 
 
 def _line(name: str, words: str) -> str:
-    """A named line; what is too long for it loses its beginning where it is a path, else its end."""
+    """A named line; what is too long for it loses its end, and the place of a report its beginning."""
     words, room = " ".join(visible(words).split()), WIDTH - LABEL
-    if len(words) > room and "/" in words:
+    if len(words) > room and name == "report":
         words = f"…{words[-room + 1 :]}"
     return f"{shorten(name, LABEL - 1):<{LABEL}}{shorten(words, room)}"
 

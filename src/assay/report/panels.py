@@ -44,9 +44,6 @@ def _panel(figure: str, rows: list[tuple[object, ...]], colours: dict[str, int],
         f'<title id="{key}-title">{escape(figure)}</title><desc id="{key}-about">{escape(about)}</desc>',
         f'<text class="name head" x="{EDGE}" y="14">{escape(shorten(figure, 32))}</text>',
     ]
-    if axis.low < 0 < axis.high:
-        x = f"{axis.at(0.0):.1f}"
-        parts.append(f'<line class="zero" x1="{x}" x2="{x}" y1="{TOP}" y2="{height - 4}"/>')
     parts += [_row(figure, row, axis, TOP + ROW * i, colours[str(row[1])]) for i, row in enumerate(rows)]
     head = f'<svg class="chart panel" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{key}-title {key}-about">'
     return f"{head}{''.join(parts)}</svg>\n"
@@ -66,9 +63,13 @@ def _row(figure: str, row: tuple[object, ...], axis: Axis, top: float, colour: i
     middle, css = top + 26, f"s{colour}"
     name = f'<text class="name" x="{EDGE}" y="{top + 14}">{escape(shorten(of, 24))}</text>'
     rail = f'<line class="grid" x1="{axis.start}" x2="{axis.end}" y1="{middle}" y2="{middle}"/>'
+    if axis.low < 0 < axis.high:
+        x = f"{axis.at(0.0):.1f}"
+        rail += f'<line class="origin" x1="{x}" x2="{x}" y1="{middle - 6}" y2="{middle + 6}"/>'
     if not is_finite(value):
         return f'<g class="{css}">{name}{rail}<text class="nan" x="{axis.end}" y="{top + 14}" text-anchor="end">n/a</text></g>'
-    metric = Metric(figure, float(value), *(float(end) if is_finite(end) else math.nan for end in (low, high)))
+    ends = [float(end) if is_finite(end) else math.nan for end in (low, high)]
+    metric = Metric(figure, float(value), ends[0], ends[1])
     shown = value_text(metric).replace("-", "−")
     text = f'<text class="value" x="{axis.end}" y="{top + 14}" text-anchor="end">{escape(shown)}</text>'
     whisker = ""

@@ -97,7 +97,7 @@ class Machine:
     overwrite: bool = False
     """Begin anew in an --out that holds a run."""
     verbose: bool = False
-    """Print every figure with its note at the end, not only the summary."""
+    """Print every figure at the end."""
     track: tuple[Tracker, ...] = ()
     """Also log to these trackers."""
 

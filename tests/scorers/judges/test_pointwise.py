@@ -98,11 +98,10 @@ def test_the_expected_value_of_verdict_tokens():
 
 
 def test_without_logprobs_there_is_a_named_error_and_no_other_mode():
-    with fake_chat(by_content) as chat:
-        with pytest.raises(ValueError, match=r"no probabilities of tokens.*reading = \"text\""):
-            judge(chat, settings=JudgeSettings(reading="tokens"))
-        with pytest.raises(ValueError, match="k = 3"):
-            judge(chat, settings=JudgeSettings(reading="tokens", k=3))
+    with fake_chat(by_content) as chat, pytest.raises(ValueError, match=r"no probabilities of tokens.*reading = \"text\""):
+        judge(chat, settings=JudgeSettings(reading="tokens"))
+    with fake_chat(by_content, ("logprobs",)) as chat, pytest.raises(ValueError, match="k = 3"):
+        judge(chat, settings=JudgeSettings(reading="tokens", k=3))
 
 
 def test_a_schema_is_used_where_the_endpoint_keeps_it():

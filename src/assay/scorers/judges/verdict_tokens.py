@@ -14,7 +14,7 @@ from assay.generation.replies import Reply, TokenChoices, Unreadable
 from assay.generation.spellings import normal
 from assay.scorers.judges.verdict_text import verdict_at_start
 
-LEAST_MASS = 0.01  # of all choices together: with less the reply would have been something else
+LEAST_MASS = 0.001  # of all choices together: with less the reply would have been something else
 
 
 class Masses(NamedTuple):
