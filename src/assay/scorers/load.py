@@ -73,13 +73,7 @@ def load(
             )
         if (is_rule(spec) or is_recorded(spec)) and artifact is not None:
             raise ValueError(f"{spec} is no engine: leave artifact out")
-        named: Scorer = (
-            load_rule(str(spec), run_code=run_code)
-            if is_rule(spec)
-            else _recorded(spec)
-            if is_recorded(spec)
-            else _remote(str(spec), artifact)
-        )
+        named = _recorded(str(spec)) if is_recorded(spec) else _rule_or_remote(str(spec), artifact, run_code)
         return named if cache is None else Cached(named, cache)
     if artifact is not None:
         raise ValueError(f"{spec} is an artifact itself: artifact is for the URL of an engine that serves one; leave it out")
@@ -129,11 +123,15 @@ def is_directory(spec: str | Path) -> bool:
     return not (is_rule(spec) or is_judge(spec) or is_recorded(spec)) and _URL.fullmatch(str(spec)) is None
 
 
-def _recorded(spec: str | Path) -> Scorer:
+def _rule_or_remote(spec: str, artifact: str | Path | None, run_code: RunCode) -> Scorer:
+    return load_rule(spec, run_code=run_code) if is_rule(spec) else _remote(spec, artifact)
+
+
+def _recorded(spec: str) -> Scorer:
     from assay.data.recorded import read_recorded
     from assay.scorers.recorded_judge import RecordedJudge
 
-    folder, _, judge = str(spec).removeprefix(RECORDED).partition("#")
+    folder, _, judge = spec.removeprefix(RECORDED).partition("#")
     recorded = read_recorded(folder)
     if not judge:
         raise ValueError(f"{spec} names no judge: write {RECORDED}{folder}#NAME, one of {', '.join(recorded.judges)}")
