@@ -153,8 +153,10 @@ def _keep(config: Config, found: Labelled, judge: Scorer, policy: Generator) -> 
     say("labelled", found.summary())
     if (said := getattr(judge, "consistency", None)) is not None:
         say("orders", said())
-    say("bill", f"{bill.summary()}; {dollars(price)} for a written pair")
+    say("bill", bill.summary() + (f"; {dollars(price)} for a written pair" if found.pairs else ""))
     say("written", str(config.out))
+    if not found.pairs:
+        print_error("no pair came of it: give a judge whose verdicts stand in both orders, or more prompts and answers")
 
 
 def _policy(config: Config) -> Backend:
