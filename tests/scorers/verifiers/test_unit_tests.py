@@ -126,9 +126,10 @@ def test_an_object_that_calls_itself_equal_to_everything_gets_no_reward():
     ],
 )
 def test_code_that_hangs_forks_or_prints_without_end_gives_no_reward_and_leaves_nothing_behind(code, truth, reason):
+    seconds = 0.5 if "0.5 s" in reason else 20
     with pytest.raises(Unreadable, match=reason):
-        passed(code, truth, seconds=0.5)
-    assert passed(code, truth, seconds=0.5, limits="wrong") == 0
+        passed(code, truth, seconds=seconds)
+    assert passed(code, truth, seconds=seconds, limits="wrong") == 0
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout if shutil.which("ps") else ""
     assert not [line for line in left.splitlines() if "tested_code.py" in line and str(os.getpid()) in line]
 
