@@ -55,7 +55,7 @@ from collections import Counter, namedtuple
 from decimal import Decimal
 from fractions import Fraction
 Pair = namedtuple("Pair", "a b")
-def values(): return [Counter("aab"), Pair(1, 2), Fraction(1, 2), Decimal("1.5"), 10**30, 1e400, True, None, b"\\x00", {3}, 1j]
+def values(): return [Counter("aab"), Pair(1, 2), Fraction(1, 2), Decimal("1.5"), -10**6000, 1e400, True, None, b"\\x00", {3}, 1j]
 class Stack:
     def __init__(self): self.items = []
     def push(self, item): self.items.append(item)
@@ -63,7 +63,7 @@ class Stack:
     def __len__(self): return len(self.items)
 """
     test = """
-assert values() == [{"a": 2, "b": 1}, (1, 2), 0.5, 1.5, 10**30, float("inf"), True, None, b"\\x00", {3}, 1j]
+assert values() == [{"a": 2, "b": 1}, (1, 2), 0.5, 1.5, -10**6000, float("inf"), True, None, b"\\x00", {3}, 1j]
 s = Stack()
 s.push((1, {2}))
 s.push(4)
