@@ -8,6 +8,7 @@ Every command that measures starts here. Only `overlap` and `refuse_seen` check 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -267,7 +268,7 @@ def open_scorer(
         load_rule(str(spec), run_code=run_code)  # a wrong name is reported before any data are read
     if not is_directory(spec):
         label = (
-            str(spec).removeprefix(RULE).replace(":", ".")
+            re.sub(r"[^\w.-]+", "-", str(spec).removeprefix(RULE).replace(":", "."))  # a ? of settings would be a glob
             if is_rule(spec)
             else printable_url(str(spec)).split("://", 1)[-1].partition("#")[0]
         )
