@@ -150,8 +150,11 @@ def kill(config: JudgeBenchConfig) -> dict[str, Any]:
             flags = ["--judge-url", url, "--judge-model", "m"]
             return [sys.executable, "-m", "assay.cli", "score", "rubric.toml", "--input", "in.jsonl", "--output", out, *flags]
 
-        process = subprocess.Popen(command("out.jsonl"), cwd=home, stderr=subprocess.DEVNULL)
+        log = home / "log"
+        process = subprocess.Popen(command("out.jsonl"), cwd=home, stderr=log.open("w"))
         while sum(stats(url)["answered"].values()) < config.killed // 3:
+            if process.poll() is not None:
+                raise RuntimeError(f"assay score ended before it was killed: {log.read_text()[-500:]}")
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -59,24 +59,15 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "export": Command("take one member out of an ensemble", "model.export", True),
         "rescale": Command("bring a model to another's scale, to replace it under the same KL coefficient", "model.rescale", True),
     },
-    "rubric": {
-        "fit": Command("weights of a rubric's criteria from preferences, held out by prompt", "rubric.fit"),
-        "export": Command("a rubric as TOML or as HealthBench's JSON", "rubric.export"),
-    },
     "data": {
         "check": Command("read preference pairs, count them, and say what is wrong with them", "data.check"),
         "label": Command("prompts in, preference pairs out: a policy answers, a judge compares", "data.label"),
         "curve": Command("what doubling the data would bring, with an interval", "data.curve", True),
+        "rubric": Command("fit a rubric's weights to preferences, or write it in another form", "data.rubric"),
     },
 }
 PIPE_CLOSED = 141  # exit status of a program that SIGPIPE ends
-GROUPS = {
-    "": "",
-    "audit": "can it be trusted",
-    "model": "what is done to a saved model",
-    "rubric": "what judges are asked",
-    "data": "preferences",
-}
+GROUPS = {"": "", "audit": "can it be trusted", "model": "what is done to a saved model", "data": "preferences"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

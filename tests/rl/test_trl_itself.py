@@ -16,6 +16,7 @@ from assay.rubrics.judge_settings import JudgeSettings
 from assay.rubrics.rubric import Criterion, Rubric
 from assay.scorers.judges.open_judge import open_judge
 from assay.scorers.local import LocalScorer
+from assay.scorers.verifiers.built_in import built_in_rule
 from tiny import save_tiny_base, tiny_model, tiny_renderer
 
 pytestmark = pytest.mark.slow
@@ -87,6 +88,13 @@ def test_a_policy_trains_on_a_judge_in_this_process(tmp_path):
     assert moved
     assert all(0 < row["rewards/assay/mean"] < 1 and row["assay/unscored"] == 0 for row in rows)
     assert any(row["rewards/assay/std"] > 0 for row in rows)
+
+
+def test_a_policy_trains_on_a_rule(tmp_path):
+    rows, moved = train("grpo", tmp_path, built_in_rule("length", {"min_characters": 8, "max_characters": 12, "fade": 2}))
+    assert len(rows) == 2
+    assert moved
+    assert all(0 < row["rewards/assay/mean"] <= 1 and row["assay/unscored"] == 0 for row in rows)
 
 
 def test_an_answer_without_reward_is_left_out_or_stops_the_run(tmp_path):

@@ -16,15 +16,27 @@ FULL = Rubric(
     formula="threshold",
     threshold=0.25,
     reads_ground_truth=True,
-    judge=JudgeSettings(backend="endpoint", url="http://127.0.0.1:1/v1", model="m", k=3, temperature=0.7, budget=1.5, reading="text"),
+    judge=JudgeSettings(
+        backend="endpoint", url="http://127.0.0.1:1/v1", model="m", k=3, temperature=0.7, budget=1.5, reading="text"
+    ),
     criteria=(
         Criterion(name="one", text="Is it?", weight=0.1, gate=0.5, tags=("a", "b"), negated=True, is_optional=True),
-        Criterion(name="two", text="How?", kind="choices", choices=(Choice("no", 0.0, "not"), Choice("so so", 0.3), Choice("yes", 1.0))),
-        Criterion(name="three", text="How much?", kind="scale", low=0, high=1, whole_numbers=False, anchors={0: "no", 0.5: "half", 1: "a lot"}),
+        Criterion(
+            name="two", text="How?", kind="choices", choices=(Choice("no", 0.0, "not"), Choice("so so", 0.3), Choice("yes", 1.0))
+        ),
+        Criterion(
+            name="three",
+            text="How much?",
+            kind="scale",
+            low=0,
+            high=1,
+            whole_numbers=False,
+            anchors={0: "no", 0.5: "half", 1: "a lot"},
+        ),
         Criterion(name="four", kind="rule", rule="format", settings={"tags": ["think", "answer"], "whole": True, "odd key": 2}),
         Criterion(name="five", text="?", needs="one", not_applicable="does not arise", weight=-2),
     ),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("rubric", [FULL, Rubric(per_row=True), *map(find_rubric, shipped_names())], ids=lambda one: one.name)

@@ -155,8 +155,15 @@ class _Judged:
     def rows(self, mask_P: np.ndarray) -> _Judged:
         """The complete pairs of a mask."""
         taken_P = np.flatnonzero(mask_P & self.is_complete_P)
-        columns = (self.differences_PC, self.preference_P, self.weight_P, self.prompts_P, self.is_complete_P)
-        return _Judged(self.names, *(column[taken_P] for column in columns), tuple(self.values[i] for i in taken_P))
+        return _Judged(
+            self.names,
+            self.differences_PC[taken_P],
+            self.preference_P[taken_P],
+            self.weight_P[taken_P],
+            self.prompts_P[taken_P],
+            self.is_complete_P[taken_P],
+            tuple(self.values[i] for i in taken_P),
+        )
 
     def columns(self, names: Sequence[str]) -> list[int]:
         return [self.names.index(name) for name in names]
@@ -220,7 +227,8 @@ def _penalty(table: _Judged, names: Sequence[str], seed: int) -> float:
 
 def _chosen(table: _Judged, own: Sequence[str], proposed: Sequence[str], seed: int) -> tuple[list[str], dict[str, Gain]]:
     """The criteria that help, and the gain of each that was tried. Raises ValueError where none does."""
-    kept, gains, l2 = list(own), {}, _penalty(table, own, seed)
+    gains: dict[str, Gain] = {}
+    kept, l2 = list(own), _penalty(table, own, seed)
     while kept:
         with_all_P = table.held_out(kept, l2, seed)
         without = {name: _gain(table, table.held_out([one for one in kept if one != name], l2, seed) - with_all_P) for name in kept}

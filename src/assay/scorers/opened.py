@@ -8,6 +8,7 @@ Every command that measures starts here. Only `overlap` and `refuse_seen` check 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -266,14 +267,7 @@ def open_scorer(
     if is_rule(spec):
         load_rule(str(spec), run_code=run_code)  # a wrong name is reported before any data are read
     if not is_directory(spec):
-        if is_rule(spec):
-            label = str(spec).removeprefix(RULE).replace(":", ".")
-        elif is_recorded(spec):
-            label = (
-                f"{Path(str(spec).removeprefix(RECORDED).partition('#')[0]).name}-{str(spec).partition('#')[2].replace('/', '-')}"
-            )
-        else:
-            label = printable_url(str(spec)).split("://", 1)[-1].partition("#")[0]
+        label = _label_of(str(spec))
         return Opened(spec=str(spec), name=slug(label), artifact=None, home=None, cache=cache, run_code=run_code)
     if (checkpoint := checkpoint_path(spec)) is not None:
         return Opened(
@@ -298,6 +292,16 @@ def open_scorer(
         max_tokens=max_tokens,
         cache=cache,
     )
+
+
+def _label_of(spec: str) -> str:
+    """What stands for a scorer that is no directory in titles and names of files."""
+    if is_rule(spec):
+        return re.sub(r"[^\w.-]+", "-", spec.removeprefix(RULE).replace(":", "."))  # a ? of settings would be a glob
+    if is_recorded(spec):
+        folder, _, judge = spec.removeprefix(RECORDED).partition("#")
+        return f"{Path(folder).name}-{judge.replace('/', '-')}"
+    return printable_url(spec).split("://", 1)[-1].partition("#")[0]
 
 
 def overlap(opened: Opened, items: Sequence[HasPrompt], data: str, *, why: str = "figures on them are flattered") -> Overlap:

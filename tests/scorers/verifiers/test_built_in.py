@@ -259,6 +259,7 @@ def test_a_rule_is_opened_by_one_spelling(spec, name, settings):
     assert isinstance(rule, BuiltInRule)
     assert (rule.name, rule.settings) == (name, settings)
     assert open_scorer(spec).scorer == rule
+    assert open_scorer(spec).name.startswith(name)
     assert len(open_scorer(spec).provenance.trained_on) == 0
 
 

@@ -55,7 +55,7 @@ from collections import Counter, namedtuple
 from decimal import Decimal
 from fractions import Fraction
 Pair = namedtuple("Pair", "a b")
-def values(): return [Counter("aab"), Pair(1, 2), Fraction(1, 2), Decimal("1.5"), 10**30, 1e400, True, None, b"\\x00", {3}, 1j]
+def values(): return [Counter("aab"), Pair(1, 2), Fraction(1, 2), Decimal("1.5"), -10**6000, 1e400, True, None, b"\\x00", {3}, 1j]
 class Stack:
     def __init__(self): self.items = []
     def push(self, item): self.items.append(item)
@@ -63,7 +63,7 @@ class Stack:
     def __len__(self): return len(self.items)
 """
     test = """
-assert values() == [{"a": 2, "b": 1}, (1, 2), 0.5, 1.5, 10**30, float("inf"), True, None, b"\\x00", {3}, 1j]
+assert values() == [{"a": 2, "b": 1}, (1, 2), 0.5, 1.5, -10**6000, float("inf"), True, None, b"\\x00", {3}, 1j]
 s = Stack()
 s.push((1, {2}))
 s.push(4)
@@ -126,9 +126,10 @@ def test_an_object_that_calls_itself_equal_to_everything_gets_no_reward():
     ],
 )
 def test_code_that_hangs_forks_or_prints_without_end_gives_no_reward_and_leaves_nothing_behind(code, truth, reason):
+    seconds = 0.5 if "0.5 s" in reason else 20
     with pytest.raises(Unreadable, match=reason):
-        passed(code, truth, seconds=0.5)
-    assert passed(code, truth, seconds=0.5, limits="wrong") == 0
+        passed(code, truth, seconds=seconds)
+    assert passed(code, truth, seconds=seconds, limits="wrong") == 0
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout if shutil.which("ps") else ""
     assert not [line for line in left.splitlines() if "tested_code.py" in line and str(os.getpid()) in line]
 

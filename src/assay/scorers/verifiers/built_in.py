@@ -134,9 +134,7 @@ def _setting(name: str, key: str, value: Any) -> Any:
         return float(value)
     if kind is list and isinstance(value, str):
         value = value.split(",")
-    fits = (
-        isinstance(value, kind) and kind is not float and (kind is not list or all(isinstance(one, str) and one for one in value))
-    )
+    fits = isinstance(value, kind) and kind is not float and (not isinstance(value, list) or _is_texts(value))
     if not fits or (key in _WORDS and value not in _WORDS[key]):
         wanted = " or ".join(_WORDS[key]) if key in _WORDS else _SAID[kind]
         raise ValueError(f"rule:{name}: {key} is {value!r:.60}: give {wanted}")

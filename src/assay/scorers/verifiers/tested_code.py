@@ -39,22 +39,36 @@ class Misbehaved(Exception):
     """The code ended its own process, or wrote into the pipe of its replies: what it was asked has failed."""
 
 
+# the methods of the plain kinds themselves: a subclass may say something else of itself
+_NUMBERS: tuple[tuple[type, Callable[[Any], str]], ...] = (
+    (int, lambda value: int.__format__(value, "x")),  # decimal digits of long ones are refused by Python
+    (float, float.__repr__),
+    (complex, complex.__repr__),
+    (Fraction, lambda value: f"{int.__format__(value.numerator, 'd')}/{int.__format__(value.denominator, 'd')}"),
+    (Decimal, Decimal.__str__),
+)
+_LISTS: tuple[tuple[type, Callable[[Any], Iterator[Any]]], ...] = (
+    *((list, list.__iter__), (tuple, tuple.__iter__)),
+    *((set, set.__iter__), (frozenset, frozenset.__iter__)),
+)
+
+
 def encode(value: Any, keep: Callable[[Any], Any]) -> Any:
     """A value as JSON; of a subclass of a plain kind (a Counter, a named tuple) the plain value. keep: what others become."""
     if value is None or isinstance(value, bool):
         return value
-    for kind in (int, float, complex, Fraction, Decimal):
-        if isinstance(value, kind):
-            return {"t": kind.__name__, "v": str(kind.__add__(value, kind(0)) if kind is not Decimal else Decimal(value))}
+    for number, write in _NUMBERS:
+        if isinstance(value, number):
+            return {"t": number.__name__, "v": write(value)}
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, bytes):
         return {"t": "bytes", "v": bytes.hex(value)}
     if isinstance(value, dict):
         return {"t": "dict", "v": [[encode(k, keep), encode(v, keep)] for k, v in dict.items(value)]}
-    for kind in (list, tuple, set, frozenset):
+    for kind, inside in _LISTS:
         if isinstance(value, kind):
-            return {"t": kind.__name__, "v": [encode(one, keep) for one in kind.__iter__(value)]}
+            return {"t": kind.__name__, "v": [encode(one, keep) for one in inside(value)]}
     return keep(value)
 
 
@@ -70,9 +84,10 @@ def decode(value: Any, kept: Callable[[Any], Any]) -> Any:
             return {decode(k, kept): decode(v, kept) for k, v in inner}
         case "bytes":
             return bytes.fromhex(inner)
-        case "int" | "float" | "complex" | "Fraction" | "Decimal":
-            kinds = {"int": int, "float": float, "complex": complex, "Fraction": Fraction, "Decimal": Decimal}
-            return kinds[value["t"]](inner)
+        case "int":
+            return int(inner, 16)
+        case "float" | "complex" | "Fraction" | "Decimal":
+            return {"float": float, "complex": complex, "Fraction": Fraction, "Decimal": Decimal}[value["t"]](inner)
     return {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[value["t"]](decode(one, kept) for one in inner)
 
 
@@ -176,8 +191,7 @@ class Handle:
     def __str__(self) -> str:
         return str(self._method("__str__"))
 
-    def __repr__(self) -> str:
-        return str(self._method("__repr__"))
+    __repr__ = __str__
 
     def __iter__(self) -> Iterator[Any]:
         iterator = self._method("__iter__")
@@ -226,8 +240,7 @@ def run_tester() -> None:
     os._exit(0)
 
 
-class _OutOfTime(BaseException):
-    pass
+class _OutOfTime(BaseException): ...
 
 
 def _out_of_time(*_: Any) -> None:
@@ -378,8 +391,7 @@ def run_program() -> None:
     line = b""
     while not line.endswith(b"\n"):  # byte by byte, so that nothing of the program's input is read
         line += os.read(0, 1)
-    job = json.loads(line)
-    limit(job["limits"])
+    limit((job := json.loads(line))["limits"])
     exec(compile(job["code"], "<answer>", "exec"), {"__name__": "__main__"})
 
 

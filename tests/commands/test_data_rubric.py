@@ -1,4 +1,4 @@
-"""`assay rubric fit` and `assay rubric export`: what they write, and what they refuse. No model is loaded."""
+"""`assay data rubric`: what it fits and writes, and what it refuses. No model is loaded."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def world(tmp_path):
 
 
 def fit(folder, *more: str, rubric: str = "rubric.toml") -> int:
-    words = ["rubric", "fit", str(folder / rubric), "--data", str(folder / "pairs.jsonl"), "--out", str(folder / "fitted.toml")]
+    words = ["data", "rubric", str(folder / rubric), "--data", str(folder / "pairs.jsonl"), "--out", str(folder / "fitted.toml")]
     return main([*words, *more])
 
 
@@ -108,14 +108,14 @@ def test_values_come_from_a_table_or_from_a_judge(world, capsys):
 
 
 def test_a_rubric_is_written_in_the_form_of_the_suffix(tmp_path, capsys):
-    assert main(["rubric", "export", "helpfulness", "--out", str(tmp_path / "own.toml")]) == 0
+    assert main(["data", "rubric", "helpfulness", "--out", str(tmp_path / "own.toml")]) == 0
     assert read_rubric(tmp_path / "own.toml").digest == find_rubric("helpfulness").digest
     items = [{"criterion": "Says to rest", "points": 4, "tags": ["x"]}, {"criterion": "Is rude", "points": -2.5, "tags": []}]
     (tmp_path / "health.json").write_text(json.dumps(items))
-    assert main(["rubric", "export", str(tmp_path / "health.json"), "--out", str(tmp_path / "again.json")]) == 0
+    assert main(["data", "rubric", str(tmp_path / "health.json"), "--out", str(tmp_path / "again.json")]) == 0
     assert json.loads((tmp_path / "again.json").read_text()) == items
-    assert main(["rubric", "export", "helpfulness", "--out", str(tmp_path / "own.json")]) == 2
+    assert main(["data", "rubric", "helpfulness", "--out", str(tmp_path / "own.json")]) == 2
     assert "HealthBench cannot say the criterion 'serves the request'" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(SystemExit):
-        main(["rubric", "export", "helpfulness", "--out", str(tmp_path / "own.yaml")])
-    assert "rubrics are written as .toml" in " ".join(capsys.readouterr().err.split())
+        main(["data", "rubric", "helpfulness", "--out", str(tmp_path / "own.yaml")])
+    assert "the rubric is written as .toml" in " ".join(capsys.readouterr().err.split())
