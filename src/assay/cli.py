@@ -73,9 +73,10 @@ GROUPS = {"": "", "audit": "can it be trusted", "model": "what is done to a save
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 1 when some rows have no reward, 2 for a mistake, 3 for a failure.
 
-    `audit verify` gives 4 when a check of the certificate does not hold, 3 when the files are damaged; `compare` 5 when the second
-    scorer is significantly worse than the first; `audit probe` 6 when an edit that is worth nothing raises the reward; `audit all`
-    7 when a verdict is a failure. 141 when whoever read the output closed it before the end.
+    `audit verify` gives 4 when a check of the certificate does not hold, 3 when the files are damaged; `compare` 5 when the
+    second scorer is significantly worse than the first; `audit probe` 6 when an edit that is worth nothing raises the reward;
+    `audit all` 7 when a verdict is a failure; `audit judge` 8 when a judge is biased or an answer can tell it what to say. 141
+    when whoever read the output closed it before the end.
     """
     try:
         try:
@@ -153,8 +154,8 @@ def help_lines(group: str = "") -> list[str]:
     for key, commands in shown.items():
         lines += [f"{key}: {GROUPS[key]}"] if key else []
         lines += [f"  {f'{key} {name}'.strip():<{width}}{command.help}" for name, command in commands.items()]
-        lines.append("")
-    return [*lines, "assay COMMAND --help says more of one."]
+        lines += [] if key else [""]  # the groups stand close, so that all fit a screen
+    return [*lines, "", "assay COMMAND --help says more of one."]
 
 
 def _load_torch() -> None:
