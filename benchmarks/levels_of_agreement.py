@@ -1,7 +1,7 @@
 """Levels of the figures about judges: how often intervals of agreement miss, and an unbiased judge is accused. See levels.py.
 
 Raters give the true label with chance s, and else one drawn from its shares: the agreement of any two beyond chance is s squared,
-for every coefficient and scale. What is claimed is at most 7% misses by 95% intervals, for 50 to 500 items, 2 to 5 categories and
+for every coefficient and scale. What is claimed is at most 8% misses by 95% intervals, for 50 to 500 items, 2 to 5 categories and
 agreement of .2 to .95, and at most 9% for 25 to 100 prompts of 4 items whose s differs from prompt to prompt.
 """
 
@@ -17,7 +17,7 @@ from assay.audit.judge_biases import LARGE, judge_biases
 from assay.records import Completion, PreferencePair, Rewards
 from assay.stats.agreement import Scale, Weights, cohens_kappa, krippendorff_alpha
 
-MISSES, CLUSTERED, ACCUSED = 0.07, 0.09, 0.05
+MISSES, CLUSTERED, ACCUSED = 0.08, 0.09, 0.05
 
 
 def ratings(

@@ -2,7 +2,7 @@
 
 Both are 1 - observed / expected disagreement. A rating that was not given is NaN: it is in no figure, and never some category.
 
-Level claimed: 95% intervals miss in at most 7% of data sets, for 50 to 500 items, 2 to 5 categories, agreement of .2 to .95 and up
+Level claimed: 95% intervals miss in at most 8% of data sets, for 50 to 500 items, 2 to 5 categories, agreement of .2 to .95 and up
 to 30% of ratings missing; and in at most 9% for 25 to 100 prompts of 4 items that vary together (benchmarks/levels.py).
 
 Suffixes: N items, R raters, K values that were given, C clusters (prompts), X sums over items, S sets of clusters.
