@@ -27,7 +27,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +148,13 @@ def kill(config: JudgeBenchConfig) -> dict[str, Any]:
 
         def command(out: str) -> list[str]:
             flags = ["--judge-url", url, "--judge-model", "m"]
-            return [sys.executable, "-m", "assay.cli", "score", "rubric.toml", "in.jsonl", out, *flags]
+            return [sys.executable, "-m", "assay.cli", "score", "rubric.toml", "--input", "in.jsonl", "--output", out, *flags]
 
-        process = subprocess.Popen(command("out.jsonl"), cwd=home, stderr=subprocess.DEVNULL)
+        log = home / "log"
+        process = subprocess.Popen(command("out.jsonl"), cwd=home, stderr=log.open("w"))
         while sum(stats(url)["answered"].values()) < config.killed // 3:
+            if process.poll() is not None:
+                raise RuntimeError(f"assay score ended before it was killed: {log.read_text()[-500:]}")
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -214,6 +217,8 @@ def local(config: JudgeBenchConfig) -> dict[str, Any]:
     model.spelled._ids = {name.lower(): ids for name, ids in exact.items()}  # one spelling each, as the pipeline has it
     decide = pipeline("decision", model=resolve_base(config.base).path, dtype=torch.float32, device="cpu")
     decide({"state": "warm", "questions": {"q": {"type": "noul", "instructions": "Is it?"}}})
+    warm = Ask(messages=(Message("user", "warm"),), sampling=Sampling(choices=("Yes", "No")))
+    Generator(model).ask([warm, replace(warm, sample=1)], lambda ask, reply: reply.text)
     question, tail = "Is the answer above a good answer?", "Answer Yes or No only."
     random = np.random.default_rng(0)
 

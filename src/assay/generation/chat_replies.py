@@ -9,6 +9,8 @@ from typing import Any
 
 from assay.generation.replies import Reply, TokenChoices
 
+_MOST_LOGPROB = 1e-6  # above it a number is no logarithm of a probability
+
 
 def failed(
     reason: str,
@@ -75,12 +77,14 @@ def _tokens(logprobs: Any) -> tuple[TokenChoices, ...]:
     for row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("token"), str):
             return ()
-        top = {str(one.get("token")): one.get("logprob") for one in row.get("top_logprobs") or [] if isinstance(one, dict)}
-        top.setdefault(row["token"], row.get("logprob"))
-        if not all(isinstance(value, int | float) and math.isfinite(value) and value <= 1e-6 for value in top.values()):
-            top = {token: value for token, value in top.items() if isinstance(value, int | float) and -math.inf < value <= 1e-6}
-        likeliest = sorted(top.items(), key=lambda item: -float(item[1]))
-        found.append(TokenChoices(row["token"], tuple((token, float(value)) for token, value in likeliest)))
+        rivals = [one for one in row.get("top_logprobs") or [] if isinstance(one, dict)]
+        given = {str(one.get("token")): one.get("logprob") for one in [row, *rivals]}
+        top = {
+            token: float(value)
+            for token, value in given.items()
+            if isinstance(value, int | float) and math.isfinite(value) and value <= _MOST_LOGPROB
+        }
+        found.append(TokenChoices(row["token"], tuple(sorted(top.items(), key=lambda item: -item[1]))))
     return tuple(found)
 
 

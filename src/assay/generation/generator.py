@@ -214,32 +214,33 @@ class _Turn:
         return self.generator._reserve((id(self), i), self.asks[i])
 
     def settle(self, i: int, reply: Reply, seconds_left: float) -> float | None:
-        generator, limits = self.generator, self.generator.limits
+        generator = self.generator
         generator._release((id(self), i))
         reply = generator._priced(reply)
         answered = _read(self.asks[i], reply, self.read)
         generator._keep(self.asks[i], self.keys[i], reply, answered.verdict, answered.error)
-        if answered.error is None:
-            return self._end(i, answered)
+        why, pause = (None, None) if answered.error is None else self._again(i, reply, seconds_left)
+        if pause is None:
+            error = None if answered.error is None else f"{answered.error}{why or ''}"
+            self.answered[self.keys[i]] = answered._replace(error=error)
+        return pause
+
+    def _again(self, i: int, reply: Reply, seconds_left: float) -> tuple[str | None, float | None]:
+        """After a failure: why the ask is not made again, or the seconds after which it is."""
+        generator, limits = self.generator, self.generator.limits
         counts, most = (self.failed, limits.attempts) if reply.may_pass else (self.unread, generator.readings)
         counts[i] += 1
         if counts[i] >= most:
-            return self._end(i, answered, f" ({most} tries)" if reply.may_pass and most > 1 else "")
+            return (f" ({most} tries)" if reply.may_pass and most > 1 else ""), None
         pause = max(reply.retry_after, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (counts[i] - 1))) if reply.may_pass else 0.0
         if pause >= min(seconds_left, generator._seconds_left()):
-            return self._end(i, answered, ": no time was left for another try")
-        if not generator._take_retry():
-            return self._end(i, answered, ": the run's retries are spent")
-        return pause
+            return ": no time was left for another try", None
+        return (None, pause) if generator._take_retry() else (": the run's retries are spent", None)
 
     def unsent(self, i: int, reason: str) -> None:
         self.generator._release((id(self), i))
         before = self.answered.get(self.keys[i])
         self.answered[self.keys[i]] = before or Answered(None, reason, Reply(None, error=reason))
-
-    def _end(self, i: int, answered: Answered, why: str = "") -> None:
-        error = None if answered.error is None else answered.error + why
-        self.answered[self.keys[i]] = answered._replace(error=error)
 
 
 def _read(ask: Ask, reply: Reply, read: Reader) -> Answered:

@@ -35,6 +35,7 @@ from assay.models.weight_files import refuse_pickles
 from assay.records import Dtype
 
 _LONGEST = 32_768  # tokens of a prompt and its reply, where the model's positions have no limit
+_READS_AT_ONCE = 64  # rows of a whole vocabulary in memory
 _VOCABULARY_CHUNK = 16_384  # rows of the output matrix that are float32 at a time
 _LEAST_LOGPROB = math.log(1e-5)  # of the first token of a choice that is read over several
 _AGREES = 0.02  # largest difference of log-probabilities between the packed forward and the whole model, in float32
@@ -143,9 +144,13 @@ class LocalModel:
         for batch, members in self._batches(asks, rows):
             states_RD = self.backbone.read(batch)
             start = 0
-            for row in members:
-                yield row, self._logprobs(states_RD[start : start + len(row.reads)])
-                start += len(row.reads)
+            for part in _parts(members):
+                end = start + sum(len(row.reads) for row in part)
+                logprobs_RV = self._logprobs(states_RD[start:end])
+                for row in part:
+                    yield row, logprobs_RV[: len(row.reads)]
+                    logprobs_RV = logprobs_RV[len(row.reads) :]
+                start = end
 
     @property
     def spelled(self) -> SpelledTokens:
@@ -222,6 +227,16 @@ class _Row(NamedTuple):
     def of(cls, place: int, prompt: np.ndarray, sequence: tuple[int, ...]) -> _Row:
         tokens = np.concatenate([prompt, np.array(sequence[:-1], np.int32)])
         return cls(place, tokens, np.arange(len(prompt) - 1, len(tokens)), sequence)
+
+
+def _parts(rows: Sequence[_Row]) -> list[list[_Row]]:
+    """Rows whose probabilities are held in memory at once."""
+    parts: list[list[_Row]] = [[]]
+    for row in rows:
+        if parts[-1] and sum(len(one.reads) for one in parts[-1]) + len(row.reads) > _READS_AT_ONCE:
+            parts.append([])
+        parts[-1].append(row)
+    return parts
 
 
 def _verdict(

@@ -118,13 +118,11 @@ class PointwiseJudge:
         """The calls of each completion, sample by sample, with what reads their replies."""
         plans = []
         for item in items:
-            problem = why_unjudged(item, reads_ground_truth=self.rubric.reads_ground_truth)
-            rubric = self.rubric if problem is not None or not self.rubric.per_row else row_rubric(self.rubric, item)
-            if isinstance(rubric, str):
-                rubric, problem = self.rubric, rubric
-            elif self.rubric.per_row and problem is None:
-                problem = self._why_not(rubric)
-            calls = []
+            rubric, problem = self.rubric, why_unjudged(item, reads_ground_truth=self.rubric.reads_ground_truth)
+            if problem is None and rubric.per_row:
+                rubric, problem = row_rubric(self.rubric, item)
+                problem = problem or self._why_not(rubric)
+            calls: list[tuple[Ask, Callable[[Reply], Any]]] = []
             for sample in range(self.settings.k if problem is None else 0):
                 for criteria in self._parts(rubric):
                     as_json = self.features.schema
@@ -225,16 +223,18 @@ def expected_value(criterion: Criterion, options: Sequence[Option], reply: Reply
     return {"value": value, "p": shares, "outside": masses.outside}
 
 
-def row_rubric(rubric: Rubric, completion: Completion) -> Rubric | str:
-    """The rubric that a prompt brings in its ground truth, with the instructions of `rubric`; or why it cannot be read."""
+def row_rubric(rubric: Rubric, completion: Completion) -> tuple[Rubric, str | None]:
+    """The rubric that a prompt brings in its ground truth, with the instructions of `rubric`; or that one, and why there is
+    none."""
     content = (completion.ground_truth or {}).get(RUBRIC_FIELD)
     if content is None:
-        return f"the criteria come with each prompt, and ground_truth has no {RUBRIC_FIELD!r}"
+        return rubric, f"the criteria come with each prompt, and ground_truth has no {RUBRIC_FIELD!r}"
     try:
         own = rubric_from(content)
     except ValueError as error:
-        return f"the rubric of this prompt cannot be read: {error}"
-    return replace(own, instructions=rubric.instructions or own.instructions, reads_ground_truth=rubric.reads_ground_truth)
+        return rubric, f"the rubric of this prompt cannot be read: {error}"
+    instructions = rubric.instructions or own.instructions
+    return replace(own, instructions=instructions, reads_ground_truth=rubric.reads_ground_truth), None
 
 
 def checked_features(generator: Generator, settings: JudgeSettings) -> Features:
