@@ -108,8 +108,8 @@ def learn_rubric(
     """Fit the weights of a rubric's criteria to preferences, drop those that do not help, and take on proposed ones that do.
 
     judge: gives the values of criteria, and is asked once for all answers. propose: sees only the pairs to fit on. test_share: of
-    the prompts, held out from fit and choice. Gates and needs are left out: the fit is of the values themselves. A pair with a missing
-    verdict is left out and counted; a criterion that does not apply to one of the answers says nothing of the pair.
+    the prompts, held out from fit and choice. Gates and needs are left out: the fit is of the values themselves. A pair with a
+    missing verdict is left out and counted; a criterion that does not apply to one of the answers says nothing of the pair.
     Raises ValueError for a rubric per row, for too few prompts, for a proposed name that is taken, and where nothing helps.
     """
     if not rubric.criteria:
