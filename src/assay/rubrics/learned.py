@@ -108,8 +108,8 @@ def learn_rubric(
     """Fit the weights of a rubric's criteria to preferences, drop those that do not help, and take on proposed ones that do.
 
     judge: gives the values of criteria, and is asked once for all answers. propose: sees only the pairs to fit on. test_share: of
-    the prompts, held out from fit and choice. Gates are left out: a sum of log-odds has no scale for them. A pair with a missing
-    verdict is left out and counted; a criterion that does not apply to one of the answers says nothing of the pair.
+    the prompts, held out from fit and choice. Gates and needs are left out: the fit is of the values themselves. A pair with a
+    missing verdict is left out and counted; a criterion that does not apply to one of the answers says nothing of the pair.
     Raises ValueError for a rubric per row, for too few prompts, for a proposed name that is taken, and where nothing helps.
     """
     if not rubric.criteria:
@@ -252,13 +252,10 @@ def _gain(table: _Judged, falls_P: np.ndarray) -> Gain:
 
 
 def _weighted(rubric: Rubric, criteria: Sequence[Criterion], weights_C: np.ndarray) -> Rubric:
-    """The criteria with their weights, as a sum; what was needed by one and is dropped is no longer needed."""
-    names = {criterion.name for criterion in criteria}
-    learned = [
-        replace(criterion, weight=float(weight), gate=None, needs=criterion.needs if criterion.needs in names else "")
-        for criterion, weight in zip(criteria, weights_C, strict=True)
-    ]
-    return replace(rubric, criteria=tuple(learned), formula="sum")
+    """The criteria with their weights, as a sum."""
+    weighted = zip(criteria, weights_C, strict=True)
+    learned = tuple(replace(criterion, weight=float(weight), gate=None, needs="") for criterion, weight in weighted)
+    return replace(rubric, criteria=learned, formula="sum")
 
 
 def _figures(tested: _Judged, margins_P: np.ndarray, old: Rubric) -> tuple[Metric, Metric, Metric]:
