@@ -43,12 +43,13 @@ from assay.scorers.base import margins
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import brier, cluster_folds, is_right, sigmoid
-from assay.training.depth import PENALTIES, DepthProbe, fit_linear, layer_differences, probe_differences
+from assay.training.depth import LOOKS, PENALTIES, DepthProbe, fit_linear, probe_depth
+from assay.training.layer_states import differences, layer_states
 from assay.training.loop import fit
 from assay.training.objective import Objective
 from assay.training.prepare import Prepared, prepare
 from assay.training.settings import Machine, Regularization, TrainConfig, derive
-from assay.training.tasks.pairs import PROBED, pair_figures
+from assay.training.tasks.pairs import pair_figures
 from assay.training.weight_decay import choose_decay
 
 Set = Literal["harmless", "truthful", "rmb-helpful", "rmb-harmless", "alpaca"]
@@ -265,8 +266,8 @@ def baselines(pairs: list[PreferencePair], draws: list[Draw], seeds: int) -> dic
 
 
 def probe_sample(draw: Draw) -> np.ndarray:
-    """The training pairs that `--depth auto` would look at."""
-    return np.sort(np.random.default_rng(draw.number).permutation(np.flatnonzero(draw.split == "train"))[:PROBED])
+    """The training pairs that `--depth auto` would look at, at most, in the order in which it would."""
+    return np.random.default_rng(draw.number).permutation(np.flatnonzero(draw.split == "train"))[: LOOKS[-1]]
 
 
 def states_of(config: RealConfig, base: str, work: Path, rows: np.ndarray) -> tuple[PairTable, np.ndarray]:
@@ -282,18 +283,21 @@ def states_of(config: RealConfig, base: str, work: Path, rows: np.ndarray) -> tu
         return table, np.load(kept)
     compute = pick_compute()
     backbone = load_backbone(path, dtype=compute.dtype).to(compute.device).eval()
-    found = layer_differences(backbone, table, rows, max_tokens=token_budget(compute.device))
-    differences = np.zeros((*found.shape[:2], len(table), found.shape[-1]), np.float16)
-    differences[:, :, rows] = found
+    found = np.zeros((backbone.num_layers, 2, len(table), backbone.hidden_size), np.float16)
+    for start in range(0, len(rows), 500):
+        part = layer_states(backbone, table, rows[start : start + 500], max_tokens=token_budget(compute.device))
+        for layer, both in enumerate(found):
+            both[:, part.rows] = differences([part], layer, backbone)
     if len(rows) == len(table):
-        np.save(kept, differences)
-    return table, differences
+        np.save(kept, found)
+    return table, found
 
 
 def probe_on(table: PairTable, differences: np.ndarray, rows: np.ndarray, seed: int) -> DepthProbe:
     """What `--depth auto` would find."""
     part = differences[:, :, rows].astype(np.float32)
-    found = probe_differences(part, table.preference[rows], table.prompt[rows], seed=seed)
+    labels, prompts = table.preference[rows], table.prompt[rows]
+    found = probe_depth(lambda start, stop, top: part[:top, :, start:stop], labels, prompts, num_layers=len(part), seed=seed)
     say("probe", f"seed {seed}: {found.reason}")
     return found
 

@@ -23,6 +23,7 @@ def config(**settings) -> TrainConfig:
 @pytest.mark.parametrize(
     ("text", "parsed"),
     [
+        ("auto", ("auto", 0)),
         ("full", ("full", 0)),
         ("head", ("head", 0)),
         ("head:mean", ("head", 0)),
@@ -54,7 +55,7 @@ def test_params(text, parsed):
 )
 def test_bad_params_name_the_forms(text):
     with pytest.raises(
-        ValueError, match=r"--params .* use full, head, head:mean, blocks:K with K >= 1, or lora:R with R >= 1"
+        ValueError, match=r"--params .* use auto, full, head, head:mean, blocks:K with K >= 1, or lora:R with R >= 1"
     ) as caught:
         config(params=text)
     assert repr(text) in str(caught.value)
@@ -71,8 +72,10 @@ BAD = [
     ({"base": None, "init_from": Path("run"), "depth": "3"}, "--depth 3 cannot be joined with --init-from"),
     ({"regularization": Regularization(replay=0.5)}, "--replay 0.5"),
     ({"members": Members(ensemble=3), "params": "lora:4"}, "--ensemble 3 cannot be joined with --params lora:4"),
-    ({"members": Members(ensemble=3), "params": "head:mean"}, "--ensemble 3 cannot be joined with --params head:mean"),
-    ({"base": None, "init_from": Path("run"), "params": "head:mean"}, "--params head:mean cannot be joined with --init-from"),
+    ({"depth": "2/1"}, "--depth '2/1'"),
+    ({"depth": "0/3"}, "--depth '0/3'"),
+    ({"machine": Machine(quick=True), "depth": "3"}, "--quick says itself what is trained"),
+    ({"machine": Machine(quick=True), "params": "full"}, "--quick says itself what is trained"),
     ({"machine": Machine(shard=True), "params": "head:mean"}, "--shard spreads trained layers .* --params head:mean trains none"),
     ({"members": Members(ensemble=3), "machine": Machine(shard=True)}, "--ensemble 3 cannot be joined with --shard"),
     ({"calibration": 0.0}, "--calibration 0.0"),
@@ -134,9 +137,11 @@ def test_a_setting_of_a_group_that_makes_no_sense_is_named(group, settings, name
         group(**settings)
 
 
-@pytest.mark.parametrize(("text", "layers"), [("full", None), ("auto", None), ("20", 20)])
+@pytest.mark.parametrize(
+    ("text", "layers"), [("full", None), ("auto", None), ("20", 20), ("1/3", 10), ("1/100", 1), ("2/3", 20), ("3/3", 30)]
+)
 def test_depth(text, layers):
-    assert parse_depth(text) == layers
+    assert parse_depth(text, 30) == layers
 
 
 def test_the_head_learns_faster_than_the_backbone_and_alone_at_its_own_rate():
@@ -176,6 +181,8 @@ def test_wider_bases_get_smaller_rates_but_the_head_alone_does_not():
     [
         ({}, "auto"),
         ({"params": "head"}, "auto"),
+        ({"params": "auto"}, "auto"),
+        ({"machine": Machine(quick=True)}, "1/3"),
         ({"params": "full"}, "full"),
         ({"params": "lora:4"}, "full"),
         ({"params": "full", "depth": "auto"}, "auto"),

@@ -101,19 +101,20 @@ def test_auto_cuts_the_base_at_the_probed_depth_and_reports_it(tmp_path):
     assert json.loads((config.out / "config.json").read_text())["config"]["depth"] == "auto"
 
 
-def test_the_probe_never_sees_a_held_out_pair(tmp_path, monkeypatch):
-    from assay.training.tasks import pairs as module
+def test_the_probe_never_sees_a_held_out_pair_and_what_it_forwards_is_not_forwarded_again(tmp_path, monkeypatch):
+    from assay.training import depth as module
 
-    seen = []
-    real = module.layer_differences
+    seen: list[int] = []
+    real = module.layer_states
 
     def spy(backbone, table, rows, **settings):
         seen.extend(rows)
         return real(backbone, table, rows, **settings)
 
-    monkeypatch.setattr(module, "layer_differences", spy)
+    monkeypatch.setattr(module, "layer_states", spy)
     prepared = prepare(config_of(tmp_path, toy_pairs(120), depth="auto"))
-    assert seen == prepared.table.rows("train").tolist()
+    assert 0 < len(seen) == len(set(seen))
+    assert set(seen) <= set(prepared.table.rows("train").tolist())
 
 
 def test_a_base_that_cannot_be_cut_keeps_its_layers_unless_auto_was_asked_for(tmp_path):
@@ -208,6 +209,21 @@ def test_training_goes_on_from_the_head_and_weights_of_an_earlier_model(earlier)
     assert all(torch.equal(weights[name], before[name]) for name in before if name != "score.weight")
     assert metrics(config.out)[0]["heldout_accuracy"] > 0.9  # before the first step
     assert "run" in read_description(config.out / "artifact")["base_note"]
+
+
+@pytest.mark.slow
+def test_a_mean_read_goes_on_from_an_earlier_model_and_from_one_that_reads_the_mean(earlier):
+    """It starts with the rewards of the earlier model, each time one plain layer deeper."""
+    answers = [completion for pair in toy_pairs(8, first=900) for completion in pair.completions()]
+    settings = {"params": "head:mean", "epochs": 1, "learning_rate": 1e-7, "regularization": Regularization(weight_decay=0.0)}
+    first = after(earlier, toy_pairs(60, first=500), **settings)
+    second = replace(after(earlier, toy_pairs(60, first=700), **settings), init_from=first.out, out=first.out.parent / "third")
+    expected = load_raw(earlier.out / "artifact", dtype="float32").score(answers).value
+    for number, config in enumerate((first, second), start=1):
+        artifact = train(config)
+        assert json.loads((artifact / "config.json").read_text())["num_hidden_layers"] == 4 + number
+        np.testing.assert_allclose(load_raw(artifact, dtype="float32").score(answers).value, expected, atol=1e-3)
+        assert training_report(config.out).metric("reload check: largest difference").value < 1e-4
 
 
 def test_replay_draws_the_asked_share_from_the_old_training_pairs(earlier):

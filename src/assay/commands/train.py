@@ -9,7 +9,8 @@ from assay.console import say
 from assay.report.run_page import write_run_page
 from assay.run_files import read_report
 from assay.training import distributed
-from assay.training.run import train
+from assay.training.choice import QUICK
+from assay.training.run import train_and_keep
 from assay.training.settings import TrainConfig as Config
 from assay.training.tasks.task import kind_of
 
@@ -23,16 +24,18 @@ def run(config: Config) -> int:
 def train_all(config: Config) -> Path:
     """The whole job; returns the run directory. Of several processes (torchrun) all train, the first one does the rest."""
     with distributed.process_group(config.machine.device):
-        artifact, is_first = train(config), distributed.rank() == 0
+        saved, is_first = train_and_keep(config), distributed.rank() == 0
     if not is_first:
         return config.out
-    measured = kind_of(config.kind).measure(config)
+    measured = kind_of(config.kind).measure(config, saved.scorer)
     report = None if measured is None else keep(measured.result, config.out, measured.kept_as)
     page = write_run_page(config.out)
     if report is not None:
         fitted = read_report(config.out, "training")
         then = ("assay", "audit", "all", config.out)
         show([report, *([fitted] if fitted else [])], verbose=config.machine.verbose, page=page, then=then)
-    say("artifact", str(artifact))
+    if config.machine.quick:
+        say("quick", QUICK)
+    say("artifact", str(saved.path))
     say("report", str(page))
     return config.out

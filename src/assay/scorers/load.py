@@ -83,15 +83,19 @@ def load(
         theirs: Scorer = load_unadopted(checkpoint, dtype=dtype, device=device, max_tokens=max_tokens)
         return theirs if cache is None else Cached(theirs, cache)
     from assay.scorers.local import load_raw  # imports torch
-    from assay.scorers.wrappers.calibrated import Calibrated, Calibration
 
     path = artifact_path(spec)
     scorer: Scorer = load_raw(path, dtype=dtype, device=device, max_tokens=max_tokens, combination=combination)
     scorer = Cached(scorer, cache) if cache is not None else scorer  # the cache holds rewards, so it goes inside `Calibrated`
-    calibration = read_description(path).get("calibration")
-    if calibration is None or combination is not None:
-        return scorer
-    return Calibrated(scorer=scorer, calibration=Calibration.from_json(calibration))
+    return scorer if combination is not None else with_calibration(scorer, path)
+
+
+def with_calibration(scorer: Scorer, artifact: Path) -> Scorer:
+    """The scorer of an artifact with the calibration that was saved there, if one was."""
+    from assay.scorers.wrappers.calibrated import Calibrated, Calibration  # imports scikit-learn
+
+    calibration = read_description(artifact).get("calibration")
+    return scorer if calibration is None else Calibrated(scorer=scorer, calibration=Calibration.from_json(calibration))
 
 
 def checkpoint_path(spec: str | Path) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -43,6 +43,14 @@ class Trace(NamedTuple):
     rewards: np.ndarray
 
 
+class KnownTexts(Protocol):
+    """Texts of which a model's states were computed before."""
+
+    def find(self, model: Any, rendered: Sequence[Rendered]) -> tuple[np.ndarray, np.ndarray]:
+        """Which of N rendered completions are known, (n,), and what the head of the model reads of them, (n, D) float32."""
+        ...
+
+
 class LocalScorer:
     """Scores with a `RewardModel`, or with K members at once.
 
@@ -50,7 +58,7 @@ class LocalScorer:
     the rewards then have a std, which one member has not. plan: the budget, and the memory that scoring takes at most. head_norm:
     largest norm of a head; rewards grow with it. tolerance: see `Scorer`; from dtype and head norm. prompt_bytes: memory for the
     keys and values of earlier prompts, which `score` of a single completion reuses; 0 for none. assumed: of another's checkpoint,
-    what -> how it is read.
+    what -> how it is read. known: texts whose states are at hand; only the others are forwarded.
     """
 
     scope: Scope = "global"
@@ -66,8 +74,9 @@ class LocalScorer:
         scales: Sequence[MemberScale] = (),
         prompt_bytes: int = PROMPT_BYTES,
         assumed: Mapping[str, str] | None = None,
+        known: KnownTexts | None = None,
     ) -> None:
-        self.model, self.renderer, self.assumed = model.eval(), renderer, dict(assumed or {})
+        self.model, self.renderer, self.assumed, self.known = model.eval(), renderer, dict(assumed or {}), known
         heads_KD, dtype = model.head_weights.detach(), model.compute_dtype
         self.num_members = model.num_members
         self.combination = combination or Combination()
@@ -207,6 +216,14 @@ class LocalScorer:
         are not finite are therefore computed again in halves, down to single completions.
         """
         found = np.full((len(completions), width), np.nan, dtype=np.float32)
+        if self.known is not None and isinstance(self.model, RewardModel):
+            index, states_nD = self.known.find(self.model, rendered)
+            states = torch.from_numpy(states_nD).to(self.model.head.weight.device)
+            found[index] = torch.cat([self.model.read(states), states], dim=1)[:, :width].float().cpu().numpy()
+            if len(index) and len(rest := np.setdiff1d(np.arange(len(completions)), index)):
+                found[rest] = self._run(forward, [completions[i] for i in rest], [rendered[i] for i in rest], width)
+            if len(index):
+                return found
         for batch, index in self._batches(completions, rendered):
             found[index] = forward(batch).float().cpu().numpy()
             is_finite = np.isfinite(found[index, : self.num_members]).all(axis=1)
@@ -272,9 +289,11 @@ def load_local(
     device: str = "auto",
     max_tokens: int | None = None,
     combination: Combination | None = None,
+    known: KnownTexts | None = None,
 ) -> LocalScorer:
     """The scorer of an artifact directory with one backbone, uncalibrated. Its K heads, if it has several, are combined by
-    `combination` (as saved when left out). "auto" computes in bfloat16 where that is faster on this machine."""
+    `combination` (as saved when left out). "auto" computes in bfloat16 where that is faster on this machine. known: see
+    `LocalScorer`."""
     compute = pick_compute(device, dtype)
     artifact = load_artifact(path, dtype=compute.dtype, device=compute.device)
     combination = combination or saved_combination(artifact.description)
@@ -285,6 +304,7 @@ def load_local(
         max_tokens=max_tokens,
         combination=combination,
         scales=saved_scales(artifact.description),
+        known=known,
     )
 
 

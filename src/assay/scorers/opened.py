@@ -42,7 +42,7 @@ from assay.scorers.base import HasAssumptions, HasBill, Scorer, capability
 from assay.scorers.engine_api import printable_url
 from assay.scorers.judges.open_judge import is_judge
 from assay.scorers.judges.options import JudgeOptions
-from assay.scorers.load import checkpoint_path, is_directory, is_rule, load
+from assay.scorers.load import checkpoint_path, is_directory, is_rule, load, with_calibration
 from assay.scorers.rules import RULE, load_rule
 from assay.scorers.verifiers.confined import RunCode
 
@@ -105,7 +105,8 @@ class Opened:
 
     spec: the name as given; label: the same without a token. name: for titles and files. artifact: its directory, None for a URL,
     a rule or another's checkpoint. checkpoint: the directory of that one. home: the directory that was given, where reports are
-    kept without --out; None where there is no artifact. judge, ledger: of a rubric, see `load`.
+    kept without --out; None where there is no artifact. judge, ledger: of a rubric, see `load`. loaded: the artifact's scorer
+    without its calibration where it is loaded already.
     """
 
     spec: str
@@ -120,6 +121,7 @@ class Opened:
     judge: JudgeOptions | None = None
     ledger: Path | None = None
     run_code: RunCode = "never"
+    loaded: Scorer | None = None
 
     @property
     def label(self) -> str:
@@ -128,6 +130,8 @@ class Opened:
     @cached_property
     def scorer(self) -> Scorer:
         """The scorer, calibrated where a calibration was saved."""
+        if self.loaded is not None and self.artifact is not None:
+            return with_calibration(self.loaded, self.artifact)
         if self.checkpoint is not None:
             return load(self.checkpoint, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens, cache=self.cache)
         if is_judge(self.spec):
@@ -148,6 +152,8 @@ class Opened:
     @cached_property
     def raw(self) -> Scorer:
         """The scorer without its calibration."""
+        if self.loaded is not None:
+            return self.loaded
         if self.artifact is None:
             return self.scorer
         from assay.scorers.local import load_raw  # imports torch

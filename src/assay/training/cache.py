@@ -2,7 +2,7 @@
 
 Several processes each write their share of one file.
 
-Shapes: T tokens of all groups, G groups of a batch, R reward positions, D hidden size, B rows, L columns.
+Shapes: T tokens of all groups, G groups of a batch, R reward positions, A answers, D hidden size, B rows, L columns.
 """
 
 from __future__ import annotations
@@ -31,6 +31,15 @@ from assay.training.checkpoint import is_disk_full
 CHUNK_ROWS = 256  # rows that are laid out at a time
 
 
+class KnownStates(NamedTuple):
+    """What was computed of some rows before: rows (N,), and of their A answers, row after row, the state at
+    the rewarded token before the final norm, and the mean of the normed states over the text: (A, D) float32."""
+
+    rows: np.ndarray
+    last_AD: np.ndarray
+    mean_AD: np.ndarray
+
+
 class ActivationCache:
     """Hidden states (T, D) of a frozen trunk for every group of a table, on disk, memory-mapped.
 
@@ -43,8 +52,15 @@ class ActivationCache:
 
     def gather(self, packed: PackedBatch, groups_G2: np.ndarray) -> torch.Tensor:
         """Hidden states (B, L, D) in the layout of `packed`; zeros where a row is not filled. groups_G2: see `batches.Batch`."""
+        return self._laid_out(packed, self.first_group[groups_G2[:, 0]] + groups_G2[:, 1])
+
+    def of_rows(self, packed: PackedBatch, rows_N: np.ndarray) -> torch.Tensor:
+        """The same for groups that were packed from all those of some rows, one row after another."""
+        ends = np.append(self.first_group[1:], len(self.offsets) - 1)
+        return self._laid_out(packed, spans(self.first_group[rows_N], ends[rows_N] - self.first_group[rows_N])[packed.order])
+
+    def _laid_out(self, packed: PackedBatch, groups_G: np.ndarray) -> torch.Tensor:
         flat = np.zeros((packed.tokens.size, self._tokens.shape[1]), dtype=self._tokens.dtype)
-        groups_G = self.first_group[groups_G2[:, 0]] + groups_G2[:, 1]
         for start, size, group in zip(packed.starts, packed.sizes, groups_G, strict=True):
             first = int(self.offsets[group])
             flat[start : start + size] = self._tokens[first : first + size]
@@ -80,10 +96,10 @@ def build_cache(
     on_start(int(offsets[-1]) * trunk.hidden_size * dtype.itemsize, int(offsets[-1]))
 
     def fill(tokens: np.ndarray) -> None:
-        for batch, first_row, _ in _trunk_batches(table, max_tokens, trunk.layout):
+        for batch, chunk_N, _ in _trunk_batches(table, np.arange(len(table)), max_tokens, trunk.layout):
             hidden = trunk(batch).to(dtype).flatten(0, 1).cpu()
             values = hidden.view(torch.int16).numpy() if dtype == torch.bfloat16 else hidden.numpy()
-            for start, size, group in zip(batch.starts, batch.sizes, first_group_N[first_row] + batch.order, strict=True):
+            for start, size, group in zip(batch.starts, batch.sizes, first_group_N[chunk_N[0]] + batch.order, strict=True):
                 tokens[offsets[group] : offsets[group] + size] = values[start : start + size]
             on_answers(len(batch.reward_positions))
 
@@ -103,12 +119,15 @@ def final_states(
     max_tokens: int,
     limit_bytes: int,
     with_mean: bool = False,
+    known: KnownStates | None = None,
+    below: ActivationCache | None = None,
     on_start: Callable[[int, int], None] = lambda num_bytes, num_reward_positions: None,
     on_answers: Callable[[int], None] = lambda num_answers: None,
 ) -> np.ndarray:
     """Hidden states (R, D), float32, at the rewarded tokens of every row, row after row, by a frozen backbone; on disk too.
 
-    with_mean: (R, 2D), what `last_and_mean` gives.
+    with_mean: (R, 2D), what `last_and_mean` gives. known: what this backbone gave of some rows, which are not run again.
+    below: states of the layers below it, where the backbone is the top of a model.
     """
     width, read = (
         (2 * backbone.hidden_size, partial(last_and_mean, backbone)) if with_mean else (backbone.hidden_size, backbone.read)
@@ -116,10 +135,22 @@ def final_states(
     num_reward_positions = int(table.num_reward_positions.sum())
     on_start(4 * num_reward_positions * width, num_reward_positions)
 
+    def places(rows: np.ndarray) -> np.ndarray:
+        return spans(table.first_reward_position[rows], table.num_reward_positions[rows])
+
     def fill(states_RD: np.ndarray) -> None:
-        for batch, first_row, reward_positions_G in _trunk_batches(table, max_tokens, backbone.layout):
-            first_G = table.first_reward_position[first_row] + np.cumsum(reward_positions_G) - reward_positions_G
-            states_RD[spans(first_G[batch.order], reward_positions_G[batch.order])] = read(batch).float().cpu().numpy()
+        rows = np.arange(len(table))
+        if known is not None:
+            rows = np.setdiff1d(rows, known.rows)
+            if distributed.rank() == 0:
+                last_AD = known.last_AD if with_mean else normed(known.last_AD, backbone)
+                states_RD[places(known.rows)] = np.concatenate([last_AD, known.mean_AD], axis=1) if with_mean else last_AD
+            on_answers(len(known.last_AD) // distributed.world_size())
+        for batch, chunk_N, reward_positions_G in _trunk_batches(table, rows, max_tokens, backbone.layout):
+            first_G = np.cumsum(reward_positions_G) - reward_positions_G
+            inside = spans(first_G[batch.order], reward_positions_G[batch.order])
+            hidden_BLD = None if below is None else below.of_rows(batch, chunk_N).to(backbone.device)
+            states_RD[places(chunk_N)[inside]] = read(batch, hidden_BLD).float().cpu().numpy()
             on_answers(len(batch.reward_positions))
 
     return _cached(
@@ -131,6 +162,13 @@ def final_states(
         fill,
         lambda: on_answers(num_reward_positions),
     )
+
+
+def normed(last_AD: np.ndarray, backbone: Backbone) -> np.ndarray:
+    """States through the final norm, in the number format of the backbone: what its `read` gives, as float32."""
+    with torch.no_grad():
+        states_AD = backbone.model.norm(torch.from_numpy(last_AD).to(backbone.device, backbone.dtype))
+    return states_AD.float().cpu().numpy()  # type: ignore[no-any-return]
 
 
 def _cached(
@@ -208,18 +246,18 @@ def _reserve(path: Path, num_bytes: int) -> None:
 
 
 class TrunkBatch(NamedTuple):
-    """packed: some groups of a chunk of rows. first_row: of the chunk. reward_positions_G: (G,) number in each group."""
+    """packed: some groups of a chunk of rows. rows: of the chunk. reward_positions_G: (G,) number in each group."""
 
     packed: PackedBatch
-    first_row: int
+    rows: np.ndarray
     reward_positions_G: np.ndarray
 
 
-def _trunk_batches(table: SequenceTable, max_tokens: int, layout: RowLayout) -> Iterator[TrunkBatch]:
-    """Every group of the table once, some hundred rows at a time; of them this process's share."""
-    for start in range(CHUNK_ROWS * distributed.rank(), len(table), CHUNK_ROWS * distributed.world_size()):
-        rows = range(start, min(start + CHUNK_ROWS, len(table)))
-        groups = [group for row in rows for group in table.groups(row, share=layout != "plain")]
+def _trunk_batches(table: SequenceTable, rows_N: np.ndarray, max_tokens: int, layout: RowLayout) -> Iterator[TrunkBatch]:
+    """Every group of the rows once, some hundred rows at a time; of them this process's share."""
+    for start in range(CHUNK_ROWS * distributed.rank(), len(rows_N), CHUNK_ROWS * distributed.world_size()):
+        rows = rows_N[start : start + CHUNK_ROWS]
+        groups = [group for row in rows for group in table.groups(int(row), share=layout != "plain")]
         reward_positions_G = np.array([len(group.reward_positions) for group in groups])
         for packed in pack(groups, max_tokens, layout=layout):
-            yield TrunkBatch(packed, start, reward_positions_G)
+            yield TrunkBatch(packed, rows, reward_positions_G)

@@ -147,7 +147,7 @@ def batches(model: nn.Module, batches_of: Callable[[np.ndarray], Sequence[Any]],
     mine = rows[rank() :: world_size()]
     found = batches_of(mine) if len(mine) else []
     yield from ((batch, 1.0) for batch in found)
-    if is_sharded(model):
+    if world_size() > 1 and is_sharded(model):
         missing = largest(len(found), next(model.parameters()).device) - len(found)
         spare = found[0] if found else batches_of(rows[:1])[0]
         yield from itertools.repeat((spare, 0.0), missing)

@@ -89,6 +89,7 @@ def fit(
         log.write({"step": 0, "epoch": 0.0, **_evaluation(model, task, heldout_rows)})
     on_steps(start)
 
+    parameters = [p for p in model.parameters() if p.requires_grad]  # once: a walk over all layers costs as much as a head's step
     model.train()
     for step in range(start, num_steps):
         if settings.patience and evals_since_best(log.rows) >= settings.patience:
@@ -98,7 +99,7 @@ def fit(
         scale = schedule(step, num_steps, settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * scale
-        totals, norm = _step(model, task, rows, optimizer, settings.clip_norm)
+        totals, norm = _step(model, task, rows, optimizer, parameters, settings.clip_norm)
 
         done = step + 1
         is_epoch_end = done % steps_per_epoch == 0
@@ -127,10 +128,14 @@ def fit(
 
 
 def _step(
-    model: RewardModel, task: Task, rows: np.ndarray, optimizer: torch.optim.Optimizer, clip_norm: float
+    model: RewardModel,
+    task: Task,
+    rows: np.ndarray,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+    clip_norm: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One optimiser step over all processes; returns the sums (C,) of the task's columns, and the norm of the gradient."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
     totals = _backward(model, task, rows)
     distributed.sum_gradients(parameters)
     distributed.sum_tensor(totals)

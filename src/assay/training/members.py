@@ -1,6 +1,7 @@
 """An ensemble in one run: K members fitted from the same start, brought to one scale, saved as one artifact.
 
-The members are K heads on one backbone (--params head), last blocks over one frozen trunk (blocks:K), or whole models (full).
+The members are K heads on one backbone (--params head), last blocks over one frozen trunk (blocks:K; one layer for head:mean), or
+whole models (full).
 Suffixes: K members, P pairs, 2 chosen and rejected.
 """
 
@@ -61,7 +62,7 @@ def fit_members(prepared: Prepared, report_rows: np.ndarray) -> Iterator[Member]
         seed = config.seed + number
         prepared.model.load_state_dict(start, strict=False)
         if config.init_from is None:
-            prepared.model.head.load_state_dict(new_head(prepared.model.head.in_features, seed=seed).state_dict())
+            _renew_head(prepared.model, seed)
         rows = train_rows
         if parse_params(config.params)[0] == "head":
             rows = np.sort(np.random.default_rng([seed, 11]).choice(train_rows, len(train_rows)))
@@ -106,10 +107,13 @@ def rewards_of(members: Sequence[Member]) -> np.ndarray:
 def save_members(
     prepared: Prepared, path: Path, description: dict[str, Any], members: Iterator[Member], train_prompts: np.ndarray
 ) -> list[Member]:
-    """Fit and save members that have their own weights in the backbone, one after another: only one is in memory."""
+    """Fit and save members that have their own weights in the backbone as it is saved, one after another: only one is in memory."""
     mode, num_blocks = parse_params(prepared.config.params)
     backbone = prepared.trained.whole.backbone.model
     own = [name for name, value in backbone.named_parameters() if value.requires_grad] if mode == "blocks" else None
+    if prepared.config.reads_mean:  # the mean read is a layer more in what is saved
+        last, num_blocks = f"layers.{prepared.trained.whole.backbone.num_layers}.", 1
+        own = [name for name, _ in prepared.trained.finish().backbone.model.named_parameters() if name.startswith(last)]
     settings = prepared.config.members
     kept = []
     with new_directory(path) as work:
@@ -160,6 +164,13 @@ def member_curves(members: list[Member]) -> Table:
     rows = tuple((epoch, *(by_epoch.get(epoch, float("nan")) for by_epoch in losses)) for epoch in epochs)
     columns = ("epoch", *(f"member {k}" for k in range(len(members))))
     return Table(title="held-out loss of each member", columns=columns, rows=rows, chart="line")
+
+
+@torch.no_grad()
+def _renew_head(model: RewardModel, seed: int) -> None:
+    """A fresh head; the weights of the mean, where it is read, start at zero."""
+    width = model.backbone.hidden_size
+    model.head.weight.zero_()[:, :width].copy_(new_head(width, seed=seed).weight)
 
 
 def _size(rewards_P2: np.ndarray) -> float:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
+import tyro
 
 from assay.data.table import PairTable
 from assay.training.losses import (
@@ -38,9 +39,9 @@ class Objective:
     """rdpo, flips: wrong labels; the last two: ties."""
     label_smoothing: float = 0.0
     """Probability moved from each label to the other answer."""
-    flip_rate: float = 0.0
+    flip_rate: Annotated[float, tyro.conf.arg(metavar="N")] = 0.0
     """Known share of wrong labels, for rdpo and flips."""
-    tie_share: float = 0.5
+    tie_share: Annotated[float, tyro.conf.arg(metavar="N")] = 0.5
     """Probability that equal answers tie (rao-kupper, davidson)."""
     use_margin: bool = False
     """Use the margins of the data, which must be in logits."""

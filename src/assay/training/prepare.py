@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +21,17 @@ from assay.models.device import Compute, pick_compute
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import PreferencePair
 from assay.training import distributed
-from assay.training.depth import DepthProbe
+from assay.training.cache import KnownStates
+from assay.training.choice import Candidate, Choice, KeptChoice, Options, choose, options
+from assay.training.depth import DepthProbe, Probed
+from assay.training.known_texts import KnownTexts, known_texts
 from assay.training.settings import Derived, TrainConfig, derive, parse_depth, parse_params
 from assay.training.start import check_layers, starting_point
 from assay.training.tasks.task import COUNTER_EXAMPLES, Built, Kind, kind_of
-from assay.training.trained import Trained, trained_part
+from assay.training.trained import Trained, head_above, trained_part
 from assay.training.weight_decay import NUM_FITS, choose_decay
 
+MAX_KNOWN = 50_000  # rows; of more, training texts are not looked up
 MAX_HELDOUT = 1000  # held-out rows evaluated during training
 
 
@@ -36,7 +40,7 @@ class Prepared:
     """A run that is ready to be fitted. data: what was read of each file. saved_dtype: number format of the saved backbone.
 
     table, built: as the kind of training makes them. split_by_prompt: by the hash of the prompt, so that config.json can repeat it.
-    probe: with --depth auto, what it found.
+    probe: with --depth auto, what it found. choice: with --params auto, what was chosen of what.
     """
 
     kind: Kind
@@ -53,6 +57,7 @@ class Prepared:
     saved_dtype: torch.dtype
     split_by_prompt: bool
     probe: DepthProbe | None = None
+    choice: Choice | None = None
 
     @property
     def model(self) -> RewardModel:
@@ -74,6 +79,12 @@ class Prepared:
         """Rows to evaluate during training: at most 1,000 of the calibration split, drawn at random."""
         drawn = np.random.default_rng(self.config.seed).permutation(self.table.rows("calibration"))[:MAX_HELDOUT]
         return np.sort(drawn)
+
+    def known_texts(self) -> KnownTexts | None:
+        """The texts of the table whose states this run keeps, so that the saved model need not compute them again."""
+        split_rows = [self.table.rows(name) for name in ("train", "calibration", "test")]
+        rows = np.concatenate(split_rows if len(self.table) <= MAX_KNOWN else split_rows[1:])
+        return known_texts(self.config, self.table, self.task.source, rows)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -110,41 +121,102 @@ def prepare(
     table, data = kind.read_rows(config, renderer, split)
     backbone = start.backbone if start is not None else load_backbone(base.path)
     refuse_broken_weights(backbone, base.name)
+    config, asked = _settled(config, backbone)
     check_layers(backbone, config)
-    backbone = cut_depth(backbone, depth) if (depth := parse_depth(config.depth_rule)) is not None else backbone
-    derived = derive(config, len(training_rows(table)), backbone.hidden_size, compute.device)
-    for name, reason in derived.reasons.items():
-        say(name.replace("_", " "), f"{getattr(derived.loop, name):g}: {reason}")
+    depth = parse_depth(config.depth_rule, backbone.num_layers)
+    backbone = cut_depth(backbone, depth) if depth is not None else backbone
     if len(renderer.tokenizer) > backbone.model.get_input_embeddings().num_embeddings:
         backbone.model.resize_token_embeddings(len(renderer.tokenizer))
-    probe = _probe(kind, backbone, table, compute, config) if config.depth_rule == "auto" else None
+    probed = _probe(kind, backbone, table, compute, config, asked) if config.depth_rule == "auto" else None
+    probe, known = probed or (None, None)
     backbone = cut_depth(backbone, probe.depth) if probe is not None else backbone
     saved_dtype, base_digest = next(backbone.parameters()).dtype, _weights_digest(backbone)
     head = _first_head(kind, table, backbone, start, config)
     whole = RewardModel(backbone, head, outputs=kind.OUTPUTS, compute_dtype=compute.dtype).to(compute.device)
-    trained, source = trained_part(config, whole, table, batch_tokens=derived.loop.batch_tokens, base_digest=base_digest)
-    built = kind.build_task(config, table, source)
-    if parse_params(config.params)[0] == "head" and config.regularization.weight_decay is None:
-        derived = _with_weight_decay(derived, trained.model, built, table)
-    if config.machine.shard:
-        trained = trained.sharded()
+    parts = _Parts(kind, table, whole, base_digest, compute, known)
+    chosen, choice = _chosen(parts, config, asked)
+    if parse_params(chosen.config.params)[0] == "head" and config.regularization.weight_decay is None:
+        chosen = replace(chosen, derived=_with_weight_decay(chosen, table))
+    for name, reason in chosen.derived.reasons.items():
+        say(name.replace("_", " "), f"{getattr(chosen.derived.loop, name):g}: {reason}")
+    trained = chosen.trained.sharded() if config.machine.shard else chosen.trained
     torch.manual_seed(config.seed + 1000 * distributed.rank())  # dropout is drawn anew in each process
     return Prepared(
         kind=kind,
-        config=config,
+        config=chosen.config,
         compute=compute,
         base=base,
         base_digest=base_digest,
         renderer=renderer,
         table=table,
         trained=trained,
-        built=built,
-        derived=derived,
+        built=chosen.built,
+        derived=chosen.derived,
         data=data,
         saved_dtype=saved_dtype,
         split_by_prompt=split is None,
         probe=probe,
+        choice=choice,
     )
+
+
+def _settled(config: TrainConfig, backbone: Backbone) -> tuple[TrainConfig, Options]:
+    """With the --params to train where there is but one to choose from; and what there is to choose from."""
+    asked = options(config, backbone)
+    if asked.reason:
+        say("params", f"{' or '.join(asked.params)}: {asked.reason}")
+    return (config if len(asked.params) > 1 else replace(config, params=asked.params[0])), asked
+
+
+class _Parts(NamedTuple):
+    """What every candidate is made of. known: states of the probe's rows after the last layer."""
+
+    kind: Kind
+    table: Any
+    whole: RewardModel
+    base_digest: str
+    compute: Compute
+    known: KnownStates | None
+
+
+def _candidate(parts: _Parts, config: TrainConfig) -> Candidate:
+    derived = _derived(parts, config)
+    trained, source = trained_part(
+        config,
+        parts.whole,
+        parts.table,
+        batch_tokens=derived.loop.batch_tokens,
+        base_digest=parts.base_digest,
+        known=parts.known,
+    )
+    return Candidate(config=config, derived=derived, trained=trained, built=parts.kind.build_task(config, parts.table, source))
+
+
+def _derived(parts: _Parts, config: TrainConfig) -> Derived:
+    return derive(config, len(training_rows(parts.table)), parts.whole.backbone.hidden_size, parts.compute.device)
+
+
+def _chosen(parts: _Parts, config: TrainConfig, asked: Options) -> tuple[Candidate, Choice | None]:
+    """What is trained; with --params auto also why. The states of the head are computed from those that the blocks start from."""
+    if len(asked.params) == 1:
+        choice = Choice(params=asked.params[0], reason=asked.reason, is_quick=config.machine.quick)
+        return _candidate(parts, config), choice if asked.reason else None
+    head_config, blocks_config = (replace(config, params=params) for params in asked.params)
+    saved_dtype = next(parts.whole.backbone.parameters()).dtype
+    blocks = _candidate(parts, blocks_config)
+    below, num_blocks = blocks.built.task.source, parse_params(blocks_config.params)[1]
+    trained, source = head_above(head_config, parts.whole, parts.table, below, num_blocks=num_blocks, base_digest=parts.base_digest)
+    task = replace(blocks.built.task, source=source)
+    head = Candidate(
+        config=head_config, derived=_derived(parts, head_config), trained=trained, built=blocks.built._replace(task=task)
+    )
+    kept = KeptChoice(config, parts.table.fingerprint, parts.base_digest)
+    choice = kept.read() or kept.write(choose((head, blocks), parts.table, training_rows(parts.table), seed=config.seed))
+    say("params", f"{choice.params}: {choice.reason}")
+    if choice.params == blocks_config.params:
+        return blocks, choice
+    parts.whole.backbone.requires_grad_(False).to(saved_dtype)
+    return head, choice
 
 
 def _first_head(
@@ -171,9 +243,10 @@ def _compute(config: TrainConfig, compute: Compute | None) -> Compute:
     return compute
 
 
-def _probe(kind: Kind, backbone: Backbone, table: SplitTable, compute: Compute, config: TrainConfig) -> DepthProbe | None:
-    """The kind's depth probe; rank 0's choice, and deep enough for the trained blocks.
-
+def _probe(
+    kind: Kind, backbone: Backbone, table: SplitTable, compute: Compute, config: TrainConfig, asked: Options
+) -> Probed | None:
+    """The kind's depth probe, deep enough for the blocks that may be trained.
 
     None for a base that cannot be cut; ValueError when --depth auto was given.
     """
@@ -182,15 +255,14 @@ def _probe(kind: Kind, backbone: Backbone, table: SplitTable, compute: Compute, 
             cut_depth(backbone, backbone.num_layers)  # which says why not
         say("depth", f"all {backbone.num_layers} layers: {type(backbone.model).__name__} cannot be cut between layers")
         return None
-    probe = kind.probe_depth(backbone, table, compute, config)
-    if probe is None:
+    num_blocks = max(number if mode == "blocks" else 0 for mode, number in map(parse_params, asked.params))
+    least = min(num_blocks + 1, backbone.num_layers)  # trained blocks stand on a frozen one
+    probed = kind.probe_depth(backbone, table, compute, config, least)
+    if probed is None:
         say("depth", f"all {backbone.num_layers} layers: --kind {config.kind} has no probe; --depth gives a number")
         return None
-    mode, num_blocks = parse_params(config.params)
-    least = min(num_blocks + 1, backbone.num_layers) if mode == "blocks" else 1  # trained blocks stand on a frozen one
-    probe = replace(probe, depth=max(least, distributed.broadcast_from_rank0(probe.depth)))
-    say("depth", probe.reason)
-    return probe
+    say("depth", probed.probe.reason)
+    return probed
 
 
 def training_rows(table: SplitTable) -> np.ndarray:
@@ -198,12 +270,11 @@ def training_rows(table: SplitTable) -> np.ndarray:
     return np.sort(np.concatenate([table.rows("train"), table.rows(COUNTER_EXAMPLES)]))
 
 
-def _with_weight_decay(derived: Derived, model: RewardModel, built: Built, table: SplitTable) -> Derived:
+def _with_weight_decay(chosen: Candidate, table: SplitTable) -> Derived:
     """With the weight decay of a linear head that has the lowest held-out loss."""
-    rows = training_rows(table)
+    rows, derived = training_rows(table), chosen.derived
     with progress("weight decay", NUM_FITS, "fits") as advance:
-        decay, why = choose_decay(model, built.task, rows, table.prompt[rows], derived.loop, on_fit=advance)
-    say("weight decay", f"{decay:g}: {why}")
+        decay, why = choose_decay(chosen.trained.model, chosen.built.task, rows, table.prompt[rows], derived.loop, on_fit=advance)
     loop, reasons = replace(derived.loop, weight_decay=decay), {**derived.reasons, "weight_decay": why}
     return derived._replace(loop=loop, reasons=reasons)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from assay.records import Finding, Metric, Report, Table
 from assay.run_files import UNKNOWN_PAST
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
+from assay.training.choice import QUICK
 from assay.training.prepare import Prepared
 from assay.training.tasks.task import COUNTER_EXAMPLES
 
@@ -43,11 +45,15 @@ def accuracy_report(
     train = _accuracy(prepared, "accuracy on training pairs", train_rewards_P2, training_sample(prepared))
     heldout = _accuracy(prepared, "accuracy on calibration pairs", heldout_rewards_P2, table.rows("calibration"))
     tables = tuple(curve(rows, name) for name in ("loss", "accuracy") if rows)
+    if prepared.choice is not None and prepared.choice.tried:
+        tables = (*tables, prepared.choice.table())
     if prepared.probe is not None:
         tables = (*tables, prepared.probe.table())
     findings: tuple[Finding, ...] = ()
     if not (np.isnan(train.value) or np.isnan(heldout.value)):
         findings = (gap_finding(train, heldout),)
+    if prepared.config.machine.quick:
+        findings += (Finding("warn", "quick run", float(prepared.trained.whole.backbone.num_layers), math.nan, QUICK),)
     facts = {"params": prepared.config.params, "base": prepared.base.name, "training pairs": num_pairs}
     if num_added := len(table.rows(COUNTER_EXAMPLES)):
         facts["counter-examples"] = f"{num_added:,}, from {prepared.config.regularization.augment}"
@@ -82,7 +88,7 @@ def describe(prepared: Prepared, model: RewardModel, extra: dict[str, Any] | Non
     config, reasons = prepared.config, prepared.reasons
     packages = ("assay-rm", "torch", "transformers", "tokenizers", "accelerate", "numpy")
     return {
-        "title": f"{prepared.base.name} reward model",
+        "title": f"{prepared.base.name} reward model" + (", a quick look" if config.machine.quick else ""),
         "base_model": prepared.base.name,
         "base_note": prepared.base.note,
         "base_license": prepared.base.license,
@@ -90,6 +96,7 @@ def describe(prepared: Prepared, model: RewardModel, extra: dict[str, Any] | Non
         "depth": model.backbone.num_layers,
         "objective": config.objective.loss,
         "params": config.params,
+        **({} if prepared.choice is None else {"choice": prepared.choice.entry()}),
         "data": prepared.data,
         "splits": split_sizes(prepared.table),
         "settings": {name: {"value": value, "reason": reasons.get(name, "")} for name, value in prepared.settings.items()},
@@ -111,6 +118,7 @@ def write_config(prepared: Prepared) -> None:
     content = {
         "config": {**asdict(config), "depth": config.depth_rule, **paths, "split_by_prompt": prepared.split_by_prompt},
         "settings": prepared.settings,
+        "choice": None if prepared.choice is None else prepared.choice.entry(),
         "data": prepared.data,
         "base": prepared.base._asdict(),
     }

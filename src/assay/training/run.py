@@ -23,9 +23,10 @@ from assay.models.plain import plain_scores
 from assay.models.reward_model import RewardModel
 from assay.records import Completion, Metric, Report, extended
 from assay.run_files import ENSEMBLE, REWARD_FILE, read_description, saved_scales, write_report
+from assay.scorers.base import Scorer
 from assay.scorers.baselines import MAX_PAIRS, keep_bag_of_words
 from assay.scorers.ensemble import PLAIN
-from assay.scorers.local import load_raw
+from assay.scorers.local import load_local, load_raw
 from assay.training import distributed
 from assay.training.checkpoint import latest_checkpoint
 from assay.training.loop import best_loss, fit
@@ -43,14 +44,20 @@ from assay.training.members import (
 )
 from assay.training.prepare import Prepared, prepare
 from assay.training.record import accuracy_report, describe, trained_prompts, training_sample, write_config
-from assay.training.settings import TrainConfig, parse_params
+from assay.training.settings import TrainConfig
 
 RELOAD = "reload check: largest difference"
+NUM_CHECKED = 16  # answers that are scored in two ways
 MAX_TRIED = 100  # answers of a split among which whole answers are looked for
 
 
 def train(config: TrainConfig) -> Path:
-    """Train and save; returns the artifact's directory. Calibrating, evaluating and reporting are steps of their own.
+    """As `train_and_keep`; returns the artifact's directory."""
+    return train_and_keep(config).path
+
+
+def train_and_keep(config: TrainConfig) -> Saved:
+    """Train and save. Calibrating, evaluating and reporting are steps of their own.
 
     Raises ValueError for settings or data that cannot be used, and for an --out that holds a run which was neither to be resumed
     nor overwritten; TrainingError when the run has to stop.
@@ -61,7 +68,11 @@ def train(config: TrainConfig) -> Path:
             raise ValueError(f"{config.out} holds the checkpoints of an unfinished run: go on with --resume, {ways}")
         if (config.out / "artifact" / REWARD_FILE).is_file():
             raise ValueError(f"{config.out} holds a finished run, whose model would be lost: {ways}")
-    return fit_and_save(prepare(config)).path
+    prepared = prepare(config)
+    saved = fit_and_save(prepared)
+    if saved.scorer is None and distributed.rank() == 0:
+        return saved._replace(scorer=scorer_of_run(saved.path, prepared))
+    return saved
 
 
 def is_unfinished(run: Path) -> bool:
@@ -73,10 +84,12 @@ def is_unfinished(run: Path) -> bool:
 
 
 class Saved(NamedTuple):
-    """A saved artifact and the largest difference between its scores and plain transformers'."""
+    """A saved artifact, the largest difference between its scores and plain transformers', and its scorer of `scorer_of_run`, where
+    it was needed."""
 
     path: Path
     checked: Metric
+    scorer: Scorer | None = None
 
 
 def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Saved:
@@ -118,8 +131,9 @@ def fit_and_save_members(prepared: Prepared, extra: dict[str, Any] | None = None
         raise ValueError(f"--ensemble {ensemble.ensemble} runs in one process: leave torchrun out")
     sample, calibration_rows = training_sample(prepared), table.rows("calibration")
     fitted = fit_members(prepared, np.concatenate([sample, calibration_rows]))
-    description, path = describe(prepared, prepared.trained.whole, extra), config.out / "artifact"
-    if parse_params(config.params)[0] == "head":
+    whole = prepared.trained.finish() if config.reads_mean else prepared.trained.whole
+    description, path = describe(prepared, whole, extra), config.out / "artifact"
+    if config.params == "head":
         model, members = gather_heads(prepared, fitted)
         entry = ensemble_entry(
             "heads",
@@ -191,13 +205,14 @@ def finish_run(prepared: Prepared, report: Report) -> Saved:
     """Write configuration, training report and the baseline to beat; check that plain transformers scores as the saved artifact."""
     config, path = prepared.config, prepared.config.out / "artifact"
     write_config(prepared)
-    for stale in (*(config.out / "eval").glob("*.json"), *(config.out / "cache").glob("activations.*")):
-        stale.unlink()  # figures of an earlier model in the same directory; states that no step reads again
+    for stale in (config.out / "eval").glob("*.json"):
+        stale.unlink()  # figures of an earlier model in the same directory
     difference, num_checked = reload_check(path, prepared)
     seen = f"plain transformers differs by at most {difference:.1e} on {num_checked} answers, in float32"
     say("reload check", seen if num_checked else f"left out: no answer fits into --max-length {config.max_length} whole")
     checked = Metric(RELOAD, difference, n_scored=num_checked, n=num_checked, note="plain transformers, float32")
     write_report(config.out, "training", extended(report, [checked]))
+    scorer = scorer_of_run(path, prepared) if config.machine.reference else None
     if pairs := list(itertools.islice(prepared.kind.training_pairs(config), MAX_PAIRS)):
         keep_bag_of_words(path, pairs)
     reference_of_run(
@@ -208,11 +223,39 @@ def finish_run(prepared: Prepared, report: Report) -> Saved:
         seed=config.seed,
         dtype=prepared.compute.name,
         device=config.machine.device,
+        loaded=scorer,
     )
-    return Saved(path, checked)
+    for kept in (config.out / "cache").glob("activations.*"):
+        kept.unlink()  # the mapped file stays readable for the scorer, and is gone with it
+    return Saved(path, checked, scorer)
 
 
-def reload_check(path: Path, prepared: Prepared, num_answers: int = 16) -> tuple[float, int]:
+def scorer_of_run(path: Path, prepared: Prepared) -> Scorer | None:
+    """The saved model, which forwards no text of the run whose states the run has kept; None for members that each have layers.
+
+    That the kept states give the rewards of the saved files is tried on a few answers; where they do not, it is said, and every
+    text is forwarded.
+    """
+    if read_description(path).get("kind") == ENSEMBLE:
+        return None
+    scorer = load_local(path, dtype=prepared.compute.name, device=prepared.config.machine.device)
+    known = prepared.known_texts()
+    if known is None:
+        return scorer
+    answers = list(itertools.islice(prepared.kind.answers(prepared.config, "calibration"), NUM_CHECKED))
+    forwarded_N = scorer.score(answers).value
+    scorer.known = known
+    difference = float(np.nanmax(np.abs(scorer.score(answers).value - forwarded_N), initial=0.0))
+    seen = f"differ from those of the saved files by at most {difference:.1e} on {len(answers)} answers, in {prepared.compute.name}"
+    if difference > scorer.tolerance:
+        say("kept states", f"their rewards {seen}, over the tolerance of {scorer.tolerance:.1e}: texts are forwarded again")
+        scorer.known = None
+    else:
+        say("kept states", f"their rewards {seen} (tolerance {scorer.tolerance:.1e}): no text is forwarded again")
+    return scorer
+
+
+def reload_check(path: Path, prepared: Prepared, num_answers: int = NUM_CHECKED) -> tuple[float, int]:
     """Largest difference between Assay's scores of the saved artifact and plain transformers', in float32, on a few answers.
 
     Of the calibration split, or where all of those are too long, of the training split; NaN on 0 answers where those are too.

@@ -23,7 +23,10 @@ ModelPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")
 Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A=B")]
 Ignored = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COL")]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
+AUTO = "auto"  # of --params: the head of both reads or the last blocks, whichever is better on held-out training prompts
 HEAD_OF_BOTH = "head:mean"  # of --params: the head alone, on the last token and the mean over the text
+PARAMS = "blocks:4"
+QUICK_DEPTH = "1/3"  # of the layers, with --quick
 EVALS_PER_EPOCH = 4  # with early stopping
 
 
@@ -31,7 +34,7 @@ EVALS_PER_EPOCH = 4  # with early stopping
 class Regularization:
     """Against overfitting, and against rewards that are easy to hack."""
 
-    weight_decay: float | None = None
+    weight_decay: Annotated[float | None, tyro.conf.arg(metavar="N")] = None
     """Of all weight matrices and of the head."""
     dropout: float = 0.0
     """On the inputs of the head and on what trained blocks add."""
@@ -39,7 +42,7 @@ class Regularization:
     """Stop after N evaluations without a lower held-out loss; 0: off."""
     augment: str | None = None
     """Counter-examples: probes (all), or a report of audit probe."""
-    augment_share: float = 0.25
+    augment_share: Annotated[float, tyro.conf.arg(metavar="N")] = 0.25
     """Share of counter-examples among the training pairs."""
     replay: float = 0.0
     """Share of training pairs drawn from those of --init-from."""
@@ -73,8 +76,10 @@ class Members:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """How the run is computed and kept. It changes what is learnt by rounding only."""
+    """How the run is computed and kept. But for `quick` it changes what is learnt by rounding only."""
 
+    quick: bool = False
+    """A first look in about a minute: a head on a third of the layers."""
     device: str = "auto"
     dtype: Dtype = "auto"
     """Number format of the backbone; auto measures which is faster."""
@@ -136,15 +141,15 @@ class TrainConfig:
     """Columns to leave out."""
     limit: int | None = None
     """At most N pairs of each file, drawn by whole prompts."""
-    params: str = "blocks:4"
-    """full, head, head:mean, blocks:K (the last K) or lora:R."""
+    params: str = PARAMS
+    """auto, full, head, head:mean, blocks:K (the last) or lora:R."""
     depth: str | None = None
-    """Layers kept: full, N, or auto (probed: head and blocks:K)."""
+    """Layers kept: full, N, a share (1/3), or auto (probed)."""
     epochs: int | None = None
     """Passes over the training pairs."""
-    batch_pairs: int | None = None
+    batch_pairs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Pairs an optimiser step."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, tyro.conf.arg(metavar="N")] = None
     """Peak rate of the backbone; the head's follows from it."""
     max_length: int = 1024
     """Maximum tokens of prompt and answer."""
@@ -152,7 +157,7 @@ class TrainConfig:
     """Longer ones: cut at the front, or set aside."""
     template: str | None = None
     """Chat template: a name of several (tool_use, ...), or a file."""
-    calibration: float = 0.1
+    calibration: Annotated[float, tyro.conf.arg(metavar="N")] = 0.1
     """Share of prompts to calibrate on."""
     test: float = 0.1
     """Share of prompts to test on."""
@@ -164,15 +169,17 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         parse_params(self.params)
-        parse_depth(self.depth_rule)
+        parse_depth(self.depth_rule, 1)
         if self.machine.shard and parse_params(self.params)[0] == "head":
             raise ValueError(f"--shard spreads trained layers over the processes, --params {self.params} trains none: leave it out")
         if self.members.ensemble > 1 and self.kind != "pairs":
             raise ValueError(f"--ensemble {self.members.ensemble} is of models of pairs: leave it out with --kind {self.kind}")
-        if self.members.ensemble > 1 and (self.machine.shard or self.reads_mean or parse_params(self.params)[0] == "lora"):
+        if self.members.ensemble > 1 and (self.machine.shard or parse_params(self.params)[0] == "lora"):
             other = "--shard" if self.machine.shard else f"--params {self.params}"
             fix = "train each member by itself (--seed 0, 1, ...) and join them with assay model ensemble"
             raise ValueError(f"--ensemble {self.members.ensemble} cannot be joined with {other}: {fix}")
+        if self.machine.quick and (self.depth or self.init_from or self.params != PARAMS or self.members.ensemble > 1):
+            raise ValueError("--quick says itself what is trained: leave out --params, --depth, --ensemble and --init-from")
         if not self.data:
             raise ValueError("--data names no file: give at least one file of preference pairs")
         for name in ("epochs", "batch_pairs", "limit"):
@@ -181,8 +188,6 @@ class TrainConfig:
                 raise ValueError(f"--{name.replace('_', '-')} {value} must be at least 1")
         if (self.base is None) == (self.init_from is None):
             raise ValueError("give --base (an instruct model) or --init-from (a reward model), one of the two")
-        if self.init_from is not None and self.reads_mean:
-            raise ValueError(f"--params {self.params} cannot be joined with --init-from, which has its layers: use --params head")
         if self.init_from is not None and self.depth_rule != "full":
             raise ValueError(f"--depth {self.depth} cannot be joined with --init-from: a reward model is not cut again")
         replay = self.regularization.replay
@@ -220,7 +225,9 @@ class TrainConfig:
         """`depth`; when it is left out, auto for a frozen trunk (measured: benchmarks/results/real), else full."""
         if self.depth is not None:
             return self.depth
-        return "auto" if self.init_from is None and parse_params(self.params)[0] in ("head", "blocks") else "full"
+        if self.machine.quick:
+            return QUICK_DEPTH
+        return "auto" if self.init_from is None and parse_params(self.params)[0] in (AUTO, "head", "blocks") else "full"
 
 
 class Derived(NamedTuple):
@@ -251,22 +258,25 @@ _BATCH_WHY = "below the usual 128 of supervised fine-tuning: small preference se
 
 
 def parse_params(params: str) -> tuple[str, int]:
-    """("full", 0), ("head", 0), ("blocks", K) or ("lora", R). Raises ValueError naming the forms."""
+    """("auto", 0), ("full", 0), ("head", 0), ("blocks", K) or ("lora", R). Raises ValueError naming the forms."""
     mode, _, count = params.partition(":")
-    if params in ("full", "head", HEAD_OF_BOTH):
+    if params in (AUTO, "full", "head", HEAD_OF_BOTH):
         return mode, 0
     if mode in ("blocks", "lora") and count.isdigit() and int(count) >= 1:
         return mode, int(count)
-    raise ValueError(f"--params {params!r}: use full, head, head:mean, blocks:K with K >= 1, or lora:R with R >= 1")
+    raise ValueError(f"--params {params!r}: use auto, full, head, head:mean, blocks:K with K >= 1, or lora:R with R >= 1")
 
 
-def parse_depth(depth: str) -> int | None:
-    """The number of layers to keep; None for full and auto. Raises ValueError naming the three forms."""
+def parse_depth(depth: str, num_layers: int) -> int | None:
+    """The number of layers to keep of a base's; None for full and auto. Raises ValueError naming the forms."""
     if depth in ("full", "auto"):
         return None
     if depth.isdigit() and int(depth) >= 1:
         return int(depth)
-    raise ValueError(f"--depth {depth!r}: use full, auto, or a number of layers of at least 1")
+    part, is_share, whole = depth.partition("/")
+    if is_share and part.isdigit() and whole.isdigit() and 1 <= int(part) <= int(whole):
+        return max(1, round(num_layers * int(part) / int(whole)))
+    raise ValueError(f"--depth {depth!r}: use full, auto, a number of layers of at least 1, or a share of them such as 1/3")
 
 
 def derive(config: TrainConfig, num_pairs: int, hidden_size: int, device: torch.device) -> Derived:

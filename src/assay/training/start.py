@@ -49,7 +49,7 @@ def check_layers(backbone: Backbone, config: TrainConfig) -> None:
     """Raises ValueError for layers that --depth, --params blocks:K or head:mean do not suit, before anything is run."""
     if config.reads_mean:
         refuse_other_forms(backbone)
-    if (depth := parse_depth(config.depth_rule)) is not None or config.depth == "auto":
+    if (depth := parse_depth(config.depth_rule, backbone.num_layers)) is not None or config.depth == "auto":
         cut_depth(backbone, depth or backbone.num_layers)
     mode, num_blocks = parse_params(config.params)
     if mode == "blocks":

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from assay.console import progress, say
@@ -18,7 +19,7 @@ from assay.models.mean_layer import MeanReadModel
 from assay.models.reward_model import RewardModel
 from assay.training import distributed
 from assay.training.batches import Source, StateSource, TokenSource
-from assay.training.cache import ActivationCache, build_cache, final_states
+from assay.training.cache import ActivationCache, KnownStates, build_cache, final_states
 from assay.training.settings import TrainConfig, parse_params
 
 
@@ -60,11 +61,18 @@ class Trained:
 
 
 def trained_part(
-    config: TrainConfig, whole: RewardModel, table: SequenceTable, *, batch_tokens: int, base_digest: str
+    config: TrainConfig,
+    whole: RewardModel,
+    table: SequenceTable,
+    *,
+    batch_tokens: int,
+    base_digest: str,
+    known: KnownStates | None = None,
 ) -> tuple[Trained, Source]:
     """The part of a model that --params names, in float32, and the rows of the table as it takes them.
 
     batch_tokens: budget of a micro-batch. base_digest: of the frozen weights, so that states of others are not taken from disk.
+    known: states after the last layer that are there already; a head alone does not compute them again.
     """
     mode, number = parse_params(config.params)
     dropout = config.regularization.dropout
@@ -80,7 +88,7 @@ def trained_part(
         whole.backbone.requires_grad_(False)
         with _cache_settings(config, whole, table, batch_tokens, base_digest) as settings:
             if mode == "head":
-                model, source = _head_on_states(config, whole, table, settings)
+                model, source = _head_on_states(config, whole, table, settings, known)
             else:
                 model, cache = _blocks_on_trunk(whole, number, dropout, table, settings)
                 source = replace(tokens, cache=cache)
@@ -88,9 +96,27 @@ def trained_part(
     return Trained(model=model, whole=whole, adapters=adapters), source
 
 
+def head_above(
+    config: TrainConfig, whole: RewardModel, table: SequenceTable, below: TokenSource, *, num_blocks: int, base_digest: str
+) -> tuple[Trained, Source]:
+    """As `trained_part` for a head alone, from the cached states of the layers below the last `num_blocks`."""
+    assert below.cache is not None
+    top = in_dtype(split_backbone(whole.backbone, num_blocks)[1], whole.compute_dtype)
+    with _cache_settings(config, whole, table, below.max_tokens, base_digest, name="activations.head.bin") as settings:
+        states_RD = final_states(top, table, with_mean=config.reads_mean, below=below.cache, **settings)
+    model, source = _head_of(config, whole, table, states_RD)
+    model.dropout = config.regularization.dropout
+    return Trained(model=model, whole=whole), source
+
+
 @contextmanager
 def _cache_settings(
-    config: TrainConfig, whole: RewardModel, table: SequenceTable, batch_tokens: int, base_digest: str
+    config: TrainConfig,
+    whole: RewardModel,
+    table: SequenceTable,
+    batch_tokens: int,
+    base_digest: str,
+    name: str = "activations.bin",
 ) -> Iterator[dict[str, Any]]:
     """What `build_cache` and `final_states` are given alike, under a progress bar."""
 
@@ -99,7 +125,7 @@ def _cache_settings(
 
     with progress("activations", int(table.num_reward_positions.sum()), "answers") as advance:
         yield {
-            "path": config.out / "cache" / "activations.bin",
+            "path": config.out / "cache" / name,
             "identity": f"{table.fingerprint}/{base_digest}/{config.params}/{whole.compute_dtype}",
             "max_tokens": batch_tokens,
             "limit_bytes": int(config.machine.cache_limit_gb * 1e9),
@@ -109,12 +135,17 @@ def _cache_settings(
 
 
 def _head_on_states(
-    config: TrainConfig, whole: RewardModel, table: SequenceTable, settings: dict[str, Any]
+    config: TrainConfig, whole: RewardModel, table: SequenceTable, settings: dict[str, Any], known: KnownStates | None
 ) -> tuple[RewardModel, StateSource]:
     """The head alone, on what the frozen backbone gives at the rewarded tokens."""
-    model = MeanReadModel(whole) if config.reads_mean else whole
     frozen = in_dtype(whole.backbone, whole.compute_dtype)
-    states_RD = final_states(frozen, table, with_mean=config.reads_mean, **settings)
+    return _head_of(config, whole, table, final_states(frozen, table, with_mean=config.reads_mean, known=known, **settings))
+
+
+def _head_of(
+    config: TrainConfig, whole: RewardModel, table: SequenceTable, states_RD: np.ndarray
+) -> tuple[RewardModel, StateSource]:
+    model = MeanReadModel(whole) if config.reads_mean else whole
     if isinstance(model, MeanReadModel):
         model.measure(states_RD[:512].reshape(-1, 2, states_RD.shape[1]))
     return model, StateSource(table=table, states_RD=states_RD)

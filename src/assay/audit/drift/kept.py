@@ -61,6 +61,7 @@ def states_scorer(opened: Opened, reference: Reference | None = None, *, loaded:
     artifact = opened.need_artifact(NEEDS_STATES)
     wanted = "auto" if reference is None else reference.facts.get(COMPUTED_IN, "auto")
     dtype = cast(Dtype, wanted) if opened.dtype == "auto" else opened.dtype
+    loaded = opened.loaded if loaded is None else loaded
     found = None if loaded is None else capability(loaded, HasStates)
     if found is not None and dtype in ("auto", found.computed_in):
         return found
@@ -68,7 +69,7 @@ def states_scorer(opened: Opened, reference: Reference | None = None, *, loaded:
         from assay.models.ensemble_files import member_paths  # imports torch
 
         artifact = member_paths(artifact)[0]
-    scorer = capability(replace(opened, artifact=artifact, dtype=dtype).raw, HasStates)
+    scorer = capability(replace(opened, artifact=artifact, dtype=dtype, loaded=None).raw, HasStates)
     if scorer is None:
         raise ValueError(f"{opened.label} gives no hidden states, which drift compares")
     return scorer
@@ -114,10 +115,12 @@ def reference_of_run(
     seed: int,
     dtype: str,
     device: str,
+    loaded: Scorer | None = None,
 ) -> None:
     """Keep the reference of a run that was just saved: a bank of its training answers, held-out rows of its calibration split.
 
-    num_answers: of both samples together; 0 keeps none. Says why when there are too few prompts for one.
+    num_answers: of both samples together; 0 keeps none. loaded: the saved model's scorer where it is loaded already. Says why when
+    there are too few prompts for one.
     """
     each = min(num_answers // 2, MOST_ROWS)
     if not each:
@@ -133,7 +136,8 @@ def reference_of_run(
         return
     note = "bank: training split; held out: calibration split"
     try:
-        keep_reference(open_scorer(artifact, dtype=cast(Dtype, dtype), device=device), bank, held, data="its own", note=note)
+        opened = replace(open_scorer(artifact, dtype=cast(Dtype, dtype), device=device), loaded=loaded)
+        keep_reference(opened, bank, held, data="its own", note=note)
     except ValueError as error:  # too few of them could be scored
         say("no reference", str(error))
 

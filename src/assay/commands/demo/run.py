@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import tyro
 
 from assay.audit.parity.certificate import make_certificate
 from assay.audit.probes.battery import run_probes
@@ -86,7 +87,7 @@ class Config:
     """What is trained, of each of the three models."""
     depth: str = "20"
     """Layers kept of the base's 30: the middle ones read better than the last (dev/LOG.md)."""
-    seed: int = 0
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     verbose: bool = False
     """Print every row of the table, and what the figures are of."""
 

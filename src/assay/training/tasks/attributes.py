@@ -18,32 +18,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from assay.console import progress, say
+from assay.console import say
 from assay.data.answer_lists import attributes_in, rated_answers
 from assay.data.answer_table import AnswerTable, TwoOfEach
 from assay.data.render import Renderer
 from assay.data.split import Split
 from assay.models.attribute_heads import ENTRY, HEADS_PATH, AttributeHeads, read_attribute_heads
 from assay.models.backbone import Backbone
-from assay.models.device import Compute, token_budget
+from assay.models.device import Compute
 from assay.models.heads import SCALAR
 from assay.models.reward_model import Outputs, RewardModel
 from assay.records import Completion, PreferencePair, Report
 from assay.run_files import write_report
-from assay.scorers.local import load_local
+from assay.scorers.base import Scorer
+from assay.scorers.local import LocalScorer, load_local
 from assay.training.answer_rows import Reading, answers_in, read_answer_table, rows_in
 from assay.training.batches import Source, outputs_at
-from assay.training.depth import DepthProbe, layer_differences, probe_differences
+from assay.training.depth import LOOKS, Probed, probe_layers
 from assay.training.losses import masked_regression
 from assay.training.objective import refuse_pair_flags
 from assay.training.prepare import Prepared
 from assay.training.rating_figures import RatingResult, rating_metrics
 from assay.training.record import curve, training_sample
 from assay.training.settings import TrainConfig
-from assay.training.tasks.pairs import PROBED
 from assay.training.tasks.pairs import measure as measure_pairs
 from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
-from assay.training.trained import in_dtype
 
 OUTPUTS: Outputs = "attributes"
 HEAD = SCALAR
@@ -140,22 +139,20 @@ def num_outputs(table: AnswerTable) -> int:
     return len(table.names)
 
 
-def probe_depth(backbone: Backbone, table: AnswerTable, compute: Compute, config: TrainConfig) -> DepthProbe | None:
+def probe_depth(backbone: Backbone, table: AnswerTable, compute: Compute, config: TrainConfig, least: int) -> Probed | None:
     """As of pairs, on the best and the worst answer of training cases whose combined ratings differ; None without such cases."""
     weight_A = np.array(list(combination(config).values()))
     found: list[tuple[int, int, int]] = []
     for row in np.random.default_rng(config.seed).permutation(table.rows("train")):
         worth = np.nan_to_num(table.values[table.places(np.array([row]))] @ weight_A, nan=-np.inf)
-        if len(found) < PROBED and np.isfinite(worth).all() and worth.max() > worth.min():
+        if len(found) < LOOKS[-1] and np.isfinite(worth).all() and worth.max() > worth.min():
             found.append((int(row), int(worth.argmax()), int(worth.argmin())))
     if not found:
         return None
     rows, first, second = np.array(found).T
-    two = TwoOfEach(table, rows, first, second)
-    frozen, places = in_dtype(backbone, compute.dtype).to(compute.device), np.arange(len(rows))
-    with progress("depth probe", 2 * len(rows), "answers") as advance:
-        differences_LRPD = layer_differences(frozen, two, places, max_tokens=token_budget(compute.device), on_answers=advance)
-    return probe_differences(differences_LRPD, np.ones(len(rows)), two.prompt, seed=config.seed)
+    two, places = TwoOfEach(table, rows, first, second), np.arange(len(rows))
+    probed = probe_layers(backbone, two, places, np.ones(len(rows)), two.prompt, compute, seed=config.seed, least=least)
+    return probed._replace(known=None)
 
 
 def build_task(config: TrainConfig, table: AnswerTable, source: Source) -> Built:
@@ -215,25 +212,26 @@ def training_pairs(config: TrainConfig) -> Iterator[PreferencePair]:
     return config.run_data.pairs("train")
 
 
-def measure(config: TrainConfig) -> Measured | None:
+def measure(config: TrainConfig, loaded: Scorer | None = None) -> Measured | None:
     """The attributes on the test split by the saved model; and as with pairs where several answers to one prompt are rated."""
-    result = rated(config)
+    result = rated(config, loaded)
     if result is not None:
         write_report(config.out, "attributes", result.report())
     if any(True for _ in config.run_data.pairs("test")):
-        return measure_pairs(replace(config, kind="pairs"))
+        return measure_pairs(replace(config, kind="pairs"), loaded)
     say("not calibrated", "no two answers to one prompt of the test split are rated: assay model calibrate takes pairs with --data")
     return None if result is None else Measured(result, "attributes")
 
 
-def rated(config: TrainConfig) -> RatingResult | None:
+def rated(config: TrainConfig, loaded: Scorer | None) -> RatingResult | None:
     """How much of each attribute the saved heads explain on the test split; None where it is empty."""
     rows = list(rows_in(config, "test", _reading(config)))
     if not rows:
         say("not evaluated", "the test split is empty: raise --test")
         return None
-    path = config.out / "artifact"
-    heads, scorer = read_attribute_heads(path), load_local(path, dtype=config.machine.dtype, device=config.machine.device)
+    path, machine = config.out / "artifact", config.machine
+    heads = read_attribute_heads(path)
+    scorer = loaded if isinstance(loaded, LocalScorer) else load_local(path, dtype=machine.dtype, device=machine.device)
     predicted = heads.predict(scorer, [completion for row in rows for completion in row.completions])
     ratings_RA = np.concatenate([row.values for row in rows])
     prompt_R = np.concatenate([np.full(len(row.completions), row.prompt, np.uint64) for row in rows])

@@ -7,39 +7,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from assay.console import progress, say
+from assay.console import say
 from assay.data.render import Renderer
 from assay.data.split import Split
 from assay.data.table import PairTable
 from assay.evaluation.calibrate import calibrate
 from assay.evaluation.measure import evaluate_pairs
 from assay.models.backbone import Backbone
-from assay.models.device import Compute, token_budget
+from assay.models.device import Compute
 from assay.models.heads import SCALAR
 from assay.models.reward_model import Outputs, RewardModel
 from assay.records import Completion, PreferencePair, Report
 from assay.run_files import read_description
-from assay.scorers.opened import open_scorer
+from assay.scorers.base import Scorer
+from assay.scorers.opened import Opened, open_scorer
 from assay.scorers.wrappers.calibrated import MIN_PAIRS
 from assay.stats.metrics import log_losses
 from assay.training.batches import Source, outputs_at
-from assay.training.depth import DepthProbe, layer_differences, probe_differences
+from assay.training.depth import LOOKS, Probed, probe_layers
 from assay.training.objective import Objective, batch_loss, length_log_odds
 from assay.training.pair_rows import read_table
 from assay.training.prepare import Prepared
 from assay.training.record import accuracy_report, training_sample
 from assay.training.settings import TrainConfig
 from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
-from assay.training.trained import in_dtype
 
 OUTPUTS: Outputs = "members"
 HEAD = SCALAR
-PROBED = 1000  # training pairs of the depth probe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +104,10 @@ def num_outputs(table: PairTable) -> int:
     return 1
 
 
-def probe_depth(backbone: Backbone, table: PairTable, compute: Compute, config: TrainConfig) -> DepthProbe | None:
-    """Linear Bradley-Terry models after every layer, on up to `PROBED` training pairs."""
-    rows = np.sort(np.random.default_rng(config.seed).permutation(table.rows("train"))[:PROBED])
-    frozen = in_dtype(backbone, compute.dtype).to(compute.device)
-    with progress("depth probe", 2 * len(rows), "answers") as advance:
-        differences_LRPD = layer_differences(frozen, table, rows, max_tokens=token_budget(compute.device), on_answers=advance)
-    return probe_differences(differences_LRPD, table.preference[rows], table.prompt[rows], seed=config.seed)
+def probe_depth(backbone: Backbone, table: PairTable, compute: Compute, config: TrainConfig, least: int) -> Probed:
+    """Linear Bradley-Terry models after every layer, on as many training pairs as the decision needs."""
+    rows = np.random.default_rng(config.seed).permutation(table.rows("train"))[: LOOKS[-1]]
+    return probe_layers(backbone, table, rows, table.preference[rows], table.prompt[rows], compute, seed=config.seed, least=least)
 
 
 def build_task(config: TrainConfig, table: PairTable, source: Source) -> Built:
@@ -148,11 +144,11 @@ def training_pairs(config: TrainConfig) -> Iterator[PreferencePair]:
     return config.run_data.pairs("train")
 
 
-def measure(config: TrainConfig) -> Measured | None:
+def measure(config: TrainConfig, loaded: Scorer | None = None) -> Measured | None:
     """Calibrate on the calibration split, evaluate on the test split; one that is too small is said to be, and left out."""
     splits = read_description(config.out / "artifact")["splits"]
     if splits["calibration"]["num_pairs"] >= MIN_PAIRS:
-        opened = open_scorer(config.out, device=config.machine.device, dtype=config.machine.dtype)
+        opened = _opened(config, loaded)
         calibrate(opened, opened.own_pairs("calibration"))
     else:
         few = f"the calibration split has {splits['calibration']['num_pairs']} pairs, {MIN_PAIRS} are needed"
@@ -160,7 +156,11 @@ def measure(config: TrainConfig) -> Measured | None:
     if not (splits["test"]["num_pairs"] or config.eval_data is not None):
         say("not evaluated", "the test split is empty: raise --test, or run assay evaluate with --data")
         return None
-    opened = open_scorer(config.out, device=config.machine.device, dtype=config.machine.dtype)
+    opened = _opened(config, loaded)
     named = opened.own_pairs("test")
     result = evaluate_pairs(opened, named, title=f"Evaluation on {named.name}", seed=config.seed)
     return Measured(result, named.kept_as)
+
+
+def _opened(config: TrainConfig, loaded: Scorer | None) -> Opened:
+    return replace(open_scorer(config.out, device=config.machine.device, dtype=config.machine.dtype), loaded=loaded)

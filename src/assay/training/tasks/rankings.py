@@ -12,31 +12,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from assay.console import progress
 from assay.data.answer_lists import RANK, ranking_of
 from assay.data.answer_table import AnswerTable, TwoOfEach
 from assay.data.render import Renderer
 from assay.data.split import Split
 from assay.evaluation.evaluate import gap_finding
 from assay.models.backbone import Backbone
-from assay.models.device import Compute, token_budget
+from assay.models.device import Compute
 from assay.models.heads import SCALAR
 from assay.models.reward_model import Outputs, RewardModel
 from assay.records import Completion, Finding, Metric, PreferencePair, Report
 from assay.stats.mean_intervals import mean_interval
 from assay.training.answer_rows import Reading, answers_in, read_answer_table
 from assay.training.batches import Source, outputs_at
-from assay.training.depth import DepthProbe, layer_differences, probe_differences
+from assay.training.depth import LOOKS, Probed, probe_layers
 from assay.training.losses import plackett_luce
 from assay.training.objective import refuse_pair_flags
 from assay.training.prepare import Prepared
 from assay.training.record import curve, training_sample
 from assay.training.settings import TrainConfig
-from assay.training.tasks.pairs import PROBED
 from assay.training.tasks.pairs import measure as measure  # the saved model is one of pairs: calibrated and evaluated as such
 from assay.training.tasks.pairs import training_pairs as training_pairs
 from assay.training.tasks.task import BatchLoss, Built, Finished
-from assay.training.trained import in_dtype
 
 OUTPUTS: Outputs = "members"
 HEAD = SCALAR
@@ -146,14 +143,13 @@ def num_outputs(table: AnswerTable) -> int:
     return 1
 
 
-def probe_depth(backbone: Backbone, table: AnswerTable, compute: Compute, config: TrainConfig) -> DepthProbe | None:
-    """Linear Bradley-Terry models after every layer, on the best and the worst answer of up to 1,000 training lists."""
-    rows = np.sort(np.random.default_rng(config.seed).permutation(table.rows("train"))[:PROBED])
+def probe_depth(backbone: Backbone, table: AnswerTable, compute: Compute, config: TrainConfig, least: int) -> Probed:
+    """Linear Bradley-Terry models after every layer, on the best and the worst answer of as many training lists as are needed."""
+    rows = np.random.default_rng(config.seed).permutation(table.rows("train"))[: LOOKS[-1]]
     two = TwoOfEach(table, rows, np.zeros(len(rows), np.int64), table.num_reward_positions[rows] - 1)
-    frozen, places = in_dtype(backbone, compute.dtype).to(compute.device), np.arange(len(rows))
-    with progress("depth probe", 2 * len(rows), "answers") as advance:
-        differences_LRPD = layer_differences(frozen, two, places, max_tokens=token_budget(compute.device), on_answers=advance)
-    return probe_differences(differences_LRPD, np.ones(len(rows)), two.prompt, seed=config.seed)
+    places = np.arange(len(rows))
+    found = probe_layers(backbone, two, places, np.ones(len(rows)), two.prompt, compute, seed=config.seed, least=least)
+    return found._replace(known=None)
 
 
 def build_task(config: TrainConfig, table: AnswerTable, source: Source) -> Built:

@@ -17,11 +17,12 @@ from assay.models.backbone import Backbone
 from assay.models.heads import Head
 from assay.models.reward_model import Outputs, RewardModel
 from assay.records import Completion, PreferencePair, Report, Result
+from assay.scorers.base import Scorer
 
 if TYPE_CHECKING:
     from assay.models.device import Compute
     from assay.training.batches import Source
-    from assay.training.depth import DepthProbe
+    from assay.training.depth import Probed
     from assay.training.prepare import Prepared
     from assay.training.settings import TrainConfig
 
@@ -107,8 +108,8 @@ class Kind(Protocol):
         """Outputs of a fresh head."""
         ...
 
-    def probe_depth(self, backbone: Backbone, table: Any, compute: Compute, config: TrainConfig) -> DepthProbe | None:
-        """After which layer to cut; None where the kind has no probe: the backbone is then kept whole."""
+    def probe_depth(self, backbone: Backbone, table: Any, compute: Compute, config: TrainConfig, least: int) -> Probed | None:
+        """After which layer to cut, with `least` layers or more; None where the kind has no probe: all layers are then kept."""
         ...
 
     def build_task(self, config: TrainConfig, table: Any, source: Source) -> Built:
@@ -131,8 +132,11 @@ class Kind(Protocol):
         """The training split as pairs, for the baseline of words that is kept beside the model; none where there are no pairs."""
         ...
 
-    def measure(self, config: TrainConfig) -> Measured | None:
-        """Calibrate the saved model and measure it on the test split; None, having said why, where there is too little of it."""
+    def measure(self, config: TrainConfig, loaded: Scorer | None = None) -> Measured | None:
+        """Calibrate the saved model and measure it on the test split; None, having said why, where there is too little of it.
+
+        loaded: its scorer without a calibration, where it is loaded already.
+        """
         ...
 
 

@@ -1,0 +1,244 @@
+"""`--params auto`: the head alone or the last blocks, whichever has the lower loss on training prompts that it was not fitted to.
+
+Which is better depends on the number of pairs and on the base (benchmarks/auto.py). The frozen layers are run once for both.
+Suffixes: P pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from assay.console import progress
+from assay.data.table import PairTable
+from assay.files import digest, write_text
+from assay.models.backbone import Backbone, can_cut, split_backbone
+from assay.models.mean_layer import refuse_other_forms
+from assay.records import Table
+from assay.stats.metrics import is_right, log_losses
+from assay.training import distributed
+from assay.training.checkpoint import trained_weights
+from assay.training.loop import fit
+from assay.training.settings import AUTO, HEAD_OF_BOTH, Derived, TrainConfig, parse_depth
+from assay.training.tasks.task import COUNTER_EXAMPLES, Built
+from assay.training.trained import Trained
+from assay.training.weight_decay import choose_decay
+
+QUICK = (
+    "a quick look: a head alone, on the first third of the layers, nothing tried beside it; leave --quick out for a model to keep"
+)
+NUM_BLOCKS = 4
+ONE_IN = 4  # a quarter of the training prompts is held out of the trial
+MIN_PROMPTS = 20  # in the trial
+MAX_PAIRS = 5000  # in the trial
+
+
+class Tried(NamedTuple):
+    """A candidate on the held-out pairs of the trial, and what it cost: wall and processor seconds."""
+
+    params: str
+    loss: float
+    accuracy: float
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """params: what is trained. reason: why, in a sentence. tried: the candidates; none where there was nothing to choose. is_quick:
+    whether nothing was to be chosen, for --quick."""
+
+    params: str
+    reason: str
+    tried: tuple[Tried, ...] = ()
+    is_quick: bool = False
+
+    def entry(self) -> Mapping[str, Any]:
+        """For reward.json and config.json."""
+        return {
+            "asked": "quick" if self.is_quick else AUTO,
+            "params": self.params,
+            "reason": self.reason,
+            "tried": [one._asdict() for one in self.tried],
+        }
+
+    def table(self) -> Table:
+        """For the report."""
+        rows = tuple((one.params, one.loss, one.accuracy, round(one.seconds, 1), round(one.cpu_seconds, 1)) for one in self.tried)
+        columns = ("--params", "held-out log loss", "held-out accuracy", "seconds", "processor seconds")
+        return Table(title="what was tried for --params auto", columns=columns, rows=rows, note=self.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A way to train, ready to be fitted. config: with its --params."""
+
+    config: TrainConfig
+    derived: Derived
+    trained: Trained
+    built: Built
+
+
+class Options(NamedTuple):
+    """--params of the candidates; reason: why there are not two."""
+
+    params: tuple[str, ...]
+    reason: str = ""
+
+
+def options(config: TrainConfig, backbone: Backbone) -> Options:
+    """What `--params auto` may choose from, before anything is run; what --params says where it says something else.
+
+    Of what cannot be given for this base or with these flags the reason is told.
+    """
+    if config.machine.quick:
+        if not can_cut(backbone):
+            raise ValueError(
+                f"--quick cuts the base after a third of its layers, and {type(backbone.model).__name__} cannot be cut"
+            )
+        return Options(_head_for(backbone).params if config.kind == "pairs" else ("head",), QUICK)
+    if config.params != AUTO:
+        return Options((config.params,))
+    head, blocks = _head_for(backbone) if config.kind == "pairs" else Options(("head",)), _blocks_for(config, backbone)
+    why_one = _why_one(config)
+    if why_one or not blocks.params:
+        alone = blocks.params or head.params
+        return Options(alone, "; ".join(filter(None, (why_one, blocks.reason, "" if blocks.params else head.reason))))
+    return Options((*head.params, *blocks.params), head.reason)
+
+
+def _why_one(config: TrainConfig) -> str:
+    """Why the flags leave nothing to try."""
+    if config.kind != "pairs":
+        return f"--kind {config.kind} is not tried in several ways"
+    if config.machine.shard or distributed.is_launched():
+        return "several processes try nothing"
+    own = {"--learning-rate": config.learning_rate, "--epochs": config.epochs, "--batch-pairs": config.batch_pairs}
+    own["--weight-decay"] = config.regularization.weight_decay
+    given = [flag for flag, value in own.items() if value is not None]
+    return f"{given[0]} means one thing to a head and another to blocks" if given else ""
+
+
+def _blocks_for(config: TrainConfig, backbone: Backbone) -> Options:
+    """The last four blocks, or all but one of fewer; none, and the reason, where the base cannot be cut below them."""
+    num_layers = parse_depth(config.depth_rule, backbone.num_layers) or backbone.num_layers
+    num_blocks = min(NUM_BLOCKS, num_layers - 1)
+    try:
+        split_backbone(backbone, num_blocks)
+    except ValueError as error:
+        return Options((), f"no blocks are tried: {str(error).partition(':' if can_cut(backbone) else ': use')[0]}")
+    return Options((f"blocks:{num_blocks}",))
+
+
+def _head_for(backbone: Backbone) -> Options:
+    """The head of both reads; that of the last token alone where the base's layers have another form.
+
+    Which layer will be the last one is not known yet, so that none may see a window only.
+    """
+    try:
+        refuse_other_forms(backbone)
+    except ValueError as error:
+        return Options(("head",), str(error).partition("; use")[0])
+    if any(backbone.windows):
+        return Options(("head",), f"--params {HEAD_OF_BOTH} is not tried: some layers see a window of the text only")
+    return Options((HEAD_OF_BOTH,))
+
+
+def choose(candidates: Sequence[Candidate], table: PairTable, train_rows: np.ndarray, *, seed: int) -> Choice:
+    """Fit each candidate to three quarters of the training prompts; the one with the lower log loss on the others is chosen.
+
+    train_rows: training pairs and counter-examples made from them, which are not compared on.
+
+    A difference within noise decides too: where it is small, little is lost if it is wrong (benchmarks/auto.py). At most
+    `MAX_PAIRS` pairs are used. The models are left as they were; calibration and test pairs are not looked at. With too few prompts
+    it is the first candidate.
+    """
+    rows, held_rows = _trial_rows(table, train_rows, seed)
+    if not len(held_rows):
+        reason = f"fewer than {MIN_PROMPTS} training prompts are too few to try more"
+        return Choice(params=candidates[0].config.params, reason=reason)
+    losses_P, tried = [], []
+    for candidate in candidates:
+        wall, cpu = time.perf_counter(), time.process_time()
+        margins_P, labels_P = _held_out_margins(candidate, table, rows, held_rows), table.preference[held_rows].astype(np.float64)
+        losses_P.append(log_losses(margins_P, labels_P))
+        right_P = is_right(margins_P, labels_P)
+        right = float(np.nanmean(right_P)) if np.isfinite(right_P).any() else math.nan
+        took = round(time.perf_counter() - wall, 1), round(time.process_time() - cpu, 1)
+        tried.append(Tried(candidate.config.params, float(losses_P[-1].mean()), right, *took))
+    best = int(np.argmin([one.loss for one in tried]))
+    reason = _why(tried, losses_P[1 - best] - losses_P[best], table.prompt[held_rows], best)
+    return Choice(params=tried[best].params, reason=reason, tried=tuple(tried))
+
+
+class KeptChoice:
+    """A choice on disk, beside the cached states: a run that is resumed does not try anew."""
+
+    def __init__(self, config: TrainConfig, table_digest: str, base_digest: str) -> None:
+        self._path, self._may_read = config.out / "cache" / "choice.json", config.machine.resume
+        settings = [config.seed, asdict(config.objective), asdict(config.regularization), str(config.machine.dtype)]
+        self._identity = digest(json.dumps([table_digest, base_digest, settings], default=str))
+
+    def read(self) -> Choice | None:
+        """The choice of the run that is resumed; None where it made none, or with other data, base or settings."""
+        if not (self._may_read and self._path.is_file()):
+            return None
+        kept = json.loads(self._path.read_text())
+        if kept["identity"] != self._identity:
+            return None
+        tried = tuple(Tried(**one) for one in kept["tried"])
+        return Choice(params=kept["params"], reason=kept["reason"], tried=tried)
+
+    def write(self, choice: Choice) -> Choice:
+        write_text(self._path, json.dumps({"identity": self._identity, **choice.entry()}))
+        return choice
+
+
+def _trial_rows(table: PairTable, train_rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to fit to, counter-examples among them, and pairs to compare on, none where there are too few prompts."""
+    prompt_P, is_pair_P = table.prompt[train_rows], ~np.isin(train_rows, table.rows(COUNTER_EXAMPLES))
+    unique, place_P = np.unique(prompt_P, return_inverse=True)
+    order = np.random.default_rng([seed, 7]).permutation(len(unique))
+    drawn = order[np.cumsum(np.bincount(place_P, is_pair_P)[order]) <= MAX_PAIRS]
+    if len(drawn) < MIN_PROMPTS:
+        return train_rows, train_rows[:0]
+    held = drawn[: len(drawn) // ONE_IN]
+    is_held_P = np.isin(place_P, held)
+    return train_rows[np.isin(place_P, drawn) & ~is_held_P], train_rows[is_held_P & is_pair_P]
+
+
+def _held_out_margins(candidate: Candidate, table: PairTable, rows: np.ndarray, held_rows: np.ndarray) -> np.ndarray:
+    """(P,) margins of the held-out pairs by the candidate fitted to the rows; it is put back to its start."""
+    model, task, loop = candidate.trained.model, candidate.built.task, candidate.derived.loop
+    is_head = candidate.config.params.startswith("head")
+    others = [weight for weight in model.backbone.parameters() if weight.requires_grad and is_head]  # those of the blocks
+    for weight in others:
+        weight.requires_grad_(False)
+    start = trained_weights(model)
+    if is_head:
+        loop = replace(loop, weight_decay=choose_decay(model, task, rows, table.prompt[rows], loop)[0])
+    with progress(f"trying {candidate.config.params}", loop.num_steps(len(rows)), "steps") as advance:
+        fit(model, task, rows, loop, on_steps=advance)
+    rewards_P2 = task.rewards(model, held_rows).astype(np.float64)
+    model.load_state_dict(start, strict=False)
+    for weight in others:
+        weight.requires_grad_(True)
+    return rewards_P2[:, 0] - rewards_P2[:, 1]
+
+
+def _why(tried: Sequence[Tried], ahead_P: np.ndarray, prompt_P: np.ndarray, best: int) -> str:
+    """ahead_P: by how much the log loss of the best is the lower one."""
+    _, place_P = np.unique(prompt_P, return_inverse=True)
+    sums_C = np.bincount(place_P, ahead_P - ahead_P.mean())
+    error = math.sqrt((sums_C**2).sum() * len(sums_C) / max(1, len(sums_C) - 1)) / len(ahead_P)
+    doubt = "" if ahead_P.mean() > 2 * error else ", which is within noise"
+    than = f"{tried[best].loss:.3f} against {tried[1 - best].loss:.3f} of {tried[1 - best].params}"
+    cost = ", ".join(f"{one.params} {one.seconds:.0f} s" for one in tried)
+    where = f"on {len(ahead_P):,} pairs of a quarter of the training prompts"
+    return f"held-out log loss {than}, {ahead_P.mean():.3f} +- {error:.3f} lower{doubt}, {where}; trying took {cost}"
