@@ -161,11 +161,11 @@ class LocalModel:
     def _batches(self, asks: Sequence[Ask], rows: Sequence[_Row]) -> Iterable[tuple[PackedBatch, list[_Row]]]:
         """The batches to run, each with its rows in the order of their reads."""
         named: dict[str, list[int]] = {}
-        loose: list[int] = []
         for k, row in enumerate(rows):
-            shared = asks[row.place].shared
-            (named.setdefault(shared, []) if shared else loose).append(k)
-        together = [*named.values(), *([loose[j] for j in part] for part in siblings([rows[k].tokens for k in loose]))]
+            named.setdefault(asks[row.place].shared or f"ask {k}", []).append(k)
+        alone = [part[0] for part in named.values() if len(part) == 1]  # one answer to its prompt: the rubric may still be shared
+        together = [part for part in named.values() if len(part) > 1]
+        together += [[alone[j] for j in part] for part in siblings([rows[k].tokens for k in alone])]
         if not self.backbone.can_branch:
             together = [[k] for k in range(len(rows))]
         groups: list[Group] = []
