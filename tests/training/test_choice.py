@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2Model
 
+from assay.commands.train import train_all
 from assay.models.backbone import Backbone
 from assay.run_files import read_description
 from assay.training import choice as module
@@ -69,6 +70,19 @@ def test_a_quick_run_is_a_head_on_a_third_of_the_layers(tmp_path):
         options(quick, Backbone(GPT2Model(GPT2)))
     with pytest.raises(ValueError, match="--quick says itself what is trained"):
         replace(quick, depth="2")
+
+
+def test_a_quick_run_says_what_it_is_wherever_it_is_read(tmp_path, quickly, capsys):
+    config = config_of(tmp_path, toy_pairs(60), params=module_default(), machine=replace(MACHINE, quick=True, reference=0))
+    out = train_all(config)
+    told = read_description(out / "artifact")
+    assert (told["params"], told["depth"]) == ("head:mean", 2)  # a third of four layers, and the layer of the mean
+    assert told["choice"]["asked"] == "quick"
+    assert told["title"].endswith("a quick look")
+    report = report_from_json((out / "eval" / "training.json").read_text())
+    (finding,) = [finding for finding in report.findings if finding.name == "quick run"]
+    assert finding.level == "warn"
+    assert " ".join(capsys.readouterr().err.split()).count("a quick look: a head alone") >= 2
 
 
 def module_default() -> str:

@@ -48,6 +48,7 @@ from assay.training.settings import TrainConfig
 
 RELOAD = "reload check: largest difference"
 NUM_CHECKED = 16  # answers that are scored in two ways
+CHECKED_TOKENS = 2000  # beyond which no further answer is scored in float32: long ones took a minute
 MAX_TRIED = 100  # answers of a split among which whole answers are looked for
 
 
@@ -276,7 +277,9 @@ def reload_check(path: Path, prepared: Prepared, num_answers: int = NUM_CHECKED)
 
 
 def _whole_answers(prepared: Prepared, split: Split, num_answers: int) -> list[Completion]:
-    """Of the first answers of a split those that fit into max_length: each side cuts in its own way."""
+    """Of the first answers of a split those that fit into max_length, as each side cuts in its own way, up to so many tokens."""
     answers = list(itertools.islice(prepared.kind.answers(prepared.config, split), num_answers))
-    is_whole = [item.error is None and not item.is_cut for item in prepared.renderer.render(answers)]
-    return list(itertools.compress(answers, is_whole))
+    rendered = prepared.renderer.render(answers)
+    whole = [(answer, len(item.tokens)) for answer, item in zip(answers, rendered, strict=True) if not (item.error or item.is_cut)]
+    within = itertools.accumulate((num_tokens for _, num_tokens in whole), initial=0)
+    return [answer for (answer, _), before in zip(whole, within, strict=False) if before <= CHECKED_TOKENS]

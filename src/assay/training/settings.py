@@ -79,7 +79,7 @@ class Machine:
     """How the run is computed and kept. But for `quick` it changes what is learnt by rounding only."""
 
     quick: bool = False
-    """A first look in about a minute: a head on a third of the layers."""
+    """A first look: a head on a third of the layers."""
     device: str = "auto"
     dtype: Dtype = "auto"
     """Number format of the backbone; auto measures which is faster."""
@@ -121,7 +121,7 @@ class Machine:
 class TrainConfig:
     """Train a reward model on preference pairs, then calibrate, evaluate and report it."""
 
-    kind: Annotated[str, tyro.conf.arg(metavar="NAME[:A=W]")] = "pairs"
+    kind: Annotated[str, tyro.conf.arg(metavar="NAME[:..]")] = "pairs"
     """pairs, rankings, attributes:helpfulness=1,verbosity=-0.4."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SET")]
     """Pairs: files, folders, globs or hub:org/name#split (docs/data.md)."""
@@ -142,7 +142,7 @@ class TrainConfig:
     limit: int | None = None
     """At most N pairs of each file, drawn by whole prompts."""
     params: str = PARAMS
-    """auto, full, head, head:mean, blocks:K (the last) or lora:R."""
+    """auto, full, head, head:mean, blocks:K or lora:R."""
     depth: str | None = None
     """Layers kept: full, N, a share (1/3), or auto (probed)."""
     epochs: int | None = None
