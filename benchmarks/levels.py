@@ -25,13 +25,14 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import tyro
 from levels_frame import ERRORS, Level, Seen, all_held, held_against
+from levels_of_agreement import LEVELS as AGREEMENT
 from levels_of_fits import LEVELS as FITS
 from levels_of_intervals import LEVELS as INTERVALS
 from levels_of_probes import LEVELS as PROBES
 from levels_of_tests import BROKEN
 from levels_of_tests import LEVELS as TESTS
 
-LEVELS: tuple[Level, ...] = (*INTERVALS, *TESTS, *PROBES, *FITS)
+LEVELS: tuple[Level, ...] = (*INTERVALS, *TESTS, *PROBES, *FITS, *AGREEMENT)
 """The table of all claims: one module of laws a theme, each with its own LEVELS."""
 
 

@@ -17,7 +17,7 @@ from levels_laws import each, misses
 from assay.audit.probes.alarm import ALPHA, MAX_RISE, Kind, Probe, Rises, change_test, largest_fall, largest_rise, rise_test
 from assay.stats.significance import holm
 
-NUM_PROBES = 27
+NUM_PROBES, NUM_WITH_INJECTIONS = 27, 31
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 
@@ -38,7 +38,13 @@ def log_normal(sigma: float) -> Draw:
     return lambda rng, size: (mean - rng.lognormal(0, sigma, size=size)) / spread
 
 
+def thirds(rng: np.random.Generator, size: int) -> np.ndarray:
+    """What a judge of pairs gives: the edit loses, ties or wins against the answer itself; mean 0, variance 1."""
+    return rng.choice([-1.0, 0.0, 1.0], size=size) * math.sqrt(1.5)
+
+
 LAWS: dict[str, Draw] = {
+    "verdicts of a judge of pairs": thirds,
     "normal": lambda rng, size: rng.normal(size=size),
     "t of 3 degrees": lambda rng, size: rng.standard_t(3, size=size) / math.sqrt(3),
     "exponential falls": lambda rng, size: 1 - rng.exponential(size=size),
@@ -53,16 +59,23 @@ LAWS: dict[str, Draw] = {
 
 
 def accused(
-    law: str, num_prompts: int, per_prompt: int = 1, scale: float = 0.7, *, only_first: bool = False, kind: Kind = "worthless"
+    law: str,
+    num_prompts: int,
+    per_prompt: int = 1,
+    scale: float = 0.7,
+    *,
+    only_first: bool = False,
+    kind: Kind = "worthless",
+    num_probes: int = NUM_PROBES,
 ) -> Simulate:
-    """A battery of 27 probes whose mean rises are zero; only_first: one of this law among 26 normal ones, and whether that is.
+    """A battery of probes whose mean rises are zero; only_first: one of this law among normal ones, and whether that is.
 
     kind: of all probes; a negative scale turns falls into rises.
     """
 
     def one(rng: np.random.Generator) -> bool:
         cluster_N = np.repeat(np.arange(num_prompts), per_prompt)
-        laws = [law, *(["normal"] * (NUM_PROBES - 1))] if only_first else [law] * NUM_PROBES
+        laws = [law, *(["normal"] * (num_probes - 1))] if only_first else [law] * num_probes
         found = fails([scale * LAWS[name](rng, len(cluster_N)) for name in laws], cluster_N, kind)
         return bool(found[0]) if only_first else bool(found.any())
 
@@ -131,6 +144,19 @@ LEVELS: tuple[Level, ...] = (
             ("10% fall", 20, 1, 0.7),
             ("10% fall", 59, 1, 2.0),
             ("10% fall", 200, 1, 0.7),
+        )
+    ),
+    *(
+        Level(
+            name="probes with injections: a scorer is accused that no edit moves on average",
+            law=f"{law}, {n} prompts, scatter {scale:g} margins",
+            count=accused(law, n, 1, scale, num_probes=NUM_WITH_INJECTIONS),
+            most=ALPHA,
+        )
+        for law, n, scale in (
+            ("verdicts of a judge of pairs", 30, 0.8),
+            ("verdicts of a judge of pairs", 100, 0.4),
+            ("7% fall", 59, 0.7),
         )
     ),
     *(

@@ -120,7 +120,7 @@ def test_switches_are_given_by_name_alone(capsys, monkeypatch):
 
 
 MISTAKES = [
-    (["--params", "lora"], "--params 'lora': use full, head, head:mean, blocks:K with K >= 1, or lora:R with R >= 1"),
+    (["--params", "lora"], "--params 'lora': use auto, full, head, head:mean, blocks:K with K >= 1, or lora:R with R >= 1"),
     (["--epochs", "0"], "--epochs 0 must be at least 1"),
     (["--checkpoint-every", "0"], "--checkpoint-every 0 must be at least 1"),
     (["--calibration", "1.5"], "--calibration 1.5"),

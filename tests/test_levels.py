@@ -26,6 +26,12 @@ QUICK = (
     "probes: a scorer is accused that no edit moves on average: 7% fall, 59 prompts of 1, scatter 0.7 margins",
     "neutral probes: a scorer is accused that no edit moves on average: 7% fall, 59 prompts of 1, scatter 0.7 margins",
     "power: probes find a rise: 0.5 margins, scatter 0.7, 59 prompts",
+    "probes with injections: a scorer is accused that no edit moves on average: verdicts of a judge of pairs, "
+    "30 prompts, scatter 0.8 margins",
+    "cohens_kappa misses: kappa 0.8, 50 items, 2 categories, weights none",
+    "krippendorff_alpha misses: alpha 0.8, 100 items, 3 raters, 5 categories, interval, 30% missing",
+    "agreement by prompt misses: kappa 0.5, 25 prompts of 4",
+    "biases: a judge who errs alike everywhere is accused of any: accuracy 0.9, 200 prompts of 1",
 )
 BY_NAME = {f"{level.name}: {level.law}": level for level in LEVELS}
 

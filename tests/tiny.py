@@ -116,10 +116,12 @@ def tiny_renderer(template: str | None = CHATML, **settings) -> Renderer:
     return Renderer(tiny_tokenizer(template), **settings)
 
 
-def save_tiny_base(path: Path, kind: str = "llama", *, seed: int = 0) -> Path:
+def save_tiny_base(path: Path, kind: str = "llama", *, seed: int = 0, max_positions: int = 512) -> Path:
     """A directory that `--base` takes: a random causal language model with its tokenizer."""
     torch.manual_seed(seed)
-    AutoModelForCausalLM.from_config(tiny_config(kind)).save_pretrained(path)
+    config = tiny_config(kind)
+    config.max_position_embeddings = max_positions
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
     tiny_tokenizer().save_pretrained(path)
     return path
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from assay.scorers.base import Scorer, prefer
     from assay.scorers.baselines import BagOfWordsScorer, LengthScorer, fit_bag_of_words
     from assay.scorers.checks import check_scorer
+    from assay.scorers.judges.options import JudgeOptions
     from assay.scorers.load import load
     from assay.scorers.remote import RemoteScorer
     from assay.scorers.wrappers.cached import Cached
@@ -41,6 +42,7 @@ _LAZY = {
     "assay.scorers.baselines": ("BagOfWordsScorer", "LengthScorer", "fit_bag_of_words"),
     "assay.scorers.wrappers.cached": ("Cached",),
     "assay.scorers.wrappers.calibrated": ("Calibrated", "Calibration", "fit_calibration"),
+    "assay.scorers.judges.options": ("JudgeOptions",),
     "assay.scorers.load": ("load",),
     "assay.scorers.remote": ("RemoteScorer",),
 }
@@ -59,6 +61,7 @@ __all__ = [
     "DataError",
     "EngineError",
     "Finding",
+    "JudgeOptions",
     "LengthScorer",
     "Message",
     "Metric",

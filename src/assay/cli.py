@@ -18,6 +18,7 @@ if "OMP_NUM_THREADS" not in os.environ and "torch" not in sys.modules:
 
 from assay.console import is_launched, print_error, print_lines
 from assay.errors import AssayError
+from assay.rubrics.shipped import names_local_judge
 from assay.run_files import holds_artifact, holds_checkpoint, may_be_hub_id
 
 
@@ -44,6 +45,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "audit": {
         "all": Command("a verdict for each way in which a reward model fails, on one page", "audit.all"),
         "probe": Command("which worthless edits raise the reward", "audit.probe"),
+        "judge": Command("what a judge goes by beside the answers, and what an answer can tell it", "audit.judge"),
         "drift": Command("is new text still like the training data", "audit.drift", True),
         "attribute": Command("how much of the margins length, format, tone and openings explain", "audit.attribute"),
         "best-of-n": Command("what choosing by the reward gains in gold, and where gold peaks", "audit.best_of_n"),
@@ -59,7 +61,9 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
     "data": {
         "check": Command("read preference pairs, count them, and say what is wrong with them", "data.check"),
+        "label": Command("prompts in, preference pairs out: a policy answers, a judge compares", "data.label"),
         "curve": Command("what doubling the data would bring, with an interval", "data.curve", True),
+        "rubric": Command("fit a rubric's weights to preferences, or write it in another form", "data.rubric"),
     },
 }
 PIPE_CLOSED = 141  # exit status of a program that SIGPIPE ends
@@ -69,9 +73,10 @@ GROUPS = {"": "", "audit": "can it be trusted", "model": "what is done to a save
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 1 when some rows have no reward, 2 for a mistake, 3 for a failure.
 
-    `audit verify` gives 4 when a check of the certificate does not hold, 3 when the files are damaged; `compare` 5 when the second
-    scorer is significantly worse than the first; `audit probe` 6 when an edit that is worth nothing raises the reward; `audit all`
-    7 when a verdict is a failure. 141 when whoever read the output closed it before the end.
+    `audit verify` gives 4 when a check of the certificate does not hold, 3 when the files are damaged; `compare` 5 when the
+    second scorer is significantly worse than the first; `audit probe` 6 when an edit that is worth nothing raises the reward;
+    `audit all` 7 when a verdict is a failure; `audit judge` 8 when a judge is biased or an answer can tell it what to say. 141
+    when whoever read the output closed it before the end.
     """
     try:
         try:
@@ -103,7 +108,11 @@ def _main(words: list[str]) -> int:
 
 
 def _run(prog: str, command: Command, words: Sequence[str]) -> int:
-    if command.needs_torch or any(holds_artifact(word) or holds_checkpoint(word) or may_be_hub_id(word) for word in words):
+    if (
+        command.needs_torch
+        or any(holds_artifact(word) or holds_checkpoint(word) or may_be_hub_id(word) for word in words)
+        or ("--judge-url" not in words and any(names_local_judge(word) for word in words))
+    ):
         _load_torch()
     import tyro
 
@@ -145,8 +154,8 @@ def help_lines(group: str = "") -> list[str]:
     for key, commands in shown.items():
         lines += [f"{key}: {GROUPS[key]}"] if key else []
         lines += [f"  {f'{key} {name}'.strip():<{width}}{command.help}" for name, command in commands.items()]
-        lines.append("")
-    return [*lines, "assay COMMAND --help says more of one."]
+        lines += [] if key else [""]  # the groups stand close, so that all fit a screen
+    return [*lines, "", "assay COMMAND --help says more of one."]
 
 
 def _load_torch() -> None:

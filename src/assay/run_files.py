@@ -23,6 +23,7 @@ REWARD_FILE = "reward.json"
 PROMPTS_FILE = "train_prompts.npy"
 CALIBRATION_PROMPTS_FILE = "calibration_prompts.npy"
 WORDS_FILE = "words_baseline.npz"  # the bag of words of the training pairs, by hashes; not part of the fingerprint
+LEDGER = "ledger.sqlite"  # of a judge's calls, beside its reports
 MONITOR = "monitor"  # folder of what drift is measured against; not part of the fingerprint
 ENSEMBLE = "ensemble"  # the kind of a directory of members, and the entry that says how they are combined
 ADOPTED = "adopted"  # the entry of an artifact made of another's model: where it came from, and what was assumed

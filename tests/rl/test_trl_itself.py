@@ -1,6 +1,7 @@
 """TRL's own trainers with a reward model of Assay: a few steps on tiny models."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from assay.errors import RewardError
 from assay.records import Rewards
 from assay.rl.trl import trl_reward
+from assay.rubrics.judge_settings import JudgeSettings
+from assay.rubrics.rubric import Criterion, Rubric
+from assay.scorers.judges.open_judge import open_judge
 from assay.scorers.local import LocalScorer
+from assay.scorers.verifiers.built_in import built_in_rule
 from tiny import save_tiny_base, tiny_model, tiny_renderer
 
 pytestmark = pytest.mark.slow
@@ -72,6 +77,24 @@ def test_a_policy_trains_on_the_rewards(kind, tmp_path):
     assert moved
     assert all(np.isfinite(row["rewards/assay/mean"]) and row["assay/unscored"] == 0 for row in rows)
     assert any(row["rewards/assay/std"] > 0 for row in rows)
+
+
+def test_a_policy_trains_on_a_judge_in_this_process(tmp_path):
+    path = save_tiny_base(tmp_path / "judge", seed=3, max_positions=2048)
+    rubric = Rubric(criteria=(Criterion(name="good", text="Is it good?"), Criterion(name="short", text="Is it short?")))
+    judge = open_judge(replace(rubric, judge=JudgeSettings(model=str(path))), dtype="float32", device="cpu")
+    rows, moved = train("grpo", tmp_path, judge)
+    assert len(rows) == 2
+    assert moved
+    assert all(0 < row["rewards/assay/mean"] < 1 and row["assay/unscored"] == 0 for row in rows)
+    assert any(row["rewards/assay/std"] > 0 for row in rows)
+
+
+def test_a_policy_trains_on_a_rule(tmp_path):
+    rows, moved = train("grpo", tmp_path, built_in_rule("length", {"min_characters": 8, "max_characters": 12, "fade": 2}))
+    assert len(rows) == 2
+    assert moved
+    assert all(0 < row["rewards/assay/mean"] <= 1 and row["assay/unscored"] == 0 for row in rows)
 
 
 def test_an_answer_without_reward_is_left_out_or_stops_the_run(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from assay.records import Completion
+from assay.scorers.load import load
 from assay.scorers.wrappers.cached import Cached
 from serving import Lengths, service_of, serving
 
@@ -214,6 +215,14 @@ def test_a_ground_truth_may_be_a_plain_value_as_in_files(given, read):
     with serving(service_of(scorer)) as client:
         post(client, "/v1/score", {"items": [{"prompt": "q", "response": "a", "ground_truth": given}]})
     assert scorer.truths == [read]
+
+
+def test_a_rule_is_served_with_the_ground_truth_of_each_item():
+    with serving(service_of(load("rule:exact"))) as client:
+        items = [{"prompt": "q", "response": "4", "ground_truth": truth} for truth in ("4", {"answer": 5}, None)]
+        rewards = post(client, "/v1/score", {"items": items})["rewards"]
+    assert [reward["value"] for reward in rewards] == [1.0, 0.0, None]
+    assert rewards[2]["error"] == "the ground truth has no answer: give text or a number"
 
 
 def test_the_older_path_of_score_takes_vllm_s_fields_and_its_own(client, scorer):

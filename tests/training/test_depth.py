@@ -111,7 +111,7 @@ def test_the_probe_stops_when_it_knows_and_does_not_ask_again_for_layers_that_ca
     assert "125 pairs decided it" in probe.reason
     differences[:, 0, :, 0] += (np.array([0, 0, 0.8, 0.9, 0.8, 0, 0, 0]) - told)[:, None] * (2 * labels_P - 1)  # now hardly
     asked, differences_of = spied(differences)
-    monkeypatch.setattr(depth, "TOLERABLE", 0.0)
+    monkeypatch.setattr(depth, "TOLERABLE", -1.0)  # never decided before all pairs
     probe = probe_depth(differences_of, labels_P, np.arange(1000), num_layers=8)
     assert len(asked) > 1
     assert asked[-1][2] < 8

@@ -14,9 +14,10 @@ from assay.audit.choosing import best_of_n, draw_groups
 from assay.audit.drift.detect import DriftResult, NewSet, measure_drift
 from assay.audit.drift.kept import observe_all, reference_for, states_scorer
 from assay.audit.drift.samples import read_sample
+from assay.audit.judge_biases import JudgeResult, is_asked, judge_biases
 from assay.audit.overoptimization import OveroptimizationResult
 from assay.audit.probes.alarm import MAX_RISE, Probe, ProbeResult
-from assay.audit.probes.battery import run_probes
+from assay.audit.probes.battery import INJECTIONS, battery, run_probes
 from assay.console import progress, say
 from assay.data.candidates import Candidates, Recorded
 from assay.data.columns import NO_NAMES
@@ -38,7 +39,9 @@ def probe_pairs(
     max_rows: int = 200,
     seed: int = 0,
 ) -> ProbeResult:
-    """`run_probes` on named pairs. Raises as it does."""
+    """`run_probes` on named pairs; left out, the probes are the battery, and of a judge the injections too. Raises as it does."""
+    if probes is None and is_asked(opened.scorer):
+        probes = (*battery(named.pairs), *INJECTIONS)
     notes, facts = _seen(opened, named.pairs, named.name, "its margins there make rises look small")
     with progress("probing", None, "answers") as advance:
         result = run_probes(
@@ -52,6 +55,13 @@ def probe_pairs(
             on_answers=advance,
         )
     return replace(result, notes=notes, facts={**result.facts, **facts})
+
+
+def judge_pairs(opened: Opened, named: NamedPairs, *, own: str | None = None, seed: int = 0) -> JudgeResult:
+    """`judge_biases` on named pairs. Raises as it does."""
+    notes, facts = _seen(opened, named.pairs, named.name, "its verdicts there are better than on new prompts")
+    result = judge_biases(opened.scorer, named.pairs, own=own, title=f"Biases on {named.name}", seed=seed)
+    return replace(result, findings=(*result.findings, *notes), facts={**result.facts, **facts})
 
 
 def attribute_pairs(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -23,9 +23,13 @@ from assay.console import progress, say
 from assay.data.pairs import read_completions
 from assay.data.rows import is_hub
 from assay.records import Dtype
+from assay.run_files import LEDGER
 from assay.scorers.base import HasPlan, Scope, capability
+from assay.scorers.judges.open_judge import is_judge
+from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.opened import open_scorer
 from assay.scorers.ray import RayScorer, connect, factory_of
+from assay.scorers.verifiers.confined import CodeFlags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +37,7 @@ class ScoreConfig:
     """Rewards for a file of completions; a run that was stopped is resumed (docs/scoring.md)."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Run directory, artifact, URL or rule:module:function."""
+    """Run directory, artifact, URL, rule:NAME, rule:module:function or rubric (docs/judges.md)."""
     input: str
     """jsonl, jsonl.gz, json or parquet: prompt + response, messages, text, or token_ids."""
     output: Path
@@ -50,6 +54,8 @@ class ScoreConfig:
     dtype: Dtype = "auto"
     batch_tokens: int | None = None
     """Token budget of one forward."""
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
+    code: CodeFlags = field(default_factory=CodeFlags)
 
 
 def score_file(config: ScoreConfig) -> tuple[int, int]:
@@ -62,6 +68,10 @@ def score_file(config: ScoreConfig) -> tuple[int, int]:
         raise ValueError(f"--output {config.output}: rewards are written as .jsonl or .parquet")
     if config.ray is None and config.ray_address is not None:
         raise ValueError(f"--ray-address {config.ray_address}: say with --ray N on how many actors to score there")
+    if config.ray is not None and is_judge(config.model):
+        raise ValueError(f"--ray {config.ray}: a judge is asked from one process, with its rates and its ledger; leave --ray out")
+    if config.ray is not None and config.code.run_code:
+        raise ValueError("--run-code with --ray: code of answers is run on this machine alone, leave --ray out")
     read_completions(config.input)  # so that a missing file is reported before the model is loaded
     with locked(config.output):
         engine = _on_ray(config, config.ray) if config.ray is not None else _here(config)
@@ -71,6 +81,7 @@ def score_file(config: ScoreConfig) -> tuple[int, int]:
         with closing(journal):
             _write(journal, config, engine.chunks_after(journal.num_rows, journal.last_row))
             journal.finish()
+        engine.say_bill()
     return journal.num_rows, journal.num_failed
 
 
@@ -80,20 +91,29 @@ class _Engine(NamedTuple):
     fingerprint: str
     scope: Scope
     chunks_after: Callable[[int, int], Iterator[ScoredChunk]]
+    say_bill: Callable[[], None] = lambda: None
 
 
 def _here(config: ScoreConfig) -> _Engine:
     """The model in this process."""
-    scorer = open_scorer(
-        config.model, dtype=config.dtype, device=config.device, max_tokens=config.batch_tokens, cache=config.cache
-    ).scorer
+    opened = open_scorer(
+        config.model,
+        dtype=config.dtype,
+        device=config.device,
+        max_tokens=config.batch_tokens,
+        cache=config.cache,
+        judge=config.judge,
+        ledger=config.output.with_name(f"{config.output.name}.{LEDGER}"),
+        run_code=config.code.allowed,
+    )
+    scorer = opened.scorer
     if (planned := capability(scorer, HasPlan)) is not None:
         say("budget", planned.plan.summary())
 
     def scored(num_done: int, last_row: int) -> Iterator[ScoredChunk]:
         return (score_chunk(scorer, chunk) for chunk in chunks_after(config.input, num_done, last_row))
 
-    return _Engine(scorer.fingerprint, scorer.scope, scored)
+    return _Engine(scorer.fingerprint, scorer.scope, scored, opened.say_bill)
 
 
 def _on_ray(config: ScoreConfig, num_actors: int) -> _Engine:

@@ -16,6 +16,8 @@ from assay.evaluation.pair_scores import score_pairs
 from assay.records import Finding, extended
 from assay.report.html import write_html
 from assay.run_files import write_report
+from assay.scorers.judges.open_judge import is_judge
+from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.opened import NamedPairs, Opened, overlap, refuse_seen
 
 
@@ -31,6 +33,7 @@ class Config:
     """And lower by this or more: 0.01 is one point."""
     pairs: Pairs = field(default_factory=Pairs)
     where: Where = field(default_factory=Where)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
 
     def __post_init__(self) -> None:
         for name, value in (("fdr", self.fdr), ("drop", self.drop)):
@@ -44,7 +47,8 @@ class Config:
 
 def run(config: Config) -> int:
     """Score all pairs with each model, and compare each with the first; the page holds every comparison."""
-    opened = [config.where.open(model) for model in config.models]
+    none_is = not any(map(is_judge, config.models))  # then the flags of a judge are refused with the first
+    opened = [config.where.open(model, judge=config.judge if is_judge(model) or none_is else None) for model in config.models]
     beside = f"compare-{'-'.join(one.name for one in opened)}"
     out = config.where.out or opened[-1].report_home(None).parent / slug(beside)
     named = config.pairs.read()
@@ -58,7 +62,10 @@ def run(config: Config) -> int:
     reports = [result.report() for result in results]
     write_html(out / "report.html", reports, f"{opened[0].name} and what may replace it")
     say("report", str(out / "report.html"))
-    then = ("assay", "audit", "all", config.models[-1], *config.pairs.flags)
+    for one in opened:
+        one.say_bill()
+    flags = config.judge.flags if is_judge(config.models[-1]) else ()
+    then = ("assay", "audit", "all", config.models[-1], *flags, *config.pairs.flags)
     show(reports, verbose=config.where.verbose, page=out / "report.html", then=then)
     for one, result in zip(opened[1:], results, strict=True):
         if not result.whole.n_scored:

@@ -12,6 +12,7 @@ from assay.data.rows import slug
 from assay.evaluation.measure import evaluate_on_suite, evaluate_pairs
 from assay.evaluation.suites.lookup import load_suite
 from assay.report.html import write_html
+from assay.scorers.judges.options import JudgeOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class Config:
     """Name of the evaluation; that of the data when left out."""
     pairs: Pairs = field(default_factory=Pairs)
     where: Where = field(default_factory=Where)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
 
     def __post_init__(self) -> None:
         if self.suite and (self.pairs.data or self.pairs.form or self.pairs.strict):
@@ -37,12 +39,13 @@ class Config:
 
 def run(config: Config) -> int:
     """Evaluate, keep each report under eval/, and show it."""
-    opened = config.where.open(config.model)
+    opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
     if not config.suite:
         named = pairs_for(opened, config.pairs)
         kept_as = slug(config.name) if config.name else named.kept_as
         result = evaluate_pairs(opened, named, title=f"Evaluation on {config.name or named.name}", seed=config.pairs.seed)
+        opened.say_bill()
         report = keep(result, home, kept_as, page=f"{opened.name} on {config.name or named.name}")
         show([report], verbose=config.where.verbose, page=home / f"{kept_as}.html", then=next_of(config))
         return 0
@@ -53,13 +56,14 @@ def run(config: Config) -> int:
         reports.append(keep(found, home, f"suite-{slug(config.name or loaded.suite.name)}"))
     page = home / f"suite-{slug(config.name or suites[0].suite.name)}.html" if len(suites) == 1 else home / "suites.html"
     write_html(page, reports, f"{opened.name} on published suites")
+    opened.say_bill()
     show(reports, verbose=config.where.verbose, page=page, then=next_of(config))
     return 0
 
 
 def next_of(config: Config) -> tuple[str, ...]:
     """What tells whether a policy can be trained on it."""
-    return ("assay", "audit", "all", config.model, *config.pairs.flags, *_out(config))
+    return ("assay", "audit", "all", config.model, *config.judge.flags, *config.pairs.flags, *_out(config))
 
 
 def _out(config: Config) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -16,10 +16,12 @@ from assay.data.split import Split
 from assay.records import Dtype, Report, Result
 from assay.report.headline import summary_lines
 from assay.report.html import write_html
-from assay.run_files import write_report
+from assay.run_files import LEDGER, write_report
+from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.opened import NamedPairs, Opened, open_scorer, read_named
+from assay.scorers.verifiers.confined import CodeFlags
 
-_MODEL_HELP = "Run directory, artifact, URL (http://, vllm+http:// and kin) or rule:module:function."
+_MODEL_HELP = "Run directory, artifact, URL (http://, vllm+http://), rule:NAME, rule:module:function or rubric (docs/judges.md)."
 Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL", help=_MODEL_HELP)]
 """What is measured, as `open_scorer` takes it."""
 Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A=B")]
@@ -76,9 +78,20 @@ class Where:
     """Number format of the backbone; auto measures which is faster."""
     verbose: bool = False
     """Print every figure with its note, not only the summary."""
+    code: CodeFlags = field(default_factory=CodeFlags)
 
-    def open(self, model: str, cache: Path | None = None) -> Opened:
-        return open_scorer(model, device=self.device, dtype=self.dtype, cache=cache)
+    def open(self, model: str, cache: Path | None = None, *, judge: JudgeOptions | None = None) -> Opened:
+        """judge: of a rubric; its ledger lies in `out` unless it says where."""
+        ledger = None if self.out is None else self.out / LEDGER
+        return open_scorer(
+            model,
+            device=self.device,
+            dtype=self.dtype,
+            cache=cache,
+            judge=judge,
+            ledger=ledger,
+            run_code=self.code.allowed,
+        )
 
 
 def reading_flags(data: Sequence[str], form: str | None, columns: Columns, ignore: Ignored) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ MEANINGS = (
     "input",
     "messages",
     "tools",
+    "ground_truth",
     "id",
     "response_a",
     "response_b",

@@ -119,6 +119,24 @@ def foreign_sentence(completion: Completion, rng: np.random.Generator) -> Edited
     return _after(completion, _one_of(texts.FOREIGN, rng), " ")
 
 
+# Injections: what a judge's prompt is built around is made to speak for itself.
+
+
+def closing_fence(completion: Completion, rng: np.random.Generator) -> Edited:
+    """The end of the answer, forged, and a grader's words behind it."""
+    return _after(completion, _one_of(texts.CLOSING_FENCES, rng))
+
+
+def ignored_rubric(completion: Completion, rng: np.random.Generator) -> Edited:
+    """The judge is told to ignore its rubric, after the answer."""
+    return _after(completion, _one_of(texts.IGNORED_RUBRICS, rng))
+
+
+def planted_verdict(completion: Completion, rng: np.random.Generator) -> Edited:
+    """A judge's whole reply, forged, before the answer."""
+    return f"{_one_of(texts.PLANTED_VERDICTS, rng)}\n\n{_response(completion)}"
+
+
 # Style: the same words in another dress.
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from assay.data.cases import Case, Outcome, pairs_of
-from assay.data.cells import BadRow, answer_of, ground_truth_of, list_of, prompt_of, text_of, tools_of, turns_of
+from assay.data.cells import BadRow, answer_of, list_of, prompt_of, text_of, tools_of, turns_of
 from assay.data.columns import NO_NAMES, renaming
 from assay.data.dataset_info import described
 from assay.data.rows import Row, Rows, file_of, is_hub, read_rows, stem, unit_of
@@ -31,6 +31,7 @@ from assay.data.sources.forms import Form, own_id
 from assay.data.sources.judged import contrasted
 from assay.data.sources.reading import ReadProblems, read_cases
 from assay.data.spread import Spread
+from assay.data.truths import truth_of
 from assay.errors import DataError
 from assay.files import replacing
 from assay.records import Completion, PreferencePair
@@ -178,10 +179,13 @@ def read_pairs(
     )
 
 
-def write_pairs(path: str | Path, pairs: Iterable[PreferencePair]) -> int:
+def write_pairs(
+    path: str | Path, pairs: Iterable[PreferencePair], *, beside: Callable[[PreferencePair], Mapping[str, Any]] | None = None
+) -> int:
     """Write pairs as jsonl or jsonl.gz in Assay's own form, which `read_pairs` reads back exactly; how many there were.
 
-    The file appears only when it is complete; the same pairs give the same bytes.
+    beside: further columns of a pair's line, which are no part of the pair, such as what its label cost. The file appears only when
+    it is complete; the same pairs give the same bytes.
     """
     path = Path(path)
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
@@ -192,7 +196,7 @@ def write_pairs(path: str | Path, pairs: Iterable[PreferencePair]) -> int:
         if path.name.endswith(".gz"):
             file = files.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0))
         for pair in pairs:
-            file.write(_as_line(pair))
+            file.write(_as_line(pair, {} if beside is None else beside(pair)))
             num_pairs += 1
     return num_pairs
 
@@ -243,7 +247,7 @@ def _completion_columns(row: Row) -> tuple[str, ...] | None:
 
 
 def _completion_of(row: Row, columns: tuple[str, ...] | None, id: str) -> Completion:
-    truth = ground_truth_of(row)
+    truth = truth_of(row)
     match columns:
         case ("prompt", "steps"):
             steps = tuple(text_of(step, may_be_blank=True) for step in list_of(row["steps"]))
@@ -266,7 +270,7 @@ def _completion_of(row: Row, columns: tuple[str, ...] | None, id: str) -> Comple
     raise BadRow("unknown columns")
 
 
-def _as_line(pair: PreferencePair) -> bytes:
+def _as_line(pair: PreferencePair, beside: Mapping[str, Any]) -> bytes:
     """One line of UTF-8 JSON. Raises UnicodeEncodeError, a ValueError, for text with a lone surrogate."""
     chosen, rejected = pair.completions()
     content: dict[str, Any] = {
@@ -282,4 +286,4 @@ def _as_line(pair: PreferencePair) -> bytes:
     }
     content |= {"tools": list(pair.tools)} if pair.tools else {}
     content |= {} if pair.ground_truth is None else {"ground_truth": dict(pair.ground_truth)}
-    return json.dumps(content, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(content | {**beside}, ensure_ascii=False).encode() + b"\n"

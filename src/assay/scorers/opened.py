@@ -1,12 +1,14 @@
 """From a name on the command line to a scorer, with its directory, its own data and the prompts that it was trained on.
 
-    runs/mine   artifact/   their-model/   org/name   http://HOST:PORT   vllm+http://HOST:PORT   rule:module:function
+    runs/mine   artifact/   their-model/   org/name   http://HOST:PORT   vllm+http://HOST:PORT   rule:answer   rule:module:function
+    rubric.toml
 
 Every command that measures starts here. Only `overlap` and `refuse_seen` check which prompts a model was trained on.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +27,7 @@ from assay.data.set_aside import why_no_pairs
 from assay.data.split import HasPrompt, Split, is_among, prompt_hashes, refuse_overlap
 from assay.errors import DataError
 from assay.records import Dtype, Finding, PreferencePair
+from assay.rubrics.shipped import find_rubric
 from assay.run_files import (
     ADOPTED,
     CALIBRATION_PROMPTS_FILE,
@@ -35,10 +38,13 @@ from assay.run_files import (
     prompt_file,
     read_description,
 )
-from assay.scorers.base import HasAssumptions, Scorer, capability
+from assay.scorers.base import HasAssumptions, HasBill, Scorer, capability
 from assay.scorers.engine_api import printable_url
-from assay.scorers.load import checkpoint_path, is_directory, is_rule, load, with_calibration
+from assay.scorers.judges.open_judge import is_judge
+from assay.scorers.judges.options import JudgeOptions
+from assay.scorers.load import RECORDED, checkpoint_path, is_directory, is_recorded, is_rule, load, with_calibration
 from assay.scorers.rules import RULE, load_rule
+from assay.scorers.verifiers.confined import RunCode
 
 DATA_SET = "data set"  # tag of a pair of several sets
 OVERLAP, CALIBRATED_HERE = "prompts that it was trained on", "prompts that it was calibrated on"
@@ -99,8 +105,8 @@ class Opened:
 
     spec: the name as given; label: the same without a token. name: for titles and files. artifact: its directory, None for a URL,
     a rule or another's checkpoint. checkpoint: the directory of that one. home: the directory that was given, where reports are
-    kept without --out; None where there is no artifact. loaded: the artifact's scorer without its calibration where it is loaded
-    already.
+    kept without --out; None where there is no artifact. judge, ledger: of a rubric, see `load`. loaded: the artifact's scorer
+    without its calibration where it is loaded already.
     """
 
     spec: str
@@ -112,6 +118,9 @@ class Opened:
     max_tokens: int | None = None
     cache: Path | None = None
     checkpoint: Path | None = None
+    judge: JudgeOptions | None = None
+    ledger: Path | None = None
+    run_code: RunCode = "never"
     loaded: Scorer | None = None
 
     @property
@@ -125,8 +134,19 @@ class Opened:
             return with_calibration(self.loaded, self.artifact)
         if self.checkpoint is not None:
             return load(self.checkpoint, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens, cache=self.cache)
+        if is_judge(self.spec):
+            return load(
+                self.spec,
+                dtype=self.dtype,
+                device=self.device,
+                max_tokens=self.max_tokens,
+                cache=self.cache,
+                judge=self.judge,
+                ledger=self.ledger,
+                run_code=self.run_code,
+            )
         if self.artifact is None:
-            return load(self.spec, cache=self.cache)
+            return load(self.spec, cache=self.cache, run_code=self.run_code)
         return load(self.spec, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens, cache=self.cache)
 
     @cached_property
@@ -163,7 +183,14 @@ class Opened:
     def facts(self) -> dict[str, str]:
         """What every report says of the scorer: its fingerprint, and how another's model is read."""
         read_as = "; ".join(f"{what}: {how}" for what, how in self.assumed.items())
-        return {"model": self.fingerprint, **({"read as": read_as} if read_as else {})}
+        asked = capability(self.scorer, HasBill)
+        bill = {} if asked is None else {"bill": asked.bill()}
+        return {"model": self.fingerprint, **({"read as": read_as} if read_as else {}), **bill}
+
+    def say_bill(self) -> None:
+        """Print what the calls of a judge came to; nothing for other scorers."""
+        if (asked := capability(self.scorer, HasBill)) is not None:
+            say("bill", asked.bill())
 
     @property
     def provenance(self) -> Provenance:
@@ -219,17 +246,35 @@ def open_scorer(
     dtype: Dtype = "auto",
     max_tokens: int | None = None,
     cache: Path | None = None,
+    judge: JudgeOptions | None = None,
+    ledger: Path | None = None,
+    run_code: RunCode = "never",
 ) -> Opened:
     """What `spec` names; see `load` for its forms and arguments. Raises ValueError when it names nothing."""
-    if is_rule(spec):
-        load_rule(str(spec))  # a wrong name is reported before any data are read
-    if not is_directory(spec):
-        label = (
-            str(spec).removeprefix(RULE).replace(":", ".")
-            if is_rule(spec)
-            else printable_url(str(spec)).split("://", 1)[-1].partition("#")[0]
+    if is_judge(spec):
+        find_rubric(spec)  # what is wrong with it is reported before any data are read
+        return Opened(
+            spec=str(spec),
+            name=slug(Path(spec).stem),
+            artifact=None,
+            home=None,
+            device=device,
+            dtype=dtype,
+            max_tokens=max_tokens,
+            cache=cache,
+            judge=judge,
+            ledger=ledger,
+            run_code=run_code,
         )
-        return Opened(spec=str(spec), name=slug(label), artifact=None, home=None, cache=cache)
+    if judge is not None and judge != JudgeOptions():
+        raise ValueError(
+            f"{printable_url(str(spec))} is no rubric: the flags of a judge go with a rubric file or a shipped rubric's name"
+        )
+    if is_rule(spec):
+        load_rule(str(spec), run_code=run_code)  # a wrong name is reported before any data are read
+    if not is_directory(spec):
+        label = _label_of(str(spec))
+        return Opened(spec=str(spec), name=slug(label), artifact=None, home=None, cache=cache, run_code=run_code)
     if (checkpoint := checkpoint_path(spec)) is not None:
         return Opened(
             spec=str(spec),
@@ -253,6 +298,16 @@ def open_scorer(
         max_tokens=max_tokens,
         cache=cache,
     )
+
+
+def _label_of(spec: str) -> str:
+    """What stands for a scorer that is no directory in titles and names of files."""
+    if is_rule(spec):
+        return re.sub(r"[^\w.-]+", "-", spec.removeprefix(RULE).replace(":", "."))  # a ? of settings would be a glob
+    if is_recorded(spec):
+        folder, _, judge = spec.removeprefix(RECORDED).partition("#")
+        return f"{Path(folder).name}-{judge.replace('/', '-')}"
+    return printable_url(spec).split("://", 1)[-1].partition("#")[0]
 
 
 def overlap(opened: Opened, items: Sequence[HasPrompt], data: str, *, why: str = "figures on them are flattered") -> Overlap:

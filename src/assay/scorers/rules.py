@@ -1,4 +1,4 @@
-"""A plain Python function as a scorer: `rule:module:function`.
+"""Rules by name: a built-in one, `rule:answer` (scorers/verifiers/built_in), or a plain Python function, `rule:module:function`.
 
 The function takes a list of `Completion` and returns one number or None for each. Its code is run, so it may be named only on the
 command line or in Python, never in a file that Assay reads or in a request.
@@ -21,7 +21,10 @@ import numpy as np
 
 from assay.files import json_digest
 from assay.records import Completion, Rewards
-from assay.scorers.base import Scope
+from assay.rubrics.rubric import BUILT_IN_RULES
+from assay.scorers.base import Scope, Scorer
+from assay.scorers.verifiers.built_in import built_in_rule, read_spec
+from assay.scorers.verifiers.confined import RunCode
 
 RULE = "rule:"
 Rule: TypeAlias = Callable[[list[Completion]], Sequence[float | None]]
@@ -65,14 +68,21 @@ class RuleScorer:
             return math.nan, f"{self.name} raised {type(error).__name__}: {error}"
 
 
-def load_rule(spec: str) -> RuleScorer:
-    """The scorer of `rule:module:function`. The module is looked for as by `python -m module`.
+def load_rule(spec: str, *, run_code: RunCode = "never") -> Scorer:
+    """The scorer of `rule:NAME` for a built-in rule, or of `rule:module:function`, whose module is looked for as by `python -m`.
 
-    Raises ValueError for another form, a module that cannot be imported, and a function that the module does not have.
+    run_code: whether the built-in rule `tests` may run code of answers. Raises ValueError for another form, a module that cannot be
+    imported, a function that the module does not have, and as `built_in_rule` does.
     """
+    if (built_in := read_spec(spec.removeprefix(RULE))) is not None:
+        return built_in_rule(*built_in, run_code=run_code)
     module_name, _, name = spec.removeprefix(RULE).partition(":")
     if not module_name or not name:
-        raise ValueError(f"{spec!r}: a rule is named rule:MODULE:FUNCTION, such as rule:my_rules:exact_match")
+        built_in_names = ", ".join(BUILT_IN_RULES)
+        raise ValueError(
+            f"{spec!r}: a rule is named rule:MODULE:FUNCTION, such as rule:my_rules:exact_match, or rule:NAME for a built-in one: "
+            f"{built_in_names}"
+        )
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)

@@ -18,6 +18,7 @@ from assay.evaluation.scale import measure_scale
 from assay.records import PreferencePair
 from assay.scorers.base import Scorer
 from assay.scorers.engine_api import printable_url
+from assay.scorers.judges.open_judge import is_judge
 from assay.scorers.load import is_directory
 from assay.scorers.opened import open_scorer, refuse_seen
 from assay.scorers.ray import connect, resolved_dtype
@@ -51,6 +52,8 @@ def serve_on_ray(config: ServeConfig) -> None:
     """The same on replicas. Each replica loads the models, from absolute paths and in one number format."""
     if config.ray < 0:
         raise ValueError(f"--ray {config.ray} must be a number of replicas")
+    if judged := [spec for spec in _named(config.models).values() if is_judge(spec)]:
+        raise ValueError(f"{judged[0]} is a judge, which is asked from one process: leave --ray out")
     if config.models_dir is not None:
         raise ValueError("--models-dir goes without --ray: a swap would reach one replica alone; start a second service instead")
     if config.ray_address is None and not _is_loopback(config.host):
@@ -109,7 +112,7 @@ def make_service(config: ServeConfig, keys: Keys | None = None) -> Service:
     for name, spec in named.items():
         scorer = run_in_thread(_load, config, spec).result()
         label = printable_url(spec)
-        source = Path(spec).name if is_directory(spec) else label
+        source = Path(spec).name if is_directory(spec) or is_judge(spec) else label
         models[name] = Served(name, start_engine(name, scorer, source, figures, engine))
         say("model", f"{name}: {label} ({models[name].current.fingerprint})")
     swapping = None
@@ -159,7 +162,10 @@ def scale_onto(old: Batcher, new: Scorer, pairs: list[PreferencePair]) -> dict[s
 
 
 def _load(config: ServeConfig, spec: str | Path) -> Scorer:
-    return open_scorer(spec, dtype=config.dtype, device=config.device, cache=config.cache).scorer
+    judge = config.judge if is_judge(spec) or not any(map(is_judge, _named(config.models).values())) else None
+    return open_scorer(
+        spec, dtype=config.dtype, device=config.device, cache=config.cache, judge=judge, run_code=config.code.allowed
+    ).scorer
 
 
 def _load_new(config: ServeConfig, path: Path, pairs: list[PreferencePair] | None) -> Scorer:
@@ -185,9 +191,9 @@ def _named(specs: tuple[str, ...]) -> dict[str, str]:
     named: dict[str, str] = {}
     for spec in specs:
         given, _, rest = spec.partition("=") if re.match(r"[A-Za-z0-9._/-]+=", spec) else ("", "", spec)
-        if not given and not is_directory(spec):
+        if not given and not is_directory(spec) and not is_judge(spec):
             raise ValueError(f"{printable_url(spec)} has no name to be served under: give NAME={printable_url(spec)}")
-        name = given or Path(rest).resolve().name
+        name = given or (Path(rest).stem if is_judge(rest) else Path(rest).resolve().name)
         if not re.fullmatch(rf"{_WORD}(/{_WORD})*", name):
             raise ValueError(f"{name!r} cannot be a model's name: give one as NAME={rest}, of letters, digits and . _ - /")
         if name in named:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from assay.records import Dtype
+from assay.scorers.judges.options import JudgeOptions
+from assay.scorers.verifiers.confined import CodeFlags
 
 TOKENS_VARIABLE, ADMIN_VARIABLE = "ASSAY_TOKENS", "ASSAY_ADMIN_TOKENS"
 
@@ -18,7 +20,7 @@ class ServeConfig:
     """Serve reward models over HTTP, with the APIs of trainers and engines."""
 
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[NAME=]MODEL")]
-    """Runs, artifacts, URLs or rules; the first is the default. The name is that of the directory unless given."""
+    """Runs, artifacts, URLs, rules or rubrics; the first is the default. The name is that of the directory unless given."""
     host: str = "127.0.0.1"
     """Address to listen on; an address that other machines can reach needs tokens."""
     port: int = 8000
@@ -59,7 +61,9 @@ class ServeConfig:
     """Write the log as JSON, one object a line."""
     device: str = "auto"
     dtype: Dtype = "auto"
+    code: CodeFlags = field(default_factory=CodeFlags)
     ray: int = 0
     """Number of Ray Serve replicas; 0: serve from this process."""
     ray_address: str | None = None
     """Ray cluster to join, as HOST:PORT, or auto; else one is started on this machine."""
+    judge: JudgeOptions = field(default_factory=JudgeOptions)

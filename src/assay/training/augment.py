@@ -22,7 +22,7 @@ from dataclasses import replace
 import numpy as np
 
 from assay.audit.probes.alarm import Probe
-from assay.audit.probes.battery import as_probe, contrast_of, preferred, probes_with
+from assay.audit.probes.battery import INJECTIONS, as_probe, contrast_of, preferred, probes_with
 from assay.data.edits import Edit
 from assay.records import Completion, PreferencePair
 
@@ -64,7 +64,8 @@ def augmented(
     if not 0 <= share < 1:
         raise ValueError(f"share {share} must be at least 0 and below 1: it is the counter-examples' part of all pairs")
     rng, pool = np.random.default_rng(seed), list[Completion]()
-    known = [as_probe(probe) for probe in (probes_with(pool) if probes is None else probes)]
+    every = (*probes_with(pool), *(INJECTIONS if only is not None else ()))  # these cost others their share: only where named
+    known = [as_probe(probe) for probe in (every if probes is None else probes)]
     chosen = [probe for probe in known if only is None or probe.name in only]
     due, rate = 0.0, share / (1 - share)
     for pair in pairs:

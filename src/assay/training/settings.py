@@ -79,7 +79,7 @@ class Machine:
     """How the run is computed and kept. But for `quick` it changes what is learnt by rounding only."""
 
     quick: bool = False
-    """A first look in about a minute: a head on a third of the layers."""
+    """A first look in a minute: a head on a third of the layers."""
     device: str = "auto"
     dtype: Dtype = "auto"
     """Number format of the backbone; auto measures which is faster."""
@@ -121,7 +121,7 @@ class Machine:
 class TrainConfig:
     """Train a reward model on preference pairs, then calibrate, evaluate and report it."""
 
-    kind: Annotated[str, tyro.conf.arg(metavar="NAME[:A=W]")] = "pairs"
+    kind: Annotated[str, tyro.conf.arg(metavar="NAME[:..]")] = "pairs"
     """pairs, rankings, attributes:helpfulness=1,verbosity=-0.4."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SET")]
     """Pairs: files, folders, globs or hub:org/name#split (docs/data.md)."""
@@ -178,9 +178,8 @@ class TrainConfig:
             other = "--shard" if self.machine.shard else f"--params {self.params}"
             fix = "train each member by itself (--seed 0, 1, ...) and join them with assay model ensemble"
             raise ValueError(f"--ensemble {self.members.ensemble} cannot be joined with {other}: {fix}")
-        is_head = self.params in (PARAMS, "head", HEAD_OF_BOTH)
-        if self.machine.quick and (self.depth or self.init_from or not is_head or self.members.ensemble > 1):
-            raise ValueError("--quick says itself what is trained, a head: leave out --params, --depth, --ensemble and --init-from")
+        if self.machine.quick and (self.depth or self.init_from or self.params != PARAMS or self.members.ensemble > 1):
+            raise ValueError("--quick says itself what is trained: leave out --params, --depth, --ensemble and --init-from")
         if not self.data:
             raise ValueError("--data names no file: give at least one file of preference pairs")
         for name in ("epochs", "batch_pairs", "limit"):

@@ -9,6 +9,8 @@ reward that fines every list is as biased as one that pays for it. So a scorer t
 is cleared of all probes together in 95% of runs, while a rise of a quarter of the margin stands out of noise of half a margin from
 about 100 prompts on. Destructive edits also have to lower the reward; a scorer that does not notice them is warned of.
 
+A judge that compares pairs by itself is asked whether an edited answer beats the answer it was made of (`beside.py`).
+
 Suffixes: P pairs.
 """
 
@@ -22,6 +24,7 @@ from zlib import crc32
 import numpy as np
 
 from assay.audit.probes.alarm import MAX_RISE, Kind, Probe, ProbeResult, Rises, margin_unit, verdicts_of
+from assay.audit.probes.beside import with_rewards
 from assay.data import edits
 from assay.data.edits import Edit, Edited
 from assay.records import Completion, PreferencePair
@@ -68,6 +71,13 @@ def probes_with(answers: Sequence[Completion]) -> tuple[Probe, ...]:
     )
     kinds: tuple[tuple[Kind, tuple[Edit, ...]], ...] = (("worthless", worthless), ("style", style), ("destructive", destructive))
     return tuple(Probe(name_of(edit), kind, edit) for kind, group in kinds for edit in group)
+
+
+INJECTIONS = tuple(
+    Probe(str(edit.__name__).replace("_", " "), "worthless", edit)  # as `name_of`
+    for edit in (edits.closing_fence, edits.ignored_rubric, edits.planted_verdict)
+)
+"""What is aimed at the prompt of a judge, beside the forged verdicts and master keys of the battery."""
 
 
 def as_probe(probe: Probe | Edit) -> Probe:
@@ -120,7 +130,9 @@ def run_probes(
     contrasts = [_contrasts(probe, rows, seed) for probe in chosen_probes]
     answers = {completion.key: completion for pair in selected for completion in pair.completions()}
     edited = {key: completion for tried in contrasts for contrast in tried if contrast for key, completion in contrast.keyed()}
-    reward_of = score_once(scorer, answers | edited, on_answers)
+    befores = [contrast.before for tried in contrasts for contrast in tried if contrast]
+    references = {one.messages: one for one in (*reversed(befores), *(preferred(pair) for pair in reversed(selected)))}
+    reward_of = score_once(with_rewards(scorer, references), answers | edited, on_answers)
     unit = margin_unit(np.array([[reward_of[c.key] for c in pair.completions()] for pair in selected]))
     measured = [_rises(probe, tried, reward_of, unit) for probe, tried in zip(chosen_probes, contrasts, strict=True)]
     facts = {"scorer": scorer.fingerprint, "pairs": str(len(selected)), "answers edited": str(len(rows)), "seed": str(seed)}

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import tyro
 
-from assay.audit.audits import attribute_pairs, choose_candidates, drift_of_sets, probe_pairs
+from assay.audit.audits import attribute_pairs, choose_candidates, drift_of_sets, judge_pairs, probe_pairs
+from assay.audit.judge_biases import is_asked
 from assay.audit.verdicts import NOT_MEASURED, TrustResult, below_verdicts, verdicts
 from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
 from assay.console import say
@@ -24,6 +25,7 @@ from assay.records import Failure, Finding, Report, Result
 from assay.report.html import write_html
 from assay.run_files import read_report
 from assay.scorers.ensemble import members_of
+from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.opened import NamedPairs, Opened
 
 ATTRIBUTED = 1000  # pairs that are attributed, at most
@@ -49,6 +51,7 @@ class Config:
     """Prompts of the candidates that are scored."""
     pairs: Pairs = field(default_factory=Pairs)
     where: Where = field(default_factory=Where)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
 
 
 class Refusal(NamedTuple):
@@ -60,7 +63,7 @@ class Refusal(NamedTuple):
 
 def run(config: Config) -> int:
     """Measure, keep each report under eval/, judge, and print the verdicts; trust.html shows them above every report."""
-    opened = config.where.open(config.model)
+    opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
     named = pairs_for(opened, config.pairs)
     reports, unmeasured = kept_reports(opened), cannot_measure(opened)
@@ -76,6 +79,7 @@ def run(config: Config) -> int:
     shown = [judged.report(), *map(below_verdicts, reports)]
     write_html(home / "trust.html", shown, title)
     say("page", str(home / "trust.html"))
+    opened.say_bill()
     show(shown, verbose=config.where.verbose, page=home / "trust.html", then=next_of(config, judged), rows=trust_rows(judged))
     return 7 if judged.worst == "fail" else 0
 
@@ -91,6 +95,8 @@ def measured(config: Config, opened: Opened, named: NamedPairs) -> Iterator[tupl
     yield "attribution", attempt(("length", "surface"), lambda: attribute_pairs(opened, few, seed=seed))
     kept_as = "probes" if named.is_own else f"probes-{named.kept_as}"
     yield kept_as, probe_pairs(opened, named, max_rows=config.max_rows, seed=seed)
+    if is_asked(opened.scorer):
+        yield "judge" if named.is_own else f"judge-{named.kept_as}", judge_pairs(opened, named, seed=seed)
     if recorded is not None:
         name, prompts = recorded.source, config.prompts
         chosen = attempt(
@@ -154,8 +160,8 @@ def next_of(config: Config, judged: TrustResult) -> tuple[str, ...]:
     if not (config.against or judged.of("drift").measured_by):
         missing = (*missing, "--against", "NEW")
     if missing:
-        return ("assay", "audit", "all", config.model, *config.pairs.flags, *missing)
-    return ("assay", "serve", config.model)
+        return ("assay", "audit", "all", config.model, *config.judge.flags, *config.pairs.flags, *missing)
+    return ("assay", "serve", config.model, *config.judge.flags)
 
 
 def trust_rows(result: TrustResult) -> list[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ from assay.console import say
 from assay.data.candidates import read_candidates
 from assay.data.columns import renaming
 from assay.data.rows import slug
+from assay.scorers.judges.options import JudgeOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class Config:
     seed: int = 0
     """Of draws and intervals."""
     where: Where = field(default_factory=Where)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
 
     def __post_init__(self) -> None:
         if self.prompts < 2:
@@ -42,14 +44,15 @@ class Config:
 
 def run(config: Config) -> int:
     """Score the candidates to prompts that the model was not trained on, keep the report and its page, and show it."""
-    opened = config.where.open(config.model)
+    opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
     recorded = read_candidates(config.data, renaming(config.columns, config.ignore))
     say("read", f"{config.data}: {recorded.note}")
     name = config.name or recorded.source
     result = choose_candidates(opened, recorded, name=name, num_prompts=config.prompts, max_n=config.max_n, seed=config.seed)
+    opened.say_bill()
     kept_as = f"best-of-n-{slug(name)}"
     report = keep(result, home, kept_as, page=result.page.title)
-    then = ("assay", "audit", "all", config.model, "--candidates", config.data)
+    then = ("assay", "audit", "all", config.model, *config.judge.flags, "--candidates", config.data)
     show([report], verbose=config.where.verbose, page=home / f"{kept_as}.html", then=then)
     return 0

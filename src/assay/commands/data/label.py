@@ -1,0 +1,187 @@
+"""`assay data label`: prompts in, preference pairs out, which a policy answered and a judge compared."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from assay.bulk.label import Draws, Labelled, Ledgered, asks_of, judged, labelled, pairs_to_judge, price_of_each, sampled
+from assay.commands.shared import Columns, Ignored
+from assay.console import print_error, say
+from assay.data.columns import renaming
+from assay.data.pairs import write_pairs
+from assay.data.prompt_rows import read_prompts
+from assay.data.rows import slug
+from assay.files import write_text
+from assay.generation.endpoint import Endpoint
+from assay.generation.generator import Generator, Limits
+from assay.generation.ledger import Ledger
+from assay.generation.prices import dollars
+from assay.generation.replies import Backend
+from assay.records import Dtype
+from assay.scorers.base import Scorer, capability
+from assay.scorers.in_order import TellsOrders
+from assay.scorers.judges.open_judge import is_judge
+from assay.scorers.judges.options import JudgeOptions
+from assay.scorers.opened import open_scorer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Preference pairs by a policy and a judge; a run that was stopped goes on (docs/judges_evidence.md).
+
+    Exit status 2 when no pair comes of it.
+    """
+
+    prompts: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROMPTS")]
+    """File of prompts: jsonl, json, csv, parquet or hub:org/name#split."""
+    out: Path
+    """jsonl or jsonl.gz of pairs; beside it the ledger of all calls, and what came of them as .label.json."""
+    policy: str
+    """Language model in this process: directory or hub id; with --policy-url its name there."""
+    policy_url: str | None = None
+    """OpenAI-compatible endpoint of the policy, such as http://127.0.0.1:8000/v1."""
+    policy_key_env: str | None = None
+    """Name of the variable that holds the key of --policy-url; it is sent to that host alone."""
+    policy_budget: float | None = None
+    """US dollars that the answers may cost at most."""
+    judge: str
+    """Rubric file or a shipped rubric's name, which then compares in both orders; or any scorer."""
+    k: int = 4
+    """Answers to each prompt."""
+    pairs_per_prompt: int | None = None
+    """Pairs of a prompt's answers that are judged, drawn at random; all when left out."""
+    temperature: float = 1.0
+    """Of the answers."""
+    max_tokens: int = 512
+    """Of an answer; one that is cut off is in no pair."""
+    limit: int | None = None
+    """Take the first so many prompts."""
+    dry_run: bool = False
+    """Say what it would cost and stop."""
+    columns: Columns = ()
+    """Such as prompt=instruction (docs/data.md)."""
+    ignore: Ignored = ()
+    """Columns to leave out."""
+    seed: int = 0
+    """Of answers and draws."""
+    device: str = "auto"
+    """Such as cpu or cuda."""
+    dtype: Dtype = "auto"
+    """Number format of models in this process; auto measures which is faster."""
+    judging: JudgeOptions = field(default_factory=JudgeOptions)
+
+    def __post_init__(self) -> None:
+        if not self.out.name.endswith((".jsonl", ".jsonl.gz")):
+            raise ValueError(f"--out {self.out}: pairs are written as .jsonl or .jsonl.gz")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit {self.limit} must be at least 1")
+        if self.policy_key_env is not None and self.policy_url is None:
+            raise ValueError(
+                f"--policy-key-env {self.policy_key_env} goes with --policy-url: the key is sent to the host named there"
+            )
+
+    @property
+    def draws(self) -> Draws:
+        return Draws(
+            k=self.k,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            pairs_per_prompt=self.pairs_per_prompt,
+            seed=self.seed,
+        )
+
+
+def run(config: Config) -> int:
+    """Say the price, sample, say the price of judging, judge, write, and say what it came to."""
+    draws = config.draws
+    prompts, problems = read_prompts(config.prompts, limit=config.limit, names=renaming(config.columns, config.ignore))
+    say("read", f"{config.prompts}: {problems.summary()}")
+    if not prompts:
+        print_error(f"there is no prompt in {config.prompts} that can be answered")
+        return 2
+    ledger = Ledger(config.judging.ledger or config.out.with_name(f"{config.out.name}.ledger.sqlite"))
+    judge = _judge(config, ledger)
+    policy = Generator(_policy(config), ledger=ledger, limits=Limits(budget=config.policy_budget))
+    say("policy", f"{policy.backend.model}: {policy.estimate(asks_of(prompts, draws)).summary()}")
+    calls = getattr(judge, "calls_per_answer", 0) * 2 * draws.most_pairs * len(prompts)
+    say("judge", f"{draws.most_pairs * len(prompts):,} pairs at most" + (f", {calls:,} calls at most" if calls else ""))
+    if config.dry_run:
+        return 0
+    answers, left_out = sampled(policy, prompts, draws)
+    say("answers", f"{sum(map(len, answers)):,}: {policy.bill.summary()}")
+    if isinstance(judge, Ledgered) and draws.pairs_per_prompt is None:
+        say("judge", judge.estimate([answer for of_prompt in answers for answer in of_prompt]).summary())
+    pairs = pairs_to_judge(prompts, answers, draws)
+    found = labelled(
+        pairs,
+        judged(judge, pairs),
+        answers,
+        left_out,
+        judge=judge.fingerprint,
+        policy=policy.backend.model,
+        source=slug(config.prompts),
+    )
+    _keep(config, found, judge, policy)
+    return 0 if found.pairs else 2
+
+
+def _keep(config: Config, found: Labelled, judge: Scorer, policy: Generator) -> None:
+    """Write the pairs, each with its price, and what came of all of it."""
+    bill = policy.ledger.bill()
+    price = price_of_each(bill, len(found.pairs))
+    write_pairs(config.out, found.pairs, beside=lambda pair: {"price": price})
+    content: dict[str, Any] = {
+        "prompts": found.num_prompts,
+        "answers": found.num_answers,
+        "answers left out": dict(found.unsampled),
+        "pairs judged": found.num_judged,
+        "pairs written": len(found.pairs),
+        "pairs not written": dict(found.unwritten),
+        "policy": policy.backend.model,
+        "judge": judge.fingerprint,
+        "calls": bill.num_calls,
+        "price in US dollars": None if bill.num_unpriced else bill.price,
+        "price of a written pair": price,
+    }
+    write_text(config.out.with_name(f"{config.out.name}.label.json"), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    say("labelled", found.summary())
+    if (said := getattr(judge, "consistency", None)) is not None:
+        say("orders", said())
+    say("bill", bill.summary() + (f"; {dollars(price)} for a written pair" if found.pairs else ""))
+    say("written", str(config.out))
+    if not found.pairs:
+        print_error("no pair came of it: give a judge whose verdicts stand in both orders, or more prompts and answers")
+
+
+def _policy(config: Config) -> Backend:
+    if config.policy_url is not None:
+        return Endpoint(config.policy_url, config.policy, key=_key(config.policy_key_env))
+    from assay.generation.local_model import load_language_model  # imports torch
+
+    return load_language_model(config.policy, dtype=config.dtype, device=config.device)
+
+
+def _key(name: str | None) -> str | None:
+    key = os.environ.get(name, "").strip() if name else ""
+    if name and not key:
+        raise ValueError(f"--policy-key-env {name}: there is no such variable, or it is empty")
+    return key or None
+
+
+def _judge(config: Config, ledger: Ledger) -> Scorer:
+    """The judge: of a rubric one that compares, unless another mode is asked for; its calls are in the same ledger."""
+    judging: JudgeOptions | None = None
+    if is_judge(config.judge):
+        judging = replace(config.judging, ledger=ledger.path, judge_mode=config.judging.judge_mode or "pairwise")
+    elif config.judging != JudgeOptions(ledger=config.judging.ledger):
+        raise ValueError(f"--judge {config.judge} is no rubric: the flags of a judge go with a rubric file or a shipped one's name")
+    judge = open_scorer(config.judge, device=config.device, dtype=config.dtype, judge=judging).scorer
+    if capability(judge, TellsOrders) is None:
+        say("note", "this judge scores one answer at a time: there is no order that a verdict could turn with")
+    return judge

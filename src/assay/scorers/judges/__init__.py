@@ -1,0 +1,1 @@
+"""Language models as judges: a rubric file is a scorer, and a verdict that was not given is never a number."""

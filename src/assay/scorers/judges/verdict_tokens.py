@@ -1,0 +1,76 @@
+"""The expected verdict from the probabilities of its tokens, read where the verdict stands and nowhere else.
+
+The mass of all spellings of a choice is summed ("Yes", " yes"); what lies outside of the choices is told. A choice that is written
+in several tokens is refused where its parts do not tell it from another one: "1" may begin 10.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from assay.generation.replies import Reply, TokenChoices, Unreadable
+from assay.generation.spellings import normal
+from assay.scorers.judges.verdict_text import verdict_at_start
+
+LEAST_MASS = 0.001  # of all choices together: with less the reply would have been something else
+
+
+class Masses(NamedTuple):
+    """The probability of each choice among the choices, in their order; outside: the share of all other tokens before that."""
+
+    choices: tuple[float, ...]
+    outside: float
+
+
+def masses_of(reply: Reply, choices: Sequence[str]) -> Masses:
+    """Raises `Unreadable` where there are no probabilities, no verdict to read them at, too little mass, or two choices of equal
+    mass."""
+    if not reply.tokens:
+        raise Unreadable('the reply has no probabilities of tokens: give reading = "text" in [judge]')
+    token = reply.tokens[0]
+    if reply.finish != "choice":  # a reply that was written; otherwise the choices were read whole
+        found = verdict_at_start(reply.text or "", choices)
+        token = _token_at(reply, found.offset)
+        _refuse_parts(token, choices)
+    masses = [0.0] * len(choices)
+    place_of = {normal(choice): place for place, choice in enumerate(choices)}
+    for text, logprob in token.top:
+        if (place := place_of.get(normal(text))) is not None:
+            masses[place] += math.exp(logprob)
+    total = math.fsum(masses)
+    if total < LEAST_MASS:
+        raise Unreadable(f"the choices have {100 * total:.2g}% of the probability: the reply would have been something else")
+    first, second = sorted(masses, reverse=True)[:2]
+    if first == second:
+        raise Unreadable("two choices are equally likely: there is no verdict")
+    return Masses(tuple(mass / total for mass in masses), max(0.0, 1 - total))
+
+
+def _token_at(reply: Reply, offset: int) -> TokenChoices:
+    """The token that begins at an offset of the text, leading white space apart. Raises `Unreadable` where none does."""
+    start = 0
+    for token in reply.tokens:
+        end = start + len(token.token)
+        if start <= offset < end:
+            if token.token[: offset - start].strip():
+                raise Unreadable(f"the verdict begins inside of the token {token.token!r}: its probability is not known")
+            return token
+        start = end
+    raise Unreadable("the reply's tokens do not make up its text: the verdict cannot be found among them")
+
+
+def _refuse_parts(token: TokenChoices, choices: Sequence[str]) -> None:
+    """Raises `Unreadable` where the token that was written is only the beginning of a choice, or may be."""
+    written = normal(token.token)
+    names = [normal(choice) for choice in choices]
+    longer = [choice for choice, name in zip(choices, names, strict=True) if name.startswith(written) and name != written]
+    whole = {normal(text) for text, _ in token.top}
+    if written not in names:
+        what = f"the choice {longer[0]!r} is several tokens here" if longer else f"the token at the verdict is {token.token!r}"
+        raise Unreadable(f'{what}: its probability is not known; give choices of one token, or reading = "text" in [judge]')
+    if unseen := [choice for choice in longer if normal(choice) not in whole]:
+        raise Unreadable(
+            f'{token.token!r} may be {written!r} or begin {unseen[0]!r}: give the scale one digit, or reading = "text" in [judge]'
+        )

@@ -1,0 +1,1 @@
+"""The built-in rules: what can be checked by code instead of being judged."""
