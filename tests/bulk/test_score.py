@@ -69,7 +69,7 @@ def use(monkeypatch):
     """Have `score_file` load a scorer of the test's."""
 
     def use_scorer(scorer):
-        monkeypatch.setattr(score, "open_scorer", lambda *args, **settings: SimpleNamespace(scorer=scorer))
+        monkeypatch.setattr(score, "open_scorer", lambda *args, **settings: SimpleNamespace(scorer=scorer, say_bill=lambda: None))
         return scorer
 
     return use_scorer
@@ -242,7 +242,7 @@ class Slow(test_score.Lengths):
         time.sleep(0.3)
         return super().score(completions)
 from types import SimpleNamespace
-score.open_scorer = lambda *args, **settings: SimpleNamespace(scorer=Slow(is_rich=True))
+score.open_scorer = lambda *args, **settings: SimpleNamespace(scorer=Slow(is_rich=True), say_bill=lambda: None)
 from pathlib import Path
 score.score_file(test_score.config_of(Path(sys.argv[1]), Path(sys.argv[2])))
 """

@@ -55,7 +55,10 @@ def test_every_kind_says_what_it_should():
 
 
 def test_every_safe_probe_is_used_and_no_prompt_is_new():
-    pairs = made_up_pairs(400)
+    short = "It isn't far, and you don't need a map."  # the made-up words have no contractions
+    pairs = made_up_pairs(400) + [
+        PreferencePair(prompt=f"Where {i}?", chosen=f"{short} {i}", rejected=f"No idea {i}.") for i in range(40)
+    ]
     made = added(augment(pairs, share=0.75))
     assert {pair.tags[AUGMENTED] for pair in made} == set(KINDS) - {"agreement", "empty"}
     assert {pair.prompt_key for pair in made} <= {pair.prompt_key for pair in pairs}

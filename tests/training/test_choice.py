@@ -68,8 +68,10 @@ def test_a_quick_run_is_a_head_on_a_third_of_the_layers(tmp_path):
     assert options(quick, tiny_model("gemma").backbone).params == ("head",)
     with pytest.raises(ValueError, match="--quick cuts the base after a third of its layers, and GPT2Model cannot be cut"):
         options(quick, Backbone(GPT2Model(GPT2)))
-    with pytest.raises(ValueError, match="--quick says itself what is trained"):
-        replace(quick, depth="2")
+    assert options(replace(quick, params="head"), tiny_model("llama").backbone).params == ("head",), "as it was asked for"
+    for other in ({"depth": "2"}, {"params": "blocks:2"}, {"params": "auto"}):
+        with pytest.raises(ValueError, match="--quick says itself what is trained"):
+            replace(quick, **other)
 
 
 def test_a_quick_run_says_what_it_is_wherever_it_is_read(tmp_path, quickly, capsys):

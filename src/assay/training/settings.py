@@ -178,8 +178,10 @@ class TrainConfig:
             other = "--shard" if self.machine.shard else f"--params {self.params}"
             fix = "train each member by itself (--seed 0, 1, ...) and join them with assay model ensemble"
             raise ValueError(f"--ensemble {self.members.ensemble} cannot be joined with {other}: {fix}")
-        if self.machine.quick and (self.depth or self.init_from or self.params != PARAMS or self.members.ensemble > 1):
-            raise ValueError("--quick says itself what is trained: leave out --params, --depth, --ensemble and --init-from")
+        is_head = self.params == PARAMS or parse_params(self.params)[0] == "head"
+        if self.machine.quick and (self.depth or self.init_from or not is_head or self.members.ensemble > 1):
+            others = "--params (but for head and head:mean), --depth, --ensemble and --init-from"
+            raise ValueError(f"--quick says itself what is trained: leave out {others}")
         if not self.data:
             raise ValueError("--data names no file: give at least one file of preference pairs")
         for name in ("epochs", "batch_pairs", "limit"):
