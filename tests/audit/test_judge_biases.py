@@ -15,7 +15,7 @@ from assay.cli import main
 from assay.data.pairs import write_pairs
 from assay.evaluation.verdict_figures import filled, label_figures, order_figures
 from assay.records import Completion, PreferencePair, Rewards
-from assay.scorers.checks import scorer_laws
+from assay.scorers.checks import check_scorer
 from random_scorers import Function, content, made_up_pairs
 
 NAN = np.nan
@@ -201,15 +201,11 @@ REFERENCE = Completion(messages="Q0", response="the reference")
 BESIDE = BesideReference(judge=Fooled(""), comparer=Fooled(""), references={REFERENCE.messages: REFERENCE})
 
 
-@pytest.mark.parametrize(
-    "law",
-    scorer_laws(
-        BESIDE, [REFERENCE, *(Completion(messages="Q0", response=t) for t in ("a b", "c")), Completion(messages="Q1", response="d")]
-    ),
-    ids=str,
-)
-def test_rewards_beside_a_reference_keep(law):
-    law.check()
+def test_rewards_beside_a_reference_keep_the_laws_and_need_one():
+    others = [Completion(messages="Q0", response=text) for text in ("a b", "c")]
+    items = [REFERENCE, *others, Completion(messages="Q1", response="d")]
+    check_scorer(BESIDE, items)
+    assert np.isnan(BESIDE.score(items).value).tolist() == [False, False, False, True]
 
 
 def test_the_reference_is_even_with_itself_and_a_scorer_of_answers_stays_as_it_is():

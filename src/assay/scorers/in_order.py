@@ -78,7 +78,7 @@ def win_shares(compare: Callable[[Sequence[PreferencePair]], np.ndarray], comple
     met = [(a, b) for group in groups.values() for a, b in combinations(sorted(group), 2)]
     known = {key: one for group in groups.values() for key, one in group.items()}
     won: dict[str, list[float]] = {key: [] for key in known}
-    for (a, b), p in zip(met, compare([_pair(known[a], known[b]) for a, b in met]) if met else (), strict=True):
+    for (a, b), p in zip(met, compare([pair_of_two(known[a], known[b]) for a, b in met]) if met else (), strict=True):
         won[a].append(float(p))
         won[b].append(1 - float(p))
     alone = {key for group in groups.values() if len(group) == 1 for key in group}
@@ -90,7 +90,8 @@ def win_shares(compare: Callable[[Sequence[PreferencePair]], np.ndarray], comple
     return Rewards(value=np.array(value, np.float32), error=tuple(error))
 
 
-def _pair(a: Completion, b: Completion) -> PreferencePair:
+def pair_of_two(a: Completion, b: Completion) -> PreferencePair:
+    """Two answers to one prompt, with nothing said of which is better: for a judge to compare."""
     return PreferencePair(
         prompt=a.messages,
         chosen=str(a.response),

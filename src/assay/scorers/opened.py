@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -251,21 +251,10 @@ def open_scorer(
     run_code: RunCode = "never",
 ) -> Opened:
     """What `spec` names; see `load` for its forms and arguments. Raises ValueError when it names nothing."""
+    here = partial(Opened, spec=str(spec), device=device, dtype=dtype, max_tokens=max_tokens, cache=cache)  # what computes here
     if is_judge(spec):
         find_rubric(spec)  # what is wrong with it is reported before any data are read
-        return Opened(
-            spec=str(spec),
-            name=slug(Path(spec).stem),
-            artifact=None,
-            home=None,
-            device=device,
-            dtype=dtype,
-            max_tokens=max_tokens,
-            cache=cache,
-            judge=judge,
-            ledger=ledger,
-            run_code=run_code,
-        )
+        return here(name=slug(Path(spec).stem), artifact=None, home=None, judge=judge, ledger=ledger, run_code=run_code)
     if judge is not None and judge != JudgeOptions():
         raise ValueError(
             f"{printable_url(str(spec))} is no rubric: the flags of a judge go with a rubric file or a shipped rubric's name"
@@ -276,28 +265,9 @@ def open_scorer(
         label = _label_of(str(spec))
         return Opened(spec=str(spec), name=slug(label), artifact=None, home=None, cache=cache, run_code=run_code)
     if (checkpoint := checkpoint_path(spec)) is not None:
-        return Opened(
-            spec=str(spec),
-            name=slug(str(spec).rstrip("/").split("/")[-1]),
-            artifact=None,
-            home=None,
-            device=device,
-            dtype=dtype,
-            max_tokens=max_tokens,
-            cache=cache,
-            checkpoint=checkpoint,
-        )
+        return here(name=slug(str(spec).rstrip("/").split("/")[-1]), artifact=None, home=None, checkpoint=checkpoint)
     artifact = artifact_path(spec)
-    return Opened(
-        spec=str(spec),
-        name=model_name(artifact),
-        artifact=artifact,
-        home=Path(spec),
-        device=device,
-        dtype=dtype,
-        max_tokens=max_tokens,
-        cache=cache,
-    )
+    return here(name=model_name(artifact), artifact=artifact, home=Path(spec))
 
 
 def _label_of(spec: str) -> str:

@@ -15,7 +15,7 @@ from assay.generation.ledger import Ledger
 from assay.records import Completion
 from assay.rubrics.judge_settings import JudgeSettings
 from assay.rubrics.rubric import Choice, Criterion, Rubric
-from assay.scorers.checks import scorer_laws
+from assay.scorers.checks import check_scorer
 from assay.scorers.judges.pointwise import PointwiseJudge
 from assay.scorers.judges.verdict_text import fence_of
 from assay.scorers.wrappers.cached import Cached
@@ -126,9 +126,10 @@ def test_the_laws_hold(settings):
             else said("3", tokens=[("3", {"3": -0.5, "4": -1.0})])
         )
 
+    items = [*ANSWERS, UNJUDGED]
     with fake_chat(answer, ("logprobs",)) as chat:
-        for law in scorer_laws(judge(chat, settings=settings), [*ANSWERS, UNJUDGED]):
-            law.check()
+        check_scorer(judge(chat, settings=settings), items)
+        assert np.isfinite(judge(chat, settings=settings).score(items).value[0])
 
 
 def test_a_changed_rubric_model_or_setting_misses_the_ledger_and_changes_the_fingerprint(tmp_path):

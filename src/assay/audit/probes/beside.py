@@ -13,6 +13,7 @@ import numpy as np
 from assay.messages import Messages
 from assay.records import Completion, PreferencePair, Rewards
 from assay.scorers.base import Comparer, Scope, Scorer, own_comparer
+from assay.scorers.in_order import pair_of_two
 
 NO_REFERENCE = "there is no answer to this prompt to compare it with"
 
@@ -47,7 +48,7 @@ class BesideReference:
             if (completion.response, completion.response_message) == (reference.response, reference.response_message):
                 value_N[i] = 0.5
             else:
-                asked.append((i, _pair(completion, reference)))
+                asked.append((i, pair_of_two(completion, reference)))
         if asked:
             places = [i for i, _ in asked]
             value_N[places] = self.comparer.compare([pair for _, pair in asked])
@@ -62,16 +63,3 @@ def with_rewards(scorer: Scorer, references: Mapping[Messages, Completion]) -> S
     """The scorer itself; one that compares by itself beside the references."""
     comparer = own_comparer(scorer)
     return scorer if comparer is None else BesideReference(judge=scorer, comparer=comparer, references=references)
-
-
-def _pair(completion: Completion, reference: Completion) -> PreferencePair:
-    return PreferencePair(
-        prompt=completion.messages,
-        chosen=str(completion.response),
-        rejected=str(reference.response),
-        chosen_message=completion.response_message,
-        rejected_message=reference.response_message,
-        preference=0.5,
-        tools=completion.tools,
-        ground_truth=reference.ground_truth,
-    )
