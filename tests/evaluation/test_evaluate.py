@@ -114,6 +114,14 @@ def test_chance_and_below_fail(sign, why):
     assert why in found.why
 
 
+@pytest.mark.parametrize(("equal", "why"), [(400, "same reward in 100.0% of the pairs"), (240, "in 60.0%"), (20, "swapped?")])
+def test_below_chance_by_equal_rewards_is_not_called_swapped(equal, why):
+    margins_P = np.where(np.arange(400) < equal, 0.0, np.where(np.arange(400) % 10 < 4, 1.0, -1.0))
+    found = finding(evaluate_margins(margins_P, some_pairs(400), title="t").report(), "better than chance")
+    assert found.level == "fail"
+    assert why in found.why
+
+
 def test_a_model_that_only_measures_length_is_not_better_than_length():
     rng = np.random.default_rng(0)
     pairs = []

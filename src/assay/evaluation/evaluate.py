@@ -173,7 +173,11 @@ def evaluate_margins(
     metrics = [accuracy_metric, *(rival.metric for rival in rivals), *lengths, *calibration, *_counts(columns)]
     metrics += [_mean_margin(columns), *(rounding_metrics(rewards_P2, columns) if rewards_P2 is not None else ())]
     cuts = slice_tables(columns) if slices else ()
-    findings = [_above_chance(accuracy_metric), *(above_rival(rival, columns) for rival in rivals), calibration_finding]
+    findings = [
+        _above_chance(accuracy_metric, columns.margins_P),
+        *(above_rival(rival, columns) for rival in rivals),
+        calibration_finding,
+    ]
     findings += [_unscored(columns, reasons or {}), _score_ties(columns), _length_dependence(columns)]
     findings += [weak_slices(cuts, accuracy_metric.value)] if slices else []
     page = Report(
@@ -283,13 +287,18 @@ def _calibration(columns: Columns) -> tuple[tuple[Metric, Metric, Metric], Findi
     )
 
 
-def _above_chance(metric: Metric) -> Finding:
+def _above_chance(metric: Metric, margins_P: np.ndarray) -> Finding:
     if math.isnan(metric.value):
         level: Literal["warn", "fail"] = "fail" if metric.n else "warn"  # nothing scored is the scorer's fault, no label the data's
         return Finding(level, "better than chance", math.nan, 0.5, f"not measured: {metric.note}", "baseline")
     if metric.low > 0.5:
         return Finding("ok", "better than chance", metric.value, 0.5, f"the interval starts at {metric.low:.3f}", "baseline")
-    why = "is below chance: are chosen and rejected swapped?" if metric.high < 0.5 else "does not exclude a coin"
+    equal = mean(np.where(np.isnan(margins_P), np.nan, margins_P == 0))
+    why = "does not exclude a coin"
+    if metric.high < 0.5 and metric.value + equal >= 0.5:
+        why = f"is below chance: both answers have the same reward in {equal:.1%} of the pairs, which does not count as right"
+    elif metric.high < 0.5:
+        why = "is below chance: are chosen and rejected swapped?"
     return Finding(
         "fail", "better than chance", metric.value, 0.5, f"accuracy in [{metric.low:.3f}, {metric.high:.3f}] {why}", "baseline"
     )
