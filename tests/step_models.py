@@ -10,7 +10,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from assay.models.artifact import load_artifact, save_artifact
 from assay.models.reward_model import RewardModel, new_head
-from assay.models.step_reading import StepReading
+from assay.models.step_policy import StepPolicy
 from assay.records import Completion
 from assay.scorers.local import LocalScorer
 from tiny import CHATML, tiny_backbone, tiny_renderer
@@ -34,9 +34,9 @@ def step_model(kind: str = "llama", *, seed: int = 0, bias: bool = True) -> Rewa
     return RewardModel(backbone, head, outputs="steps")
 
 
-def step_scorer(kind: str = "llama", *, reading: StepReading | None = None, prompt_bytes: int = 0, **settings) -> LocalScorer:
+def step_scorer(kind: str = "llama", *, policy: StepPolicy | None = None, prompt_bytes: int = 0, **settings) -> LocalScorer:
     renderer = tiny_renderer(**{"overlong": "keep_start", **settings})
-    return LocalScorer(step_model(kind), renderer, identity="steps", reading=reading, prompt_bytes=prompt_bytes)
+    return LocalScorer(step_model(kind), renderer, identity="steps", policy=policy, prompt_bytes=prompt_bytes)
 
 
 def save_step_artifact(
@@ -49,8 +49,8 @@ def save_step_artifact(
 
 def saved_scorer(path: Path, **settings) -> LocalScorer:
     loaded = load_artifact(path)
-    reading = StepReading.from_description(loaded.description)
-    return LocalScorer(loaded.model, loaded.renderer, identity="saved", reading=reading, **settings)
+    policy = StepPolicy.from_description(loaded.description)
+    return LocalScorer(loaded.model, loaded.renderer, identity="saved", policy=policy, **settings)
 
 
 @torch.no_grad()

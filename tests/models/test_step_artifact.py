@@ -15,7 +15,7 @@ from assay.models.base_checks import form_of
 from assay.models.golden import read_golden
 from assay.models.heads import PROCESS, head_named
 from assay.models.plain import plain_scores
-from assay.models.step_reading import StepReading
+from assay.models.step_policy import StepPolicy
 from assay.run_files import fingerprint, read_description, write_description
 from step_models import COMPLETIONS, prefix_oracle, save_step_artifact, saved_scorer, step_model
 from tiny import tiny_config, tiny_renderer
@@ -57,10 +57,10 @@ def test_what_transformers_has_no_class_for_is_refused_by_name(tmp_path):
 
 
 def test_how_steps_are_read_is_saved_and_part_of_the_fingerprint(tmp_path):
-    reading = StepReading(rule="lines", reduction="product", scale=0.5, shift=-1.0)
-    path = save_step_artifact(tmp_path / "a", description={"steps": reading.entry()})
+    policy = StepPolicy(rule="lines", reduction="product", scale=0.5, shift=-1.0)
+    path = save_step_artifact(tmp_path / "a", description={"steps": policy.entry()})
     description = read_description(path)
-    assert StepReading.from_description(description) == reading
+    assert StepPolicy.from_description(description) == policy
     assert fingerprint({**description, "steps": {**description["steps"], "reduction": "min"}}) != description["fingerprint"]
     scorer = saved_scorer(path)
     (steps,) = scorer.score(COMPLETIONS[:1]).steps

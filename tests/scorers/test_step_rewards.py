@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from assay.models.step_reading import StepReading
+from assay.models.step_policy import StepPolicy
 from assay.records import Completion
 from assay.scorers.checks import check_scorer
 from step_models import COMPLETIONS, QUESTION, SOLUTIONS, step_scorer
@@ -18,7 +18,7 @@ LONG = Completion(messages=QUESTION, steps=tuple(f"Step {n}: it is two and {n}.\
 @pytest.mark.parametrize("reduction", ["min", "product", "last", "mean"])
 @pytest.mark.parametrize("prompt_bytes", [0, 1 << 20])
 def test_the_laws_of_a_scorer_hold_with_steps(reduction, prompt_bytes):
-    scorer = step_scorer(reading=StepReading(reduction=reduction, scale=0.8, shift=0.1), prompt_bytes=prompt_bytes, max_length=160)
+    scorer = step_scorer(policy=StepPolicy(reduction=reduction, scale=0.8, shift=0.1), prompt_bytes=prompt_bytes, max_length=160)
     check_scorer(scorer, [*MIXED, LONG])
 
 
@@ -37,7 +37,7 @@ def test_a_response_without_steps_is_cut_by_the_rule():
     (cut,) = step_scorer().score([Completion(messages=QUESTION, response="".join(SOLUTIONS[0]))]).steps
     (given,) = step_scorer().score(COMPLETIONS[:1]).steps
     np.testing.assert_array_equal(cut, given)
-    lines = step_scorer(reading=StepReading(rule="lines"))
+    lines = step_scorer(policy=StepPolicy(rule="lines"))
     assert [len(steps) for steps in lines.score([Completion(messages=QUESTION, response="a fox\nan egg\n\n a dog")]).steps] == [3]
 
 
@@ -110,7 +110,7 @@ def test_states_are_those_of_the_last_step():
 
 
 def test_probabilities_are_calibrated_and_the_steps_stay_raw():
-    raw, calibrated = step_scorer(), step_scorer(reading=StepReading(scale=0.5, shift=1.0))
+    raw, calibrated = step_scorer(), step_scorer(policy=StepPolicy(scale=0.5, shift=1.0))
     one, other = raw.score(COMPLETIONS), calibrated.score(COMPLETIONS)
     for raw_S, same_S in zip(one.steps, other.steps, strict=True):
         np.testing.assert_array_equal(raw_S, same_S)

@@ -31,7 +31,7 @@ from assay.models.golden import write_golden
 from assay.models.heads import Head, head_named, head_of
 from assay.models.older_readers import spell_for_older_readers
 from assay.models.reward_model import RewardModel
-from assay.models.step_reading import StepReading
+from assay.models.step_policy import StepPolicy
 from assay.run_files import (
     CARD,
     ENSEMBLE,
@@ -97,7 +97,7 @@ def save_artifact(
             "kind": kept.kind,
             "head": {"name": "score", kept.outputs: num_outputs, "dtype": "float32"},
             **({} if kept.card is None else {CARD: dict(kept.card)}),
-            **({STEPS: StepReading().entry()} if kept.reads_steps else {}),
+            **({STEPS: StepPolicy().entry()} if kept.reads_steps else {}),
             **description,
             **renderer.settings(),
             "dtype": str(dtype).removeprefix("torch."),

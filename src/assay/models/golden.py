@@ -25,7 +25,7 @@ from assay.messages import Message
 from assay.models.encoder import EncoderModel
 from assay.models.heads import SCALAR, Head, head_of
 from assay.models.reward_model import RewardModel
-from assay.models.step_reading import StepReading
+from assay.models.step_policy import StepPolicy
 from assay.records import Completion
 
 GOLDEN_FILE = "golden.json"
@@ -108,13 +108,13 @@ def write_golden(
 ) -> None:
     """Write golden.json into the artifact directory `path`. model, renderer: loaded from `path`, in float32. description: the
     content of its reward.json."""
-    kind, reading = head_of(model.outputs), StepReading.from_description(description or {})
+    kind, policy = head_of(model.outputs), StepPolicy.from_description(description or {})
     completions, left_out = golden_completions(renderer.max_length, kind)
-    completions = reading.in_steps(completions) if kind.reads_steps else completions
+    completions = policy.in_steps(completions) if kind.reads_steps else completions
     rendered = renderer.render(completions)
     items = []
     for completion, item, steps_S in zip(completions, rendered, _rewards(model, kind, rendered, renderer.pad_id), strict=True):
-        reward = (reading.value(steps_S) if kind.reads_steps else float(steps_S[-1])) if len(steps_S) else math.nan
+        reward = (policy.value(steps_S) if kind.reads_steps else float(steps_S[-1])) if len(steps_S) else math.nan
         entry = {
             "id": completion.id,
             "messages": [message.as_dict() for message in completion.messages],

@@ -70,8 +70,8 @@ class PlainReader:
         return [int(token) for token in encoded["input_ids"]]
 
     def reads(self, completion: Completion) -> list[int]:
-        """Tokens at which the rewards of a completion in steps are read: of each step the last one that begins before the step's end,
-        white space apart. (A character may take several tokens.)"""
+        """Tokens at which the rewards of a completion in steps are read: of each step the last one that begins before the step's
+        end, white space apart. (A character may take several tokens.)"""
         text, response = self.text(completion), str(completion.response)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         begins = [begin for begin, _ in encoded["offset_mapping"]]

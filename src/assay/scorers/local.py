@@ -23,7 +23,7 @@ from assay.models.heads import head_of
 from assay.models.prompt_states import PromptStates
 from assay.models.reward_model import RewardModel
 from assay.models.shared_trunk import SharedTrunk
-from assay.models.step_reading import StepReading
+from assay.models.step_policy import StepPolicy
 from assay.records import Completion, Dtype, Rewards
 from assay.run_files import ENSEMBLE, MemberScale, read_description, saved_scales, uncalibrated_fingerprint
 from assay.scorers.base import Scope, Scorer, TokenCount
@@ -54,7 +54,7 @@ class LocalScorer:
     the rewards then have a std, which one member has not. plan: the budget, and the memory that scoring takes at most. head_norm:
     largest norm of a head; rewards grow with it. tolerance: see `Scorer`; from dtype and head norm. prompt_bytes: memory for the
     keys and values of earlier prompts, which `score` of a single completion reuses; 0 for none. assumed: of another's checkpoint,
-    what -> how it is read. known: texts whose states are at hand; only the others are forwarded. reading: of a model that reads
+    what -> how it is read. known: texts whose states are at hand; only the others are forwarded. policy: of a model that reads
     steps, how; the steps of its rewards are log-odds.
     """
 
@@ -72,21 +72,21 @@ class LocalScorer:
         prompt_bytes: int = PROMPT_BYTES,
         assumed: Mapping[str, str] | None = None,
         known: KnownTexts | None = None,
-        reading: StepReading | None = None,
+        policy: StepPolicy | None = None,
     ) -> None:
         self.model, self.renderer, self.assumed, self.known = model.eval(), renderer, dict(assumed or {}), known
-        self.head, self.reading = head_of(model.outputs), reading or StepReading()
+        self.head, self.policy = head_of(model.outputs), policy or StepPolicy()
         heads_KD, dtype = self.head.slopes(model.head_weights.detach()), model.compute_dtype
         self.num_members = len(heads_KD)
         self.combination = combination or Combination()
         self.scales_K2 = np.array(scales or [MemberScale()] * self.num_members, np.float32)
         parts = f"{identity}/{dtype}" + (f"/{self.combination}" if self.num_members > 1 else "")
-        self.fingerprint = digest(parts + (f"/{self.reading}" if self.head.reads_steps else ""))
+        self.fingerprint = digest(parts + (f"/{self.policy}" if self.head.reads_steps else ""))
         self.head_norm = float(heads_KD.norm(dim=1).max())
         tolerance = _TOLERANCE.get(dtype, 0.25) * max(1.0, self.head_norm) / float(self.scales_K2[:, 0].min())
         self.step_tolerance = tolerance
         if self.head.reads_steps:
-            self.tolerance = self.reading.tolerance(tolerance)
+            self.tolerance = self.policy.tolerance(tolerance)
         else:
             self.tolerance = self.combination.tolerance(tolerance) if self.num_members > 1 else tolerance
         layout = model.backbone.layout
@@ -140,7 +140,7 @@ class LocalScorer:
 
     def step_right(self, steps_S: np.ndarray) -> np.ndarray:
         """Calibrated P(right) of the rewards of steps, (S,) float64 in [0, 1]; NaN stays NaN."""
-        return self.reading.right(steps_S)
+        return self.policy.right(steps_S)
 
     def score_with_states(self, completions: Sequence[Completion]) -> tuple[Rewards, np.ndarray]:
         """As `score`, and the (N, D) float32 hidden states that the head reads (of several members: the first one's head; of steps:
@@ -212,7 +212,7 @@ class LocalScorer:
 
     def _rewards(self, found_RM: np.ndarray, completions: Sequence[Completion], rendered: Sequence[Rendered]) -> Rewards:
         if self.head.reads_steps:
-            return step_rewards(found_RM[:, 0], completions, rendered, self.reading)
+            return step_rewards(found_RM[:, 0], completions, rendered, self.policy)
         return self._combined(at_last_read(found_RM, rendered), rendered)
 
     def _combined(self, members_NK: np.ndarray, rendered: Sequence[Rendered]) -> Rewards:
@@ -224,7 +224,7 @@ class LocalScorer:
     def _render(self, completions: Sequence[Completion]) -> tuple[list[Completion], list[Rendered]]:
         """The completions, in steps where the head reads steps, and their tokens with the places that it reads."""
         given = tuple(completions)
-        cut = self.reading.in_steps(given) if self.head.reads_steps else list(given)
+        cut = self.policy.in_steps(given) if self.head.reads_steps else list(given)
         rendered = self.renderer.render(cut)
         self._last = (given, rendered)
         warn_of_left_out(rendered)
@@ -291,7 +291,7 @@ def load_local(
         combination=combination,
         scales=saved_scales(artifact.description),
         known=known,
-        reading=StepReading.from_description(artifact.description),
+        policy=StepPolicy.from_description(artifact.description),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from assay.data.render import LOST, Rendered
-from assay.models.step_reading import StepReading
+from assay.models.step_policy import StepPolicy
 from assay.records import Completion, Rewards
 
 NO_STEPS = (
@@ -27,7 +27,7 @@ def without_rendered(completions: Sequence[Completion], rendered: Sequence[Rende
 
 
 def step_rewards(
-    log_odds_R: np.ndarray, completions: Sequence[Completion], rendered: Sequence[Rendered], reading: StepReading
+    log_odds_R: np.ndarray, completions: Sequence[Completion], rendered: Sequence[Rendered], policy: StepPolicy
 ) -> Rewards:
     """Rewards with `steps`, the raw log-odds of each, and `value`, their reduction.
 
@@ -41,7 +41,7 @@ def step_rewards(
         step_S = np.where(np.isfinite(found_S), found_S, np.nan) if item.error is None else _missing(completion)
         steps.append(step_S)
         errors.append(_reason(item, step_S))
-        values.append(np.nan if errors[-1] else reading.value(step_S))
+        values.append(np.nan if errors[-1] else policy.value(step_S))
     return Rewards(value=np.array(values, np.float32), steps=tuple(steps), error=tuple(errors))
 
 

@@ -45,7 +45,7 @@ def step_case(scorer: LocalScorer, plain: PlainReader, completions: Sequence[Com
     kept = [i for i, steps_S in enumerate(rewards.steps) if np.isfinite(steps_S).any()]
     if not kept:
         return None
-    cut = scorer.reading.in_steps([completions[i] for i in kept])
+    cut = scorer.policy.in_steps([completions[i] for i in kept])
     rendered = scorer.renderer.render(cut)
     return StepCase(
         scorer,

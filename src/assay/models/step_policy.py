@@ -34,7 +34,7 @@ RULES: Mapping[str, Callable[[str], list[str]]] = {"blank-lines": _blank_lines, 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepReading:
+class StepPolicy:
     """rule: how a response without steps is cut into them, a name of `RULES`. reduction: how the steps become one number.
 
     scale, shift: P(right) of a step = sigmoid(scale x log-odds + shift), as calibrated; 1 and 0 as the model says it. Raises
@@ -54,11 +54,11 @@ class StepReading:
             raise ValueError(f"calibration of steps: scale {self.scale} must be positive and finite, shift {self.shift} finite")
 
     @staticmethod
-    def from_description(description: Mapping[str, Any]) -> StepReading:
-        """The reading of an artifact. Raises ValueError for an entry that does not hold one."""
+    def from_description(description: Mapping[str, Any]) -> StepPolicy:
+        """The policy of an artifact. Raises ValueError for an entry that does not hold one."""
         entry = description.get(STEPS) or {}
         try:
-            return StepReading(**{name: entry[name] for name in StepReading.__slots__ if name in entry})
+            return StepPolicy(**{name: entry[name] for name in StepPolicy.__slots__ if name in entry})
         except TypeError as error:
             raise ValueError(f"the entry {STEPS!r} of reward.json cannot be read ({error})") from error
 
