@@ -9,7 +9,9 @@ from scipy.special import expit
 from assay.models.step_policy import StepPolicy
 from assay.records import Completion
 from assay.scorers.checks import check_scorer
+from assay.scorers.local import LocalScorer
 from step_models import COMPLETIONS, QUESTION, SOLUTIONS, step_scorer
+from tiny import tiny_model, tiny_renderer
 
 MIXED = [*COMPLETIONS, Completion(messages=QUESTION, response="It is\n\nfour."), Completion(messages=QUESTION, response=" ")]
 LONG = Completion(messages=QUESTION, steps=tuple(f"Step {n}: it is two and {n}.\n\n" for n in range(12)))
@@ -114,6 +116,9 @@ def test_probabilities_are_calibrated_and_the_steps_stay_raw():
     one, other = raw.score(COMPLETIONS), calibrated.score(COMPLETIONS)
     for raw_S, same_S in zip(one.steps, other.steps, strict=True):
         np.testing.assert_array_equal(raw_S, same_S)
-        np.testing.assert_allclose(calibrated.step_right(raw_S), expit(0.5 * raw_S + 1.0), rtol=1e-6)
+        np.testing.assert_allclose(calibrated.step_probability(raw_S), expit(0.5 * raw_S + 1.0), rtol=1e-6)
     assert not np.allclose(one.value, other.value)
     assert raw.fingerprint != calibrated.fingerprint
+    assert (raw.step_threshold, calibrated.step_threshold) == (0.0, -2.0)
+    np.testing.assert_allclose(calibrated.step_probability(np.array([-2.0])), [0.5])
+    assert not hasattr(LocalScorer(tiny_model(), tiny_renderer(), identity="scalar"), "step_threshold")

@@ -75,6 +75,11 @@ class StepPolicy:
             return completion
         return replace(completion, steps=tuple(RULES[self.rule](completion.response)))
 
+    @property
+    def threshold(self) -> float:
+        """Log-odds at which the calibrated P(right) is one half."""
+        return -self.shift / self.scale
+
     def right(self, log_odds_S: np.ndarray) -> np.ndarray:
         """Calibrated P(right) of steps, (S,) float64 in [0, 1]; NaN stays NaN."""
         return sigmoid(self.scale * np.asarray(log_odds_S, np.float64) + self.shift)

@@ -138,9 +138,17 @@ class LocalScorer:
                 found_RM = self._read(self._forward, completions, rendered, self.num_members)
         return self._rewards(found_RM, completions, rendered)
 
-    def step_right(self, steps_S: np.ndarray) -> np.ndarray:
+    @property
+    def step_threshold(self) -> float:
+        """Log-odds above which a step is taken to be right: its calibrated probability is above one half. Raises AttributeError where
+        the head reads no steps, so that the scorer does not answer `ReadsSteps`."""
+        if not self.head.reads_steps:
+            raise AttributeError("this model gives one reward for a whole answer, and none for its steps")
+        return self.policy.threshold
+
+    def step_probability(self, rewards_S: np.ndarray) -> np.ndarray:
         """Calibrated P(right) of the rewards of steps, (S,) float64 in [0, 1]; NaN stays NaN."""
-        return self.policy.right(steps_S)
+        return self.policy.right(rewards_S)
 
     def score_with_states(self, completions: Sequence[Completion]) -> tuple[Rewards, np.ndarray]:
         """As `score`, and the (N, D) float32 hidden states that the head reads (of several members: the first one's head; of steps:
