@@ -1,8 +1,8 @@
 """Figures of process reward models from scores and labels of steps, each with an interval by problem. Numpy only, pure functions.
 
 A step is taken to be right where its score is above a threshold. NaN is "could not be scored" in scores, "not known" in labels:
-such steps are in no figure, and are counted. A solution is known to be right where all of its steps are, and known to be wrong where a
-step is wrong and all before it are right; of every other solution it is not known where its first error is.
+such steps are in no figure, and are counted. A solution is known to be right where all of its steps are, and known to be wrong
+where a step is wrong and all before it are right; of every other solution it is not known where its first error is.
 
 Level claimed: 95% intervals of `process_f1` and `prm_score` miss in at most 8% of data sets of 60 to 200 problems
 (benchmarks/levels.py).
@@ -23,7 +23,7 @@ import numpy as np
 from assay.stats.auroc_intervals import auroc_interval
 from assay.stats.bootstrap import resampled_interval, resampled_sums
 from assay.stats.mean_intervals import share_interval
-from assay.stats.metrics import NO_INTERVAL, UNIT, Interval, auroc, mean
+from assay.stats.metrics import CHANGE, NO_INTERVAL, UNIT, Interval, auroc, mean
 
 NO_ERROR = -1.0
 """The index of the first error of a solution without one."""
@@ -177,24 +177,43 @@ def prm_score(scores: Sequence[np.ndarray], labels: StepLabels, threshold: float
     PRMBench gives no part of it to the unmodified solutions, and takes a model's redundancy for its classes redundency and circular
     where it has one: leave out and choose before. Source: Song et al. (2025), "PRMBench", section 3.3.
     """
-    score_T, right_T = labels.scores_T(scores), labels.right_T
-    return _prm_score(score_T > threshold, right_T, ~np.isnan(score_T), labels, seed=seed)
+    score_T = labels.scores_T(scores)
+    sums_CK = _confusions(score_T, threshold, ~np.isnan(score_T), labels)
+    num = int((np.abs(labels.right_T - 0.5) == 0.5).sum())
+    return _ratio_figure(_half_and_half, sums_CK, int(sums_CK.sum()), num, seed=seed)
 
 
-def _prm_score(found_T: np.ndarray, right_T: np.ndarray, scored_T: np.ndarray, labels: StepLabels, *, seed: int) -> Figure:
-    labelled_T = (right_T == 0) | (right_T == 1)
-    kept_T = labelled_T & scored_T
-    kinds = [(found_T == f) & (right_T == r) & kept_T for f in (True, False) for r in (1, 0)]
-    sums_CK = _by_problem(np.stack(kinds, axis=1).astype(np.float64), labels.problem_T)
+def prm_score_gain(
+    scores: Sequence[np.ndarray], rival: Sequence[np.ndarray], labels: StepLabels, thresholds: tuple[float, float], *, seed: int
+) -> Figure:
+    """`prm_score` less that of a rival, each at its threshold, on the steps that both score; the same problems are drawn for
+    both."""
+    both = [labels.scores_T(one) for one in (scores, rival)]
+    scored_T = ~np.isnan(both[0]) & ~np.isnan(both[1])
+    parts = [_confusions(one, threshold, scored_T, labels) for one, threshold in zip(both, thresholds, strict=True)]
 
-    def score(sums: np.ndarray) -> np.ndarray:
-        both_right, only_found, only_labelled, both_wrong = (sums[..., k] for k in range(4))
-        missed = only_found + only_labelled
-        with np.errstate(divide="ignore", invalid="ignore"):
-            halves = [np.where(both == 0, 0.0, 2 * both / (2 * both + missed)) for both in (both_right, both_wrong)]
-        return (halves[0] + halves[1]) / 2
+    def gain(sums: np.ndarray) -> np.ndarray:
+        return _half_and_half(sums[..., :4]) - _half_and_half(sums[..., 4:])
 
-    return _ratio_figure(score, sums_CK, int(kept_T.sum()), int(labelled_T.sum()), seed=seed)
+    num = int((np.abs(labels.right_T - 0.5) == 0.5).sum())
+    return _ratio_figure(gain, np.concatenate(parts, axis=1), int(parts[0].sum()), num, seed=seed, possible=CHANGE)
+
+
+def _confusions(score_T: np.ndarray, threshold: float, scored_T: np.ndarray, labels: StepLabels) -> np.ndarray:
+    """(C, 4) steps of each problem: right and found right, wrong and found right, right and found wrong, wrong and found wrong."""
+    with np.errstate(invalid="ignore"):
+        found_T = score_T > threshold
+    kinds = [(found_T == found) & (labels.right_T == right) & scored_T for found in (True, False) for right in (1, 0)]
+    return _by_problem(np.stack(kinds, axis=1).astype(np.float64), labels.problem_T)
+
+
+def _half_and_half(sums: np.ndarray) -> np.ndarray:
+    """Half the F1 of either class of `_confusions` in the last axis."""
+    both_right, only_found, only_labelled, both_wrong = (sums[..., k] for k in range(4))
+    missed = only_found + only_labelled
+    with np.errstate(divide="ignore", invalid="ignore"):
+        halves = [np.where(both == 0, 0.0, 2 * both / (2 * both + missed)) for both in (both_right, both_wrong)]
+    return (halves[0] + halves[1]) / 2
 
 
 def step_auroc(scores: Sequence[np.ndarray], labels: StepLabels) -> Figure:
@@ -318,10 +337,16 @@ def _by_problem(columns: np.ndarray, problem: np.ndarray) -> np.ndarray:
 
 
 def _ratio_figure(
-    statistic: Callable[[np.ndarray], np.ndarray], sums_CK: np.ndarray, num_scored: int, num: int, *, seed: int
+    statistic: Callable[[np.ndarray], np.ndarray],
+    sums_CK: np.ndarray,
+    num_scored: int,
+    num: int,
+    *,
+    seed: int,
+    possible: Interval = UNIT,
 ) -> Figure:
     value = float(statistic(sums_CK.sum(axis=0)))
     if not num_scored:
         return Figure(math.nan, NO_INTERVAL, 0, num)
     samples_S = statistic(resampled_sums(sums_CK, seed=seed))
-    return Figure(value, resampled_interval(samples_S, value, UNIT, len(sums_CK)), num_scored, num)
+    return Figure(value, resampled_interval(samples_S, value, possible, len(sums_CK)), num_scored, num)
