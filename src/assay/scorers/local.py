@@ -140,8 +140,8 @@ class LocalScorer:
 
     @property
     def step_threshold(self) -> float:
-        """Log-odds above which a step is taken to be right: its calibrated probability is above one half. Raises AttributeError where
-        the head reads no steps, so that the scorer does not answer `ReadsSteps`."""
+        """Log-odds above which a step is taken to be right: its calibrated probability is above one half. Raises AttributeError
+        where the head reads no steps, so that the scorer does not answer `ReadsSteps`."""
         if not self.head.reads_steps:
             raise AttributeError("this model gives one reward for a whole answer, and none for its steps")
         return self.policy.threshold
