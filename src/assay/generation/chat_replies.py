@@ -24,8 +24,11 @@ def failed(
     return Reply(None, "", *usage, seconds, None, reason, (), may_pass, retry_after)
 
 
-def replies_in(text: str, num_replies: int, *, seconds: float, with_tokens: bool) -> list[Reply]:
-    """The replies of one answered call. Its tokens are billed on the first; replies that are missing are failures that may pass."""
+def replies_in(text: str, num_replies: int, *, seconds: float, with_tokens: bool, stop: tuple[str, ...] = ()) -> list[Reply]:
+    """The replies of one answered call. Its tokens are billed on the first; replies that are missing are failures that may pass.
+
+    stop: texts that end a reply; the one that it met is put behind it, where the endpoint says which that was.
+    """
     try:
         content = json.loads(text)
     except ValueError:
@@ -48,11 +51,11 @@ def replies_in(text: str, num_replies: int, *, seconds: float, with_tokens: bool
             reason = f"the endpoint gave {len(choices)} of {num_replies} replies"
             replies.append(failed(reason, may_pass=True, usage=billed))
         else:
-            replies.append(_reply(choices[place], billed, took, with_tokens))
+            replies.append(_reply(choices[place], billed, took, with_tokens, stop))
     return replies
 
 
-def _reply(choice: Any, usage: tuple[int | None, int | None], seconds: float, with_tokens: bool) -> Reply:
+def _reply(choice: Any, usage: tuple[int | None, int | None], seconds: float, with_tokens: bool, stop: tuple[str, ...]) -> Reply:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         return failed("the endpoint gave a choice without a message", seconds=seconds, may_pass=True, usage=usage)
@@ -65,7 +68,13 @@ def _reply(choice: Any, usage: tuple[int | None, int | None], seconds: float, wi
     if finish == "content_filter":
         return failed("refused: the endpoint's content filter", seconds=seconds, usage=usage)
     tokens = _tokens(choice.get("logprobs")) if with_tokens else ()
-    return Reply(_valid(str(content or "")), finish, *usage, seconds, tokens=tokens)
+    return Reply(_valid(_with_stop(str(content or ""), choice, stop)), finish, *usage, seconds, tokens=tokens)
+
+
+def _with_stop(text: str, choice: dict[str, Any], stop: tuple[str, ...]) -> str:
+    """The text with what ended it: `stop_reason` of vLLM, `matched_stop` of SGLang."""
+    met = choice.get("stop_reason", choice.get("matched_stop"))
+    return text + met if isinstance(met, str) and met in stop and not text.endswith(met) else text
 
 
 def _tokens(logprobs: Any) -> tuple[TokenChoices, ...]:

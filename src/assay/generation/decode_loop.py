@@ -17,15 +17,18 @@ import torch
 from assay.files import digest
 from assay.generation.replies import Reply, Sampling
 
+_LOOKS_BACK = 16  # tokens in which a text that ends a reply is looked for, and of a prompt that is gone on with
+
 
 class Wish(NamedTuple):
-    """A reply to write. place: its number for the caller; prompt: (T,) int32 tokens; sample: its number among those of the
-    prompt."""
+    """A reply to write. place: its number for the caller; prompt: (T,) int32 tokens; sample: its number among those of the prompt;
+    goes_on: whether the prompt ends inside of the reply's text."""
 
     place: int
     prompt: np.ndarray
     sampling: Sampling
     sample: int
+    goes_on: bool = False
 
 
 class _Writing:
@@ -92,7 +95,7 @@ class Decoder:
             logits_NV, cache = out.logits[:, -1], out.past_key_values
         seconds = (time.monotonic() - began) / len(rows)
         for row in rows:
-            text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
+            text = _ended(self._text(row), row.wish.sampling.stop)[0]
             yield row.wish.place, Reply(text, row.finish, len(row.wish.prompt), len(row.tokens), seconds, 0.0)
 
     def _after_prompts(self, prompts: Sequence[np.ndarray]) -> tuple[torch.Tensor, Any, torch.Tensor]:
@@ -130,11 +133,32 @@ class Decoder:
     def _ends(self, row: _Writing, token: int) -> bool:
         """Note a token, and whether the reply ends with it."""
         row.tokens.append(token)
-        if token in self.ends:
+        if token in self.ends or _ended(self._text(row, last=_LOOKS_BACK), row.wish.sampling.stop)[1]:
             row.finish = "stop"
         elif len(row.tokens) >= row.wish.sampling.max_tokens or len(row.tokens) + len(row.wish.prompt) >= self.limit:
             row.finish = "length"
         return bool(row.finish)
+
+    def _text(self, row: _Writing, *, last: int | None = None) -> str:
+        """What was written, or about its `last` tokens. Behind a text that it goes on with it is decoded together with that one's
+        end, since some tokenizers drop a space at the beginning."""
+        if last is not None and not row.wish.sampling.stop:
+            return ""
+        tokens = row.tokens if last is None else row.tokens[-last:]
+        before = row.wish.prompt[-_LOOKS_BACK:].tolist() if row.wish.goes_on else []
+        known = self.tokenizer.decode(before, skip_special_tokens=True) if before else ""
+        whole = str(self.tokenizer.decode([*before, *tokens], skip_special_tokens=True))
+        return (
+            whole[len(known) :]
+            if known and whole.startswith(known)
+            else str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        )
+
+
+def _ended(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """The text up to and with the first of the texts that end it; and whether there is one."""
+    ends = [place + len(one) for one in stop if (place := text.find(one)) >= 0]
+    return (text[: min(ends)], True) if ends else (text, False)
 
 
 def _end_ids(causal: Any, tokenizer: Any, closing: str) -> frozenset[int]:

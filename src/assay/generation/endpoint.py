@@ -187,7 +187,8 @@ class Endpoint:
                 connection.not_before = max(connection.not_before, time.monotonic() + retry_after)
             said = f"the endpoint answered {status} ({_said(text)})" + (f": {_FIXES[status]}" if status in _FIXES else "")
             return [failed(said, seconds=took, may_pass=status in _MAY_PASS, retry_after=retry_after)] * num_replies
-        return replies_in(text, num_replies, seconds=took, with_tokens=bool(ask.sampling.choices))
+        told = ask.sampling
+        return replies_in(text, num_replies, seconds=took, with_tokens=bool(told.choices), stop=told.stop)
 
     async def _post(
         self, connection: _Connection, body: Mapping[str, Any], seconds: float
@@ -225,6 +226,10 @@ class Endpoint:
         if sampling.schema:
             named = {"name": "verdict", "strict": True, "schema": json.loads(sampling.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
+        if ask.goes_on:  # of vLLM and SGLang: another endpoint would begin a new answer, unless it refuses what it does not know
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
         return body
 
     async def _probe(self) -> tuple[Features, Reply]:

@@ -96,16 +96,25 @@ class Generator:
         return features
 
     def sample(
-        self, prompts: Sequence[str | Messages], *, n: int = 1, temperature: float = 1.0, seed: int = 0, max_tokens: int = 512
+        self,
+        prompts: Sequence[str | Messages],
+        *,
+        n: int = 1,
+        temperature: float = 1.0,
+        seed: int = 0,
+        max_tokens: int = 512,
+        stop: tuple[str, ...] = (),
     ) -> list[list[Reply]]:
         """P prompts -> P lists of n replies, in order. A reply without text has an error; `finish` is "length" where it was cut
         off.
 
-        Equal arguments give equal replies: from the ledger, and from a local model also without one. Raises ValueError for n < 1.
+        Messages that end with the assistant's are gone on with; then a reply may be empty, where that was a whole answer. stop:
+        texts at which a reply ends, with the one that it met as its last words. Equal arguments give equal replies: from the ledger,
+        and from a local model also without one. Raises ValueError for n < 1.
         """
         if n < 1:
             raise ValueError(f"n {n} must be at least 1: how many replies are drawn for each prompt")
-        sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+        sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed, stop=stop)
         asks = [
             Ask(messages=as_messages(p), sampling=sampling, sample=k, shared=str(i))
             for i, p in enumerate(prompts)

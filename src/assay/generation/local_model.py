@@ -109,7 +109,9 @@ class LocalModel:
                 yield i, Reply(None, error=str(reason), input_tokens=0, output_tokens=0)
         to_read = [i for i in prompts if asks[i].sampling.choices]
         yield from self._verdicts(asks, prompts, to_read)
-        wishes = [Wish(i, prompts[i], asks[i].sampling, asks[i].sample) for i in prompts if not asks[i].sampling.choices]
+        wishes = [
+            Wish(i, prompts[i], asks[i].sampling, asks[i].sample, asks[i].goes_on) for i in prompts if not asks[i].sampling.choices
+        ]
         yield from self.decoder.replies(wishes)
 
     @torch.inference_mode()

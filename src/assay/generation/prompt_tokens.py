@@ -19,7 +19,8 @@ class PromptTokens:
     """The chat template of a tokenizer, for prompts. max_length: tokens that the model takes, None for no limit.
 
     A text that holds a special token's spelling ("<|im_end|>") is encoded as the characters that it is, and the template around it
-    as usual; any other is encoded whole, as transformers does. Reasoning is turned off in templates that have a switch for it.
+    as usual; any other is encoded whole, as transformers does. Reasoning is turned off in templates that have a switch for it. A
+    last message of the assistant stands, as it is, where its reply would begin: what follows goes on with it.
     """
 
     def __init__(self, tokenizer: Any, max_length: int | None) -> None:
@@ -30,9 +31,10 @@ class PromptTokens:
     def __call__(self, messages: Messages) -> np.ndarray:
         """(T,) int32. Raises `Unreadable` for what the template refuses, and for more tokens than the model takes."""
         turns = [turn.as_dict() for turn in messages]
-        holds_special = any(special in str(turn["content"]) for turn in turns for special in self._special)
+        begun = str(turns.pop()["content"]) if turns and turns[-1]["role"] == "assistant" else ""
+        holds_special = any(special in str(turn["content"]) for turn in [*turns, {"content": begun}] for special in self._special)
         try:
-            tokens = self._in_parts(turns) if holds_special else self._encode(self._templated(turns))
+            tokens = self._in_parts(turns, begun) if holds_special else self._encode(self._templated(turns) + begun)
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise Unreadable(f"the chat template refuses the messages ({error})") from error
         if self.max_length is not None and len(tokens) >= self.max_length:
@@ -42,7 +44,7 @@ class PromptTokens:
     def _templated(self, turns: list[dict[str, Any]]) -> str:
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False))
 
-    def _in_parts(self, turns: list[dict[str, Any]]) -> list[int]:
+    def _in_parts(self, turns: list[dict[str, Any]], begun: str) -> list[int]:
         text = self._templated([{**turn, "content": _MARK.format(i)} for i, turn in enumerate(turns)])
         tokens: list[int] = []
         for place, part in enumerate(_MARKED.split(text)):
@@ -50,7 +52,7 @@ class PromptTokens:
             tokens += (
                 self._encode(str(turns[int(part)]["content"]), split_special_tokens=True) if is_content else self._encode(part)
             )
-        return tokens
+        return tokens + (self._encode(begun, split_special_tokens=True) if begun else [])
 
     def _encode(self, text: str, *, split_special_tokens: bool = False) -> list[int]:
         encoded = self.tokenizer(

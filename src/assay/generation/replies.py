@@ -18,7 +18,8 @@ class Sampling:
 
     temperature: 0 takes the likeliest token. max_tokens: of the reply. seed: of the draws. choices: the texts that a verdict may
     have: then the probabilities of the tokens are wanted too (from a local model, the verdict's alone: nothing is written).
-    schema: JSON schema that the reply has to fit, as text; "" for free text.
+    schema: JSON schema that the reply has to fit, as text; "" for free text. stop: texts at which the reply ends, with the one that
+    it met as its last words.
     """
 
     temperature: float = 0.0
@@ -26,21 +27,26 @@ class Sampling:
     seed: int = 0
     choices: tuple[str, ...] = ()
     schema: str = ""
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
             raise ValueError(f"temperature {self.temperature} must not be negative: 0 takes the likeliest token")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens {self.max_tokens} must be at least 1: a reply needs room")
+        if isinstance(self.stop, str) or "" in self.stop:
+            raise ValueError(f'stop {self.stop!r} must be texts, none of them empty, such as ("\\n\\n",)')
 
     def as_text(self) -> str:
         """One line of JSON, for keys and the ledger."""
-        return json.dumps([self.temperature, self.max_tokens, self.seed, self.choices, self.schema])
+        parts = [self.temperature, self.max_tokens, self.seed, self.choices, self.schema]
+        return json.dumps([*parts, self.stop] if self.stop else parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """One call: messages, and how the reply is drawn.
+    """One call: messages, and how the reply is drawn. Messages that end with the assistant's are gone on with: the reply is what
+    follows its text.
 
     sample: the number of the sample, for several replies to the same messages. order: which answer was shown first, of a
     comparison. rubric: digest of the rubric. shared: what the asks that begin alike have in common; it is not part of the key.
@@ -57,6 +63,11 @@ class Ask:
         """Hash (32 hex digits) of all that decides the reply. identity: of the backend."""
         parts = [identity, self.rubric, self.sampling.as_text(), self.order, str(self.sample), self.messages_text()]
         return digest("\x1f".join(parts))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the reply goes on with a text of the assistant."""
+        return bool(self.messages) and self.messages[-1].role == "assistant"
 
     def messages_text(self) -> str:
         """The messages as one line of JSON."""
@@ -165,7 +176,8 @@ class Backend(Protocol):
 
 
 def text_of(ask: Ask, reply: Reply) -> str:
-    """The reader of free text: the whole reply. Raises `Unreadable` for an empty one."""
-    if reply.text is None or not reply.text.strip():
+    """The reader of free text: the whole reply. Raises `Unreadable` for an empty one, unless it goes on with a text, which may have
+    been at its end."""
+    if reply.text is None or not (reply.text.strip() or ask.goes_on):
         raise Unreadable("the reply is empty")
     return reply.text
