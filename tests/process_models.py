@@ -263,7 +263,7 @@ def oracle_reasoneval(path: Path, question: str, steps: list[str], *, redundancy
     for place in places:
         logits = stored["score_head.weight"] @ _last_state(path, kept[: place + 1]) + stored["score_head.bias"]
         shares = logits.softmax(dim=-1)
-        values.append(float(shares[1] if redundancy else shares[1] + shares[2]))
+        values.append(float(1 - shares[1] if redundancy else shares[1] + shares[2]))
     return values
 
 

@@ -18,8 +18,8 @@ from assay.data.step_layouts import StepLayout
 from assay.models.weight_files import Stored, stored_tensors
 
 HeadKind = Literal["vocabulary", "labels", "value", "classes"]
-StepValue = Literal["probability", "difference", "validity", "redundancy"]
-Reduction = Literal["min", "product", "last", "mean", "max"]
+StepValue = Literal["probability", "difference", "validity", "usefulness"]
+Reduction = Literal["min", "product", "last", "mean"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class StepForm:
     name: behind the # of a spec. models: hub ids that have it. layout: see `StepLayout`. head: "vocabulary", the rows of `good` and
     `bad` in the language model's output matrix; "labels", a head `score` of two labels, wrong and right; "value", a value head of
     one logit; "classes", a head `score_head` of three classes, bad, neutral and good. value: of a step: the probability of `good`
-    or of the label right, that less the other one, neutral and good together, or neutral alone. reduction: of a solution;
+    or of the label right, that less the other one, neutral and good together, or all but neutral. reduction: of a solution;
     threshold: a step is right above it, as the publisher decides. architectures: names in config.json that say this form without
     doubt. prompt: what of the publisher's input is not in the model's files, "" for nothing. source: where this was read.
     """
@@ -159,11 +159,11 @@ FORMATS: Mapping[str, ProcessForm] = {
             models=(),
             layout=_MARKS,
             head="classes",
-            value="redundancy",
-            reduction="max",
-            threshold=0.15,
+            value="usefulness",
+            reduction="min",
+            threshold=0.85,
             prompt=_REASONEVAL_PROMPT,
-            source="codes/examples.py of GAIR-NLP/ReasonEval: neutral, max over steps; more is worse",
+            source="codes/examples.py of GAIR-NLP/ReasonEval: 1 - neutral, so that more is better; theirs is neutral, its maximum, 0.15",
         ),
         WrittenForm(
             name="genprm",

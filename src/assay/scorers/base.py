@@ -95,14 +95,6 @@ class HasAssumptions(Protocol):
 
 
 @runtime_checkable
-class HasStepThreshold(Protocol):
-    """A scorer of steps whose `Rewards.steps` are another's values: a step is taken for right above `step_threshold`."""
-
-    @property
-    def step_threshold(self) -> float: ...
-
-
-@runtime_checkable
 class HasPlan(Protocol):
     """A scorer that plans its memory: `plan.max_tokens` of one forward, and `plan.summary()` in words."""
 

@@ -61,6 +61,11 @@ class StepModelScorer:
         """Above it a step is taken for right, as the publisher decides."""
         return self.form.threshold
 
+    def step_probability(self, rewards_S: np.ndarray) -> np.ndarray:
+        """P(right) of steps, as the publisher's value says it; of p(right) - p(wrong) the half of it plus a half."""
+        rewards_S = np.asarray(rewards_S, np.float64)
+        return (rewards_S + 1) / 2 if self.form.value == "difference" else rewards_S
+
     @property
     def computed_in(self) -> str:
         """Number format of the backbone, such as "float32"."""
@@ -153,8 +158,8 @@ def step_values(logits_RK: np.ndarray, value: StepValue) -> np.ndarray:
             values_R = shares_RK[:, 1] - shares_RK[:, 0]
         case "validity":
             values_R = shares_RK[:, 1] + shares_RK[:, 2]
-        case "redundancy":
-            values_R = shares_RK[:, 1]
+        case "usefulness":
+            values_R = shares_RK[:, 0] + shares_RK[:, 2]
     return values_R.astype(np.float32)
 
 
@@ -171,10 +176,8 @@ def reduced(values_S: np.ndarray, how: Reduction) -> float:
             return float(values_S[-1])
         case "mean":
             return float(values_S.astype(np.float64).mean())
-        case "min":
-            return float(values_S.min())
         case _:
-            return float(values_S.max())
+            return float(values_S.min())
 
 
 def refuse_reduction(reduction: Reduction, form: ProcessForm) -> None:
