@@ -29,10 +29,11 @@ from levels_of_agreement import LEVELS as AGREEMENT
 from levels_of_fits import LEVELS as FITS
 from levels_of_intervals import LEVELS as INTERVALS
 from levels_of_probes import LEVELS as PROBES
+from levels_of_steps import LEVELS as STEPS
 from levels_of_tests import BROKEN
 from levels_of_tests import LEVELS as TESTS
 
-LEVELS: tuple[Level, ...] = (*INTERVALS, *TESTS, *PROBES, *FITS, *AGREEMENT)
+LEVELS: tuple[Level, ...] = (*INTERVALS, *TESTS, *PROBES, *FITS, *AGREEMENT, *STEPS)
 """The table of all claims: one module of laws a theme, each with its own LEVELS."""
 
 

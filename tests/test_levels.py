@@ -31,6 +31,9 @@ QUICK = (
     "cohens_kappa misses: kappa 0.8, 50 items, 2 categories, weights none",
     "krippendorff_alpha misses: alpha 0.8, 100 items, 3 raters, 5 categories, interval, 30% missing",
     "agreement by prompt misses: kappa 0.5, 25 prompts of 4",
+    "process_f1 misses: exact on 0.3 of the wrong and 0.9 of the right, 60 problems of 1 to 4 solutions, correlation 0.3",
+    "prm_score misses: 60 problems of 1 to 3 solutions, correlation 0.3, right steps 1.5 higher",
+    "auroc_gain_interval tells equal scorers apart: 60 problems of 1 to 3 solutions, correlation 0.3",
     "biases: a judge who errs alike everywhere is accused of any: accuracy 0.9, 200 prompts of 1",
 )
 BY_NAME = {f"{level.name}: {level.law}": level for level in LEVELS}

@@ -109,8 +109,8 @@ class Generator:
         off.
 
         Messages that end with the assistant's are gone on with; then a reply may be empty, where that was a whole answer. stop:
-        texts at which a reply ends, with the one that it met as its last words. Equal arguments give equal replies: from the ledger,
-        and from a local model also without one. Raises ValueError for n < 1.
+        texts at which a reply ends, with the one that it met as its last words. Equal arguments give equal replies: from the
+        ledger, and from a local model also without one. Raises ValueError for n < 1.
         """
         if n < 1:
             raise ValueError(f"n {n} must be at least 1: how many replies are drawn for each prompt")

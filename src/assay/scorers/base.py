@@ -117,6 +117,16 @@ class CountsTokens(Protocol):
 
 
 @runtime_checkable
+class ReadsSteps(Protocol):
+    """A scorer that says what its rewards of steps mean. step_threshold: a step is taken to be right above it; step_probability:
+    rewards of steps, (S,), to P(right) of each in [0, 1], NaN stays NaN."""
+
+    @property
+    def step_threshold(self) -> float: ...
+    def step_probability(self, rewards_S: np.ndarray) -> np.ndarray: ...
+
+
+@runtime_checkable
 class HasBill(Protocol):
     """A scorer whose rewards cost calls: `bill()` says what they came to."""
 
