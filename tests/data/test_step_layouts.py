@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from assay.data.step_layouts import StepRenderer, cut_at_lines
 from assay.models.published_steps import FORMATS
@@ -163,12 +162,14 @@ def test_a_tokenizer_without_the_separator_is_another_models():
         renderer("reasoneval", tokenizer=sentence_tokenizer())
 
 
-@given(st.lists(st.text(alphabet="ab \n", max_size=6), max_size=6), st.sampled_from(["line", "blank line"]))
-def test_pieces_of_a_response_join_to_it_and_none_is_blank(parts, ends):
-    text = "\n".join(parts)
-    pieces = cut_at_lines(text, ends)
-    assert "".join(pieces) == text
-    assert all(piece.strip() for piece in pieces) or len(pieces) <= 1
+@pytest.mark.parametrize("ends", ["line", "blank line"])
+def test_pieces_of_a_response_join_to_it_and_none_is_blank(ends):
+    texts = ["".join(letters) for length in range(7) for letters in itertools.product("a \n", repeat=length)]
+    for text in texts:
+        pieces = cut_at_lines(text, ends)
+        assert "".join(pieces) == text
+        assert all(piece.strip() for piece in pieces) or len(pieces) <= 1
+    assert max(len(cut_at_lines(text, ends)) for text in texts) == (3 if ends == "line" else 2)
 
 
 def test_a_response_is_cut_at_lines_or_paragraphs():

@@ -163,7 +163,7 @@ FORMATS: Mapping[str, ProcessForm] = {
             reduction="min",
             threshold=0.85,
             prompt=_REASONEVAL_PROMPT,
-            source="codes/examples.py of GAIR-NLP/ReasonEval: 1 - neutral, so that more is better; theirs is neutral, its maximum, 0.15",
+            source="codes/examples.py of GAIR-NLP/ReasonEval: 1 - neutral, more is better (theirs: neutral, its maximum, 0.15)",
         ),
         WrittenForm(
             name="genprm",

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from assay.models.bases import fetch
-from assay.models.published_steps import ProcessForm, StepsAsked, form_of_files, named_form, read_steps_spec, split_spec
+from assay.models.published_steps import (
+    StepsAsked,
+    WrittenForm,
+    form_of_files,
+    named_form,
+    read_steps_spec,
+    split_spec,
+)
 from assay.records import Dtype
 from assay.run_files import artifact_path, holds_artifact, holds_checkpoint, may_be_hub_id, read_description
 from assay.scorers.base import Scorer
@@ -65,6 +72,8 @@ def load(
             raise ValueError(f"{spec} is a rubric: combination and artifact are for reward models; leave them out")
         asked: Scorer = open_judge(spec, judge, dtype=dtype, device=device, max_tokens=max_tokens, ledger=ledger, run_code=run_code)
         return asked if cache is None else Cached(asked, cache)
+    if (told := _behind_endpoint(spec, format, judge, ledger)) is not None:
+        return told if cache is None else Cached(told, cache)
     if judge is not None and judge != JudgeOptions():
         raise ValueError(
             f"{printable_url(str(spec))} is no rubric: judge= and the flags of a judge go with a rubric file or its name"
@@ -84,8 +93,7 @@ def load(
     if (checkpoint := checkpoint_path(spec)) is not None:
         if combination is not None:
             raise ValueError(f"{spec} is one model, not an ensemble: leave combination out")
-        form = form_of_files(checkpoint, str(spec)) if asked_form is None or not asked_form.form else named_form(asked_form.form)
-        theirs = _of_others(checkpoint, form, asked_form or StepsAsked(), dtype, device, max_tokens, ledger)
+        theirs = _of_others(checkpoint, str(spec), asked_form or StepsAsked(), dtype, device, max_tokens, ledger)
         return theirs if cache is None else Cached(theirs, cache)
     refuse_form(spec, asked_form)
     from assay.scorers.local import load_raw  # imports torch
@@ -114,25 +122,44 @@ def steps_asked(spec: str | Path, format: str | None) -> tuple[str | Path, Steps
     return name, None if text is None else read_steps_spec(text)
 
 
+def written_form(spec: str | Path, format: str | None) -> tuple[str, WrittenForm, StepsAsked] | None:
+    """(name of the model, its form, what is asked of it) of a process model that writes; None for anything else."""
+    if not is_directory(spec):
+        return None
+    name, asked = steps_asked(spec, format)
+    form = None if asked is None or not asked.form else named_form(asked.form)
+    return (str(name), form, asked) if isinstance(form, WrittenForm) and asked is not None else None
+
+
 def refuse_form(spec: str | Path, asked: StepsAsked | None) -> None:
     """Raises ValueError for a form of process models behind the name of something else."""
     if asked is not None:
         raise ValueError(f"{spec} is no checkpoint of others, whose form #{asked.form} would be: leave the form out")
 
 
+def _behind_endpoint(spec: str | Path, format: str | None, judge: JudgeOptions | None, ledger: Path | None) -> Scorer | None:
+    """A process model that writes, at the endpoint that the options name; None for anything else."""
+    if judge is None or judge.judge_url is None or (writes := written_form(spec, format)) is None:
+        return None
+    from assay.scorers.judges.step_verdicts import open_step_verdicts
+
+    name, form, asked = writes
+    return open_step_verdicts(name, form, asked, judge, ledger=ledger)
+
+
 def _of_others(
-    checkpoint: Path,
-    form: ProcessForm | None,
-    asked: StepsAsked,
-    dtype: Dtype,
-    device: str,
-    max_tokens: int | None,
-    ledger: Path | None,
+    checkpoint: Path, spec: str, asked: StepsAsked, dtype: Dtype, device: str, max_tokens: int | None, ledger: Path | None
 ) -> Scorer:
+    """Another's checkpoint as it lies there: a process model by its form, or a reward model of one reward."""
+    form = named_form(asked.form) if asked.form else form_of_files(checkpoint, spec)
+    if isinstance(form, WrittenForm):
+        from assay.scorers.judges.step_verdicts import open_step_verdicts
+
+        return open_step_verdicts(checkpoint, form, asked, dtype=dtype, device=device, max_tokens=max_tokens, ledger=ledger)
     if form is not None:
         from assay.scorers.step_models import load_step_model  # imports torch
 
-        return load_step_model(checkpoint, form, asked, dtype=dtype, device=device, max_tokens=max_tokens, ledger=ledger)
+        return load_step_model(checkpoint, form, asked, dtype=dtype, device=device, max_tokens=max_tokens)
     if asked != StepsAsked():
         raise ValueError(f"{checkpoint}: template, reduction and max_length are settings of a process model: name its form too")
     from assay.scorers.local import load_unadopted  # imports torch

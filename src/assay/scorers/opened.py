@@ -53,6 +53,7 @@ from assay.scorers.load import (
     refuse_form,
     steps_asked,
     with_calibration,
+    written_form,
 )
 from assay.scorers.rules import RULE, load_rule
 from assay.scorers.verifiers.confined import RunCode
@@ -154,7 +155,7 @@ class Opened:
                 ledger=self.ledger,
                 format=self.format,
             )
-        if is_judge(self.spec):
+        if is_judge(self.spec) or self.judge is not None:
             return load(
                 self.spec,
                 dtype=self.dtype,
@@ -164,6 +165,7 @@ class Opened:
                 judge=self.judge,
                 ledger=self.ledger,
                 run_code=self.run_code,
+                format=self.format,
             )
         if self.artifact is None:
             return load(self.spec, cache=self.cache, run_code=self.run_code)
@@ -276,6 +278,9 @@ def open_scorer(
     if is_judge(spec):
         find_rubric(spec)  # what is wrong with it is reported before any data are read
         return here(name=slug(Path(spec).stem), artifact=None, home=None, judge=judge, ledger=ledger, run_code=run_code)
+    if (writes := written_form(spec, format)) is not None and judge is not None and judge.judge_url is not None:
+        name = slug(f"{writes[0].rstrip('/').split('/')[-1]}-{writes[1].name}")
+        return here(name=name, artifact=None, home=None, judge=judge, ledger=ledger, format=format)
     if judge is not None and judge != JudgeOptions():
         raise ValueError(
             f"{printable_url(str(spec))} is no rubric: the flags of a judge go with a rubric file or a shipped rubric's name"

@@ -6,8 +6,7 @@ float32 from the logits that the head gives at the places that are read. Shapes:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,13 @@ from assay.data.packing import Group, make_group, pack, split_group
 from assay.data.step_layouts import StepTokens
 from assay.files import digest
 from assay.models.device import ScoringPlan, pick_compute, plan_scoring
-from assay.models.published_steps import ProcessForm, Reduction, StepsAsked, StepValue, WrittenForm
+from assay.models.published_steps import Reduction, StepForm, StepsAsked
 from assay.models.step_heads import PublishedSteps, load_published_steps
 from assay.records import Completion, Dtype, Rewards
-from assay.scorers.base import Scope, Scorer, TokenCount
+from assay.scorers.base import Scope, TokenCount
+from assay.scorers.step_values import reduced, refuse_reduction, said_of_reduction, step_values
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.03}  # of logits, as a share of the head's norm
-_LEAST_LOG = -745.0  # of a probability that float32 rounds to 0
 _NOT_FINITE = "the model gave logits that are not finite"
 
 
@@ -144,78 +143,22 @@ class StepModelScorer:
         return groups, members
 
 
-def step_values(logits_RK: np.ndarray, value: StepValue) -> np.ndarray:
-    """(R,) float32 values of steps from their logits: one logit (a sigmoid), two labels or three classes (a softmax)."""
-    logits_RK = logits_RK.astype(np.float64)
-    if logits_RK.shape[1] == 1:
-        logits_RK = np.concatenate([np.zeros_like(logits_RK), logits_RK], axis=1)
-    shares_RK = np.exp(logits_RK - logits_RK.max(axis=1, initial=-np.inf, keepdims=True))
-    shares_RK /= shares_RK.sum(axis=1, keepdims=True)
-    match value:
-        case "probability":
-            values_R = shares_RK[:, -1]
-        case "difference":
-            values_R = shares_RK[:, 1] - shares_RK[:, 0]
-        case "validity":
-            values_R = shares_RK[:, 1] + shares_RK[:, 2]
-        case "usefulness":
-            values_R = shares_RK[:, 0] + shares_RK[:, 2]
-    return values_R.astype(np.float32)
-
-
-def reduced(values_S: np.ndarray, how: Reduction) -> float:
-    """One number of a solution's S values; of a product its natural logarithm, since a product of many steps is 0 in float32. NaN
-    for no steps, and where a step has no value."""
-    if not len(values_S) or np.isnan(values_S).any():
-        return math.nan
-    match how:
-        case "product":
-            with np.errstate(divide="ignore"):
-                return float(np.maximum(np.log(values_S.astype(np.float64)), _LEAST_LOG).sum())
-        case "last":
-            return float(values_S[-1])
-        case "mean":
-            return float(values_S.astype(np.float64).mean())
-        case _:
-            return float(values_S.min())
-
-
-def refuse_reduction(reduction: Reduction, form: ProcessForm) -> None:
-    """Raises ValueError for a product of values that can be negative."""
-    if reduction == "product" and not isinstance(form, WrittenForm) and form.value == "difference":
-        raise ValueError(f"a product of p(right) - p(wrong), which #{form.name} gives, means nothing: use min, mean or last")
-
-
-def said_of_reduction(reduction: Reduction, form: ProcessForm) -> str:
-    """In words, whose choice it is."""
-    whose = "as the publisher's" if reduction == form.reduction else f"as given; the publisher's is {form.reduction}"
-    what = "the logarithm of the product" if reduction == "product" else reduction
-    return f"{what} over steps, {whose}; a step is right above {form.threshold:g}"
-
-
 def load_step_model(
     path: Path,
-    form: ProcessForm,
+    form: StepForm,
     reading: StepsAsked,
     *,
     dtype: Dtype = "auto",
     device: str = "auto",
     max_tokens: int | None = None,
-    ledger: Path | None = None,
-) -> Scorer:
+) -> StepModelScorer:
     """The scorer of a published process model as it lies there. What had to be assumed is printed, and kept as `assumed`.
 
-    ledger: of the replies of a form that writes. Raises ValueError as `load_published_steps`.
+    Raises ValueError as `load_published_steps`.
     """
-    if isinstance(form, WrittenForm):
-        raise ValueError(f"#{form.name} writes its verdicts")
     compute = pick_compute(device, dtype)
     loaded = load_published_steps(path, form, reading, dtype=compute.dtype, device=compute.device)
     scorer = StepModelScorer(loaded, reduction=reading.reduction, max_tokens=max_tokens)
-    _say(scorer.assumed)
-    return scorer
-
-
-def _say(assumed: Mapping[str, str]) -> None:
-    for what, how in assumed.items():
+    for what, how in scorer.assumed.items():
         say(what, how)
+    return scorer
