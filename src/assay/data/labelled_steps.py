@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from assay.messages import prompt_key
 from assay.records import Completion
 
 
@@ -33,6 +34,11 @@ class LabelledSteps:
         for label in (*self.right, self.outcome):
             if label is not None and not (math.isfinite(label) and 0.0 <= label <= 1.0):
                 raise ValueError(f"label {label} is not a probability: give a value in [0, 1], or None where nothing is known")
+
+    @property
+    def prompt_key(self) -> str:
+        """Hash of the prompt's text alone: the unit of splitting and of clustered intervals."""
+        return prompt_key(self.completion.messages)
 
     @property
     def first_error(self) -> int | None:

@@ -9,10 +9,11 @@ from typing import Annotated
 import tyro
 
 from assay.commands.shared import Columns, Ignored, keep, reading_flags, show
-from assay.console import print_error, say
+from assay.console import print_error, print_lines, say
 from assay.data.check import check_pairs
 from assay.data.columns import renaming
 from assay.data.render import Renderer
+from assay.data.step_check import check_steps, holds_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,7 @@ class Config:
     """
 
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES")]
-    """Pairs: files, folders, globs or hub:org/name#split (docs/data.md)."""
+    """Pairs (docs/data.md) or labelled steps (docs/process-data.md): files, folders, globs or hub:org/name#split."""
     form: str | None = None
     """Form of the rows (docs/data.md); found when left out."""
     columns: Columns = ()
@@ -51,7 +52,10 @@ class Config:
 
 
 def run(config: Config) -> int:
-    """Check, show the figures, and keep them where --out says."""
+    """Check, show the figures, and keep them where --out says. Files of labelled steps are counted, and said to be such."""
+    of_steps = [name for name in config.files if holds_steps(name, config.form)]
+    if of_steps:
+        return _of_steps(config, of_steps)
     renderer, base = None, ""
     if config.base is not None:
         from assay.models.bases import load_tokenizer  # imports transformers, which the check without a base does not need
@@ -78,4 +82,22 @@ def run(config: Config) -> int:
     if empty:
         reasons = "".join(f"\n{file.why_empty}" for file in empty if file.why_empty)
         print_error(f"no pair could be read from {', '.join(file.name for file in empty)}{reasons}")
+    return 2 if empty else 0
+
+
+def _of_steps(config: Config, of_steps: list[str]) -> int:
+    """Count files of labelled steps. Raises ValueError for pairs beside them, and flags that are of pairs alone."""
+    others = [name for name in config.files if name not in of_steps]
+    if others:
+        raise ValueError(f"{of_steps[0]} holds labelled steps and {others[0]} does not: check them apart")
+    given = (("--columns", config.columns), ("--base", config.base), ("--out", config.out))
+    if flags := [flag for flag, value in given if value]:
+        raise ValueError(f"{of_steps[0]} holds labelled steps: {flags[0]} goes with preference pairs")
+    empty = []
+    for name in of_steps:
+        found = check_steps(name, form=config.form, limit=config.limit, seed=config.seed, ignore=config.ignore)
+        print_lines(found.lines())
+        empty += [] if found.num_solutions else [name]
+    if empty:
+        print_error(f"no solution could be read from {', '.join(empty)}")
     return 2 if empty else 0

@@ -1,0 +1,1 @@
+"""Better answers at the same model: search that a scorer of steps leads."""
