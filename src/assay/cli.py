@@ -107,10 +107,14 @@ def _main(words: list[str]) -> int:
     return _run(f"assay {group} {name}".replace("  ", " "), command, words)
 
 
+def _names_model(word: str) -> bool:
+    return holds_artifact(word) or holds_checkpoint(word) or may_be_hub_id(word)
+
+
 def _run(prog: str, command: Command, words: Sequence[str]) -> int:
     if (
         command.needs_torch
-        or any(holds_artifact(word) or holds_checkpoint(word) or may_be_hub_id(word) for word in words)
+        or any(_names_model(word) or _names_model(word.partition("#")[0]) for word in words)
         or ("--judge-url" not in words and any(names_local_judge(word) for word in words))
     ):
         _load_torch()
