@@ -63,11 +63,12 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "check": Command("read preference pairs, count them, and say what is wrong with them", "data.check"),
         "label": Command("prompts in, preference pairs out: a policy answers, a judge compares", "data.label"),
         "curve": Command("what doubling the data would bring, with an interval", "data.curve", True),
+        "world": Command("made problems with candidate solutions, every step of which has an exact label", "data.world"),
         "rubric": Command("fit a rubric's weights to preferences, or write it in another form", "data.rubric"),
     },
 }
 PIPE_CLOSED = 141  # exit status of a program that SIGPIPE ends
-GROUPS = {"": "", "audit": "can it be trusted", "model": "what is done to a saved model", "data": "preferences"}
+GROUPS = {"": "", "audit": "can it be trusted", "model": "what is done to a saved model", "data": "preferences and labelled steps"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
