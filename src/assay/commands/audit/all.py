@@ -80,7 +80,9 @@ def run(config: Config) -> int:
     write_html(home / "trust.html", shown, title)
     say("page", str(home / "trust.html"))
     opened.say_bill()
-    show(shown, verbose=config.where.verbose, page=home / "trust.html", then=next_of(config, opened, judged), rows=trust_rows(judged))
+    show(
+        shown, verbose=config.where.verbose, page=home / "trust.html", then=next_of(config, opened, judged), rows=trust_rows(judged)
+    )
     return 7 if judged.worst == "fail" else 0
 
 
