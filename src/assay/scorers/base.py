@@ -219,8 +219,8 @@ def needs_answer(scorer: Scorer) -> bool:
         return False
     if any(isinstance(one, HasRenderer) for one in inside):
         raise ValueError(
-            "a rule or a judge and a model that renders stand in one scorer, and a trainer's rendered text cannot be given to both: "
-            "give the trainer one of them, or messages"
+            "a rule or a judge and a model that renders stand in one scorer, and a trainer's rendered text cannot be given to "
+            "both: give the trainer one of them, or messages"
         )
     return True
 
