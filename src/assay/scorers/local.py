@@ -20,6 +20,7 @@ from assay.models.device import ScoringPlan, pick_compute, plan_scoring
 from assay.models.encoder import EncoderModel
 from assay.models.ensemble_files import load_blocks, member_paths
 from assay.models.heads import head_of
+from assay.models.kept_prompt import kept_bytes
 from assay.models.prompt_states import PromptStates
 from assay.models.reward_model import RewardModel
 from assay.models.shared_trunk import SharedTrunk
@@ -93,6 +94,7 @@ class LocalScorer:
         self.prompts: PromptStates | None = None
         if isinstance(model, RewardModel) and prompt_bytes > 0 and PromptStates.suits(model.backbone):
             self.prompts = PromptStates(model.backbone, prompt_bytes)
+        in_rounds = isinstance(model, RewardModel) and model.backbone.keeps_prompts()
         self._last: tuple[Sequence[Completion], list[Rendered]] = ((), [])
         self.plan: ScoringPlan = plan_scoring(
             *model.backbone.activation_bytes(dtype),
@@ -100,6 +102,7 @@ class LocalScorer:
             max_tokens=max_tokens,
             longest=renderer.max_length,
             cuts_groups=layout != "one row",
+            kept_bytes=kept_bytes(model.backbone.config, dtype) if in_rounds else 0,
         )
 
     @property

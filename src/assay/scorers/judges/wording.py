@@ -19,7 +19,7 @@ from assay.records import Completion
 from assay.rubrics.rubric import Choice, Criterion, Rubric
 from assay.scorers.judges.verdict_text import fence_of
 
-WORDING = 1  # raised when a text below changes: fingerprints and keys change with it
+WORDING = 2  # raised when a text below changes: fingerprints and keys change with it
 FIRST, SECOND, TIE = "A", "B", "tie"
 ANSWER_FIELD = "answer"  # of the ground truth: the reference that a judge is shown
 
