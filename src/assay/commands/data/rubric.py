@@ -72,7 +72,8 @@ def run(config: Config) -> int:
     is_json = config.out.suffix == ".json"
     text = json.dumps(to_healthbench(rubric), indent=1, ensure_ascii=False) + "\n" if is_json else rubric_to_toml(rubric)
     write_text(config.out, text)
-    say("rubric", f"{len(rubric.criteria)} criteria, formula {rubric.formula} -> {config.out}")
+    count = len(rubric.criteria)
+    say("rubric", f"{count} criteri{'on' if count == 1 else 'a'}, formula {rubric.formula} -> {config.out}")
     return 0
 
 
@@ -96,7 +97,8 @@ def _asked(config: Config, judge: PointwiseJudge) -> Rubric:
     found: list[Proposals] = []
 
     def values(criteria: Sequence[Criterion], completions: Sequence[Completion]) -> Sequence[Values]:
-        say("judge", f"{len(criteria)} criteria: {estimate_of_values(judge, criteria, completions).summary()}")
+        asked = sum(criterion.kind != "rule" for criterion in criteria)
+        say("judge", f"{asked} criteria: {estimate_of_values(judge, criteria, completions).summary()}")
         return values_of_judge(judge)(criteria, completions)
 
     def propose(rubric: Rubric, pairs: Sequence[PreferencePair]) -> Sequence[Criterion]:

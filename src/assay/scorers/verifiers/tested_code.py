@@ -120,7 +120,7 @@ def _change(argument: Any, changed: Any) -> None:
     elif isinstance(argument, deque):
         argument.clear()
         argument.extend(changed)
-    elif type(argument).__module__ == "numpy" and getattr(argument, "shape", ()) and argument.shape == changed.shape:
+    elif type(argument).__module__ == "numpy" and argument.shape and argument.shape == changed.shape:
         argument[...] = changed
     elif isinstance(argument, dict | set):
         argument.clear()
