@@ -48,6 +48,7 @@ from assay.generation.endpoint import Endpoint, Rates
 from assay.generation.generator import Generator, Limits
 from assay.generation.local_model import LocalModel, load_language_model
 from assay.generation.replies import Ask, Reply, Sampling
+from assay.generation.spellings import normal
 from assay.messages import Message
 from assay.models.bases import packaged_file
 from assay.records import Completion, Rewards
@@ -157,18 +158,31 @@ def log_probabilities(model: LocalModel, text: str) -> tuple[int, torch.Tensor]:
 
 
 def first_tokens(model: LocalModel, url: str, items: list[Completion]) -> dict[str, Any]:
-    """The 20 likeliest first tokens of the judge's own prompts, in both programs."""
-    largest, tokens, same_length = 0.0, 0, 0
+    """The 20 likeliest first tokens of the judge's own prompts, in both programs; the log-odds of yes where yes and no are among
+    them."""
+    largest, largest_odds, tokens, with_odds, same_length = 0.0, 0.0, 0, 0, 0
     for item in items:
         text = pointwise_question(Rubric(criteria=(GOOD,)), (GOOD,), item, by_token=True).messages[0].content
         reply = asked(url, text, logprobs=True, top_logprobs=20)
         length, ours_V = log_probabilities(model, text)
         same_length += reply["usage"]["prompt_tokens"] == length
         top = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        largest = max([largest, *(abs(one["logprob"] - float(ours_V[one["id"]])) for one in top)])
-        tokens += len(top)
-    found = {"prompts": len(items), "of_one_length": same_length, "tokens_compared": tokens, "largest_difference": largest}
-    return found | {"holds": same_length == len(items) and largest <= 1e-3}
+        both = [(one["token"], one["logprob"], float(ours_V[one["id"]])) for one in top]
+        largest = max([largest, *(abs(theirs - ours) for _, theirs, ours in both)])
+        tokens += len(both)
+        yes, no = (np.array([np.exp(pair) for word, *pair in both if normal(word) == name]) for name in ("yes", "no"))
+        if len(yes) and len(no):
+            theirs, ours = np.log(yes.sum(axis=0) / no.sum(axis=0))
+            largest_odds, with_odds = max(largest_odds, float(abs(theirs - ours))), with_odds + 1
+    return {
+        "prompts": len(items),
+        "of_one_length": same_length,
+        "tokens_compared": tokens,
+        "largest_difference": largest,
+        "log_odds_compared": with_odds,
+        "largest_difference_of_log_odds": largest_odds,
+        "holds": same_length == len(items) and largest <= 1e-3,
+    }
 
 
 def greedy(model: LocalModel, generators: list[Generator]) -> dict[str, Any]:
@@ -190,7 +204,7 @@ def odds(local: Generator, remote: Generator, items: list[Completion]) -> dict[s
     settings = JudgeSettings(reading="tokens")
     (ours, our_seconds), (theirs, their_seconds) = (judged(one, items, settings) for one in (local, remote))
     both = ours.ok & theirs.ok
-    difference = float(np.abs(ours.value - theirs.value)[both].max()) if both.any() else float("nan")
+    difference = float(np.abs(ours.value - theirs.value)[both].max()) if both.any() else None
     reasons = sorted({str(error) for error in theirs.error if error})
     return {
         "answers": len(items),
@@ -200,7 +214,7 @@ def odds(local: Generator, remote: Generator, items: list[Completion]) -> dict[s
         "largest_difference": difference,
         "seconds_a_call_here": round(our_seconds, 3),
         "seconds_a_call_there": round(their_seconds, 3),
-        "holds": bool(both.sum() >= 1 and difference <= 1e-3),
+        "holds": difference is not None and difference <= 1e-3,
     }
 
 
@@ -265,7 +279,7 @@ def main(config: LlamaCppConfig) -> None:
             "first_tokens": first_tokens(model, url, items),
             "greedy": greedy(model, [local, remote]),
             "odds": odds(local, remote, items),
-            "written": written(remote, items[:8]),
+            "written": written(remote, items[:4]),
             "untold": untold(url, remote),
         }
     said = (version.stderr + version.stdout).strip().splitlines()

@@ -187,7 +187,7 @@ def test_the_answers_to_a_prompt_share_its_tokens(model):
 @pytest.mark.parametrize("kind", ["llama", "gemma"])
 def test_sixteen_answers_read_their_prompt_once_and_as_the_plain_model_does(kind):
     causal, tokenizer = tiny_causal(kind), tiny_tokenizer(CHATML)
-    model = LocalModel(causal, tokenizer, model="tiny", identity="tiny", max_tokens=200)
+    model = LocalModel(causal, tokenizer, model="tiny", identity="tiny", max_tokens=50)
     texts = [f"{'How do I boil an egg? ' * 20}{chr(97 + k)} {'Put it in water. ' * (1 + k % 5)}" for k in range(16)]
     asks = [Ask(messages=(Message("user", text),), sampling=Sampling(choices=("A", "B")), shared="one") for text in texts]
     prompts = [model.tokens(ask.messages) for ask in asks]

@@ -1,4 +1,4 @@
-"""Groups over the budget run a few answers at a time: each token is computed once, and the states are those of one forward."""
+"""Large groups run a few answers at a time: each token is computed once, and the states are those of one forward."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def built(kind: str, *, layers: int = 2) -> Backbone:
     return Backbone(AutoModel.from_config(config, attn_implementation=ATTENTION).eval())
 
 
-def group_of(num_prompt: int, max_tokens: int) -> PackedBatch:
+def group_of(num_prompt: int, round_tokens: int) -> PackedBatch:
     """One group, whose answers are longer and shorter than the windows; the second is rewarded at two of its tokens."""
     generator = np.random.default_rng(0)
     prompt = generator.integers(3, 400, num_prompt)
     rows = [np.concatenate([prompt, [3 + k], generator.integers(3, 400, size)]).astype(np.int32) for k, size in enumerate(SIZES)]
     reads = [np.array([len(row) - 1], np.int32) for row in rows]
     reads[1] = np.array([num_prompt + 4, len(rows[1]) - 1], np.int32)
-    return pack([make_group(rows, reads)], max_tokens, layout="one row")[0]
+    return replace(pack([make_group(rows, reads)], 10_000, layout="one row")[0], round_tokens=round_tokens)
 
 
 def counted(backbone: Backbone) -> list[int]:
@@ -51,29 +51,29 @@ def counted(backbone: Backbone) -> list[int]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("early", [True, False])
-@pytest.mark.parametrize("max_tokens", [1, 25, 40, 70])
+@pytest.mark.parametrize("round_tokens", [1, 25, 40, 70])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_states_are_those_of_one_forward_and_every_token_is_computed_once(kind, max_tokens, early):
+def test_the_states_are_those_of_one_forward_and_every_token_is_computed_once(kind, round_tokens, early):
     backbone = built(kind)
     assert backbone.keeps_prompts()
     assert backbone.stops_early() == (kind != "gemma")
     if not early:
         backbone._stops_early = False
-    batch = group_of(13, max_tokens)
+    batch = group_of(13, round_tokens)
     expected = backbone(batch, dense=True).flatten(0, 1)[torch.from_numpy(batch.reward_positions)]
     seen = counted(backbone)
     states = backbone.read(batch)
     torch.testing.assert_close(states, expected, atol=2e-5, rtol=1e-4)
     assert len(seen) == len(rounds_of(batch)) >= 2
     assert sum(seen) == batch.tokens.size
-    assert max(seen) <= max(max_tokens, 13) + 1 + max(SIZES)
+    assert max(seen) <= max(round_tokens, 13) + 1 + max(SIZES)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_without_a_common_prompt_run_in_rounds_too(kind):
     backbone, batch = built(kind), group_of(0, 25)
-    expected = backbone.read(replace(batch, max_tokens=0))
+    expected = backbone.read(replace(batch, round_tokens=0))
     seen = counted(backbone)
     torch.testing.assert_close(backbone.read(batch), expected, atol=2e-5, rtol=1e-4)
     assert len(seen) > 2
@@ -83,7 +83,7 @@ def test_answers_without_a_common_prompt_run_in_rounds_too(kind):
 def test_one_layer_alone_runs_in_rounds():
     backbone, batch = built("mistral", layers=1), group_of(13, 25)
     assert backbone.keeps_prompts()
-    torch.testing.assert_close(backbone.read(batch), backbone.read(replace(batch, max_tokens=0)), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(backbone.read(batch), backbone.read(replace(batch, round_tokens=0)), atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def test_half_precision_keeps_its_format_behind_the_prompt():
     seen = counted(model.backbone)
     rewards = model(batch)
     assert len(seen) > 2
-    torch.testing.assert_close(rewards, model(replace(batch, max_tokens=0)), atol=0.1, rtol=0)
+    torch.testing.assert_close(rewards, model(replace(batch, round_tokens=0)), atol=0.1, rtol=0)
 
 
 def test_with_gradients_a_group_runs_at_once():
@@ -106,7 +106,7 @@ def test_with_gradients_a_group_runs_at_once():
 @torch.no_grad()
 def test_a_model_that_loses_its_keys_is_found_and_run_at_once(monkeypatch):
     backbone, batch = tiny_backbone(), group_of(13, 25)
-    expected = backbone.read(replace(batch, max_tokens=0))
+    expected = backbone.read(replace(batch, round_tokens=0))
 
     class Forgetful(backbones.KeptPrompt):
         def end_round(self, num_columns: int) -> None:

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+GROUP_FACTOR = 4  # computing a prompt twice costs more than a forward over the fastest budget
 LEAST_SHARED = 16  # tokens that sequences whose prompt is not known have in common before they are laid out as one group
 RowLayout = Literal["rows", "one row", "plain"]
 
@@ -40,8 +41,8 @@ class PackedBatch:
     tokens, positions, group, branch: (B, L) int32; group is -1 and the token `pad_id` where a row is not filled.
     reads: (R,) int64 indices into the flattened (B * L) tokens. order: which of the groups given to `pack` are inside, in the
     order of their reads. starts: for each of them the flat index of its first token; sizes: its number of tokens.
-    is_plain: every row is one sequence from column 0, so that ordinary causal attention is right without a mask. max_tokens: the
-    budget that it was packed for, which a single group may exceed; 0 for none.
+    is_plain: every row is one sequence from column 0, so that ordinary causal attention is right without a mask. round_tokens:
+    a single group of more tokens may run in rounds (`rounds_of`); 0 for any number at once.
     """
 
     tokens: np.ndarray
@@ -53,7 +54,7 @@ class PackedBatch:
     starts: np.ndarray
     sizes: np.ndarray
     is_plain: bool
-    max_tokens: int = 0
+    round_tokens: int = 0
 
 
 def make_group(sequences: Sequence[np.ndarray], reward_positions: Sequence[np.ndarray], *, share: bool = True) -> Group:
@@ -138,7 +139,7 @@ def pack(groups: Sequence[Group], max_tokens: int, *, pad_id: int = 0, layout: R
     order = np.argsort(-sizes, kind="stable")
     if layout == "one row":
         bins = _bins(order, sizes, max_tokens)
-        return [replace(_lay(groups, [row], int(sizes[row].sum()), pad_id), max_tokens=max_tokens) for row in bins]
+        return [replace(_lay(groups, [row], int(sizes[row].sum()), pad_id), round_tokens=GROUP_FACTOR * max_tokens) for row in bins]
     batches: list[PackedBatch] = []
     rows: list[list[int]] = []
     room: list[int] = []
@@ -163,19 +164,19 @@ def pack(groups: Sequence[Group], max_tokens: int, *, pad_id: int = 0, layout: R
 
 
 def rounds_of(batch: PackedBatch) -> list[PackedBatch]:
-    """A group over the batch's budget in rounds of about equal size, each its prompt and some of its answers, in their order.
+    """A group of more than `round_tokens` in rounds of about equal size, each its prompt and some of its answers, in their order.
 
     The prompt counts in the first round alone: behind it only the answers are computed. Empty for a batch that is not one group
-    of several answers over its budget, or takes a single round.
+    of several answers and so many tokens, or takes a single round.
     """
     size = batch.tokens.size
-    is_over = 0 < batch.max_tokens < size and len(batch.order) == 1 == len(batch.tokens)
+    is_over = 0 < batch.round_tokens < size and len(batch.order) == 1 == len(batch.tokens)
     branch_G = batch.branch[0]
     sizes_S = np.bincount(branch_G)[1:] if is_over and not batch.is_plain else np.zeros(0, np.int64)
     if len(sizes_S) < 2:
         return []
     num_prompt = size - int(sizes_S.sum())
-    num_rounds = -(-size // batch.max_tokens)
+    num_rounds = -(-size // batch.round_tokens)
     # an answer belongs to the round in which its middle lies
     middles_S = num_prompt + np.cumsum(sizes_S) - sizes_S / 2
     round_S = np.minimum((middles_S * num_rounds / size).astype(np.int64), num_rounds - 1)

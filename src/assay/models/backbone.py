@@ -107,9 +107,9 @@ class Backbone(nn.Module):
 
     def read(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
         """Last hidden states at the reward positions, (R, D): rows of `forward`, at less cost when the last layer can be run at
-        the reward positions only. A group over the batch's budget runs a few answers at a time behind its prompt's keys and values
-        (not where gradients are kept)."""
-        is_whole = hidden_BLD is not None or torch.is_grad_enabled() or not batch.max_tokens
+        the reward positions only. A group of more than `round_tokens` runs some answers at a time behind its prompt's keys and
+        values (not where gradients are kept)."""
+        is_whole = hidden_BLD is not None or torch.is_grad_enabled() or not batch.round_tokens
         rounds = [] if is_whole or not self.keeps_prompts() else rounds_of(batch)
         read = self._read_early if self.stops_early() else self._read_whole
         return read_in_rounds(read, rounds) if rounds else read(batch, hidden_BLD)
@@ -126,7 +126,7 @@ class Backbone(nn.Module):
             )
             try:
                 self._keeps_prompts = _agree(
-                    self, lambda batch: read_in_rounds(tried, rounds_of(replace(batch, max_tokens=2))), expected
+                    self, lambda batch: read_in_rounds(tried, rounds_of(replace(batch, round_tokens=2))), expected
                 )
             except Exception:  # its layers may have caches of their own kind; one forward works
                 self._keeps_prompts = False

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from assay.data.packing import GROUP_FACTOR
 from assay.records import Dtype
 
 
@@ -67,7 +68,6 @@ class ScoringPlan(NamedTuple):
         )
 
 
-GROUP_FACTOR = 4  # computing a prompt twice costs more than a forward over the fastest budget
 ROUNDS_FACTOR = 64  # a group in rounds takes the memory of one round, however many answers it has
 _SHARE_OF_FREE = 0.5
 
@@ -97,8 +97,9 @@ def plan_scoring(
 
     while max_tokens is None and budget > 128 and need(budget) > _SHARE_OF_FREE * free:
         budget //= 2
-    if kept_bytes:
-        peak = need(longest + budget) + (longest + budget) * kept_bytes
+    in_round = longest + GROUP_FACTOR * budget
+    peak = need(in_round) + in_round * kept_bytes
+    if kept_bytes and peak <= _SHARE_OF_FREE * free:
         return ScoringPlan(budget, ROUNDS_FACTOR * budget, peak, used + peak, free)
     group = budget if cuts_groups else GROUP_FACTOR * budget
     while group > budget and need(group) > _SHARE_OF_FREE * free:
