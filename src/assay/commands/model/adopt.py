@@ -78,6 +78,8 @@ def _adopted(config: Config, checkpoint: Path, spec: str, steps: StepsAsked, out
         return adopt(checkpoint, out, reading, name=config.model)
     if config.label is not None:
         raise ValueError(f"--label {config.label} is for heads of two labels without a form; #{form.name} says which is right")
-    given = {"template": config.template, "max_length": config.max_length}
-    asked = steps._replace(**{name: value for name, value in given.items() if value is not None})
+    asked = steps._replace(
+        template=steps.template if config.template is None else config.template,
+        max_length=steps.max_length if config.max_length is None else config.max_length,
+    )
     return adopt_steps(checkpoint, out, form, asked, name=config.model)
