@@ -28,6 +28,7 @@ MONITOR = "monitor"  # folder of what drift is measured against; not part of the
 ENSEMBLE = "ensemble"  # the kind of a directory of members, and the entry that says how they are combined
 CARD = "card"  # the entry that says what the model card says of a head that is no scalar reward
 STEPS = "steps"  # the entry that says how a process reward model reads a solution; it decides its score
+STEP_CALIBRATION = "step_calibration"  # the entry that says how the probabilities of steps were calibrated
 ADOPTED = "adopted"  # the entry of an artifact made of another's model: where it came from, and what was assumed
 UNKNOWN_PAST = "unknown_past"  # the entry of a model that was trained on from such a one
 SCHEMA_VERSION = 1

@@ -37,10 +37,7 @@ class PromptStates:
         self.num_reused = 0
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._lock = threading.Lock()
-        config = backbone.config.get_text_config()
-        num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._bytes_per_token = 2 * backbone.num_layers * num_heads * width * backbone.dtype.itemsize
+        self._bytes_per_token = bytes_per_token(backbone)
 
     @staticmethod
     def suits(backbone: Backbone) -> bool:
@@ -81,3 +78,11 @@ class PromptStates:
         self._entries[prompt] = entry
         while self._entries and self.num_bytes > self.max_bytes:
             self._entries.popitem(last=False)
+
+
+def bytes_per_token(backbone: Backbone) -> int:
+    """Of the keys and values of all layers."""
+    config = backbone.config.get_text_config()
+    num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * backbone.num_layers * num_heads * width * backbone.dtype.itemsize

@@ -6,13 +6,13 @@ It is the entry "steps" of reward.json. Suffix: S steps of one solution.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from assay.data.steps import STEP_RULES, StepRule, with_steps
 from assay.records import Completion
 from assay.run_files import STEPS
 from assay.stats.metrics import sigmoid
@@ -21,35 +21,23 @@ from assay.stats.step_reductions import Reduction, as_reduction, reduce_steps
 _TYPICAL = 16.0  # how far a product of many steps moves, in units of how far one step does
 
 
-def _blank_lines(text: str) -> list[str]:
-    """Pieces that join to the text: each ends with the blank lines behind it."""
-    return re.findall(r".+?(?:\n[ \t]*\n\s*|\Z)", text, flags=re.DOTALL)
-
-
-def _lines(text: str) -> list[str]:
-    return re.findall(r".+?(?:\n\s*|\Z)", text, flags=re.DOTALL)
-
-
-RULES: Mapping[str, Callable[[str], list[str]]] = {"blank-lines": _blank_lines, "lines": _lines}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPolicy:
-    """rule: how a response without steps is cut into them, a name of `RULES`. reduction: how the steps become one number.
+    """rule: how a response without steps is cut into them, see `data/steps`. reduction: how the steps become one number.
 
     scale, shift: P(right) of a step = sigmoid(scale x log-odds + shift), as calibrated; 1 and 0 as the model says it. Raises
     ValueError for a name that is none, and for a scale that would turn the order of steps round.
     """
 
-    rule: str = "blank-lines"
+    rule: StepRule = "blank-lines"
     reduction: Reduction = "min"
     scale: float = 1.0
     shift: float = 0.0
 
     def __post_init__(self) -> None:
         as_reduction(self.reduction)
-        if self.rule not in RULES:
-            raise ValueError(f"the rule for steps {self.rule!r} is not known: use {' or '.join(RULES)}")
+        if self.rule not in STEP_RULES:
+            raise ValueError(f"the rule for steps {self.rule!r} is not known: use {' or '.join(STEP_RULES)}")
         if not (self.scale > 0 and math.isfinite(self.scale) and math.isfinite(self.shift)):
             raise ValueError(f"calibration of steps: scale {self.scale} must be positive and finite, shift {self.shift} finite")
 
@@ -73,7 +61,7 @@ class StepPolicy:
     def _in_steps(self, completion: Completion) -> Completion:
         if completion.steps is not None or completion.response is None or not completion.response.strip():
             return completion
-        return replace(completion, steps=tuple(RULES[self.rule](completion.response)))
+        return with_steps(completion, self.rule)
 
     @property
     def threshold(self) -> float:

@@ -18,8 +18,8 @@ MIN_STEPS, MIN_OF_EACH = 30, 3
 
 
 class Platt(NamedTuple):
-    """scale (> 0), shift, and their standard errors by cluster, NaN where they are not known. note: why it is the identity, or does not
-    tell right from wrong; "" where nothing is to be said."""
+    """scale (> 0), shift, and their standard errors by cluster, NaN where they are not known. note: why it is the identity, or does
+    not tell right from wrong; "" where nothing is to be said."""
 
     scale: float
     shift: float
@@ -31,9 +31,9 @@ class Platt(NamedTuple):
 def fit_platt(log_odds_T: np.ndarray, right_T: np.ndarray, clusters_T: np.ndarray) -> Platt:
     """The line of highest likelihood for labels in [0, 1]; NaN of either is left out.
 
-    One pseudo step of each kind (Platt's targets, spread over the steps) keeps it finite where the log-odds part the kinds. Fewer than
-    30 steps, or than 3 of a kind, give the identity with a note. Log-odds that order steps the wrong way round give the base rate with
-    a scale near 0: a calibration must not turn the order round.
+    One pseudo step of each kind (Platt's targets, spread over the steps) keeps it finite where the log-odds part the kinds. Fewer
+    than 30 steps, or than 3 of a kind, give the identity with a note. Log-odds that order steps the wrong way round give the base
+    rate with a scale near 0: a calibration must not turn the order round.
     """
     known_T = np.isfinite(log_odds_T) & np.isfinite(right_T)
     x_T, y_T = np.asarray(log_odds_T, np.float64)[known_T], np.asarray(right_T, np.float64)[known_T]
@@ -41,7 +41,9 @@ def fit_platt(log_odds_T: np.ndarray, right_T: np.ndarray, clusters_T: np.ndarra
     num_right, num = float(y_T.sum()), len(y_T)
     if num < MIN_STEPS or min(num_right, num - num_right) < MIN_OF_EACH:
         few = f"{num:,} labelled steps, {num - num_right:.4g} of them wrong"
-        return Platt(1.0, 0.0, math.nan, math.nan, f"{few}, are too few to calibrate on ({MIN_STEPS} with {MIN_OF_EACH} of each kind)")
+        return Platt(
+            1.0, 0.0, math.nan, math.nan, f"{few}, are too few to calibrate on ({MIN_STEPS} with {MIN_OF_EACH} of each kind)"
+        )
     high, low = (num_right + 1) / (num_right + 2), 1 / (num - num_right + 2)
     target_T = y_T * high + (1 - y_T) * low
     spread = float(np.std(x_T)) or 1.0

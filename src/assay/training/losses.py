@@ -148,8 +148,8 @@ def step_losses(log_odds_R: torch.Tensor, right_R: torch.Tensor, weight_2: torch
 
     w_right y log(1 + e^-x) + w_wrong (1 - y) log(1 + e^x), for log-odds x and a probability y in [0, 1] that the step is right
 
-    weight_2: (w_wrong, w_right), of the two classes. Sources: Lightman et al. (2023), "Let's verify step by step", section 2.6; soft
-    targets: Wang et al. (2024), "Math-Shepherd", section 3.
+    weight_2: (w_wrong, w_right), of the two classes. Sources: Lightman et al. (2023), "Let's verify step by step", section 2.6;
+    soft targets: Wang et al. (2024), "Math-Shepherd", section 3.
     """
     if log_odds_R.shape != right_R.shape or log_odds_R.ndim != 1:
         raise ValueError(f"log-odds {tuple(log_odds_R.shape)} and labels {tuple(right_R.shape)} must both be (R,)")
