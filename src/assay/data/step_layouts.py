@@ -67,11 +67,20 @@ class StepRenderer:
 
     tokenizer: a transformers tokenizer (fast). max_length: most tokens; steps that end beyond it are not read, the ones before are
     read as if there were no others. template: a named chat template of the tokenizer, or a file, in place of its own; for layouts
-    without a chat template, a file that writes all that stands before the first step from `messages`.
+    without a chat template, a file that writes all that stands before the first step from `messages`. uses_template: the
+    tokenizer's own template is such a file.
     Raises ValueError for a tokenizer that lacks the mark as one token where it has to be one, or a chat template that is needed.
     """
 
-    def __init__(self, tokenizer: Any, layout: StepLayout, *, max_length: int, template: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        layout: StepLayout,
+        *,
+        max_length: int,
+        template: str | None = None,
+        uses_template: bool = False,
+    ) -> None:
         self.tokenizer, self.layout, self.max_length = tokenizer, layout, max_length
         self.mark = str(tokenizer.pad_token) if layout.mark is None else layout.mark
         if layout.mark is None and tokenizer.pad_token is None:
@@ -81,7 +90,8 @@ class StepRenderer:
         needs_template = layout.joined in ("answer", "turns")
         if needs_template and not isinstance(tokenizer.chat_template, str):
             raise ValueError("the tokenizer has no one chat template, which the steps are laid out by: give one with template=FILE")
-        self.template = pin_date(str(tokenizer.chat_template)) if needs_template or template is not None else None
+        takes = needs_template or template is not None or uses_template
+        self.template = pin_date(str(tokenizer.chat_template)) if takes else None
         self.mark_ids = self._mark_ids()
         self._special = sorted({token for token in tokenizer.all_special_tokens if token.strip()} - {""})
 

@@ -127,6 +127,16 @@ class ReadsSteps(Protocol):
 
 
 @runtime_checkable
+class LabelsTokens(Protocol):
+    """A scorer whose model labels every token, as engines serve it: the labels' names, and of each of N completions the logits
+    (T, labels) float32, of which rows are NaN where they are not finite, or why there are none."""
+
+    @property
+    def token_labels(self) -> tuple[str, ...]: ...
+    def token_logits(self, completions: Sequence[Completion]) -> list[np.ndarray | str]: ...
+
+
+@runtime_checkable
 class HasBill(Protocol):
     """A scorer whose rewards cost calls: `bill()` says what they came to."""
 
