@@ -20,7 +20,7 @@ from assay.scorers.opened import Opened
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Accuracy with intervals, baselines, calibration, slices; suites (docs/evaluation.md); labelled steps (docs/process.md)."""
+    """Accuracy with intervals, baselines, calibration, slices; suites, labelled steps (docs/evaluation.md)."""
 
     model: Model
     suite: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -30,7 +30,7 @@ class Config:
     name: str | None = None
     """Name of the evaluation; that of the data when left out."""
     threshold: float | None = None
-    """Of labelled steps: a step is right above it, in the unit of the step rewards; the model's own when left out."""
+    """Of labelled steps (docs/process.md): a step is right above it, in units of step rewards; the model's own when left out."""
     threshold_data: tuple[str, ...] = ()
     """Of labelled steps: other solutions, on which the threshold is chosen."""
     pairs: Pairs = field(default_factory=Pairs)
@@ -92,7 +92,7 @@ def _on_steps(config: Config, opened: Opened, home: Path, of_steps: list[str]) -
     opened.say_bill()
     kept_as = f"steps-{kept_as}"
     report = keep(result, home, kept_as, page=f"{opened.name} on {name}")
-    then = ("assay", "search", config.model, "PROMPTS", "--policy", "MODEL", "--out", "ANSWERS.jsonl")
+    then = ("assay", "search", config.model, "PROMPTS", "--policy", "LANGUAGE_MODEL", "--answers", "ANSWERS.jsonl")
     show([report], verbose=config.where.verbose, page=home / f"{kept_as}.html", then=then)
     return 0
 
