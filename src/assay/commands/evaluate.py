@@ -20,7 +20,7 @@ from assay.scorers.opened import Opened
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Accuracy with intervals, baselines, calibration, slices; suites, labelled steps (docs/evaluation.md)."""
+    """Accuracy with intervals, baselines, calibration; suites, labelled steps (docs/evaluation.md)."""
 
     model: Model
     suite: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
