@@ -24,6 +24,7 @@ COMPUTES_WITH_TORCH = (
     "assay.generation.decode_loop",
     "assay.generation.local_model",
     "assay.scorers.local",
+    "assay.scorers.packed_reads",
     "assay.evaluation.rescale",
 )
 """Modules, and rooms where the name ends with a dot, that may load torch when they are imported."""

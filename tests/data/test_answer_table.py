@@ -32,7 +32,7 @@ def test_what_goes_in_comes_out(tmp_path):
         rendered = renderer.render(rows[number].completions)
         answers = table[number]
         assert [answer.tokens.tolist() for answer in answers] == [item.tokens.tolist() for item in rendered]
-        assert [answer.reward_position.tolist() for answer in answers] == [item.reward_positions.tolist() for item in rendered]
+        assert [answer.reward_positions.tolist() for answer in answers] == [item.reward_positions.tolist() for item in rendered]
         np.testing.assert_array_equal(table.values[table.places(np.array([number]))], rows[number].values)
         (group,) = table.groups(number, share=True)
         assert len(group.reward_positions) == len(rendered) == len(table.groups(number, share=False))
@@ -63,3 +63,29 @@ def test_a_damaged_table_is_refused(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(DataError, match="is not a table of answers"):
         AnswerTable(tmp_path / "a.arrow")
+
+
+def test_every_step_has_its_own_numbers_and_those_behind_the_limit_are_left_out(tmp_path):
+    solutions = [
+        ("It is two.\n\n", "It is four.\n\n", "It is five."),
+        ("One step.",),
+        ("It is two.\n\n", "a b c d e f " * 9, "It."),
+    ]
+    completions = [Completion(messages="q", steps=steps) for steps in solutions]
+    right = [np.array([[1.0], [0.5], [np.nan]]), np.array([[0.0]]), np.array([[1.0], [0.25], [0.75]])]
+    rows = [AnswerRow(completions[:2], right[:2], 7, "train"), AnswerRow(completions[2:], right[2:], 8, "test")]
+    renderer = tiny_renderer(max_length=80, overlong="keep_start")
+    path = tmp_path / "steps.arrow"
+    table, count = build_answer_table(rows, renderer, path, names=("right",), fewest=1, reads_steps=True)
+    assert table.num_reward_positions.tolist() == [4, 1]
+    np.testing.assert_array_equal(table.values[:, 0], [1.0, 0.5, np.nan, 0.0, 1.0])
+    rendered = renderer.render(completions)
+    assert [answer.reward_positions.tolist() for answer in table[0]] == [item.reward_positions.tolist() for item in rendered[:2]]
+    assert table[1][0].reward_positions.tolist() == rendered[2].reward_positions[:1].tolist()
+    (shared,) = table.groups(0, share=True)
+    assert shared.tokens[shared.reward_positions].tolist() == [
+        token for item in rendered[:2] for token in item.tokens[item.reward_positions].tolist()
+    ]
+    assert count.num_lost == 2
+    assert "1 answers cut at the end to fit, which leaves 2 steps out" in count.summary()
+    assert AnswerTable(path).fingerprint == table.fingerprint

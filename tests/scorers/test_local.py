@@ -289,7 +289,7 @@ def test_rendered_texts_share_their_prompt_too_and_score_the_same():
     prompts = [f"{i} {'Please tell me a story about a lighthouse keeper. ' * 3}" for i in range(3)]
     completions = [Completion(messages=prompts[i % 3], response=f"It is {i} of two.") for i in range(12)]
     texts = [Completion(text=scorer.renderer.text(completion)) for completion in completions]
-    _, places = scorer._groups(texts, scorer.renderer.render(texts))
+    _, places = scorer.packed.groups(texts, scorer.renderer.render(texts))
     assert sorted(sorted(place) for place in places) == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
     together = scorer.score(texts).value
     np.testing.assert_allclose(together, scorer.score(completions).value, atol=scorer.tolerance)

@@ -9,7 +9,8 @@ import pytest
 
 from assay.commands.train import train_all
 from assay.run_files import read_description
-from assay.scorers.local import LocalScorer, load_local
+from assay.scorers.local import load_local
+from assay.scorers.packed_reads import PackedReads
 from assay.training import run as module
 from assay.training.prepare import prepare
 from assay.training.run import fit_and_save
@@ -34,7 +35,7 @@ def test_kept_states_give_the_rewards_and_states_of_the_saved_files_without_a_fo
         answers = answers_of(config, split)
         rewards, states = forwarded.score_with_states(answers)
         with monkeypatch.context() as patch:
-            patch.setattr(LocalScorer, "_batches", lambda *arguments: pytest.fail("a known text was forwarded"))
+            patch.setattr(PackedReads, "_batches", lambda *arguments: pytest.fail("a known text was forwarded"))
             kept, kept_states = saved.scorer.score_with_states(answers)
             np.testing.assert_allclose(saved.scorer.score(answers).value, rewards.value, atol=1e-4)
         np.testing.assert_allclose(kept.value, rewards.value, atol=1e-4)
@@ -47,13 +48,13 @@ def test_kept_states_give_the_rewards_and_states_of_the_saved_files_without_a_fo
 def test_a_whole_run_forwards_each_text_once_after_the_cache_but_for_a_few_checks(tmp_path, monkeypatch):
     """Calibration, test and reference together: no batch is packed for a known text; 16 answers are scored both ways."""
     seen: list[int] = []
-    real = LocalScorer._batches
+    real = PackedReads._batches
 
     def spy(self, completions, rendered):
         seen.append(len(completions))
         return real(self, completions, rendered)
 
-    monkeypatch.setattr(LocalScorer, "_batches", spy)
+    monkeypatch.setattr(PackedReads, "_batches", spy)
     config = config_of(tmp_path, toy_pairs(200), params="head", depth="3", machine=replace(MACHINE, reference=80))
     out = train_all(config)
     assert sum(seen) == 2 * module.NUM_CHECKED  # beside plain transformers, and beside the kept states

@@ -1,6 +1,7 @@
-"""Lists of answers as tokens, with numbers for each answer, in a memory-mapped Arrow file: for ranked lists and attributes.
+"""Lists of answers as tokens, with numbers for each answer or each of its steps, in a memory-mapped Arrow file: for ranked lists,
+attributes and solutions in steps.
 
-Shapes: N rows (a prompt and its answers), R answers of all rows, V numbers of an answer.
+Shapes: N rows (a prompt and its answers), R rewarded tokens of all rows (one an answer, or one a step), V numbers of each.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from assay.data.packing import Group, make_group
-from assay.data.render import Rendered, Renderer
+from assay.data.render import LOST, Rendered, Renderer
 from assay.errors import DataError
 from assay.files import replacing, write_text
 from assay.records import Completion
@@ -26,24 +27,25 @@ CHUNK_ROWS = 256
 REPEATED = "repeats another answer of its prompt, in tokens"
 _SCHEMA = pa.schema([
     ("tokens", pa.list_(pa.int32())), ("sizes", pa.list_(pa.int32())), ("reads", pa.list_(pa.int32())),
-    ("values", pa.list_(pa.float32())), ("prompt", pa.uint64()), ("split", pa.int8()),
+    ("num_reads", pa.list_(pa.int32())), ("values", pa.list_(pa.float32())), ("prompt", pa.uint64()), ("split", pa.int8()),
 ])  # fmt: skip
 
 
 class AnswerRow(NamedTuple):
-    """A prompt with its answers. values: (answers, V). prompt: its hash. split: the name of the split that it is in."""
+    """A prompt with its answers. values: (answers, V), or of each answer (its steps, V). prompt: its hash. split: the name of the
+    split that it is in."""
 
     completions: Sequence[Completion]
-    values: np.ndarray
+    values: np.ndarray | Sequence[np.ndarray]
     prompt: int
     split: str
 
 
 class AnswerTokens(NamedTuple):
-    """One answer with its prompt: tokens (T,) int32, and the index of the rewarded token, (1,) int32."""
+    """One answer with its prompt: tokens (T,) int32, and the indices of its rewarded tokens, int32."""
 
     tokens: np.ndarray
-    reward_position: np.ndarray
+    reward_positions: np.ndarray
 
 
 @dataclass(kw_only=True)
@@ -51,19 +53,24 @@ class AnswerCount:
     """What rendering did to the answers: how many are left, in how many lists; cut to fit; set aside, by reason.
 
     too_few: lists with fewer answers left than can be used. left_out: parts that the chat template does not render -> in how many.
+    num_lost: steps behind the length limit, which are not trained on.
     """
 
     num_rows: int = 0
     num_answers: int = 0
     num_cut: int = 0
     num_tokens: int = 0
+    num_lost: int = 0
     too_few: int = 0
     set_aside: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
 
     def summary(self) -> str:
         parts = [f"{self.num_answers:,} answers in {self.num_rows:,} rows", f"{self.num_tokens:,} tokens"]
-        parts += [f"{self.num_cut:,} answers cut at the front to fit"] if self.num_cut else []
+        if self.num_lost:
+            parts.append(f"{self.num_cut:,} answers cut at the end to fit, which leaves {self.num_lost:,} steps out")
+        elif self.num_cut:
+            parts.append(f"{self.num_cut:,} answers cut at the front to fit")
         parts += [
             f"{count:,} answers in which the chat template leaves out {part}" for part, count in sorted(self.left_out.items())
         ]
@@ -76,7 +83,7 @@ class AnswerTable:
     """N rows of answers in a memory-mapped Arrow file.
 
     values: (R, V) float32, NaN for what is not known, row after row; names: of the V numbers. prompt: (N,) uint64 hashes.
-    num_reward_positions: (N,) answers of each row. fingerprint: digest of the content.
+    num_reward_positions: (N,) rewarded tokens of each row. fingerprint: digest of the content.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,7 +100,7 @@ class AnswerTable:
             np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches])
             for name in ("prompt", "split")
         )
-        self.num_reward_positions = np.concatenate([np.diff(batch.column("sizes").offsets.to_numpy()) for batch in self._batches])
+        self.num_reward_positions = np.concatenate([np.diff(batch.column("reads").offsets.to_numpy()) for batch in self._batches])
         self.num_reward_positions = self.num_reward_positions.astype(np.int64)
         self.first_reward_position = np.cumsum(self.num_reward_positions) - self.num_reward_positions
         values = [np.asarray(batch.column("values").values, dtype=np.float32) for batch in self._batches]
@@ -107,7 +114,7 @@ class AnswerTable:
         return np.flatnonzero(self._split == self._splits.index(split)) if split in self._splits else np.empty(0, np.int64)
 
     def places(self, rows: np.ndarray) -> np.ndarray:
-        """Places in `values` of the answers of the rows, row after row."""
+        """Places in `values` of the rewarded tokens of the rows, row after row."""
         starts, sizes = self.first_reward_position[rows], self.num_reward_positions[rows]
         before = np.cumsum(sizes) - sizes
         return np.repeat(starts - before, sizes) + np.arange(int(sizes.sum()))
@@ -115,9 +122,10 @@ class AnswerTable:
     def __getitem__(self, row: int) -> list[AnswerTokens]:
         """The answers of a row, read from disk."""
         batch, offset = self._batches[row // CHUNK_ROWS], row % CHUNK_ROWS
-        tokens, sizes, reads = (_list_at(batch.column(name), offset) for name in ("tokens", "sizes", "reads"))
-        sequences = np.split(tokens, np.cumsum(sizes)[:-1])
-        return [AnswerTokens(sequence, reads[i : i + 1]) for i, sequence in enumerate(sequences)]
+        columns = ("tokens", "sizes", "reads", "num_reads")
+        tokens, sizes, reads, num_reads = (_list_at(batch.column(name), offset) for name in columns)
+        parts = (np.split(content, np.cumsum(counts)[:-1]) for content, counts in ((tokens, sizes), (reads, num_reads)))
+        return [AnswerTokens(*answer) for answer in zip(*parts, strict=True)]
 
     def groups(self, row: int, *, share: bool) -> list[Group]:
         """The answers as one group with a shared prompt, or each as a lone sequence."""
@@ -125,7 +133,7 @@ class AnswerTable:
 
 
 class TwoOfEach:
-    """Two answers of some rows of a table, as a table of pairs: what `layer_differences` probes.
+    """Two answers of some rows of a table, each with one rewarded token, as a table of pairs: what `layer_differences` probes.
 
     rows, first, second: (P,) row of the table, and the numbers of the two answers in it; the first is the better one.
     """
@@ -147,26 +155,27 @@ class TwoOfEach:
 
 def _laid_out(answers: Sequence[AnswerTokens], share: bool) -> list[Group]:
     if share:
-        return [make_group([answer.tokens for answer in answers], [answer.reward_position for answer in answers])]
-    return [make_group([answer.tokens], [answer.reward_position]) for answer in answers]
+        return [make_group([answer.tokens for answer in answers], [answer.reward_positions for answer in answers])]
+    return [make_group([answer.tokens], [answer.reward_positions]) for answer in answers]
 
 
 def build_answer_table(
-    rows: Iterable[AnswerRow], renderer: Renderer, path: Path, *, names: Sequence[str], fewest: int
+    rows: Iterable[AnswerRow], renderer: Renderer, path: Path, *, names: Sequence[str], fewest: int, reads_steps: bool = False
 ) -> tuple[AnswerTable, AnswerCount]:
     """Render and tokenise lists of answers once into `path` (.arrow, with a .json beside it), streaming.
 
     names: of the V numbers of an answer. fewest: answers that a list must keep; lists with fewer are set aside and counted, and so
-    are answers that cannot be rendered, and all but the first of those that give the same tokens. Raises DataError when nothing is
-    left.
+    are answers that cannot be rendered, and all but the first of those that give the same tokens. reads_steps: every step of an
+    answer has a rewarded token and numbers of its own; else the answer has. Raises DataError when nothing is left.
     """
     count, digest = AnswerCount(), hashlib.sha256()
     splits: list[str] = []
     with replacing(path) as work, pa.OSFile(str(work), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-        rendered = _rendered(rows, renderer, count, fewest)
+        rendered = _rendered(rows, renderer, count, fewest, reads_steps)
         while chunk := list(itertools.islice(rendered, CHUNK_ROWS)):
             for row in chunk:
-                digest.update(row["tokens"].tobytes() + row["sizes"].tobytes() + row["values"].tobytes() + row["split"].encode())
+                numbers = (row[name].tobytes() for name in ("tokens", "sizes", "reads", "values"))
+                digest.update(b"".join(numbers) + row["split"].encode())
                 if row["split"] not in splits:
                     splits.append(row["split"])
                 row["split"] = splits.index(row["split"])
@@ -178,30 +187,45 @@ def build_answer_table(
     return AnswerTable(path), count
 
 
-def _rendered(rows: Iterable[AnswerRow], renderer: Renderer, count: AnswerCount, fewest: int) -> Iterator[dict[str, Any]]:
+def _rendered(
+    rows: Iterable[AnswerRow], renderer: Renderer, count: AnswerCount, fewest: int, reads_steps: bool
+) -> Iterator[dict[str, Any]]:
     stream = iter(rows)
     while chunk := list(itertools.islice(stream, CHUNK_ROWS)):
         items = iter(renderer.render([completion for row in chunk for completion in row.completions]))
         for row in chunk:
-            kept = _usable([next(items) for _ in row.completions], count)
+            answers = [next(items) for _ in row.completions]
+            if not reads_steps:
+                answers = [item._replace(reward_positions=item.reward_positions[-1:]) for item in answers]
+            kept = _usable(answers, count)
             if len(kept) < fewest:
                 count.too_few += 1
                 continue
-            answers = [item for _, item in kept]
-            count.num_rows += 1
-            count.num_answers += len(kept)
-            count.num_cut += sum(item.is_cut for item in answers)
-            count.num_tokens += sum(len(item.tokens) for item in answers)
-            for part in (part for item in answers for part in item.left_out):
-                count.left_out[part] = count.left_out.get(part, 0) + 1
-            yield {
-                "tokens": np.concatenate([item.tokens for item in answers]),
-                "sizes": np.array([len(item.tokens) for item in answers], np.int32),
-                "reads": np.array([item.reward_positions[-1] for item in answers], np.int32),
-                "values": row.values[[place for place, _ in kept]].astype(np.float32).reshape(-1),
-                "prompt": row.prompt,
-                "split": row.split,
-            }
+            yield _as_row(row, kept, count)
+
+
+def _as_row(row: AnswerRow, kept: Sequence[tuple[int, Rendered]], count: AnswerCount) -> dict[str, Any]:
+    """The answers that are kept, with their places in the row, as a row of the table."""
+    answers = [item for _, item in kept]
+    present = [item.reward_positions != LOST for item in answers]
+    reads = [item.reward_positions[is_there] for item, is_there in zip(answers, present, strict=True)]
+    values = [np.atleast_2d(row.values[place])[is_there] for (place, _), is_there in zip(kept, present, strict=True)]
+    count.num_rows += 1
+    count.num_answers += len(kept)
+    count.num_cut += sum(item.is_cut for item in answers)
+    count.num_tokens += sum(len(item.tokens) for item in answers)
+    count.num_lost += sum(int((~is_there).sum()) for is_there in present)
+    for part in (part for item in answers for part in item.left_out):
+        count.left_out[part] = count.left_out.get(part, 0) + 1
+    return {
+        "tokens": np.concatenate([item.tokens for item in answers]),
+        "sizes": np.array([len(item.tokens) for item in answers], np.int32),
+        "reads": np.concatenate(reads).astype(np.int32),
+        "num_reads": np.array([len(places) for places in reads], np.int32),
+        "values": np.concatenate(values).astype(np.float32).reshape(-1),
+        "prompt": row.prompt,
+        "split": row.split,
+    }
 
 
 def _usable(items: Sequence[Rendered], count: AnswerCount) -> list[tuple[int, Rendered]]:
@@ -210,12 +234,13 @@ def _usable(items: Sequence[Rendered], count: AnswerCount) -> list[tuple[int, Re
     seen: set[bytes] = set()
     for place, item in enumerate(items):
         reason = ("longer than max_length" if "max_length" in item.error else item.error) if item.error else ""
-        if not reason and item.tokens.tobytes() in seen:
+        content = item.tokens.tobytes() + item.reward_positions.tobytes()
+        if not reason and content in seen:
             reason = REPEATED
         if reason:
             count.set_aside[reason] = count.set_aside.get(reason, 0) + 1
             continue
-        seen.add(item.tokens.tobytes())
+        seen.add(content)
         kept.append((place, item))
     return kept
 

@@ -18,7 +18,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jinja2
 import numpy as np
@@ -26,7 +26,8 @@ import numpy as np
 from assay.data.padding import Ends, choose_padding, ends_of, id_ends
 from assay.records import Completion
 
-Overlong = Literal["keep_end", "set_aside"]
+Overlong = Literal["keep_end", "keep_start", "set_aside"]
+LOST = -1  # in place of the position of a step that the length limit cut off
 
 PINNED_DATE = datetime.date(2024, 7, 26)
 PLAIN_TEMPLATE = (
@@ -46,9 +47,9 @@ _DATE_MACRO = (
 
 
 class Rendered(NamedTuple):
-    """Tokens of one completion: tokens (T,) int32, reward_positions (R,) int32 indices of the rewarded tokens, whether the front
-    was cut off, and the reason when it could not be rendered (tokens and reward positions are then empty). left_out: parts of the
-    prompt that the template does not render."""
+    """Tokens of one completion: tokens (T,) int32, reward_positions (R,) int32 indices of the rewarded tokens (`LOST` for a step
+    that was cut off), whether an end was cut off, and the reason when it could not be rendered (tokens and reward positions are
+    then empty). left_out: parts of the prompt that the template does not render."""
 
     tokens: np.ndarray
     reward_positions: np.ndarray
@@ -72,7 +73,8 @@ class Renderer:
 
     tokenizer: a transformers tokenizer (fast); its `chat_template` is replaced by the corrected one.
     max_length: most tokens of one sequence. overlong: "keep_end" cuts tokens off the front (the answer's end is what is
-    rewarded), "set_aside" leaves the completion unscored with a reason. Both are counted by whoever renders.
+    rewarded), "keep_start" off the end (the first steps keep the rewards that they have without a limit, the others get none),
+    "set_aside" leaves the completion unscored with a reason. All are counted by whoever renders.
     closes: append the eos token where the template leaves an answer open; False for a checkpoint of others that was trained so.
     template_changes: what was changed in the template, in words, for the printout and the card. closing: what the template writes
     after an answer, at whose end the reward is read. ends: what is padding of a rendered text, and what a bare prompt.
@@ -81,8 +83,8 @@ class Renderer:
     def __init__(self, tokenizer: Any, *, max_length: int = 1024, overlong: Overlong = "keep_end", closes: bool = True) -> None:
         if max_length < 8:
             raise ValueError(f"max_length {max_length} leaves no room for an answer: give at least 8 tokens")
-        if overlong not in ("keep_end", "set_aside"):
-            raise ValueError(f"overlong {overlong!r} is unknown: use 'keep_end' or 'set_aside'")
+        if overlong not in get_args(Overlong):
+            raise ValueError(f"overlong {overlong!r} is unknown: use 'keep_end', 'keep_start' or 'set_aside'")
         self.tokenizer, self.max_length, self.overlong, self.closes = tokenizer, max_length, overlong, closes
         tokenizer.chat_template, self.template_changes = _corrected_template(tokenizer, closes=closes)
         self.closing = _probe_tail(tokenizer)
@@ -91,7 +93,8 @@ class Renderer:
         self.ends = _ends(tokenizer, loaded_pad)
         self.id_ends = id_ends(tokenizer, self.ends)
         tokenizer.padding_side = "right"
-        tokenizer.truncation_side = tokenizer.init_kwargs["truncation_side"] = "left"  # only what is in init_kwargs gets saved
+        side = "right" if overlong == "keep_start" else "left"
+        tokenizer.truncation_side = tokenizer.init_kwargs["truncation_side"] = side  # only what is in init_kwargs gets saved
         tokenizer.model_max_length = max_length
 
     def render(self, completions: Sequence[Completion]) -> list[Rendered]:
@@ -212,6 +215,12 @@ class Renderer:
             return Rendered(tokens, reward_positions)
         if self.overlong == "set_aside":
             return _failed(f"{len(tokens)} tokens are more than max_length {self.max_length}")
+        if self.overlong == "keep_start":
+            kept = np.where(reward_positions < self.max_length, reward_positions, LOST).astype(np.int32)
+            if int(kept.max()) == LOST:
+                why = "the end, at which the reward is read, would be cut off" if len(kept) == 1 else "no step ends before that"
+                return _failed(f"{len(tokens)} tokens are more than max_length {self.max_length}: {why}")
+            return Rendered(tokens[: self.max_length], kept, is_cut=True)
         begins_with_bos = self.tokenizer.bos_token_id is not None and int(tokens[0]) == self.tokenizer.bos_token_id
         cut = excess + 1 if begins_with_bos else excess
         if int(reward_positions.min()) < cut + 1:

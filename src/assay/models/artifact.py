@@ -1,4 +1,4 @@
-"""The artifact: a plain Hugging Face sequence-classification directory, with `reward.json` for what Assay adds to it.
+"""The artifact: a plain Hugging Face directory of a classification class, with `reward.json` for what Assay adds to it.
 
 Weights are safetensors, the head is named `score`; transformers, TRL, vLLM and RewardBench load it unchanged. The fingerprint is a
 digest of weights, template, length policy, dtype and calibration.
@@ -31,12 +31,15 @@ from assay.models.golden import write_golden
 from assay.models.heads import Head, head_named, head_of
 from assay.models.older_readers import spell_for_older_readers
 from assay.models.reward_model import RewardModel
+from assay.models.step_policy import StepPolicy
 from assay.run_files import (
+    CARD,
     ENSEMBLE,
     MONITOR,
     PROMPTS_FILE,
     REWARD_FILE,
     SCHEMA_VERSION,
+    STEPS,
     fingerprint,
     read_description,
     write_description,
@@ -81,9 +84,9 @@ def save_artifact(
         if isinstance(renderer, Renderer) and (template := score_template(renderer)) is not None:
             (work / SCORE_TEMPLATE_FILE).write_text(template, encoding="utf-8")
         spell_for_older_readers(work, takes_types=isinstance(model, EncoderModel) and model.separator is not None)
-        if beside := _beside_the_plain_head(model):
+        if beside := {} if isinstance(model, EncoderModel) else kept.beside(model.head):
             (work / HEADS_FILE).parent.mkdir()
-            save_file(beside, work / HEADS_FILE)
+            save_file(dict(beside), work / HEADS_FILE)
         for name, tensors in files.items():
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             save_file(dict(tensors), work / name)
@@ -93,6 +96,8 @@ def save_artifact(
             "schema_version": SCHEMA_VERSION,
             "kind": kept.kind,
             "head": {"name": "score", kept.outputs: num_outputs, "dtype": "float32"},
+            **({} if kept.card is None else {CARD: dict(kept.card)}),
+            **({STEPS: StepPolicy().entry()} if kept.reads_steps else {}),
             **description,
             **renderer.settings(),
             "dtype": str(dtype).removeprefix("torch."),
@@ -101,7 +106,7 @@ def save_artifact(
             "calibration": description.get("calibration"),
         }
         written = write_description(work, description)
-        write_golden(work, *load_artifact(work)[:2])
+        write_golden(work, *load_artifact(work))
     return written
 
 
@@ -153,15 +158,9 @@ def _has_score(plain: Any) -> bool:
 
 
 def _decoder(plain: Any, path: Path, kept: Head, dtype: torch.dtype) -> RewardModel:
-    """The backbone, and the head of K members in float32, with a bias where an adopted one has it."""
-    weight_KD, beside = _read_tensor(path, "score.weight").float(), _read_beside(path)
-    if "offsets" in beside:
-        weight_KD = weight_KD + beside["offsets"]
-    head = nn.Linear(plain.score.in_features, len(weight_KD), bias="bias" in beside, dtype=torch.float32)
-    with torch.no_grad():
-        head.weight.copy_(weight_KD)
-        if "bias" in beside:
-            head.bias.copy_(beside["bias"])
+    """The backbone, and the head in float32 with what lies beside it."""
+    saved = {name: _read_tensor(path, f"score.{name}") for name, _ in plain.score.named_parameters()}
+    head = kept.restored(saved, _read_beside(path))
     backbone = Backbone(getattr(plain, plain.base_model_prefix))
     return RewardModel(backbone, head, outputs=kept.outputs, compute_dtype=dtype)
 
@@ -192,17 +191,6 @@ def saved_constant(path: str | Path) -> float:
 def _read_beside(path: Path) -> dict[str, torch.Tensor]:
     """What the plain head has no place for: "offsets" of members, the "bias" of an adopted head."""
     return load_file(path / HEADS_FILE) if (path / HEADS_FILE).is_file() else {}
-
-
-def _beside_the_plain_head(model: RewardModel | EncoderModel) -> dict[str, torch.Tensor]:
-    if isinstance(model, EncoderModel) or model.outputs != "members":
-        return {}
-    found, heads_KD = {}, model.head.weight.detach().float().cpu()
-    if model.num_members > 1:
-        found["offsets"] = heads_KD - heads_KD.mean(dim=0)
-    if model.head.bias is not None:
-        found["bias"] = model.head.bias.detach().float().cpu()
-    return found
 
 
 def verify_digest(path: str | Path) -> None:
@@ -252,7 +240,7 @@ def _plain_model(model: RewardModel | EncoderModel, renderer: TextPath, dtype: t
     with torch.device("meta"):
         plain = kept.classes[type(config)](config)
     state = {f"{plain.base_model_prefix}.{name}": value.detach().to(dtype) for name, value in base.state_dict().items()}
-    state["score.weight"] = kept.saved(model.head.weight.detach().float())
+    state |= {f"score.{name}": value for name, value in kept.saved(model.head).items()}
     missing, unexpected = plain.load_state_dict(state, strict=False, assign=True)
     if missing or unexpected:
         raise ArtifactError(

@@ -69,24 +69,45 @@ class PlainReader:
         encoded = self.tokenizer(text, add_special_tokens=add_special_tokens, truncation=truncation, verbose=False)
         return [int(token) for token in encoded["input_ids"]]
 
+    def reads(self, completion: Completion) -> list[int]:
+        """Tokens at which the rewards of a completion in steps are read: of each step the last one that begins before the step's
+        end, white space apart. (A character may take several tokens.)"""
+        text, response = self.text(completion), str(completion.response)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        begins = [begin for begin, _ in encoded["offset_mapping"]]
+        start, places = text.rindex(response.strip()) - _num_blank(response), []
+        for step in completion.steps or ():
+            places.append(sum(begin < start + len(step.rstrip()) for begin in begins) - 1)
+            start += len(step)
+        return places
+
     @torch.inference_mode()
     def rewards(
-        self, rows: Sequence[Sequence[int]], *, one_by_one: bool = False, side: str = "right", pad_id: int | None = None
+        self,
+        rows: Sequence[Sequence[int]],
+        *,
+        reads: Sequence[Sequence[int]] | None = None,
+        one_by_one: bool = False,
+        side: str = "right",
+        pad_id: int | None = None,
     ) -> np.ndarray:
-        """Logits (N,) float32 of N token sequences, in one padded batch or one by one; NaN when a batch cannot be padded.
+        """Rewards (R,) float32 of N token sequences, in one padded batch or one by one; NaN when a batch cannot be padded.
 
-        side: where padding goes. pad_id: the padding id for batch and model; when left out, the tokenizer's and the model's own ids
-        are used, which are equal in a valid artifact.
+        reads: of each row the tokens that are read, where the model labels tokens; left out, the last one. side: where padding
+        goes. pad_id: the padding id for batch and model; when left out, the tokenizer's and the model's own ids are used, which are
+        equal in a valid artifact.
         """
+        reads = [[len(row) - 1] for row in rows] if reads is None else reads
         if not rows:
             return np.empty(0, np.float32)
         if one_by_one:
-            return np.concatenate([self.rewards([row], side=side, pad_id=pad_id) for row in rows])
+            both = zip(rows, reads, strict=True)
+            return np.concatenate([self.rewards([row], reads=[places], side=side, pad_id=pad_id) for row, places in both])
         config = self.model.config.get_text_config()
         own, filler = config.pad_token_id, self.tokenizer.pad_token_id if pad_id is None else pad_id
         width = max(map(len, rows))
         if any(len(row) < width for row in rows) and (filler is None or (own is None and pad_id is None)):
-            return np.full(len(rows), np.nan, dtype=np.float32)
+            return np.full(sum(map(len, reads)), np.nan, dtype=np.float32)
         gaps = [[filler] * (width - len(row)) for row in rows]
         filled = [[*gap, *row] if side == "left" else [*row, *gap] for gap, row in zip(gaps, rows, strict=True)]
         is_text = [[0] * len(gap) + [1] * len(row) for gap, row in zip(gaps, rows, strict=True)]
@@ -101,8 +122,14 @@ class PlainReader:
             logits = self.model(input_ids=torch.tensor(filled, device=self.model.device), attention_mask=mask, **more).logits
         finally:
             config.pad_token_id = own
-        lengths = [len(row) for row in rows] if side == "right" else [width] * len(rows)
-        return self.head.plain_rewards(logits.float(), lengths).cpu().numpy() + np.float32(self.constant)
+        shift = [len(gap) if side == "left" else 0 for gap in gaps]
+        places = [[place + by for place in own_reads] for own_reads, by in zip(reads, shift, strict=True)]
+        return self.head.plain_rewards(logits.float(), places).cpu().numpy() + np.float32(self.constant)
+
+
+def _num_blank(text: str) -> int:
+    """White space at the beginning of a text, which a chat template may cut off."""
+    return len(text) - len(text.lstrip())
 
 
 def _zeros(gaps: Sequence[Sequence[int | None]]) -> list[list[int]]:
@@ -110,11 +137,16 @@ def _zeros(gaps: Sequence[Sequence[int | None]]) -> list[list[int]]:
 
 
 def plain_scores(path: str | Path, completions: Sequence[Completion], *, batch_size: int = 4) -> np.ndarray:
-    """Rewards (N,) float32 of completions in messages form by plain transformers, in padded batches."""
+    """Rewards float32 of completions in messages form by plain transformers, in padded batches: (N,), or where the head reads steps
+    those of all steps, one completion after another. Completions in steps must fit into the length limit."""
     reader = PlainReader(path)
     rows = [
         reader.ids(completion) if reader.takes_pairs else reader.token_ids(reader.text(completion), truncation=True)
         for completion in completions
     ]
-    batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
-    return np.concatenate([reader.rewards(batch) for batch in batches])
+    reads = (
+        [reader.reads(completion) for completion in completions] if reader.head.reads_steps else [[len(row) - 1] for row in rows]
+    )
+    starts = range(0, len(rows), batch_size)
+    batches = ((rows[start : start + batch_size], reads[start : start + batch_size]) for start in starts)
+    return np.concatenate([reader.rewards(some, reads=places) for some, places in batches])

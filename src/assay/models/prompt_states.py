@@ -52,13 +52,18 @@ class PromptStates:
         return sum(len(entry.tokens) for entry in self._entries.values()) * self._bytes_per_token
 
     def last_state(self, prompt: Hashable, tokens_T: np.ndarray) -> torch.Tensor:
-        """Final hidden state (1, D) at the last of T tokens; the first tokens may be cached under `prompt`.
+        """Final hidden state (1, D) at the last of T tokens; the first tokens may be cached under `prompt`."""
+        return self.states_at(prompt, tokens_T, np.array([len(tokens_T) - 1]))
+
+    def states_at(self, prompt: Hashable, tokens_T: np.ndarray, reads_R: np.ndarray) -> torch.Tensor:
+        """Final hidden states (R, D) at some of T tokens, in ascending order; the tokens before them may be cached under `prompt`.
 
         Tokens are compared with the cached ones: the longest common prefix is reused.
         """
+        tokens_T = tokens_T[: int(reads_R[-1]) + 1]
         with self._lock:
             entry = self._entries.pop(prompt, None)
-            num_shared = num_common(entry.tokens, tokens_T[:-1]) if entry is not None else 0
+            num_shared = num_common(entry.tokens, tokens_T[: int(reads_R[0])]) if entry is not None else 0
             if entry is None or num_shared < _LEAST:
                 entry, num_shared = _Entry(tokens_T, DynamicCache(config=self.backbone.config)), 0
             elif (surplus := entry.states.get_seq_length() - num_shared) > 0:
@@ -70,7 +75,7 @@ class PromptStates:
                 entry.states.crop(-len(rest[0]))
                 entry.tokens = tokens_T[:num_shared]
             self._keep(prompt, entry)
-            return hidden_1TD[:, -1]
+            return hidden_1TD[0, torch.from_numpy(reads_R - num_shared).to(hidden_1TD.device, torch.long)]
 
     def _keep(self, prompt: Hashable, entry: _Entry) -> None:
         self._entries[prompt] = entry

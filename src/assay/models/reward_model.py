@@ -12,17 +12,18 @@ from torch.nn.functional import dropout
 from assay.data.packing import PackedBatch
 from assay.models.backbone import Backbone
 
-Outputs = Literal["members", "labels", "attributes"]
+Outputs = Literal["members", "labels", "attributes", "steps"]
 
 
 class RewardModel(nn.Module):
     """`forward(batch) -> rewards_RK`, float32, always: R rewarded tokens, K outputs of the head.
 
     The head is a linear map in float32, outside of autocast, whatever the backbone computes in: a head in bfloat16 would round
-    rewards to steps of 0.004-0.03 and make ties. It has a bias only where another's checkpoint has one. outputs: what the K outputs
-    are: rewards of the members of an ensemble (1 for a single model), logits of labels, or attributes of an answer. before: what
-    stands between backbone and head in a checkpoint of others: linear maps with ReLU. compute_dtype: the backbone runs under
-    autocast when this is not its own number format. dropout: share of the head's inputs that is dropped in training.
+    rewards to steps of 0.004-0.03 and make ties. It has a bias where another's checkpoint has one, and where it reads steps.
+    outputs: what the K outputs are: rewards of the members of an ensemble (1 for a single model), logits of labels, attributes of
+    an answer, or logits that a step is wrong and that it is right. before: what stands between backbone and head in a checkpoint of
+    others: linear maps with ReLU. compute_dtype: the backbone runs under autocast when this is not its own number format. dropout:
+    share of the head's inputs that is dropped in training.
     """
 
     def __init__(
@@ -75,10 +76,15 @@ class RewardModel(nn.Module):
             return self.head(states_RD if self.before is None else self.before(states_RD))
 
 
-def new_head(hidden_size: int, num_outputs: int = 1, *, seed: int) -> nn.Linear:
-    """A fresh head, normal with standard deviation 1/sqrt(hidden_size + 1) (Stiennon et al. 2020, appendix; Huang et al. 2024)."""
-    head = nn.Linear(hidden_size, num_outputs, bias=False, dtype=torch.float32)
+def new_head(hidden_size: int, num_outputs: int = 1, *, seed: int, bias: bool = False) -> nn.Linear:
+    """A fresh head, normal with standard deviation 1/sqrt(hidden_size + 1) (Stiennon et al. 2020, appendix; Huang et al. 2024).
+
+    bias: of 0, where the outputs have a zero of their own: a difference of rewards needs none, a probability does.
+    """
+    head = nn.Linear(hidden_size, num_outputs, bias=bias, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
+        if bias:
+            head.bias.zero_()
         head.weight.normal_(0.0, 1.0 / math.sqrt(hidden_size + 1), generator=generator)
     return head

@@ -6,13 +6,14 @@ Shapes: R reward positions, K members, B rows, L columns, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from assay.data.packing import PackedBatch
 from assay.models.backbone import Backbone
-from assay.models.reward_model import RewardModel
+from assay.models.reward_model import Outputs, RewardModel
 
 
 class SharedTrunk(nn.Module):
@@ -20,6 +21,8 @@ class SharedTrunk(nn.Module):
 
     trunk: the first layers, without the final norm. tops: each member's last layers with the norm, and its head of one output.
     """
+
+    outputs: ClassVar[Outputs] = "members"
 
     def __init__(self, trunk: Backbone, tops: Sequence[RewardModel]) -> None:
         super().__init__()

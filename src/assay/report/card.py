@@ -55,6 +55,8 @@ with torch.no_grad():
     reward = model(**inputs).logits[0, 0].item()
 ```"""
 
+LEAD = "It gives a number to an answer in a conversation; the better of two answers to one prompt should get the higher number."
+COMPARING = "Scores of answers to different prompts cannot be compared."
 READING = (
     "A score has no absolute meaning: the training data compares answers to one prompt, so only differences between answers to the "
     "same prompt say anything. Pass the text through this directory's own tokenizer and chat template; another template, or a "
@@ -71,7 +73,7 @@ def render_card(description: Mapping[str, object], reports: Sequence[Report]) ->
     parts = [
         _front_matter(description),
         f"# {title}\n\n{_what(description)}",
-        f"## How to load it\n\nWith Assay:\n\n{LOAD_ASSAY}\n\n{_with_transformers(description)}\n\n{READING}",
+        f"## How to load it\n\n{_how_to_load(description)}",
         f"## Training data\n\n{_training_data(description)}",
         f"## Training\n\n{_settings(description)}",
         f"## Evaluation\n\n{_evaluation(reports)}",
@@ -81,6 +83,16 @@ def render_card(description: Mapping[str, object], reports: Sequence[Report]) ->
         f"Fingerprint of the artifact: {_code(description.get('fingerprint'))}. This card was written by Assay from `reward.json`.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _own(description: Mapping[str, object], name: str, usual: str) -> str:
+    """What the entry "card" of reward.json, which a head that is no scalar reward brings with it, has in place of the usual."""
+    return str(_mapping(description.get("card")).get(name) or usual)
+
+
+def _how_to_load(description: Mapping[str, object]) -> str:
+    ours, reading = _own(description, "load_assay", LOAD_ASSAY), _own(description, "reading", READING)
+    return f"With Assay:\n\n{ours}\n\n{_with_transformers(description)}\n\n{reading}"
 
 
 def _with_transformers(description: Mapping[str, object]) -> str:
@@ -93,7 +105,8 @@ def _with_transformers(description: Mapping[str, object]) -> str:
     if description.get("input") == "text pair":
         return "With plain transformers: `AutoModelForSequenceClassification` on `tokenizer(question, answer)`, a pair of texts."
     note = "gives the mean of the members, without their disagreement" if ensemble else ""
-    return f"With plain transformers{f' (which {note})' if note else ''}:\n\n{LOAD_TRANSFORMERS}"
+    code = _own(description, "load_transformers", LOAD_TRANSFORMERS)
+    return f"With plain transformers{f' (which {note})' if note else ''}:\n\n{code}"
 
 
 def _front_matter(description: Mapping[str, object]) -> str:
@@ -104,7 +117,8 @@ def _front_matter(description: Mapping[str, object]) -> str:
     base = str(description.get("base_model") or "")
     if HUB_ID.fullmatch(base):
         lines.append(f"base_model: {_yaml(base)}")
-    lines += ["library_name: transformers", "pipeline_tag: text-classification", "tags:", "- reward-model", "- assay", "---"]
+    tag = _yaml(_own(description, "pipeline_tag", "text-classification"))
+    lines += ["library_name: transformers", f"pipeline_tag: {tag}", "tags:", "- reward-model", "- assay", "---"]
     return "\n".join(lines)
 
 
@@ -141,10 +155,20 @@ def _what(description: Mapping[str, object]) -> str:
         "trained weights": trained,
         "longest input": f"{_said(length)} tokens" if is_real(length) else _said(length),
         "longer inputs": _said(description.get("overlong")),
+        "steps": _steps(_mapping(description.get("steps"))),
         "dtype": _said(description.get("dtype")),
     }
-    lead = "It gives a number to an answer in a conversation; the better of two answers to one prompt should get the higher number."
+    lead = _own(description, "lead", LEAD)
     return f"{lead}\n\n{_table(('', ''), [(name, value) for name, value in rows.items() if value is not None], is_markdown=True)}"
+
+
+def _steps(reading: Mapping[str, object]) -> str | None:
+    """How a model that reads steps reads a solution; None for another."""
+    if not reading:
+        return None
+    scale, shift = (float(str(reading.get(name, usual))) for name, usual in (("scale", 1), ("shift", 0)))
+    sure = f"P(right) = sigmoid({scale:.4g} x log-odds {shift:+.4g})"
+    return f"cut by {_said(reading.get('rule'))} where none are given; {sure}; reduced by {_said(reading.get('reduction'))}"
 
 
 def _members(ensemble: Mapping[str, object]) -> str | None:
@@ -252,7 +276,7 @@ def _limits(description: Mapping[str, object], reports: Sequence[Report]) -> str
         lines.append(f"Inputs beyond {_said(description['max_length'])} tokens: {_said(description.get('overlong'))}.")
     if not findings:
         lines.append("No checks were recorded: nothing here says that the model can be trusted.")
-    lines.append("Scores of answers to different prompts cannot be compared.")
+    lines.append(_own(description, "comparing", COMPARING))
     passed = [_finding(finding) for finding in findings if finding.level == "ok"]
     limits = "\n".join(f"- {line}" for line in lines)
     return limits + ("\n\nChecks that it passed:\n\n" + "\n".join(f"- {line}" for line in passed) if passed else "")

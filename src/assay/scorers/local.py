@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from assay.console import say
-from assay.data.packing import Group, PackedBatch, make_group, pack, pack_prefixes, siblings, split_group
-from assay.data.render import Rendered, Renderer, warn_of_left_out
+from assay.data.packing import PackedBatch, pack_prefixes
+from assay.data.render import LOST, Rendered, Renderer, warn_of_left_out
 from assay.data.text_pair import TextPath
 from assay.files import digest
 from assay.models.artifact import load_artifact, verify_digest
@@ -19,13 +19,17 @@ from assay.models.checkpoints import load_published
 from assay.models.device import ScoringPlan, pick_compute, plan_scoring
 from assay.models.encoder import EncoderModel
 from assay.models.ensemble_files import load_blocks, member_paths
+from assay.models.heads import head_of
 from assay.models.prompt_states import PromptStates
 from assay.models.reward_model import RewardModel
 from assay.models.shared_trunk import SharedTrunk
+from assay.models.step_policy import StepPolicy
 from assay.records import Completion, Dtype, Rewards
 from assay.run_files import ENSEMBLE, MemberScale, read_description, saved_scales, uncalibrated_fingerprint
 from assay.scorers.base import Scope, Scorer, TokenCount
 from assay.scorers.ensemble import Combination, Ensemble
+from assay.scorers.packed_reads import Forward, KnownTexts, PackedReads, at_last_read, present_reads
+from assay.scorers.step_rewards import step_rewards, without_rendered
 from assay.scorers.wrappers.scaled import Scaled
 
 # Largest change of a reward between two layouts of the same text, as a share of the head's norm (rewards grow with it): measured on
@@ -43,22 +47,15 @@ class Trace(NamedTuple):
     rewards: np.ndarray
 
 
-class KnownTexts(Protocol):
-    """Texts of which a model's states were computed before."""
-
-    def find(self, model: Any, rendered: Sequence[Rendered]) -> tuple[np.ndarray, np.ndarray]:
-        """Which of N rendered completions are known, (n,), and what the head of the model reads of them, (n, D) float32."""
-        ...
-
-
 class LocalScorer:
-    """Scores with a `RewardModel`, or with K members at once.
+    """Scores with a `RewardModel`, or with K members at once; with one that reads steps, all steps of a solution in one forward.
 
     max_tokens: token budget of one forward, None for the fastest on this machine. combination: how K members become one reward;
     the rewards then have a std, which one member has not. plan: the budget, and the memory that scoring takes at most. head_norm:
     largest norm of a head; rewards grow with it. tolerance: see `Scorer`; from dtype and head norm. prompt_bytes: memory for the
     keys and values of earlier prompts, which `score` of a single completion reuses; 0 for none. assumed: of another's checkpoint,
-    what -> how it is read. known: texts whose states are at hand; only the others are forwarded.
+    what -> how it is read. known: texts whose states are at hand; only the others are forwarded. policy: of a model that reads
+    steps, how; the steps of its rewards are log-odds.
     """
 
     scope: Scope = "global"
@@ -75,17 +72,23 @@ class LocalScorer:
         prompt_bytes: int = PROMPT_BYTES,
         assumed: Mapping[str, str] | None = None,
         known: KnownTexts | None = None,
+        policy: StepPolicy | None = None,
     ) -> None:
         self.model, self.renderer, self.assumed, self.known = model.eval(), renderer, dict(assumed or {}), known
-        heads_KD, dtype = model.head_weights.detach(), model.compute_dtype
-        self.num_members = model.num_members
+        self.head, self.policy = head_of(model.outputs), policy or StepPolicy()
+        heads_KD, dtype = self.head.slopes(model.head_weights.detach()), model.compute_dtype
+        self.num_members = len(heads_KD)
         self.combination = combination or Combination()
         self.scales_K2 = np.array(scales or [MemberScale()] * self.num_members, np.float32)
         parts = f"{identity}/{dtype}" + (f"/{self.combination}" if self.num_members > 1 else "")
-        self.fingerprint = digest(parts)
+        self.fingerprint = digest(parts + (f"/{self.policy}" if self.head.reads_steps else ""))
         self.head_norm = float(heads_KD.norm(dim=1).max())
         tolerance = _TOLERANCE.get(dtype, 0.25) * max(1.0, self.head_norm) / float(self.scales_K2[:, 0].min())
-        self.tolerance = self.combination.tolerance(tolerance) if self.num_members > 1 else tolerance
+        self.step_tolerance = tolerance
+        if self.head.reads_steps:
+            self.tolerance = self.policy.tolerance(tolerance)
+        else:
+            self.tolerance = self.combination.tolerance(tolerance) if self.num_members > 1 else tolerance
         layout = model.backbone.layout
         self.prompts: PromptStates | None = None
         if isinstance(model, RewardModel) and prompt_bytes > 0 and PromptStates.suits(model.backbone):
@@ -124,34 +127,53 @@ class LocalScorer:
         return self.plan.max_tokens
 
     def score(self, completions: Sequence[Completion]) -> Rewards:
-        """N completions -> N rewards, the raw output of the head; of K members their combination, with its std. What cannot be
-        rendered is NaN with the reason."""
-        return self._combined(*self._rewards(completions))
+        """N completions -> N rewards, the raw output of the head; of K members their combination, with its std; of steps the
+        log-odds of each, and their reduction. What cannot be rendered is NaN with the reason."""
+        completions, rendered = self._render(completions)
+        comes_alone = len(completions) == 1 and bool(completions[0].messages) and rendered[0].error is None
+        with torch.inference_mode():
+            if comes_alone and self.prompts is not None:
+                found_RM = self._after_prompt(self.prompts, completions[0], rendered[0])
+            else:
+                found_RM = self._read(self._forward, completions, rendered, self.num_members)
+        return self._rewards(found_RM, completions, rendered)
+
+    @property
+    def step_threshold(self) -> float:
+        """Log-odds above which a step is taken to be right: its calibrated probability is above one half. Raises AttributeError
+        where the head reads no steps, so that the scorer does not answer `ReadsSteps`."""
+        if not self.head.reads_steps:
+            raise AttributeError("this model gives one reward for a whole answer, and none for its steps")
+        return self.policy.threshold
+
+    def step_probability(self, rewards_S: np.ndarray) -> np.ndarray:
+        """Calibrated P(right) of the rewards of steps, (S,) float64 in [0, 1]; NaN stays NaN."""
+        return self.policy.right(rewards_S)
 
     def score_with_states(self, completions: Sequence[Completion]) -> tuple[Rewards, np.ndarray]:
-        """As `score`, and the (N, D) float32 hidden states that the head reads (of several members: the first one's head). They are
-        NaN where there is no reward."""
-        rendered = self.renderer.render(completions)
-        warn_of_left_out(rendered)
+        """As `score`, and the (N, D) float32 hidden states that the head reads (of several members: the first one's head; of steps:
+        of the last one). They are NaN where there is no reward."""
+        completions, rendered = self._render(completions)
         width = self.num_members + self.model.head_weights.shape[1]
 
         def both(batch: PackedBatch) -> torch.Tensor:
-            rewards_RK, states_RD = self.model.forward_with_states(batch)
-            return torch.cat([rewards_RK, states_RD.to(rewards_RK)], dim=1)
+            outputs_RK, states_RD = self.model.forward_with_states(batch)
+            return torch.cat([self.head.rewards(outputs_RK), states_RD.to(outputs_RK)], dim=1)
 
         with torch.inference_mode():
-            found = self._run(both, completions, rendered, width)
-        members_NK, states_ND = found[:, : self.num_members], found[:, self.num_members :]
-        errors = _reasons(members_NK, rendered)
-        states_ND[np.isnan(members_NK).any(axis=1)] = np.nan
-        return self._combined(members_NK.T, errors), states_ND
+            found = self._read(both, completions, rendered, width)
+        rewards = self._rewards(found[:, : self.num_members], completions, rendered)
+        states_ND = at_last_read(found[:, self.num_members :], rendered)
+        states_ND[~rewards.ok] = np.nan
+        return rewards, states_ND
 
     def states(self, completions: Sequence[Completion]) -> np.ndarray:
         """Hidden states (N, D) float32 at the rewarded tokens; see `score_with_states`."""
         return self.score_with_states(completions)[1]
 
     def trace(self, completion: Completion) -> Trace:
-        """The reward of the answer up to each of its tokens, ended as the template ends an answer.
+        """The reward of the answer up to each of its tokens, ended as the template ends an answer; of a model that reads steps the
+        log-odds of a step that ends there, without an end.
 
         It takes one forward where the backbone can branch: each end is a branch that sees the answer up to there. The last reward
         is that of `score`, within tolerance. Raises ValueError for a completion that is not messages and response, or cannot be
@@ -159,17 +181,22 @@ class LocalScorer:
         """
         answer = self.renderer.answer_tokens(completion)
         model = self.model
+        if self.head.reads_steps:
+            answer = answer._replace(tokens=answer.tokens[: answer.end])
         if not (isinstance(model, RewardModel) and model.backbone.can_branch and self.num_members == 1):
             closing, ends = answer.tokens[answer.end :], range(answer.start + 1, answer.end + 1)
             prefixes = [np.concatenate([answer.tokens[:stop], closing]).tolist() for stop in ends]
             completions = [Completion(token_ids=tuple(prefix)) for prefix in prefixes]
-            return Trace(answer.pieces, self.score(completions).value)
+            rendered = self.renderer.render(completions)
+            with torch.inference_mode():
+                found_RM = self._read(self._forward, completions, rendered, self.num_members)
+            return Trace(answer.pieces, self._combined(at_last_read(found_RM, rendered), rendered).value)
         batch = pack_prefixes(answer.tokens, answer.start, answer.end)
         with torch.inference_mode():
             with model.backbone.autocast(model.compute_dtype):
                 hidden_TD = model.backbone(batch, dense=True).flatten(0, 1)
-            rewards_R1 = model.read(hidden_TD[torch.from_numpy(batch.reward_positions).to(hidden_TD.device)])
-        return Trace(answer.pieces, rewards_R1[:, 0].float().cpu().numpy())
+            outputs_RK = model.read(hidden_TD[torch.from_numpy(batch.reward_positions).to(hidden_TD.device)])
+        return Trace(answer.pieces, self.head.rewards(outputs_RK)[:, 0].float().cpu().numpy())
 
     def token_counts(self, completions: Sequence[Completion]) -> list[TokenCount]:
         """Tokens of N completions. Those of the last call of `score` are not rendered again."""
@@ -181,91 +208,58 @@ class LocalScorer:
 
     def score_members(self, completions: Sequence[Completion]) -> np.ndarray:
         """N completions -> (K, N), the rewards of each member, on one scale."""
-        return self._on_scale(self._rewards(completions)[0])
+        completions, rendered = self._render(completions)
+        with torch.inference_mode():
+            found_RM = self._read(self._forward, completions, rendered, self.num_members)
+        members_NM = at_last_read(found_RM, rendered)
+        _reasons(members_NM, rendered)
+        return self._on_scale(members_NM.T)
 
     def _on_scale(self, members_KN: np.ndarray) -> np.ndarray:
         return (members_KN - self.scales_K2[:, 1:]) / self.scales_K2[:, :1]
 
-    def _combined(self, members_KN: np.ndarray, errors: tuple[str | None, ...]) -> Rewards:
-        members_KN = self._on_scale(members_KN)
+    def _rewards(self, found_RM: np.ndarray, completions: Sequence[Completion], rendered: Sequence[Rendered]) -> Rewards:
+        if self.head.reads_steps:
+            return step_rewards(found_RM[:, 0], completions, rendered, self.policy)
+        return self._combined(at_last_read(found_RM, rendered), rendered)
+
+    def _combined(self, members_NK: np.ndarray, rendered: Sequence[Rendered]) -> Rewards:
+        errors = _reasons(members_NK, rendered)
+        members_KN = self._on_scale(members_NK.T)
         value, std = (members_KN[0], None) if self.num_members == 1 else self.combination(members_KN)
         return Rewards(value=value, std=std, error=errors)
 
-    def _rewards(self, completions: Sequence[Completion]) -> tuple[np.ndarray, tuple[str | None, ...]]:
-        rendered = self.renderer.render(completions)
-        self._last = (tuple(completions), rendered)
+    def _render(self, completions: Sequence[Completion]) -> tuple[list[Completion], list[Rendered]]:
+        """The completions, in steps where the head reads steps, and their tokens with the places that it reads."""
+        given = tuple(completions)
+        cut = self.policy.in_steps(given) if self.head.reads_steps else list(given)
+        rendered = self.renderer.render(cut)
+        self._last = (given, rendered)
         warn_of_left_out(rendered)
-        comes_alone = len(completions) == 1 and bool(completions[0].messages) and rendered[0].error is None
-        with torch.inference_mode():
-            if comes_alone and self.prompts is not None:
-                members_NK = self._after_prompt(self.prompts, completions[0], rendered[0])[None]
-            else:
-                members_NK = self._run(self.model, completions, rendered, self.num_members)
-        return members_NK.T, _reasons(members_NK, rendered)
+        rendered = without_rendered(cut, rendered) if self.head.reads_steps else rendered
+        return cut, [item._replace(reward_positions=self.head.reads(item.reward_positions)) for item in rendered]
 
-    def _run(
-        self,
-        forward: Callable[[PackedBatch], torch.Tensor],
-        completions: Sequence[Completion],
-        rendered: Sequence[Rendered],
-        width: int,
-    ) -> np.ndarray:
-        """(N, width) float32: a row of `forward` for each completion, the rewards first; NaN where there is none.
+    def _forward(self, batch: PackedBatch) -> torch.Tensor:
+        return self.head.rewards(self.model(batch))
 
-        A masked token has weight 0, and 0 times NaN is NaN: one sequence with NaN can spoil the others of its batch. Rewards that
-        are not finite are therefore computed again in halves, down to single completions.
-        """
-        found = np.full((len(completions), width), np.nan, dtype=np.float32)
-        if self.known is not None and isinstance(self.model, RewardModel):
-            index, states_nD = self.known.find(self.model, rendered)
-            states = torch.from_numpy(states_nD).to(self.model.head.weight.device)
-            found[index] = torch.cat([self.model.read(states), states], dim=1)[:, :width].float().cpu().numpy()
-            if len(index) and len(rest := np.setdiff1d(np.arange(len(completions)), index)):
-                found[rest] = self._run(forward, [completions[i] for i in rest], [rendered[i] for i in rest], width)
-            if len(index):
-                return found
-        for batch, index in self._batches(completions, rendered):
-            found[index] = forward(batch).float().cpu().numpy()
-            is_finite = np.isfinite(found[index, : self.num_members]).all(axis=1)
-            if is_finite.all() or len(index) == 1:
-                continue
-            for part in np.array_split(index[~is_finite], 2):
-                if len(part):
-                    found[part] = self._run(forward, [completions[i] for i in part], [rendered[i] for i in part], width)
-        return found
+    @property
+    def packed(self) -> PackedReads:
+        """What runs its model over completions."""
+        return PackedReads(model=self.model, head=self.head, plan=self.plan, pad_id=self.renderer.pad_id, known=self.known)
+
+    def _read(self, forward: Forward, completions: Sequence[Completion], rendered: Sequence[Rendered], width: int) -> np.ndarray:
+        """(R, width) of what `forward` gives; see `PackedReads.read`."""
+        return self.packed.read(forward, completions, rendered, width=width, num_rewards=self.num_members)
 
     def _after_prompt(self, prompts: PromptStates, completion: Completion, item: Rendered) -> np.ndarray:
-        """(K,) rewards of one answer; its prompt's keys and values are reused if they are still in memory."""
+        """(R, M) rewards of one answer; its prompt's keys and values are reused if they are still in memory."""
         model = self.model
         assert isinstance(model, RewardModel)
+        found_RM = np.full((len(item.reward_positions), self.num_members), np.nan, np.float32)
         with model.backbone.autocast(model.compute_dtype):
-            state_1D = prompts.last_state(completion.messages, item.tokens[: item.reward_positions[-1] + 1])
-        return model.read(state_1D)[0].float().cpu().numpy()
-
-    def _batches(self, completions: Sequence[Completion], rendered: Sequence[Rendered]) -> Iterator[tuple[PackedBatch, np.ndarray]]:
-        """The batches to run, each with the completions that its reward positions belong to."""
-        groups, places = self._groups(completions, rendered)
-        for batch in pack(groups, self.max_tokens, pad_id=self.renderer.pad_id, layout=self.model.backbone.layout):
-            yield batch, np.concatenate([places[index] for index in batch.order])
-
-    def _groups(self, completions: Sequence[Completion], rendered: Sequence[Rendered]) -> tuple[list[Group], list[list[int]]]:
-        """Answers to one prompt as one group (in parts when over the budget), and the completions of each group."""
-        can_branch = self.model.backbone.can_branch
-        by_prompt: dict[object, list[int]] = {}
-        rendered_alone: list[int] = []
-        for i, (completion, item) in enumerate(zip(completions, rendered, strict=True)):
-            if item.error is None and (completion.response is not None or not can_branch):
-                by_prompt.setdefault(completion.messages if can_branch else i, []).append(i)
-            elif item.error is None:
-                rendered_alone.append(i)
-        alike = [[rendered_alone[k] for k in group] for group in siblings([rendered[i].tokens for i in rendered_alone])]
-        groups, places = [], []
-        for indices in [*by_prompt.values(), *alike]:
-            tokens, reward_positions = [rendered[i].tokens for i in indices], [rendered[i].reward_positions[-1:] for i in indices]
-            for part in split_group(tokens, reward_positions, self.plan.group_tokens):
-                groups.append(make_group([tokens[i] for i in part], [reward_positions[i] for i in part]))
-                places.append([indices[i] for i in part])
-        return groups, places
+            states_RD = prompts.states_at(completion.messages, item.tokens, present_reads(item))
+        found_RM[item.reward_positions != LOST] = self.head.rewards(model.read(states_RD)).float().cpu().numpy()
+        return found_RM
 
 
 def _reasons(members_NK: np.ndarray, rendered: Sequence[Rendered]) -> tuple[str | None, ...]:
@@ -305,6 +299,7 @@ def load_local(
         combination=combination,
         scales=saved_scales(artifact.description),
         known=known,
+        policy=StepPolicy.from_description(artifact.description),
     )
 
 

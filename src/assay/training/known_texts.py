@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from assay.data.packing import spans
-from assay.data.render import Rendered
+from assay.data.render import LOST, Rendered
 from assay.data.table import SequenceTable
 from assay.models.backbone import split_backbone
 from assay.models.mean_layer import folded_states
@@ -26,29 +26,33 @@ StatesOf = Callable[[RewardModel, np.ndarray], np.ndarray]
 
 
 class KnownTexts:
-    """The texts of a table, found by their tokens; see `scorers.local.KnownTexts`.
+    """The texts of a table, found by their tokens and the places that are read; see `scorers.packed_reads.KnownTexts`.
 
-    rows: of the table, all with one reward position a sequence.
+    rows: of the table.
     """
 
     def __init__(self, table: SequenceTable, rows: np.ndarray, states_of: StatesOf) -> None:
         self._states_of = states_of
         self._place: dict[bytes, int] = {}
         for row in rows:
-            first = int(table.first_reward_position[row])
-            for number, group in enumerate(table.groups(int(row), share=False)):
-                self._place[_digest(group.tokens, int(group.reward_positions[-1]))] = first + number
+            place = int(table.first_reward_position[row])
+            for group in table.groups(int(row), share=False):
+                self._place[_digest(group.tokens, group.reward_positions)] = place
+                place += len(group.reward_positions)
 
     def find(self, model: RewardModel, rendered: Sequence[Rendered]) -> tuple[np.ndarray, np.ndarray]:
-        """Which of N rendered completions are known, (n,), and what the head of the model reads of them, (n, D) float32."""
+        """Which of N rendered completions are known, (n,), and what the head of the model reads of them at all their reward
+        positions, one completion after another, (r, D) float32."""
+        reads = [item.reward_positions[item.reward_positions != LOST] for item in rendered]
         places = [
-            -1 if item.error is not None else self._place.get(_digest(item.tokens, int(item.reward_positions[-1])), -1)
-            for item in rendered
+            -1 if item.error is not None else self._place.get(_digest(item.tokens, own), -1)
+            for item, own in zip(rendered, reads, strict=True)
         ]
         index = np.flatnonzero(np.array(places) >= 0)
         if not len(index):
             return index, np.empty((0, model.backbone.hidden_size), np.float32)
-        return index, self._states_of(model, np.array(places)[index])
+        sizes = np.array([len(reads[i]) for i in index])
+        return index, self._states_of(model, spans(np.array(places)[index], sizes))
 
 
 def known_texts(config: TrainConfig, table: SequenceTable, source: Source, rows: np.ndarray) -> KnownTexts | None:
@@ -91,5 +95,6 @@ def _states_in_order(top: RewardModel, source: TokenSource, batch: Batch) -> np.
     return torch.zeros_like(states_RD).index_copy(0, torch.from_numpy(batch.slots).to(states_RD.device), states_RD).cpu().numpy()
 
 
-def _digest(tokens: np.ndarray, reward_position: int) -> bytes:
-    return hashlib.blake2b(tokens.astype(np.int32).tobytes() + reward_position.to_bytes(4, "little"), digest_size=16).digest()
+def _digest(tokens: np.ndarray, reward_positions: np.ndarray) -> bytes:
+    reads = reward_positions.astype(np.int32).tobytes()
+    return hashlib.blake2b(tokens.astype(np.int32).tobytes() + b"|" + reads, digest_size=16).digest()

@@ -1,6 +1,6 @@
 """The losses of reward models, one number an item; the training loop sums them and divides by the global number of items.
 
-Shapes: P pairs, K answers of a ranking, N answers, A attributes. Rewards are float32.
+Shapes: P pairs, K answers of a ranking, N answers, A attributes, R steps. Rewards are float32.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 
 
 def bradley_terry(
@@ -141,6 +141,22 @@ def masked_regression(predicted_NA: torch.Tensor, target_NA: torch.Tensor, weigh
     weight_NA = present_NA.float() if weight_A is None else present_NA * weight_A
     error_NA = torch.where(present_NA, predicted_NA - torch.nan_to_num(target_NA), 0.0)
     return (weight_NA * error_NA**2).sum(1) / weight_NA.sum(1).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def step_losses(log_odds_R: torch.Tensor, right_R: torch.Tensor, weight_2: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of steps, (R,): 0, and no gradient, where the label is NaN (nothing is known of the step).
+
+    w_right y log(1 + e^-x) + w_wrong (1 - y) log(1 + e^x), for log-odds x and a probability y in [0, 1] that the step is right
+
+    weight_2: (w_wrong, w_right), of the two classes. Sources: Lightman et al. (2023), "Let's verify step by step", section 2.6;
+    soft targets: Wang et al. (2024), "Math-Shepherd", section 3.
+    """
+    if log_odds_R.shape != right_R.shape or log_odds_R.ndim != 1:
+        raise ValueError(f"log-odds {tuple(log_odds_R.shape)} and labels {tuple(right_R.shape)} must both be (R,)")
+    known_R = ~torch.isnan(right_R)
+    y_R = torch.nan_to_num(right_R)
+    loss_R = weight_2[1] * y_R * softplus(-log_odds_R) + weight_2[0] * (1 - y_R) * softplus(log_odds_R)
+    return torch.where(known_R, loss_R, 0.0)
 
 
 def centring(chosen_P: torch.Tensor, rejected_P: torch.Tensor) -> torch.Tensor:

@@ -229,7 +229,7 @@ def _first_head(
     if start is not None:
         there, asked = f"{start.head.out_features} of {start.outputs}", f"{num_outputs} of {kind.OUTPUTS}"
         say("head", f"a fresh one: that of {config.init_from} has outputs {there}, --kind {config.kind} trains {asked}")
-    return new_head(backbone.hidden_size, num_outputs, seed=config.seed)
+    return new_head(backbone.hidden_size, num_outputs, seed=config.seed, bias=kind.HEAD.reads_steps)
 
 
 def _compute(config: TrainConfig, compute: Compute | None) -> Compute:

@@ -271,7 +271,8 @@ def reload_check(path: Path, prepared: Prepared, num_answers: int = NUM_CHECKED)
         first = saved_scales(description)[0]
         ours, plain = scorer.score_members(completions)[0] * first.unit + first.centre, path / MEMBERS / "0"
     else:
-        ours, plain = scorer.score(completions).value, path  # of several heads their mean, which is the plain head
+        rewards = scorer.score(completions)  # of several heads their mean, which is the plain head
+        ours, plain = rewards.value if rewards.steps is None else np.concatenate(rewards.steps), path
     theirs = plain_scores(plain, completions)
     return float(np.nanmax(np.abs(ours - theirs))), len(completions)
 

@@ -11,7 +11,6 @@ import torch
 import tyro
 
 from assay.data.columns import renaming
-from assay.data.render import Overlong
 from assay.data.run_data import NO_PROMPTS, RunData, known_prompts
 from assay.models.device import token_budget
 from assay.records import Dtype
@@ -153,7 +152,7 @@ class TrainConfig:
     """Peak rate of the backbone; the head's follows from it."""
     max_length: int = 1024
     """Maximum tokens of prompt and answer."""
-    overlong: Overlong = "keep_end"
+    overlong: Literal["keep_end", "set_aside"] = "keep_end"
     """Longer ones: cut at the front, or set aside."""
     template: str | None = None
     """Chat template: a name of several (tool_use, ...), or a file."""

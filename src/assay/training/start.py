@@ -38,11 +38,11 @@ def starting_point(config: TrainConfig, head: Head) -> Start:
     Raises ValueError, with a remedy, for what cannot be trained or saved (see `check_base`), and for a template that does not do.
     """
     if config.init_from is not None:
-        return _from_reward_model(config)
+        return _from_reward_model(config, head)
     base = resolve_base(str(config.base))
     length = check_base(base.path, base.name, config.max_length, head=head)
     tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
-    return Start(base, _renderer(config, tokenizer, length, closes=True), None)
+    return Start(base, _renderer(config, tokenizer, length, head, closes=True), None)
 
 
 def check_layers(backbone: Backbone, config: TrainConfig) -> None:
@@ -56,7 +56,7 @@ def check_layers(backbone: Backbone, config: TrainConfig) -> None:
         split_backbone(backbone, num_blocks)
 
 
-def _from_reward_model(config: TrainConfig) -> Start:
+def _from_reward_model(config: TrainConfig, head: Head) -> Start:
     """An artifact of Assay's, adopted ones among them, or another's checkpoint as it lies."""
     path = config.init_from
     assert path is not None
@@ -83,15 +83,16 @@ def _from_reward_model(config: TrainConfig) -> Start:
         raise ValueError(f"--init-from {config.init_from} has {what}, which Assay scores with and does not train")
     limit = position_limit(model.backbone.config)
     length = config.max_length if limit is None else min(config.max_length, limit)
-    return Start(base, _renderer(config, tokenizer, length, closes=closes), model)
+    return Start(base, _renderer(config, tokenizer, length, head, closes=closes), model)
 
 
-def _renderer(config: TrainConfig, tokenizer: Any, length: int, *, closes: bool) -> Renderer:
+def _renderer(config: TrainConfig, tokenizer: Any, length: int, head: Head, *, closes: bool) -> Renderer:
     if length < config.max_length:
         say("max length", f"{length} tokens, not {config.max_length}: it is all that the base's positions hold")
     if config.template is not None:
         choose_template(tokenizer, config.template)
-    renderer = Renderer(tokenizer, max_length=length, overlong=config.overlong, closes=closes)
+    overlong = head.overlong if config.overlong == "keep_end" else config.overlong
+    renderer = Renderer(tokenizer, max_length=length, overlong=overlong, closes=closes)
     for change in renderer.template_changes:
         say("template", change)
     return renderer

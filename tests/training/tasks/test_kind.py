@@ -23,7 +23,7 @@ ASKED = {name: function for name, function in vars(Kind).items() if inspect.isfu
 def test_a_kind_answers_all_that_a_run_asks(name):
     module = import_module(f"assay.training.tasks.{name}")
     assert kind_of(name) is module
-    assert module.OUTPUTS in ("members", "labels", "attributes")
+    assert module.OUTPUTS in ("members", "labels", "attributes", "steps")
     assert module.HEAD in HEADS
     assert {"read_rows", "build_task", "measure"} <= ASKED.keys()
     for asked, function in ASKED.items():

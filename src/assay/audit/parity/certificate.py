@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from assay.audit.parity.against import Comparison, RemoteEngine, compare_rewards
+from assay.audit.parity.step_traps import StepCase, run_step_traps, step_case
 from assay.audit.parity.traps import PLAIN_TRANSFORMERS, ParityCase, largest, run_traps
 from assay.errors import EngineError
 from assay.models.golden import Golden, golden_completions, read_golden
@@ -56,11 +57,14 @@ def make_certificate(artifact: Path, *, device: str = "cpu", remote: RemoteEngin
     scorer = load_local(artifact, dtype="float32", device=device, combination=PLAIN)
     identity = Finding("ok", FINGERPRINT, 0, 0, "weights, template and settings give the digests of reward.json")
     golden = read_golden(artifact)
-    completions = golden.completions if golden else tuple(golden_completions(scorer.renderer.max_length)[0])
+    completions = golden.completions if golden else tuple(golden_completions(scorer.renderer.max_length, scorer.head)[0])
     rewards = scorer.score(completions)
     allowed = _ALLOWED.get(str(description["dtype"]), 0.15) * max(1.0, scorer.head_norm)
     replayed = _replay(golden, scorer, rewards)
-    tried = _try(_case(artifact, device, scorer, completions, rewards, golden), len(rewards), remote, allowed)
+    if scorer.head.reads_steps:
+        tried = _try_steps(step_case(scorer, PlainReader(artifact, device), completions), remote)
+    else:
+        tried = _try(_case(artifact, device, scorer, completions, rewards, golden), len(rewards), remote, allowed)
     facts = {
         "model": str(description["fingerprint"]),
         "weights saved in": str(description["dtype"]),
@@ -95,22 +99,51 @@ def _replay(golden: Golden | None, scorer: LocalScorer, rewards: Rewards) -> Com
     if changed:
         why = f"{changed} of {len(rendered)} golden texts have other tokens than when the artifact was saved: restore its tokenizer"
     tokens = Finding("fail" if changed else "ok", GOLDEN_TOKENS, changed, 0, why)
-    ok_N, was_ok_N = rewards.ok, ~np.isnan(golden.rewards)
-    both_N = ok_N & was_ok_N
-    name, difference = "difference from the golden rewards", largest(rewards.value[both_N] - golden.rewards[both_N])
-    num_lost = int((ok_N != was_ok_N).sum())
-    if not both_N.any() and not num_lost:
-        why = "not measured: no golden text has a reward, neither now nor at save time"
-        metric = Metric(name, difference, n=len(both_N), note=why)
+    now_R, then_R = _all_rewards(scorer, rewards), np.concatenate(golden.steps)
+    what = "step" if scorer.head.reads_steps else "golden text"
+    if len(now_R) != len(then_R):
+        why = f"the golden texts have {len(now_R)} {what}s now and had {len(then_R)} at save time"
+        return Comparison((), (tokens, Finding("fail", GOLDEN, math.nan, scorer.tolerance, why)))
+    ok_R, was_ok_R = np.isfinite(now_R), np.isfinite(then_R)
+    both_R = ok_R & was_ok_R
+    name, difference = "difference from the golden rewards", largest(now_R[both_R] - then_R[both_R])
+    num_lost, tolerance = int((ok_R != was_ok_R).sum()), scorer.step_tolerance
+    if not both_R.any() and not num_lost:
+        why = f"not measured: no {what} has a reward, neither now nor at save time"
+        metric = Metric(name, difference, n=len(both_R), note=why)
         return Comparison((metric,), (tokens, Finding("warn", GOLDEN, difference, 0, why)))
-    is_equal = difference <= scorer.tolerance and not num_lost
-    why = "the artifact gives the rewards that it gave when it was saved"
+    is_equal = difference <= tolerance and not num_lost
+    why = "the artifact gives the rewards that it gave when it was saved" + (", of every step" if scorer.head.reads_steps else "")
     if num_lost:
-        why = f"{num_lost} golden texts have a reward now and had none at save time, or the other way round"
+        why = f"{num_lost} {what}s have a reward now and had none at save time, or the other way round"
     elif not is_equal:
         why = "the artifact gives other rewards than when it was saved, or golden.json was edited"
-    metric = Metric(name, difference, n_scored=int(both_N.sum()), n=len(both_N), note="largest, now against save time")
-    return Comparison((metric,), (tokens, Finding("ok" if is_equal else "fail", GOLDEN, difference, scorer.tolerance, why)))
+    metric = Metric(
+        name, difference, n_scored=int(both_R.sum()), n=len(both_R), note=f"largest of each {what}, now and at save time"
+    )
+    return Comparison((metric,), (tokens, Finding("ok" if is_equal else "fail", GOLDEN, difference, tolerance, why)))
+
+
+def _all_rewards(scorer: LocalScorer, rewards: Rewards) -> np.ndarray:
+    """Of each text the reward, or the rewards of its steps, one after another."""
+    if not scorer.head.reads_steps:
+        return rewards.value
+    assert rewards.steps is not None
+    return np.concatenate(rewards.steps)
+
+
+def _try_steps(case: StepCase | None, remote: RemoteEngine | None) -> Comparison:
+    """The checks of a model that reads steps."""
+    if case is None:
+        return Comparison((), (Finding("fail", "traps", 0, 1, "no step has a reward under this artifact's length policy"),))
+    findings = run_step_traps(case)
+    if remote is not None:
+        why = "not compared: an engine that serves a process reward model is compared by its rows of tokens, which is not done here"
+        findings.append(Finding("warn", ENGINE, math.nan, math.nan, why))
+    plain = next(finding for finding in findings if finding.name == PLAIN_TRANSFORMERS)
+    num = len(case.ours)
+    note = "largest of all steps, in float32"
+    return Comparison((Metric("difference from plain transformers", plain.value, n_scored=num, n=num, note=note),), tuple(findings))
 
 
 def _case(

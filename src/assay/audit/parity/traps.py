@@ -21,7 +21,7 @@ from assay.stats.metrics import sigmoid
 SIGMOID, BF16_HEAD, PAD_IS_EOS = "a sigmoid over the rewards", "rewards rounded to bfloat16", "padding with the eos token"
 DOUBLED, UNCLOSED, RIGHT_CUT = "special tokens added twice", "no end token", "long texts cut at the end"
 PLAIN_TRANSFORMERS = "plain transformers"  # name of the check
-_DAYS = ("31 Jan 2001", "5 Dec 2044")
+DAYS = ("31 Jan 2001", "5 Dec 2044")
 
 
 class ParityCase(NamedTuple):
@@ -192,7 +192,7 @@ def truncation_side(case: ParityCase) -> CheckResult:
 
 def dated_template(case: ParityCase) -> CheckResult:
     """The files' template on two days far apart."""
-    days = [[case.plain.text(completion, today=day) for completion in case.completions] for day in _DAYS]
+    days = [[case.plain.text(completion, today=day) for completion in case.completions] for day in DAYS]
     changed = sum(one != other for one, other in zip(*days, strict=True))
     why = "the saved template gives the same text on any day"
     if changed:

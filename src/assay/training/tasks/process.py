@@ -1,0 +1,233 @@
+"""Process rewards: P(right) of every step of a solution, by binary cross-entropy on labelled steps.
+
+    --kind process[:WORD,...]    a reduction (min, product, last, mean), a rule for steps (blank-lines, lines, ...), balanced
+
+Soft labels are targets as they are; steps of which nothing is known are not trained on. The loss is a mean over the steps of a
+solution, so that a long one weighs as a short one does. What is saved is a plain token-classification model; how steps are cut,
+calibrated and reduced lies in reward.json (models/step_policy.py). Shapes: R steps, K = 2 outputs (wrong, right), N solutions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from assay.console import say
+from assay.data.answer_table import AnswerTable
+from assay.data.labelled_steps import LabelledSteps
+from assay.data.render import Renderer
+from assay.data.split import Split
+from assay.data.steps import STEP_RULES, StepRule
+from assay.evaluation.evaluate_steps import evaluate_steps
+from assay.models.backbone import Backbone
+from assay.models.device import Compute
+from assay.models.heads import PROCESS
+from assay.models.reward_model import Outputs, RewardModel
+from assay.models.step_policy import StepPolicy
+from assay.records import Completion, PreferencePair, Report, extended
+from assay.run_files import STEP_CALIBRATION, STEPS, read_description
+from assay.scorers.base import Scorer
+from assay.scorers.local import load_local
+from assay.stats.step_reductions import REDUCTIONS, Reduction
+from assay.training.batches import Source, outputs_at
+from assay.training.depth import Probed
+from assay.training.losses import step_losses
+from assay.training.objective import refuse_pair_flags
+from assay.training.prepare import Prepared
+from assay.training.record import curve, training_sample
+from assay.training.settings import TrainConfig
+from assay.training.solution_figures import figures
+from assay.training.solution_rows import read_solution_table, solutions
+from assay.training.step_calibration import calibrate_steps, keep_problems
+from assay.training.step_probe import pairs_of_steps, probe_reads
+from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
+
+OUTPUTS: Outputs = "steps"
+HEAD = PROCESS
+BALANCED = "balanced"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What stands behind --kind process: in its own words. policy: as far as it is asked for. is_balanced: whether wrong and right
+    steps count alike, however many there are of each."""
+
+    policy: StepPolicy
+    is_balanced: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessTask:
+    """Train on labelled steps, a solution a row. weight_2: of the classes wrong and right in the loss."""
+
+    table: AnswerTable
+    source: Source
+    weight_2: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("loss", "accuracy", "reward_size")
+
+    def batches(self, rows: np.ndarray) -> Sequence[Any]:
+        return self.source.batches(rows)
+
+    def loss(self, model: RewardModel, batch: Any) -> BatchLoss:
+        log_odds_R = _log_odds(self.source.outputs(model, batch).float())
+        return self._summed(log_odds_R, batch.rows)
+
+    def evaluate(self, model: RewardModel, rows: np.ndarray) -> dict[str, float]:
+        sums = self._summed(torch.from_numpy(self.rewards(model, rows)), rows).columns / len(rows)
+        return dict(zip(self.columns[:2], sums.tolist(), strict=False))
+
+    def rewards(self, model: RewardModel, rows: np.ndarray) -> np.ndarray:
+        """Log-odds (R,), float32, of the steps of the rows, row after row. Every process gets all of them."""
+        return _log_odds(torch.from_numpy(outputs_at(model, self.source, rows))).numpy()
+
+    def labels(self, rows: np.ndarray) -> np.ndarray:
+        """(R,) P(right) of the same steps in the data, NaN where nothing is known."""
+        return self.table.values[self.table.places(rows), 0]
+
+    def _summed(self, log_odds_R: torch.Tensor, rows: np.ndarray) -> BatchLoss:
+        """Sums over the solutions of the mean loss of their labelled steps, of the share that is right at one half, of
+        |rewards|."""
+        device = log_odds_R.device
+        right_R = torch.from_numpy(self.labels(rows)).to(device)
+        known_R = ~torch.isnan(right_R)
+        sizes_N = torch.from_numpy(self.table.num_reward_positions[rows]).to(device)
+        row_R = torch.repeat_interleave(torch.arange(len(rows), device=device), sizes_N)
+        num_N = torch.zeros(len(rows), device=device).index_add(0, row_R, known_R.float()).clamp_min(1)
+        share_R = known_R / num_N[row_R]
+        loss = (step_losses(log_odds_R, right_R, torch.tensor(self.weight_2, device=device)) * share_R).sum()
+        seen_R = log_odds_R.detach()
+        is_right_R = torch.where(right_R == 0.5, 0.5, ((seen_R > 0) == (right_R > 0.5)).float())
+        columns = [loss.detach(), (is_right_R * share_R).sum(), (seen_R.abs() * share_R).sum()]
+        return BatchLoss(loss, torch.stack(columns))
+
+
+def _log_odds(outputs_R2: torch.Tensor) -> torch.Tensor:
+    return PROCESS.rewards(outputs_R2)[:, 0]
+
+
+def asked(config: TrainConfig) -> Asked:
+    """What stands behind --kind process:. Raises ValueError for a word that is none, or stands twice."""
+    found: dict[str, Any] = {}
+    for word in filter(None, (part.strip() for part in config.kind.partition(":")[2].split(","))):
+        name = "reduction" if word in REDUCTIONS else "rule" if word in STEP_RULES else "balanced" if word == BALANCED else ""
+        if not name or name in found:
+            known = ", ".join((*REDUCTIONS, *STEP_RULES, BALANCED))
+            wrong = "stands beside another of its kind" if name else "is none"
+            raise ValueError(f"--kind {config.kind}: {word!r} {wrong}; words are {known}, as in process:product,balanced")
+        found[name] = word
+    policy = StepPolicy(
+        rule=cast(StepRule, found.get("rule", StepPolicy().rule)),
+        reduction=cast(Reduction, found.get("reduction", StepPolicy().reduction)),
+    )
+    return Asked(policy=policy, is_balanced=BALANCED in found)
+
+
+def check_flags(config: TrainConfig) -> None:
+    refuse_pair_flags(config)
+    asked(config)
+
+
+def labels_of(item: LabelledSteps) -> np.ndarray | str:
+    """(S, 1): NaN where nothing is known; or why a solution is not trained on."""
+    if all(label is None for label in item.right):
+        return "no step is labelled"
+    return np.array([[math.nan if label is None else label] for label in item.right])
+
+
+def read_rows(
+    config: TrainConfig, renderer: Renderer, split: Callable[[PreferencePair], str] | None
+) -> tuple[AnswerTable, list[dict[str, Any]]]:
+    if split is not None:
+        raise ValueError("--kind process is split by the hash of the problem alone")
+    return read_solution_table(config, renderer, labels_of, name="right", reads_steps=True)
+
+
+def num_outputs(table: AnswerTable) -> int:
+    return 2
+
+
+def probe_depth(backbone: Backbone, table: AnswerTable, compute: Compute, config: TrainConfig, least: int) -> Probed | None:
+    """After every layer a linear model of right above wrong steps of one solution; None where too few problems have both."""
+    pairs = pairs_of_steps(table, table.rows("train"), seed=config.seed)
+    return probe_reads(backbone, table, pairs, compute, seed=config.seed, least=least)
+
+
+def build_task(config: TrainConfig, table: AnswerTable, source: Source) -> Built:
+    """With `balanced`, weights by which wrong and right training steps count alike. Raises ValueError where all labels are one."""
+    task = ProcessTask(table=table, source=source)
+    share = _share_right(task, table.rows("train"))
+    if not 0 < share < 1:
+        known = "right" if share == 1 else "wrong"
+        raise ValueError(f"--kind {config.kind}: every labelled training step is {known}, so that there is nothing to learn")
+    say("labels", f"{share:.1%} of the labelled training steps are right, each solution counted alike")
+    settings, reasons = {"loss": "binary cross-entropy", "weight_wrong": 1.0, "weight_right": 1.0}, {}
+    if asked(config).is_balanced:
+        weights = (0.5 / (1 - share), 0.5 / share)
+        settings |= {"weight_wrong": weights[0], "weight_right": weights[1]}
+        why = f"{share:.1%} of the training steps are right: wrong and right ones count alike"
+        reasons = {"weight_wrong": why, "weight_right": why}
+        task = replace(task, weight_2=weights)
+    return Built(task, settings, reasons)
+
+
+def _share_right(task: ProcessTask, rows: np.ndarray) -> float:
+    """Mean over the solutions of the mean label of their labelled steps."""
+    sizes_N = task.table.num_reward_positions[rows]
+    labels_N = np.split(task.labels(rows), np.cumsum(sizes_N)[:-1])
+    return float(np.mean([np.nanmean(labels_S) for labels_S in labels_N if not np.isnan(labels_S).all()] or [math.nan]))
+
+
+def training_report(prepared: Prepared, log: list[dict[str, Any]]) -> Report:
+    """Figures of steps on the training sample and on the calibration split, and the training curve."""
+    task: ProcessTask = prepared.task
+    metrics = []
+    for split, rows in (("training", training_sample(prepared)), ("calibration", prepared.table.rows("calibration"))):
+        metrics += figures(f"{split} steps", task.rewards(prepared.model, rows), task.labels(rows), prepared.table, rows)
+    tables = (curve(log, "loss"), curve(log, "accuracy"), *(() if prepared.probe is None else (prepared.probe.table(),)))
+    facts = {
+        "params": prepared.config.params,
+        "base": prepared.base.name,
+        "training solutions": f"{len(prepared.table.rows('train')):,}",
+        "steps without a label": f"{int(np.isnan(prepared.table.values).sum()):,} of {len(prepared.table.values):,}",
+    }
+    return Report(title="Training", metrics=tuple(metrics), tables=tables, facts=facts)
+
+
+def finish(prepared: Prepared, model: RewardModel) -> Finished:
+    """The model with its policy: calibrated on the calibration split by the fitted model."""
+    task: ProcessTask = prepared.task
+    rows = prepared.table.rows("calibration")
+    fitted = calibrate_steps(task.rewards(prepared.model, rows), task.labels(rows), prepared.table, rows, seed=prepared.config.seed)
+    policy = replace(asked(prepared.config).policy, scale=fitted.scale, shift=fitted.shift)
+    entries = {STEPS: policy.entry(), STEP_CALIBRATION: fitted.entry, "objective": "binary cross-entropy of steps"}
+    return Finished(model, entries, {})
+
+
+def answers(config: TrainConfig, split: Split) -> Iterator[Completion]:
+    return (item.completion for item in solutions(config, split))
+
+
+def training_pairs(config: TrainConfig) -> Iterator[PreferencePair]:
+    return iter(())
+
+
+def measure(config: TrainConfig, loaded: Scorer | None = None) -> Measured | None:
+    """The steps of the test split by the saved model, beside chance, place, length and the second half."""
+    path, machine = config.out / "artifact", config.machine
+    keep_problems(path, solutions(config, "calibration"))
+    items = list(solutions(config, "test"))
+    if not items:
+        say("not evaluated", "the test split is empty: raise --test")
+        return None
+    scorer = loaded if loaded is not None else load_local(path, dtype=machine.dtype, device=machine.device)
+    result = evaluate_steps(scorer, items, title="Steps of the test split", seed=config.seed)
+    facts = {"data": ", ".join(config.data), "policy": str(asdict(StepPolicy.from_description(read_description(path))))}
+    return Measured(replace(result, page=extended(result.page, facts=facts)), "steps")
