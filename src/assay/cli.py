@@ -36,7 +36,8 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "demo": Command("build a reward model, break it with a biased labeller, find it out, repair it", "demo.run", True),
         "train": Command("preference pairs and an instruct model in, a calibrated reward model out", "train", True),
         "score": Command("rewards for a file of completions of any size", "score"),
-        "evaluate": Command("accuracy with intervals and baselines on pairs, or published suites", "evaluate"),
+        "evaluate": Command("accuracy with intervals and baselines on pairs, labelled steps or published suites", "evaluate"),
+        "search": Command("better answers of a policy at work, led by a model's rewards for their steps", "search"),
         "compare": Command("two or more scorers on the same pairs: is the new one worse, anywhere", "compare"),
         "report": Command("one page of all that was found out about a run", "report"),
         "serve": Command("rewards over HTTP, in the forms that trainers and engines speak", "serve"),
@@ -154,8 +155,8 @@ def help_lines(group: str = "") -> list[str]:
     """What `assay --help` prints, and `assay GROUP --help`."""
     shown = COMMANDS if not group else {group: COMMANDS[group]}
     width = max(len(f"{group} {name}") for group, commands in COMMANDS.items() for name in commands) + 2
-    lines = ["assay: reward models you can trust.", ""]
-    lines += [] if group else ["Begin with your data: assay data check pairs.jsonl", ""]
+    begin = "" if group else " Begin with your data: assay data check pairs.jsonl"
+    lines = [f"assay: reward models you can trust.{begin}", ""]
     for key, commands in shown.items():
         lines += [f"{key}: {GROUPS[key]}"] if key else []
         lines += [f"  {f'{key} {name}'.strip():<{width}}{command.help}" for name, command in commands.items()]

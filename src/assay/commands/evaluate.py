@@ -11,7 +11,7 @@ from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
 from assay.data.columns import renaming
 from assay.data.rows import slug
 from assay.data.step_check import holds_steps
-from assay.evaluation.measure import NamedSteps, evaluate_on_suite, evaluate_pairs, evaluate_solutions, read_named_steps
+from assay.evaluation.measure import NamedSteps, evaluate_on_suite, evaluate_pairs, evaluate_solutions, own_steps, read_named_steps
 from assay.evaluation.suites.lookup import load_suite
 from assay.report.html import write_html
 from assay.scorers.judges.options import JudgeOptions
@@ -20,7 +20,7 @@ from assay.scorers.opened import Opened
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Accuracy with intervals, baselines, calibration, slices; suites (docs/evaluation.md); labelled steps (docs/process.md)."""
+    """Accuracy with intervals, baselines, calibration; suites, labelled steps (docs/evaluation.md)."""
 
     model: Model
     suite: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -30,7 +30,7 @@ class Config:
     name: str | None = None
     """Name of the evaluation; that of the data when left out."""
     threshold: float | None = None
-    """Of labelled steps: a step is right above it, in the unit of the step rewards; the model's own when left out."""
+    """Of labelled steps (docs/process.md): a step is right above it, in units of step rewards; the model's own when left out."""
     threshold_data: tuple[str, ...] = ()
     """Of labelled steps: other solutions, on which the threshold is chosen."""
     pairs: Pairs = field(default_factory=Pairs)
@@ -50,7 +50,8 @@ def run(config: Config) -> int:
     """Evaluate, keep each report under eval/, and show it."""
     opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
-    if of_steps := [name for name in config.pairs.data if holds_steps(name, config.pairs.form)]:
+    of_steps = [name for name in config.pairs.data if holds_steps(name, config.pairs.form)]
+    if of_steps or (not config.pairs.data and not config.suite and opened.home is not None and opened.own_data.has_steps):
         return _on_steps(config, opened, home, of_steps)
     if config.threshold is not None or config.threshold_data:
         raise ValueError("--threshold and --threshold-data are of labelled steps: give such files to --data (docs/process.md)")
@@ -78,7 +79,7 @@ def _on_steps(config: Config, opened: Opened, home: Path, of_steps: list[str]) -
     """Evaluate on labelled steps. Raises ValueError for pairs beside them."""
     if others := [name for name in config.pairs.data if name not in of_steps]:
         raise ValueError(f"{of_steps[0]} holds labelled steps and {others[0]} does not: evaluate on them apart")
-    named = _solutions(config, config.pairs.data)
+    named = _solutions(config, config.pairs.data) if of_steps else own_steps(opened, limit=config.pairs.limit)
     chosen_on = _solutions(config, config.threshold_data) if config.threshold_data else None
     name, kept_as = config.name or named.name, slug(config.name) if config.name else named.kept_as
     result = evaluate_solutions(
@@ -92,7 +93,7 @@ def _on_steps(config: Config, opened: Opened, home: Path, of_steps: list[str]) -
     opened.say_bill()
     kept_as = f"steps-{kept_as}"
     report = keep(result, home, kept_as, page=f"{opened.name} on {name}")
-    then = ("assay", "search", config.model, "PROMPTS", "--policy", "MODEL", "--out", "ANSWERS.jsonl")
+    then = ("assay", "search", config.model, "PROMPTS", "--policy", "LANGUAGE_MODEL", "--answers", "ANSWERS.jsonl")
     show([report], verbose=config.where.verbose, page=home / f"{kept_as}.html", then=then)
     return 0
 

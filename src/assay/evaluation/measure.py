@@ -13,6 +13,7 @@ from assay.console import progress, say
 from assay.data.columns import NO_NAMES
 from assay.data.labelled_steps import LabelledSteps
 from assay.data.rows import slug
+from assay.data.sampling import draw_prompts
 from assay.data.step_rows import read_labelled_steps
 from assay.errors import DataError
 from assay.evaluation.evaluate import EvaluationResult, evaluate
@@ -21,7 +22,6 @@ from assay.evaluation.rivals import BAG_OF_WORDS
 from assay.evaluation.step_scores import labels_of, score_steps
 from assay.evaluation.suites.lookup import LoadedSuite
 from assay.evaluation.suites.summary import SuiteResult, evaluate_suite
-from assay.messages import Messages
 from assay.records import Finding, extended
 from assay.scorers.base import Scorer
 from assay.scorers.baselines import MAX_PAIRS, fit_bag_of_words, kept_bag_of_words
@@ -60,13 +60,6 @@ class NamedSteps(NamedTuple):
     kept_as: str
 
 
-class _Asked(NamedTuple):
-    """The prompt that a solution stands under."""
-
-    prompt: Messages
-    prompt_key: str
-
-
 def read_named_steps(
     data: Sequence[str],
     *,
@@ -91,6 +84,19 @@ def read_named_steps(
     return NamedSteps(items, " and ".join(Path(name).name for name in data), "-".join(slug(name) for name in data))
 
 
+def own_steps(opened: Opened, *, limit: int | None = None) -> NamedSteps:
+    """The test split of a run's own labelled steps; with a limit whole problems, drawn by the run's seed. Raises ValueError when it
+    is empty."""
+    own = opened.own_data
+    items = list(own.solutions("test"))
+    if not items:
+        raise ValueError(f"there are no solutions in the test split of {opened.label}: give --data")
+    if limit is not None:
+        items = list(draw_prompts(items, limit, seed=own.seed, prompt_of=lambda one: one.prompt_key).items)
+    name = "the test split" if own.eval_data is None else Path(own.eval_data).name
+    return NamedSteps(items, name, "test" if own.eval_data is None else slug(own.eval_data))
+
+
 def evaluate_solutions(
     opened: Opened,
     named: NamedSteps,
@@ -106,13 +112,12 @@ def evaluate_solutions(
     Raises DataError when the model was trained on prompts of the solutions, or the threshold is to be chosen on them; ValueError
     for both a threshold and solutions to choose it on.
     """
-    asked = [_Asked(one.completion.messages, one.prompt_key) for one in named.items]
-    refuse_seen(opened, asked, named.name)
-    seen, said = overlap(opened, asked, named.name), {}
+    refuse_seen(opened, named.items, named.name)
+    seen, said = overlap(opened, named.items, named.name), {}
     if threshold_from is not None:
         if threshold is not None:
             raise ValueError(f"the threshold is {threshold:g} or chosen on {threshold_from.name}: give one of the two")
-        shared = {one.prompt_key for one in asked} & {one.prompt_key for one in threshold_from.items}
+        shared = {one.prompt_key for one in named.items} & {one.prompt_key for one in threshold_from.items}
         if shared:
             raise DataError(
                 f"{len(shared):,} problems of {named.name} are also in {threshold_from.name}, on which the threshold is chosen: "

@@ -161,7 +161,7 @@ def verdict_schema(criteria: Sequence[Criterion], options: Mapping[str, Sequence
 
 
 def fenced(text: str) -> str:
-    """The text between two lines that name its digest, without the spelling of any control token: no text ends the turn it is in."""
+    """The text between two lines that name its digest; spellings of control tokens in it are parted, so that it ends no turn."""
     text = _CONTROL.sub(_PARTED, text)
     mark = fence_of(digest(text))
     return f"{mark}\n{text}\n{mark}"
