@@ -63,6 +63,9 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "check": Command("read preference pairs, count them, and say what is wrong with them", "data.check"),
         "label": Command("prompts in, preference pairs out: a policy answers, a judge compares", "data.label"),
         "curve": Command("what doubling the data would bring, with an interval", "data.curve", True),
+        "label-steps": Command(
+            "solutions in, labelled steps out: by roll-outs with a verifier, a judge, or both", "data.label_steps"
+        ),
         "world": Command("made problems with candidate solutions, every step of which has an exact label", "data.world"),
         "rubric": Command("fit a rubric's weights to preferences, or write it in another form", "data.rubric"),
     },
@@ -150,13 +153,13 @@ def help_lines(group: str = "") -> list[str]:
     """What `assay --help` prints, and `assay GROUP --help`."""
     shown = COMMANDS if not group else {group: COMMANDS[group]}
     width = max(len(f"{group} {name}") for group, commands in COMMANDS.items() for name in commands) + 2
-    lines = ["assay: reward models you can trust.", ""]
-    lines += [] if group else ["Begin with your data: assay data check pairs.jsonl", ""]
+    begin = "" if group else " Begin with your data: assay data check pairs.jsonl"
+    lines = [f"assay: reward models you can trust.{begin}", ""]
     for key, commands in shown.items():
         lines += [f"{key}: {GROUPS[key]}"] if key else []
         lines += [f"  {f'{key} {name}'.strip():<{width}}{command.help}" for name, command in commands.items()]
         lines += [] if key else [""]  # the groups stand close, so that all fit a screen
-    return [*lines, "", "assay COMMAND --help says more of one."]
+    return [*lines, "assay COMMAND --help says more of one."]
 
 
 def _load_torch() -> None:
