@@ -35,6 +35,8 @@ def test_candidates_with_a_label_each_stay_pairs_unless_the_form_is_named(tmp_pa
     pairs.write_text(json.dumps({"prompt": "q", "chosen": "a b", "rejected": "c d"}) + "\n")
     assert not holds_steps(str(pairs), None)
     assert holds_steps(str(path), "trl-stepwise")
+    assert holds_steps(str(path), "trl-stepwise?neutral=wrong")
+    assert not holds_steps(str(pairs), "?originals=true")
     assert main(["data", "check", str(path), "--form", "trl-stepwise"]) == 0
     assert "1 right, 1 wrong" in capsys.readouterr().out
     steps = tmp_path / "steps.jsonl"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -115,3 +117,13 @@ def test_a_trajectory_without_a_turn_of_the_assistant_has_no_step():
         trajectory_steps(TURNS[:2])
     with pytest.raises(ValueError, match="blank"):
         trajectory_steps((*TURNS[:2], Message("assistant", " ")))
+
+
+@pytest.mark.parametrize(
+    "text", ["-" * 50_000, "\\[" * 30_000, "$$" * 30_001, "`" * 3 + "a" * 50_000, "# " * 30_000, "1." * 30_000, "\n" * 30_000 + "a"]
+)
+@pytest.mark.parametrize("rule", STEP_RULES)
+def test_no_text_takes_long(text, rule):
+    began = time.process_time()
+    assert "".join(split_steps(text, rule)) == text
+    assert time.process_time() - began < 1.0

@@ -80,7 +80,7 @@ class StepLabels:
         if self.num_rollouts:
             text += f"; {self.num_rollouts:,} roll-outs, {self.num_saved:,} spared"
         named = ", ".join(f"{number:,} {reason}" for reason, number in self.reasons.most_common())
-        return f"{text}; unknown: {named}" if named else text
+        return f"{text}; roll-outs and judgements that are unknown: {named}" if named else text
 
 
 class _Place(NamedTuple):

@@ -23,7 +23,7 @@ def read_solutions(
     form: of labelled steps; left out, a file of no such form is read as completions. limit: the first so many. Raises DataError as
     `read_labelled_steps` and `read_completions` do.
     """
-    if form is not None or step_form_of(path) is not None:
+    if (form or "").partition("?")[0] or step_form_of(path) is not None:
         reader = read_labelled_steps(path, form=form, ignore=ignore, reading=StepReading(as_published=True))
         found = list(islice(reader, limit))
         return found, reader.summary()
