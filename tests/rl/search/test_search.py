@@ -15,7 +15,7 @@ from assay.messages import as_messages
 from assay.records import Rewards
 from assay.rl.search.final_votes import answer_classes, chosen
 from assay.rl.search.growing import Candidate, SearchSettings, values_of, with_pieces
-from assay.rl.search.methods import search
+from assay.rl.search.methods import one_by_one, search
 
 NAN = math.nan
 TREE = {
@@ -191,6 +191,8 @@ def test_a_cheaper_scoring_function_takes_the_scorers_place():
     assert scorer.seen == []
     assert cheap.seen[:4] == ["a|", "b|", "c|", "d|"]
     assert one.best.text == "c|e"
+    (alone,) = search(Generator(Tree()), scorer, [as_messages("p")], settings, score=one_by_one(scorer))
+    assert alone == one
 
 
 def test_log_odds_are_read_as_the_scorer_says():
