@@ -64,11 +64,12 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "check": Command("read preference pairs, count them, and say what is wrong with them", "data.check"),
         "label": Command("prompts in, preference pairs out: a policy answers, a judge compares", "data.label"),
         "curve": Command("what doubling the data would bring, with an interval", "data.curve", True),
+        "world": Command("made problems with candidate solutions, every step of which has an exact label", "data.world"),
         "rubric": Command("fit a rubric's weights to preferences, or write it in another form", "data.rubric"),
     },
 }
 PIPE_CLOSED = 141  # exit status of a program that SIGPIPE ends
-GROUPS = {"": "", "audit": "can it be trusted", "model": "what is done to a saved model", "data": "preferences"}
+GROUPS = {"": "", "audit": "can it be trusted", "model": "what is done to a saved model", "data": "preferences and labelled steps"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,10 +109,14 @@ def _main(words: list[str]) -> int:
     return _run(f"assay {group} {name}".replace("  ", " "), command, words)
 
 
+def _names_model(word: str) -> bool:
+    return holds_artifact(word) or holds_checkpoint(word) or may_be_hub_id(word)
+
+
 def _run(prog: str, command: Command, words: Sequence[str]) -> int:
     if (
         command.needs_torch
-        or any(holds_artifact(word) or holds_checkpoint(word) or may_be_hub_id(word) for word in words)
+        or any(_names_model(word) or _names_model(word.partition("#")[0]) for word in words)
         or ("--judge-url" not in words and any(names_local_judge(word) for word in words))
     ):
         _load_torch()

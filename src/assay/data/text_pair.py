@@ -15,9 +15,10 @@ from assay.data.render import AnswerTokens, Overlong, Rendered
 from assay.records import Completion
 
 if TYPE_CHECKING:
+    from assay.data.laid_out import LaidOutRenderer
     from assay.data.render import Renderer
 
-TextPath: TypeAlias = "Renderer | PairRenderer"  # from text to tokens, of a decoder or of an encoder
+TextPath: TypeAlias = "Renderer | PairRenderer | LaidOutRenderer"  # from text to tokens, of a decoder, an encoder, another's steps
 
 TEXT_PAIR = "text pair"  # the entry "input" of reward.json
 JOINED_BY = "\n\n"  # turns of a prompt, where it has several

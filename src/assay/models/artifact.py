@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
+from assay.data.laid_out import LAID_OUT, LaidOutRenderer
 from assay.data.render import Renderer
 from assay.data.score_template import SCORE_TEMPLATE_FILE, score_template
 from assay.data.text_pair import TEXT_PAIR, PairRenderer, TextPath
@@ -179,6 +180,8 @@ def _renderer(tokenizer: Any, description: Mapping[str, Any]) -> TextPath:
     length, overlong = description["max_length"], description["overlong"]
     if description.get("input") == TEXT_PAIR:
         return PairRenderer(tokenizer, max_length=length, overlong=overlong)
+    if description.get("input") == LAID_OUT:
+        return LaidOutRenderer.from_settings(tokenizer, dict(description))
     return Renderer(tokenizer, max_length=length, overlong=overlong, closes=description.get("closes", True))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from assay.data.laid_out import LAID_OUT
 from assay.data.render import Renderer
 from assay.errors import ArtifactError
 from assay.files import digest
@@ -27,6 +28,8 @@ def renderer_of(path: str | Path) -> Renderer:
         raise ArtifactError(
             f"{path} has no tokenizer that can be loaded: name the artifact that the engine serves ({error})"
         ) from error
+    if description.get("input") == LAID_OUT:
+        raise ArtifactError(f"{path} lays steps out as its publisher does, which engines are not asked for: load it here")
     renderer = Renderer(tokenizer, max_length=description["max_length"], overlong=description["overlong"])
     if digest(tokenizer.chat_template) != description["template_digest"]:
         raise ArtifactError(f"{path}: the chat template is not the one that the artifact was saved with; restore it or retrain")

@@ -63,9 +63,9 @@ def load_published(
     Raises ValueError, with what to do, for weights that are pickled, damaged, not merged or quantised; for a class that
     transformers does not have; for a head that is no reward; and for a label, template or length that the checkpoint lacks.
     """
-    tensors, raw = stored_tensors(path), _raw_config(path)
-    config = _config(path, raw)
-    saved = _own_format(tensors)
+    tensors, raw = stored_tensors(path), raw_config(path)
+    config = known_config(path, raw)
+    saved = own_format(tensors)
     tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     form = form_of(config)
     if form is None and not head_names(tensors):
@@ -112,7 +112,7 @@ def _decoder(
         choose_template(tokenizer, reading.template)
     if not head.reads_last and pad is not None and (left_out := leave_out_unread(tokenizer, int(pad))):
         assumed["end"] = left_out
-    length, why = _max_length(config, tokenizer, reading, raw)
+    length, why = longest_input(config, tokenizer, reading, raw)
     renderer = Renderer(tokenizer, max_length=length, closes=False)
     if len(tokenizer) > backbone.model.get_input_embeddings().num_embeddings:
         backbone.model.resize_token_embeddings(len(tokenizer))
@@ -151,7 +151,7 @@ def _encoder(
         assumed["label"] = f"the reward is the logit of {names[good]!r} less that of {names[1 - good]!r}: {why}"
         replace_last_linear(plain, with_one_output(last_linear(plain), good))
     config.num_labels = plain.config.num_labels = 1
-    length, why = _max_length(config, tokenizer, reading, {})
+    length, why = longest_input(config, tokenizer, reading, {})
     if reading.template is not None:
         choose_template(tokenizer, reading.template)
     renderer: TextPath
@@ -194,7 +194,7 @@ def leave_out_unread(tokenizer: Any, pad: int) -> str | None:
     return f"{mark!r} after an answer is left out: it is also the padding, so that transformers reads the token before it"
 
 
-def _max_length(config: Any, tokenizer: Any, reading: Reading, raw: Mapping[str, Any]) -> tuple[int, str]:
+def longest_input(config: Any, tokenizer: Any, reading: Reading, raw: Mapping[str, Any]) -> tuple[int, str]:
     """(length policy, why). Raises ValueError for a length that the positions do not hold."""
     limit = position_limit(config)
     if reading.max_length is not None:
@@ -222,7 +222,7 @@ def _system_turn(tokenizer: Any) -> str:
     return f"none is added; before the first question the template writes {text.partition(question)[0]!r}"
 
 
-def _raw_config(path: Path) -> dict[str, Any]:
+def raw_config(path: Path) -> dict[str, Any]:
     """config.json as it stands. Raises ValueError for what no reading can mend."""
     if (path / "adapter_config.json").is_file():
         merge = "AutoPeftModelForSequenceClassification.from_pretrained(...).merge_and_unload().save_pretrained(...)"
@@ -237,7 +237,7 @@ def _raw_config(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _config(path: Path, raw: Mapping[str, Any]) -> Any:
+def known_config(path: Path, raw: Mapping[str, Any]) -> Any:
     try:
         return AutoConfig.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -246,7 +246,7 @@ def _config(path: Path, raw: Mapping[str, Any]) -> Any:
         raise ValueError(f"{path} is not adopted: {why}") from error
 
 
-def _own_format(tensors: Mapping[str, Stored]) -> torch.dtype:
+def own_format(tensors: Mapping[str, Stored]) -> torch.dtype:
     """Number format of most of the weights. Raises ValueError for one that is none of ordinary weights."""
     sizes: dict[str, int] = {}
     for stored in tensors.values():

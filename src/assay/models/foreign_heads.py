@@ -79,7 +79,8 @@ def find_head(tensors: Mapping[str, Stored], config: Mapping[str, Any], path: ob
     _refuse_known(tensors, config, path)
     found = head_names(tensors)
     if not found:
-        raise ValueError(f"{path} has no reward head: none of its tensors is named {', '.join(HEADS)}. {_others(tensors)}")
+        steps = ". A published process model is named with its form, as in PATH#math-shepherd (docs/process-models.md)"
+        raise ValueError(f"{path} has no reward head: none of its tensors is named {', '.join(HEADS)}. {_others(tensors)}{steps}")
     if len(found) > 1:
         raise ValueError(
             f"{path} has several heads ({', '.join(found)}), and which one is the reward is not known: keep one of them"
@@ -103,16 +104,27 @@ def read_head(head: ForeignHead, tensors: Mapping[str, Stored], good: int = 1) -
 
     good: which of two outputs is the better answer's; the reward is its logit less the other's. A bias that is 0 is left out.
     """
-    linear = [_linear(layer, tensors) for layer in head.layers]
-    last = with_one_output(linear[-1], good)
+    outputs = read_outputs(tensors, head.name)
+    assert outputs is not None
+    before, linear = outputs
+    last = with_one_output(linear, good)
     with torch.no_grad():
         bias = (0.0 if last.bias is None else last.bias) - torch.tensor([head.mean])
         final = nn.Linear(last.in_features, 1, bias=bool((bias != 0).any()))
         final.weight.copy_(last.weight / head.std)
         if final.bias is not None:
             final.bias.copy_(bias / head.std)
+    return before, final
+
+
+def read_outputs(tensors: Mapping[str, Stored], name: str) -> tuple[nn.Sequential | None, nn.Linear] | None:
+    """(what stands before the last linear map or None, the last one with all its outputs) of the head of this name, float32; None
+    where there is none. Between several linear maps stands ReLU."""
+    linear = [_linear(layer, tensors) for layer in _layers(tensors, name)]
+    if not linear:
+        return None
     between = [part for layer in linear[:-1] for part in (layer, nn.ReLU())]
-    return (nn.Sequential(*between) if between else None), final
+    return (nn.Sequential(*between) if between else None), linear[-1]
 
 
 def with_one_output(linear: nn.Linear, good: int) -> nn.Linear:

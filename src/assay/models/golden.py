@@ -125,6 +125,7 @@ def write_golden(
             "error": item.error or (None if math.isfinite(reward) else _why_none(item)),
         }
         if kind.reads_steps:
+            steps_S = np.full(len(completion.steps or ()), np.nan) if item.error else steps_S  # as a scorer gives them
             entry |= {"steps": list(completion.steps or ()), "step_rewards": [_or_none(step) for step in steps_S]}
         items.append(entry)
     head = {

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from assay.data.laid_out import LAID_OUT
 from assay.data.text_pair import JOINED_BY, TEXT_PAIR
 from assay.errors import ArtifactError
 from assay.models.artifact import saved_constant
 from assay.models.bases import no_progress_bars
 from assay.models.heads import SCALAR, head_named
+from assay.models.plain_steps import plain_steps
 from assay.records import Completion
 from assay.run_files import REWARD_FILE, read_description
 
@@ -23,7 +25,8 @@ class PlainReader:
     """The tokenizer and the model of transformers that an artifact directory holds, in float32.
 
     constant: what the saved head adds to every reward beside what transformers' class computes (0 but for adopted heads with a
-    bias); `rewards` adds it too. takes_pairs: an encoder that reads question and answer as a pair of texts.
+    bias); `rewards` adds it too. takes_pairs: an encoder that reads question and answer as a pair of texts. layout: of an adopted
+    process model, how it joins steps; None for every other artifact.
     """
 
     @no_progress_bars()
@@ -36,8 +39,9 @@ class PlainReader:
         except (OSError, RuntimeError, ValueError) as error:
             raise ArtifactError(f"plain transformers cannot load {path}: {error}") from error
         self.constant, self.takes_pairs = saved_constant(path), description.get("input") == TEXT_PAIR
+        self.layout = description["layout"] if description.get("input") == LAID_OUT else None
         self._types: dict[tuple[int, ...], list[int]] = {}  # token types of the pairs that were tokenised
-        if not self.takes_pairs and not isinstance(self.tokenizer.chat_template, str):
+        if not (self.takes_pairs or self.layout or isinstance(self.tokenizer.chat_template, str)):
             raise ArtifactError(f"{path} has lost its chat template: restore chat_template.jinja")
         self.model.to(device).eval()
 
@@ -55,7 +59,9 @@ class PlainReader:
         return self.tokenizer.apply_chat_template(completion.conversation(), tools=tools, chat_template=template, tokenize=False)
 
     def ids(self, completion: Completion) -> list[int]:
-        """Ids of a completion by the files' own template, or of an encoder's pair, which is not cut."""
+        """Ids of a completion by the files' own template, or of an encoder's pair or an adopted model's steps, not cut."""
+        if self.layout is not None:
+            return plain_steps(self.tokenizer, self.layout, completion).ids
         if not self.takes_pairs:
             return self.token_ids(self.text(completion))
         question = JOINED_BY.join(turn.content for turn in completion.messages)
@@ -71,7 +77,9 @@ class PlainReader:
 
     def reads(self, completion: Completion) -> list[int]:
         """Tokens at which the rewards of a completion in steps are read: of each step the last one that begins before the step's
-        end, white space apart. (A character may take several tokens.)"""
+        end, white space apart. (A character may take several tokens.) Of an adopted model where its publisher reads."""
+        if self.layout is not None:
+            return plain_steps(self.tokenizer, self.layout, completion).reads
         text, response = self.text(completion), str(completion.response)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         begins = [begin for begin, _ in encoded["offset_mapping"]]

@@ -7,6 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from assay.models.bases import fetch
+from assay.models.published_steps import (
+    StepsAsked,
+    WrittenForm,
+    form_of_files,
+    named_form,
+    read_steps_spec,
+    split_spec,
+)
 from assay.records import Dtype
 from assay.run_files import artifact_path, holds_artifact, holds_checkpoint, may_be_hub_id, read_description
 from assay.scorers.base import Scorer
@@ -37,11 +45,13 @@ def load(
     judge: JudgeOptions | None = None,
     ledger: Path | None = None,
     run_code: RunCode = "never",
+    format: str | None = None,
 ) -> Scorer:
     """The scorer that `spec` names: an artifact directory, a run directory that holds one, another's reward model (a directory of
     transformers' form, or a hub id), the URL of a service, a rule, or a rubric (a file, or a shipped one's name) for a judge.
 
-    Of another's reward model all that had to be assumed is printed (docs/adopt.md).
+    Of another's reward model all that had to be assumed is printed (docs/adopt.md). A process model of others whose files do not
+    say how it joins steps is named with its form, as in org/name#math-shepherd, or by `format` (docs/process-models.md).
     http://HOST:PORT is Assay's own service (see `RemoteScorer`). vllm+http://, sglang+http://, tei+http:// and openrlhf+http:// are
     engines; `artifact`, or a path behind # in the URL, names the artifact that the engine serves: its chat template and tokenizer
     then render what is scored, and without it engines take rendered texts (vLLM plain conversations too). rule:NAME is a
@@ -62,6 +72,8 @@ def load(
             raise ValueError(f"{spec} is a rubric: combination and artifact are for reward models; leave them out")
         asked: Scorer = open_judge(spec, judge, dtype=dtype, device=device, max_tokens=max_tokens, ledger=ledger, run_code=run_code)
         return asked if cache is None else Cached(asked, cache)
+    if (told := _behind_endpoint(spec, format, judge, ledger)) is not None:
+        return told if cache is None else Cached(told, cache)
     if judge is not None and judge != JudgeOptions():
         raise ValueError(
             f"{printable_url(str(spec))} is no rubric: judge= and the flags of a judge go with a rubric file or its name"
@@ -77,13 +89,13 @@ def load(
         return named if cache is None else Cached(named, cache)
     if artifact is not None:
         raise ValueError(f"{spec} is an artifact itself: artifact is for the URL of an engine that serves one; leave it out")
+    spec, asked_form = steps_asked(spec, format)
     if (checkpoint := checkpoint_path(spec)) is not None:
         if combination is not None:
             raise ValueError(f"{spec} is one model, not an ensemble: leave combination out")
-        from assay.scorers.local import load_unadopted  # imports torch
-
-        theirs: Scorer = load_unadopted(checkpoint, dtype=dtype, device=device, max_tokens=max_tokens)
+        theirs = _of_others(checkpoint, str(spec), asked_form or StepsAsked(), dtype, device, max_tokens, ledger)
         return theirs if cache is None else Cached(theirs, cache)
+    refuse_form(spec, asked_form)
     from assay.scorers.local import load_raw  # imports torch
 
     path = artifact_path(spec)
@@ -98,6 +110,61 @@ def with_calibration(scorer: Scorer, artifact: Path) -> Scorer:
 
     calibration = read_description(artifact).get("calibration")
     return scorer if calibration is None else Calibrated(scorer=scorer, calibration=Calibration.from_json(calibration))
+
+
+def steps_asked(spec: str | Path, format: str | None) -> tuple[str | Path, StepsAsked | None]:
+    """(the name of the model, what is asked of its steps, None for nothing). Raises ValueError as `read_steps_spec`, and for a form
+    that is given twice."""
+    name, behind = split_spec(spec)
+    if behind and format is not None:
+        raise ValueError(f"{spec} and format {format!r} both name a form: give one of them")
+    text = behind or format
+    return name, None if text is None else read_steps_spec(text)
+
+
+def written_form(spec: str | Path, format: str | None) -> tuple[str, WrittenForm, StepsAsked] | None:
+    """(name of the model, its form, what is asked of it) of a process model that writes; None for anything else."""
+    if not is_directory(spec):
+        return None
+    name, asked = steps_asked(spec, format)
+    form = None if asked is None or not asked.form else named_form(asked.form)
+    return (str(name), form, asked) if isinstance(form, WrittenForm) and asked is not None else None
+
+
+def refuse_form(spec: str | Path, asked: StepsAsked | None) -> None:
+    """Raises ValueError for a form of process models behind the name of something else."""
+    if asked is not None:
+        raise ValueError(f"{spec} is no checkpoint of others, whose form #{asked.form} would be: leave the form out")
+
+
+def _behind_endpoint(spec: str | Path, format: str | None, judge: JudgeOptions | None, ledger: Path | None) -> Scorer | None:
+    """A process model that writes, at the endpoint that the options name; None for anything else."""
+    if judge is None or judge.judge_url is None or (writes := written_form(spec, format)) is None:
+        return None
+    from assay.scorers.judges.step_verdicts import open_step_verdicts
+
+    name, form, asked = writes
+    return open_step_verdicts(name, form, asked, judge, ledger=ledger)
+
+
+def _of_others(
+    checkpoint: Path, spec: str, asked: StepsAsked, dtype: Dtype, device: str, max_tokens: int | None, ledger: Path | None
+) -> Scorer:
+    """Another's checkpoint as it lies there: a process model by its form, or a reward model of one reward."""
+    form = named_form(asked.form) if asked.form else form_of_files(checkpoint, spec)
+    if isinstance(form, WrittenForm):
+        from assay.scorers.judges.step_verdicts import open_step_verdicts
+
+        return open_step_verdicts(checkpoint, form, asked, dtype=dtype, device=device, max_tokens=max_tokens, ledger=ledger)
+    if form is not None:
+        from assay.scorers.step_models import load_step_model  # imports torch
+
+        return load_step_model(checkpoint, form, asked, dtype=dtype, device=device, max_tokens=max_tokens)
+    if asked != StepsAsked():
+        raise ValueError(f"{checkpoint}: template, reduction and max_length are settings of a process model: name its form too")
+    from assay.scorers.local import load_unadopted  # imports torch
+
+    return load_unadopted(checkpoint, dtype=dtype, device=device, max_tokens=max_tokens)
 
 
 def checkpoint_path(spec: str | Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,9 @@ from assay.models.checkpoints import load_published
 from assay.models.device import ScoringPlan, pick_compute, plan_scoring
 from assay.models.encoder import EncoderModel
 from assay.models.ensemble_files import load_blocks, member_paths
+from assay.models.growing_states import GrowingStates
 from assay.models.heads import head_of
+from assay.models.kept_prompt import kept_bytes
 from assay.models.prompt_states import PromptStates
 from assay.models.reward_model import RewardModel
 from assay.models.shared_trunk import SharedTrunk
@@ -28,7 +31,7 @@ from assay.records import Completion, Dtype, Rewards
 from assay.run_files import ENSEMBLE, MemberScale, read_description, saved_scales, uncalibrated_fingerprint
 from assay.scorers.base import Scope, Scorer, TokenCount
 from assay.scorers.ensemble import Combination, Ensemble
-from assay.scorers.packed_reads import Forward, KnownTexts, PackedReads, at_last_read, present_reads
+from assay.scorers.packed_reads import Forward, KnownTexts, PackedReads, at_last_read, num_reads, present_reads
 from assay.scorers.step_rewards import step_rewards, without_rendered
 from assay.scorers.wrappers.scaled import Scaled
 
@@ -90,9 +93,11 @@ class LocalScorer:
         else:
             self.tolerance = self.combination.tolerance(tolerance) if self.num_members > 1 else tolerance
         layout = model.backbone.layout
-        self.prompts: PromptStates | None = None
+        self.prompts: PromptStates | GrowingStates | None = None
         if isinstance(model, RewardModel) and prompt_bytes > 0 and PromptStates.suits(model.backbone):
-            self.prompts = PromptStates(model.backbone, prompt_bytes)
+            keeping = GrowingStates if self.head.reads_steps else PromptStates
+            self.prompts = keeping(model.backbone, prompt_bytes)
+        in_rounds = isinstance(model, RewardModel) and model.backbone.keeps_prompts()
         self._last: tuple[Sequence[Completion], list[Rendered]] = ((), [])
         self.plan: ScoringPlan = plan_scoring(
             *model.backbone.activation_bytes(dtype),
@@ -100,6 +105,7 @@ class LocalScorer:
             max_tokens=max_tokens,
             longest=renderer.max_length,
             cuts_groups=layout != "one row",
+            kept_bytes=kept_bytes(model.backbone.config, dtype) if in_rounds else 0,
         )
 
     @property
@@ -138,6 +144,19 @@ class LocalScorer:
                 found_RM = self._read(self._forward, completions, rendered, self.num_members)
         return self._rewards(found_RM, completions, rendered)
 
+    def grow(self, completions: Sequence[Completion]) -> Rewards:
+        """As `score`, one solution after another, each computed from where it leaves one that was scored so before: for search,
+        whose candidates are earlier solutions with one more step. Where the backbone keeps no states it is `score`."""
+        if self.prompts is None or not self.head.reads_steps:
+            return self.score(completions)
+        completions, rendered = self._render(completions)
+        parts = [np.empty((0, self.num_members), np.float32)]
+        with torch.inference_mode():
+            for completion, item in zip(completions, rendered, strict=True):
+                if item.error is None:
+                    parts.append(self._after_prompt(self.prompts, completion, item))
+        return self._rewards(np.concatenate(parts), completions, rendered)
+
     @property
     def step_threshold(self) -> float:
         """Log-odds above which a step is taken to be right: its calibrated probability is above one half. Raises AttributeError
@@ -149,6 +168,32 @@ class LocalScorer:
     def step_probability(self, rewards_S: np.ndarray) -> np.ndarray:
         """Calibrated P(right) of the rewards of steps, (S,) float64 in [0, 1]; NaN stays NaN."""
         return self.policy.right(rewards_S)
+
+    @property
+    def token_labels(self) -> tuple[str, ...]:
+        """Names of what the model says of a token. Raises AttributeError as `step_threshold`."""
+        if not self.head.reads_steps:
+            raise AttributeError("this model labels no tokens")
+        return tuple(self.head.labels(self.model.head_weights.shape[0]))
+
+    def token_logits(self, completions: Sequence[Completion]) -> list[np.ndarray | str]:
+        """Of each of N completions, in whatever form, the logits (T, labels) float32 of all its tokens, as plain transformers gives
+        them; or why there are none, as for one that is longer than the limit."""
+        rendered = self.renderer.render([replace(one, steps=None) if one.response is not None else one for one in completions])
+        longest = f"more than the limit of {self.renderer.max_length} tokens: give the beginning alone"
+        errors = [item.error or (longest if item.is_cut else None) for item in rendered]
+        none = np.empty(0, np.int32)
+        whole = [
+            item._replace(reward_positions=np.arange(len(item.tokens), dtype=np.int32))
+            if error is None
+            else Rendered(none, none, error=error)
+            for item, error in zip(rendered, errors, strict=True)
+        ]
+        width = len(self.token_labels)
+        with torch.inference_mode():
+            found = replace(self.packed, known=None).read(self.model, completions, whole, width=width, num_rewards=width)
+        parts = np.split(found, np.cumsum(num_reads(whole))[:-1]) if completions else []
+        return [part if error is None else error for part, error in zip(parts, errors, strict=True)]
 
     def score_with_states(self, completions: Sequence[Completion]) -> tuple[Rewards, np.ndarray]:
         """As `score`, and the (N, D) float32 hidden states that the head reads (of several members: the first one's head; of steps:
@@ -251,8 +296,9 @@ class LocalScorer:
         """(R, width) of what `forward` gives; see `PackedReads.read`."""
         return self.packed.read(forward, completions, rendered, width=width, num_rewards=self.num_members)
 
-    def _after_prompt(self, prompts: PromptStates, completion: Completion, item: Rendered) -> np.ndarray:
-        """(R, M) rewards of one answer; its prompt's keys and values are reused if they are still in memory."""
+    def _after_prompt(self, prompts: PromptStates | GrowingStates, completion: Completion, item: Rendered) -> np.ndarray:
+        """(R, M) rewards of one answer; its prompt's keys and values are reused if they are still in memory, or of a solution in
+        steps those of the solution that it grew from."""
         model = self.model
         assert isinstance(model, RewardModel)
         found_RM = np.full((len(item.reward_positions), self.num_members), np.nan, np.float32)

@@ -26,6 +26,7 @@ from assay.data.sampling import draw_pairs
 from assay.data.set_aside import why_no_pairs
 from assay.data.split import HasPrompt, Split, is_among, prompt_hashes, refuse_overlap
 from assay.errors import DataError
+from assay.models.published_steps import StepsAsked, as_text, form_of_files
 from assay.records import Dtype, Finding, PreferencePair
 from assay.rubrics.shipped import find_rubric
 from assay.run_files import (
@@ -42,7 +43,18 @@ from assay.scorers.base import HasAssumptions, HasBill, Scorer, capability
 from assay.scorers.engine_api import printable_url
 from assay.scorers.judges.open_judge import is_judge
 from assay.scorers.judges.options import JudgeOptions
-from assay.scorers.load import RECORDED, checkpoint_path, is_directory, is_recorded, is_rule, load, with_calibration
+from assay.scorers.load import (
+    RECORDED,
+    checkpoint_path,
+    is_directory,
+    is_recorded,
+    is_rule,
+    load,
+    refuse_form,
+    steps_asked,
+    with_calibration,
+    written_form,
+)
 from assay.scorers.rules import RULE, load_rule
 from assay.scorers.verifiers.confined import RunCode
 
@@ -106,7 +118,7 @@ class Opened:
     spec: the name as given; label: the same without a token. name: for titles and files. artifact: its directory, None for a URL,
     a rule or another's checkpoint. checkpoint: the directory of that one. home: the directory that was given, where reports are
     kept without --out; None where there is no artifact. judge, ledger: of a rubric, see `load`. loaded: the artifact's scorer
-    without its calibration where it is loaded already.
+    without its calibration where it is loaded already. format: of another's process model, see `load`.
     """
 
     spec: str
@@ -122,6 +134,7 @@ class Opened:
     ledger: Path | None = None
     run_code: RunCode = "never"
     loaded: Scorer | None = None
+    format: str | None = None
 
     @property
     def label(self) -> str:
@@ -133,8 +146,16 @@ class Opened:
         if self.loaded is not None and self.artifact is not None:
             return with_calibration(self.loaded, self.artifact)
         if self.checkpoint is not None:
-            return load(self.checkpoint, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens, cache=self.cache)
-        if is_judge(self.spec):
+            return load(
+                self.checkpoint,
+                dtype=self.dtype,
+                device=self.device,
+                max_tokens=self.max_tokens,
+                cache=self.cache,
+                ledger=self.ledger,
+                format=self.format,
+            )
+        if is_judge(self.spec) or self.judge is not None:
             return load(
                 self.spec,
                 dtype=self.dtype,
@@ -144,6 +165,7 @@ class Opened:
                 judge=self.judge,
                 ledger=self.ledger,
                 run_code=self.run_code,
+                format=self.format,
             )
         if self.artifact is None:
             return load(self.spec, cache=self.cache, run_code=self.run_code)
@@ -249,12 +271,16 @@ def open_scorer(
     judge: JudgeOptions | None = None,
     ledger: Path | None = None,
     run_code: RunCode = "never",
+    format: str | None = None,
 ) -> Opened:
     """What `spec` names; see `load` for its forms and arguments. Raises ValueError when it names nothing."""
     here = partial(Opened, spec=str(spec), device=device, dtype=dtype, max_tokens=max_tokens, cache=cache)  # what computes here
     if is_judge(spec):
         find_rubric(spec)  # what is wrong with it is reported before any data are read
         return here(name=slug(Path(spec).stem), artifact=None, home=None, judge=judge, ledger=ledger, run_code=run_code)
+    if (writes := written_form(spec, format)) is not None and judge is not None and judge.judge_url is not None:
+        name = slug(f"{writes[0].rstrip('/').split('/')[-1]}-{writes[1].name}")
+        return here(name=name, artifact=None, home=None, judge=judge, ledger=ledger, format=format)
     if judge is not None and judge != JudgeOptions():
         raise ValueError(
             f"{printable_url(str(spec))} is no rubric: the flags of a judge go with a rubric file or a shipped rubric's name"
@@ -264,8 +290,15 @@ def open_scorer(
     if not is_directory(spec):
         label = _label_of(str(spec))
         return Opened(spec=str(spec), name=slug(label), artifact=None, home=None, cache=cache, run_code=run_code)
+    spec, asked = steps_asked(spec, format)
     if (checkpoint := checkpoint_path(spec)) is not None:
-        return here(name=slug(str(spec).rstrip("/").split("/")[-1]), artifact=None, home=None, checkpoint=checkpoint)
+        form = None if asked is None or not asked.form else asked.form
+        name = slug(str(spec).rstrip("/").split("/")[-1] + (f"-{form}" if form else ""))
+        if form is None and (found := form_of_files(checkpoint, str(spec))) is not None:  # what is to be asked for is asked at once
+            form = found.name
+        text = None if form is None and asked is None else as_text((asked or StepsAsked())._replace(form=form or ""))
+        return here(name=name, artifact=None, home=None, checkpoint=checkpoint, ledger=ledger, format=text)
+    refuse_form(spec, asked)
     artifact = artifact_path(spec)
     return here(name=model_name(artifact), artifact=artifact, home=Path(spec))
 

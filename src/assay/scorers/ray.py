@@ -187,9 +187,12 @@ def connect(num_actors: int, address: str | None = None) -> None:
 
 def factory_of(spec: str | Path, *, dtype: Dtype, device: str, max_tokens: int | None, cache: str | Path | None) -> ScorerFactory:
     """A function that runs `load(spec)` on a worker. dtype "auto" is measured once, so that all workers use the same."""
+    from assay.models.published_steps import split_spec
     from assay.scorers.load import load
 
-    place = Path(spec).resolve() if Path(spec).exists() else spec
+    name, form = split_spec(spec)
+    place: str | Path = Path(name).resolve() if Path(name).exists() else name
+    place = f"{place}#{form}" if form else place
     cache = None if cache is None else Path(cache).resolve()
     return partial(load, place, dtype=resolved_dtype(dtype, device), device=device, max_tokens=max_tokens, cache=cache)
 

@@ -22,6 +22,7 @@ from assay.errors import AssayError
 from assay.records import Completion, Rewards
 from assay.scorers.base import CountsTokens, HasPlan, Scorer, TokenCount, capability, keys_of
 from assay.serve.queue import COUNTS, Job, Row, Ticket, Waiting, make_job, shared_tokens
+from assay.serve.token_labels import label_tokens
 from assay.wire import rewards_from_rows, rewards_to_rows
 
 LINGER_SECONDS = 0.003
@@ -115,19 +116,24 @@ class Batcher:
         deadline: float = math.inf,
         groups: Sequence[Hashable] | None = None,
         with_tokens: bool = False,
+        of_tokens: bool = False,
     ) -> Future[list[Row]]:
         """Queue N completions; the future gives N rows, in order. Cancel it when the rows are not needed any more.
 
         deadline: on the clock of time.monotonic; the future raises DeadlinePassed for completions that are still waiting then.
         groups: equal for completions that share a prompt, when the messages do not show it (rendered text). with_tokens: the rows
-        then hold `tokens` and `is_cut`. Raises QueueFull, or EngineDown.
+        then hold `tokens` and `is_cut`. of_tokens: the rows hold the `logits` of each token, of a scorer that `LabelsTokens`; their
+        value is the last token's last less its first. Raises QueueFull, or EngineDown.
         """
         ticket = Ticket(deadline=deadline, with_tokens=with_tokens, rows=[None] * len(completions), num_left=len(completions))
         if not completions:
             ticket.finish()
         # outside the lock, as it hashes the content
         keys = keys_of(self.scorer, completions)
-        jobs = [make_job(completion, keys[i], None if groups is None else groups[i]) for i, completion in enumerate(completions)]
+        jobs = [
+            make_job(completion, keys[i], None if groups is None else groups[i], of_tokens=of_tokens)
+            for i, completion in enumerate(completions)
+        ]
         with self._lock:
             if not self.is_alive or self._is_closing:
                 raise EngineDown("the engine of this model has failed" if self.failure else "the service is closing")
@@ -207,7 +213,7 @@ class Batcher:
             while (batch := self._next_batch()) is not None:
                 if batch:
                     began = time.monotonic()
-                    rows = self._score([job.completion for job in batch])
+                    rows = self._rows(batch)
                     self._count(batch, rows)
                     self._deliver(batch, rows, began)
         except BaseException as error:  # any exception must reach the waiting callers
@@ -235,6 +241,14 @@ class Batcher:
             if left <= 0:
                 break
             self._wake.wait(left)
+
+    def _rows(self, batch: list[Job]) -> list[Row]:
+        """Rewards, or logits of tokens, whichever each job asks for."""
+        rewarded = [job.completion for job in batch if not job.of_tokens]
+        labelled = [job.completion for job in batch if job.of_tokens]
+        rewards = iter(self._score(rewarded) if rewarded else ())
+        labels = iter(label_tokens(self.scorer, labelled) if labelled else ())
+        return [next(labels if job.of_tokens else rewards) for job in batch]
 
     def _score(self, completions: list[Completion]) -> list[Row]:
         """Rows of a batch. If the scorer raises, items are scored one by one, so that only those that raise have no reward."""

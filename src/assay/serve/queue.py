@@ -13,7 +13,7 @@ from assay.records import Completion
 
 Row: TypeAlias = dict[str, Any]
 """One reward in the wire form: value (null with an error), std, steps, text where there are any. With it go `tokens` and `is_cut`
-(see `TokenCount`) where a caller asked for them."""
+(see `TokenCount`) where a caller asked for them; `logits`, of each token, in place of a reward where those were asked for."""
 
 COUNTS = ("tokens", "is_cut")
 
@@ -50,6 +50,7 @@ class Ticket:
 @dataclass(eq=False, slots=True, kw_only=True)
 class Job:
     """One completion to score, and the callers that wait for it. Four characters count as a token, unless ids are given.
+    of_tokens: what is asked for are the logits of its tokens, not a reward.
 
     queued_at: on the clock of time.monotonic.
     """
@@ -59,6 +60,7 @@ class Job:
     group: Hashable
     prompt_tokens: int
     answer_tokens: int
+    of_tokens: bool = False
     queued_at: float = field(default_factory=time.monotonic)
     waiters: list[tuple[Ticket, int]] = field(default_factory=list)
 
@@ -151,9 +153,10 @@ class Waiting:
         self.num_tokens -= job.num_tokens
 
 
-def make_job(completion: Completion, key: str, group: Hashable = None) -> Job:
+def make_job(completion: Completion, key: str, group: Hashable = None, *, of_tokens: bool = False) -> Job:
     """A job for a completion. key: equal for completions with equal rewards. group: equal for completions of one prompt; needed
     when the messages do not show it."""
+    key = f"{key}/tokens" if of_tokens else key
     prompt, answer = completion.sizes
     answer += _CHARACTERS_A_TOKEN * len(completion.token_ids or ())
     if group is None:
@@ -164,6 +167,7 @@ def make_job(completion: Completion, key: str, group: Hashable = None) -> Job:
         group=group,
         prompt_tokens=prompt // _CHARACTERS_A_TOKEN,
         answer_tokens=1 + answer // _CHARACTERS_A_TOKEN,
+        of_tokens=of_tokens,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from assay.data.score_template import added_specials
 from assay.records import Completion
-from assay.scorers.base import HasRenderer, Scorer, capability, closed, closing_of, padding_of, reads_ground_truth
+from assay.scorers.base import HasRenderer, LabelsTokens, Scorer, capability, closed, closing_of, padding_of, reads_ground_truth
 from assay.serve.batcher import Batcher, EngineDown, QueueFull
 from assay.serve.prometheus import RewardWindow
 from assay.serve.queue import Row
@@ -30,7 +30,8 @@ class TextRules:
     has_sigmoid: whether vLLM's `use_activation` applies a sigmoid; not when config.json has "problem_type": "regression", as in
     Assay's artifacts. before, after: special tokens that the tokenizer adds to a text. marks: special tokens; a text that has one
     counts as rendered. closing: what the template writes after an answer. padding: tokens that rows are filled with. label: name of
-    the single class. max_length: largest number of tokens of a text, None when it is not known.
+    the single class. token_labels: names of what the model says of every token, () for a model that gives one reward. max_length:
+    largest number of tokens of a text, None when it is not known.
     """
 
     has_sigmoid: bool = False
@@ -40,6 +41,7 @@ class TextRules:
     closing: str = ""
     padding: tuple[str, ...] = ()
     label: str | None = None
+    token_labels: tuple[str, ...] = ()
     max_length: int | None = None
 
     def with_specials(self, text: str) -> str:
@@ -108,10 +110,12 @@ class Served:
         groups: Sequence[Hashable] | None = None,
         *,
         with_tokens: bool = False,
+        of_tokens: bool = False,
     ) -> Future[list[Row]]:
-        """Queue the completions for `loaded`, the current model when the request began, and for the shadow, if there is one."""
-        answer = loaded.batcher.submit(completions, deadline=deadline, groups=groups, with_tokens=with_tokens)
-        if (shadow := self.shadow) is not None and loaded is self.current:
+        """Queue the completions for `loaded`, the current model when the request began, and for the shadow, if there is one. The
+        shadow is not asked for tokens."""
+        answer = loaded.batcher.submit(completions, deadline=deadline, groups=groups, with_tokens=with_tokens, of_tokens=of_tokens)
+        if (shadow := self.shadow) is not None and loaded is self.current and not of_tokens:
             shadow.follow(answer, completions, deadline, groups)
         return answer
 
@@ -233,8 +237,10 @@ class Shadow:
 def text_rules_of(scorer: Scorer) -> TextRules:
     """The text rules of a scorer with a tokenizer; for other scorers no special tokens are added."""
     local = capability(scorer, HasRenderer)
+    labelling = capability(scorer, LabelsTokens, of_same_rewards=True)
+    labels = () if labelling is None else labelling.token_labels
     if local is None:
-        return TextRules(closing=closing_of(scorer), padding=padding_of(scorer))
+        return TextRules(closing=closing_of(scorer), padding=padding_of(scorer), token_labels=labels)
     renderer, config = local.renderer, local.config
     tokenizer = renderer.tokenizer
     before, after = added_specials(tokenizer)
@@ -246,6 +252,7 @@ def text_rules_of(scorer: Scorer) -> TextRules:
         closing=renderer.closing,
         padding=renderer.ends.marks,
         label=(getattr(config, "id2label", None) or {}).get(0),
+        token_labels=labels,
         max_length=renderer.max_length,
     )
 

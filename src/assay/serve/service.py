@@ -141,7 +141,12 @@ class ScoreRequest:
         return {FINGERPRINT_HEADER: self.loaded.fingerprint}
 
     async def rows(
-        self, completions: Sequence[Completion], groups: Sequence[Hashable] | None = None, *, with_tokens: bool = False
+        self,
+        completions: Sequence[Completion],
+        groups: Sequence[Hashable] | None = None,
+        *,
+        with_tokens: bool = False,
+        of_tokens: bool = False,
     ) -> list[Row]:
         """The rewards of N completions, N rows. Raises BadRequest for too many or too long, QueueFull, DeadlinePassed, EngineDown,
         ClientGone."""
@@ -151,7 +156,8 @@ class ScoreRequest:
             for completion in completions:
                 log.info("request to %s: %r", self.served.name, completion)
         left = self.timeout - (time.monotonic() - self.request.state.began)
-        future = self.served.submit(self.loaded, completions, time.monotonic() + left, groups, with_tokens=with_tokens)
+        deadline = time.monotonic() + left
+        future = self.served.submit(self.loaded, completions, deadline, groups, with_tokens=with_tokens, of_tokens=of_tokens)
         return await _rows_in_time(future, self.request, left)
 
     async def values(self, completions: Sequence[Completion], groups: Sequence[Hashable] | None = None) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -11,11 +12,12 @@ from assay.commands.shared import Pairs, Where
 from assay.console import say
 from assay.evaluation.calibrate import calibrate
 from assay.files import write_text
-from assay.models.adopt import adopt
+from assay.models.adopt import adopt, adopt_steps
 from assay.models.checkpoints import Reading
+from assay.models.published_steps import StepsAsked, form_of_files, named_form
 from assay.report.card import render_card
 from assay.run_files import read_description
-from assay.scorers.load import checkpoint_path
+from assay.scorers.load import checkpoint_path, steps_asked
 from assay.scorers.opened import open_scorer
 
 
@@ -48,14 +50,14 @@ def run(config: Config) -> int:
     assert out is not None
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} exists and is not an empty directory: name a new one")
-    checkpoint = checkpoint_path(config.model)
+    spec, steps = steps_asked(config.model, None)
+    checkpoint = checkpoint_path(spec)
     if checkpoint is None:
         raise ValueError(
             f"{config.model} is no checkpoint of transformers' form (a directory with config.json and weights) to adopt"
         )
     named = config.pairs.read() if config.pairs.data else None  # a mistake is reported before anything is copied
-    reading = Reading(max_length=config.max_length, template=config.template, label=config.label)
-    assumed = adopt(checkpoint, out, reading, name=config.model)
+    assumed = _adopted(config, checkpoint, str(spec), steps or StepsAsked(), out)
     for what, how in assumed.items():
         say(what, how)
     if named is not None:
@@ -66,3 +68,18 @@ def run(config: Config) -> int:
     if named is None:
         say("not calibrated", "give --data, or run assay model calibrate: probabilities of a margin need it")
     return 0
+
+
+def _adopted(config: Config, checkpoint: Path, spec: str, steps: StepsAsked, out: Path) -> dict[str, str]:
+    """The artifact of a reward model of one reward, or of a process model by its form; returns what was assumed."""
+    form = named_form(steps.form) if steps.form else form_of_files(checkpoint, spec)
+    if form is None:
+        reading = Reading(max_length=config.max_length, template=config.template, label=config.label)
+        return adopt(checkpoint, out, reading, name=config.model)
+    if config.label is not None:
+        raise ValueError(f"--label {config.label} is for heads of two labels without a form; #{form.name} says which is right")
+    asked = steps._replace(
+        template=steps.template if config.template is None else config.template,
+        max_length=steps.max_length if config.max_length is None else config.max_length,
+    )
+    return adopt_steps(checkpoint, out, form, asked, name=config.model)

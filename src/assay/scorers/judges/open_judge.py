@@ -62,10 +62,7 @@ def open_judge(
             raise ValueError(f"the rubric {rubric.name!r} has rules alone, which no judge is asked: leave the flags of a judge out")
         return RubricOfRules(rubric, run_code=run_code)
     settings = merged_settings(rubric.judge, options)
-    backend = _backend(settings, options, dtype, device, max_tokens)
-    limits = Limits(attempts=settings.retries + 1, item_seconds=settings.deadline, budget=settings.budget)
-    kept = Ledger(options.ledger or ledger)
-    generator = Generator(backend, ledger=kept, limits=limits)
+    generator = generator_of(settings, options, dtype=dtype, device=device, max_tokens=max_tokens, ledger=ledger)
     judge: Judge
     match settings.mode:
         case "pointwise":
@@ -76,6 +73,21 @@ def open_judge(
             judge = PromptJudge(PairwiseJudge(generator, rubric, settings=settings))
     note("judge", described(judge, settings))
     return judge
+
+
+def generator_of(
+    settings: JudgeSettings,
+    options: JudgeOptions,
+    *,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    max_tokens: int | None = None,
+    ledger: Path | None = None,
+) -> Generator:
+    """The language model that settings and options name, with its ledger and limits."""
+    backend = _backend(settings, options, dtype, device, max_tokens)
+    limits = Limits(attempts=settings.retries + 1, item_seconds=settings.deadline, budget=settings.budget)
+    return Generator(backend, ledger=Ledger(options.ledger or ledger), limits=limits)
 
 
 def merged_settings(settings: JudgeSettings, options: JudgeOptions) -> JudgeSettings:

@@ -29,11 +29,19 @@ def masses_of(reply: Reply, choices: Sequence[str]) -> Masses:
     mass."""
     if not reply.tokens:
         raise Unreadable('the reply has no probabilities of tokens: give reading = "text" in [judge]')
-    token = reply.tokens[0]
-    if reply.finish != "choice":  # a reply that was written; otherwise the choices were read whole
-        found = verdict_at_start(reply.text or "", choices)
-        token = _token_at(reply, found.offset)
-        _refuse_parts(token, choices)
+    if reply.finish == "choice":  # the choices were read whole
+        return _masses(reply.tokens[0], choices)
+    return masses_at(reply, verdict_at_start(reply.text or "", choices).offset, choices)
+
+
+def masses_at(reply: Reply, offset: int, choices: Sequence[str]) -> Masses:
+    """The same of a verdict that was written at an offset of the reply's text."""
+    token = _token_at(reply, offset)
+    _refuse_parts(token, choices)
+    return _masses(token, choices)
+
+
+def _masses(token: TokenChoices, choices: Sequence[str]) -> Masses:
     masses = [0.0] * len(choices)
     place_of = {normal(choice): place for place, choice in enumerate(choices)}
     for text, logprob in token.top:

@@ -31,6 +31,7 @@ from assay.serve.contracts.request_fields import (
     Pairwise,
     Scheduled,
     activated,
+    activated_rows,
     answers,
     as_turns,
     check_reading,
@@ -41,7 +42,7 @@ from assay.serve.contracts.request_fields import (
     usage,
 )
 from assay.serve.served import Served
-from assay.serve.service import BadRequest, Body, ScoreRequest, StrictJSON, all_values, open_request, service_of
+from assay.serve.service import BadRequest, Body, Counted, ScoreRequest, StrictJSON, all_values, open_request, service_of
 
 router = APIRouter()
 
@@ -124,10 +125,15 @@ router.put("/classify", tags=["SGLang"])(classify)  # SGLang takes both
 
 @router.post("/pooling", tags=["vLLM"])
 async def pooling(body: PoolingRequest, request: Request) -> Response:
-    """vLLM's pooling, for the task "classify"."""
-    if body.task not in (None, "classify"):
-        raise BadRequest(400, f"the task {body.task[:50]!r} is not served here: this is a reward model, use classify")
+    """vLLM's pooling: the reward for the task "classify"; of a process reward model the logits of every token, for
+    "token_classify"."""
     scoring = open_request(request, body.model)
+    own = "token_classify" if scoring.text_rules.token_labels else "classify"
+    if body.task not in (None, own):
+        what = "a process reward model" if scoring.text_rules.token_labels else "a reward model"
+        raise BadRequest(400, f"the task {body.task[:50]!r} is not served here: this is {what}, use {own}")
+    if own == "token_classify":
+        return await _label_tokens(body, scoring)
     counted = await scoring.counted(_pooling_input(scoring, body))
     values = activated(counted.values, body, scoring)
     rows = [{"index": i, "object": "pooling", "data": _encoded(v, body)} for i, v in enumerate(values)]
@@ -191,6 +197,20 @@ async def _sglang_classify(body: ClassifyRequest, given: str | list[Any], reques
     return StrictJSON(replies[0] if is_one(given) else replies, headers=scoring.headers)
 
 
+async def _label_tokens(body: PoolingRequest, scoring: ScoreRequest) -> Response:
+    """A row for each input, of a list for each of its tokens: vLLM's pooling of all tokens. The ends of steps are the client's to
+    find; /v1/score finds them itself."""
+    if body.dimensions is not None:
+        raise BadRequest(400, "rows of tokens are not cut: leave dimensions out")
+    found = await scoring.rows(_pooling_input(scoring, body), of_tokens=True)
+    counted = Counted(all_values(found), sum(row["tokens"] for row in found), 0)
+    rows = [
+        {"index": i, "object": "pooling", "data": _encoded_rows(activated_rows(row["logits"], body, scoring), body)}
+        for i, row in enumerate(found)
+    ]
+    return StrictJSON(list_reply("pool", scoring, body, rows, counted), headers=scoring.headers)
+
+
 def _pooling_input(scoring: ScoreRequest, body: PoolingInput) -> list[Completion]:
     """The completions of a vLLM request. Settings that differ from the artifact's own are refused, not ignored."""
     check_reading(body, scoring)
@@ -236,14 +256,22 @@ def _model_row(served: Served) -> dict[str, Any]:
 
 
 def _encoded(value: float, how: Encoded) -> list[float] | str:
-    """One number as the request wants it. A bfloat16 is the upper half of a float32, rounded to even."""
+    """One number as the request wants it."""
+    return [value] if how.encoding_format == "float" else base64.b64encode(_as_bytes(value, how)).decode()
+
+
+def _encoded_rows(rows: list[list[float]], how: Encoded) -> list[list[float]] | str:
+    """Rows of numbers as the request wants them; as bytes one row follows another."""
     if how.encoding_format == "float":
-        return [value]
+        return rows
+    return base64.b64encode(b"".join(_as_bytes(value, how) for row in rows for value in row)).decode()
+
+
+def _as_bytes(value: float, how: Encoded) -> bytes:
+    """A bfloat16 is the upper half of a float32, rounded to even."""
     order = {"native": sys.byteorder, "little": "little", "big": "big"}[how.endianness]
     mark = "<" if order == "little" else ">"
     if how.embed_dtype == "bfloat16":
         (bits,) = struct.unpack("<I", struct.pack("<f", value))
-        content = struct.pack(f"{mark}H", min(0xFFFF, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16))
-    else:
-        content = struct.pack(f"{mark}{'f' if how.embed_dtype == 'float32' else 'e'}", value)
-    return base64.b64encode(content).decode()
+        return struct.pack(f"{mark}H", min(0xFFFF, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16))
+    return struct.pack(f"{mark}{'f' if how.embed_dtype == 'float32' else 'e'}", value)

@@ -146,9 +146,22 @@ def answers(queries: Sequence[str], documents: Sequence[str]) -> list[Completion
 
 def activated(values: list[float], body: Activated, scoring: ScoreRequest) -> list[float]:
     """The rewards, or their sigmoids if vLLM would return sigmoids."""
+    return [sigmoid(value) for value in values] if _is_activated(body, scoring) else values
+
+
+def activated_rows(rows: list[list[float]], body: Activated, scoring: ScoreRequest) -> list[list[float]]:
+    """The logits of each token, or their softmax over the labels if vLLM would return that."""
+    return [softmax(row) for row in rows] if _is_activated(body, scoring) else rows
+
+
+def _is_activated(body: Activated, scoring: ScoreRequest) -> bool:
     switches = (body.use_activation, body.softmax, body.activation)
-    is_on = next((switch for switch in switches if switch is not None), True)
-    return [sigmoid(value) for value in values] if is_on and scoring.text_rules.has_sigmoid else values
+    return scoring.text_rules.has_sigmoid and next((switch for switch in switches if switch is not None), True)
+
+
+def softmax(logits: Sequence[float]) -> list[float]:
+    exps = [math.exp(logit - max(logits)) for logit in logits]
+    return [one / sum(exps) for one in exps]
 
 
 def sigmoid(value: float) -> float:

@@ -1,0 +1,100 @@
+"""Process models of others: every step's value is that of the publisher's reading, written out with one forward a step."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import assay
+from assay.models.published_steps import FORMATS, StepForm
+from assay.records import Completion
+from assay.scorers.base import ReadsSteps
+from assay.scorers.checks import check_scorer
+from assay.scorers.step_models import StepModelScorer, reduced
+from process_models import ORACLES, QUESTION, SAVED, save_qwen_math_prm, save_reasoneval, steps_of
+
+
+def opened(form: str, path: Path, settings: str = "") -> StepModelScorer:
+    scorer = assay.load(f"{SAVED[form](path)}#{form}{settings}", dtype="float32", device="cpu")
+    assert isinstance(scorer, StepModelScorer)
+    return scorer
+
+
+def solution(form: str, num_steps: int = 3) -> Completion:
+    return Completion(messages=QUESTION, steps=steps_of(form)[:num_steps])
+
+
+def test_every_form_that_is_read_has_an_oracle():
+    assert set(ORACLES) == {name for name, form in FORMATS.items() if isinstance(form, StepForm)}
+
+
+@pytest.mark.parametrize("form", ORACLES)
+def test_steps_have_the_values_of_the_publishers_reading(form, tmp_path):
+    scorer = opened(form, tmp_path / "theirs")
+    rewards = scorer.score([solution(form, num) for num in (3, 1, 2)])
+    expected = ORACLES[form](tmp_path / "theirs", QUESTION, [step.rstrip("\n") for step in steps_of(form)])
+    assert rewards.error == (None, None, None)
+    for steps_S, num in zip(rewards.steps, (3, 1, 2), strict=True):
+        np.testing.assert_allclose(steps_S, expected[:num], atol=1e-5)
+    assert np.ptp(expected) > 0.01, "a check that any reading would pass"
+    assert isinstance(scorer, ReadsSteps)
+    np.testing.assert_allclose(rewards.value[1], reduced(np.array(expected[:1]), FORMATS[form].reduction), atol=1e-5)
+
+
+def test_reasoneval_reads_where_the_publishers_script_counts_when_its_padding_is_the_bos(tmp_path):
+    path = save_reasoneval(tmp_path / "theirs", pad="<s>")
+    steps = [step.rstrip("\n") for step in steps_of("reasoneval")]
+    (found,) = assay.load(f"{path}#reasoneval", dtype="float32").score([solution("reasoneval")]).steps
+    np.testing.assert_allclose(found, ORACLES["reasoneval"](path, QUESTION, steps), atol=1e-5)
+
+
+def test_a_linear_head_of_qwens_form_is_read_too(tmp_path):
+    path = save_qwen_math_prm(tmp_path / "theirs", linear=True)
+    (found,) = assay.load(path, dtype="float32").score([solution("qwen-math-prm")]).steps
+    steps = [step.rstrip("\n") for step in steps_of("qwen-math-prm")]
+    np.testing.assert_allclose(found, ORACLES["qwen-math-prm"](path, QUESTION, steps), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ORACLES)
+def test_the_laws_of_scorers_hold(form, tmp_path):
+    other = Completion(messages="And without the eggs?", steps=steps_of(form)[1:])
+    alike = Completion(messages=QUESTION, steps=(*steps_of(form)[:2], "The answer is not 6, but five."))
+    unfit = Completion(messages=QUESTION, response="   ")
+    check_scorer(opened(form, tmp_path / "theirs"), [solution(form), other, alike, unfit, solution(form, 1)])
+
+
+@pytest.mark.parametrize("form", ORACLES)
+def test_a_response_without_steps_is_cut_into_the_publishers(form, tmp_path):
+    scorer = opened(form, tmp_path / "theirs")
+    whole = Completion(messages=QUESTION, response="".join(steps_of(form)))
+    assert scorer.tokens.steps(whole) == steps_of(form)
+    in_steps, cut = scorer.score([solution(form)]), scorer.score([whole])
+    np.testing.assert_array_equal(in_steps.steps[0], cut.steps[0])
+
+
+REDUCED = [("min", 0.25), ("product", math.log(0.5 * 0.25)), ("last", 0.25), ("mean", 0.375)]
+
+
+@pytest.mark.parametrize(("how", "expected"), REDUCED)
+def test_reductions(how, expected):
+    assert reduced(np.array([0.5, 0.25], np.float32), how) == pytest.approx(expected)
+    assert math.isnan(reduced(np.array([0.5, np.nan], np.float32), how))
+    assert math.isnan(reduced(np.empty(0, np.float32), how))
+
+
+def test_a_product_of_many_steps_still_tells_solutions_apart():
+    worse, better = (reduced(np.full(400, p, np.float32), "product") for p in (0.1, 0.2))
+    assert worse < better
+    assert np.float32(0.2**400) == np.float32(0.1**400) == 0.0
+
+
+def test_a_reduction_that_is_asked_for_replaces_the_publishers(tmp_path):
+    scorer = opened("trl", tmp_path / "theirs", "?reduction=mean")
+    rewards = scorer.score([solution("trl")])
+    assert rewards.value[0] == pytest.approx(rewards.steps[0].mean(), abs=1e-6)
+    assert "as given; the publisher's is min" in scorer.assumed["reduction"]
+    with pytest.raises(ValueError, match="means nothing"):
+        assay.load(f"{tmp_path / 'theirs'}#pure?reduction=product")
