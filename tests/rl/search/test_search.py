@@ -167,6 +167,16 @@ def test_what_is_cut_off_is_counted_and_never_chosen():
     assert one.best.text == "b|z"
 
 
+def test_a_template_that_trims_what_is_to_be_gone_on_with_is_noticed():
+    """Llama 3's does: the end of the step is written again and again."""
+    end = "\n\n"
+    tree = Tree(tree={"": [f"a{end}"], f"a{end}": [end], f"a{end}{end}": [end]})
+    (one,), _ = found("beam", tree=tree, value={f"a{end}": 0.5, f"a{end}{end}": 0.5}, stop=(end,))
+    assert one.candidates == ()
+    assert one.left_out == {"not written": 4}
+    assert one.calls == 12
+
+
 def test_many_prompts_are_searched_together_and_apart():
     both, tree = found("beam", prompts=("p", "q"))
     (alone,), _ = found("beam")
