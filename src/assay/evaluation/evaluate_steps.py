@@ -269,7 +269,7 @@ def _lead(first: Metric, auroc: Metric, guessed: Sequence[Metric]) -> str:
         best = max(guessed, key=lambda one: one.value)
         name = best.name.removeprefix(f"{FIRST_ERROR}: ")
         found = f"It finds the first error of {first.value:.1%} of {first.n_scored:,} wrong solutions"
-        return f"{found}; {name} would be right for {best.value:.1%}."
+        return f"{found} (a guess, {name}: {best.value:.1%})."
     if not math.isnan(auroc.value):
         return f"It puts a right step above a wrong one {auroc.value:.1%} of the time ({auroc.n_scored:,} steps)."
     return "Neither first errors nor steps of both kinds could be measured."
