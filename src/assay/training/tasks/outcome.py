@@ -118,7 +118,7 @@ def read_rows(
 ) -> tuple[AnswerTable, list[dict[str, Any]]]:
     if split is not None:
         raise ValueError("--kind outcome is split by the hash of the problem alone")
-    return read_solution_table(config, renderer, _numbers(config), name="right", reads_steps=False)
+    return read_solution_table(config, renderer, _numbers(config), names=("right",), reads_steps=False)
 
 
 def num_outputs(table: AnswerTable) -> int:
