@@ -91,13 +91,12 @@ class JobConfig:
     """Where the sets lie."""
     params: tuple[str, ...] = ("head:mean",)
     """--params of Assay; the first one is what the claims are about."""
-    rmb: int = 5000
-    """Pairs of RMB for Assay alone."""
-    rmb_trl: int = 1000
-    """Pairs of RMB for both."""
+    sets: tuple[str, ...] = ("hh", "rmb-1000", "rmb-5000")
+    """A set, all of it or so many pairs."""
+    trl: tuple[str, ...] = ("hh", "rmb-1000")
+    """Those on which TRL runs too."""
     micro_batches: tuple[int, ...] = (1, 2, 4)
     """Tried for TRL."""
-    trl: bool = True
     quick: bool = False
     """Some 80 pairs of each set: figures that mean nothing."""
     base: str | None = None
@@ -113,14 +112,11 @@ def main() -> int:
         print(json.dumps(measure(config, *config.measure.split(" "))))
         return 0
     if config.quick:
-        config = replace(config, rmb=80, rmb_trl=80, micro_batches=(1, 2))
+        config = replace(config, sets=("hh-80", "rmb-80"), trl=("hh-80", "rmb-80"), micro_batches=(1, 2))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         config = replace(config, work=Path(folder))
-        sizes = {"hh": 80 if config.quick else None, f"rmb-{config.rmb_trl}": config.rmb_trl}
-        found = {name: one_set(config, name, size, with_trl=config.trl) for name, size in sizes.items()}
-        if config.rmb > config.rmb_trl:
-            found[f"rmb-{config.rmb}"] = one_set(config, f"rmb-{config.rmb}", config.rmb, with_trl=False)
+        found = {name: one_set(config, name, with_trl=name in config.trl) for name in config.sets}
         result = {
             "base": Path(config.base or packaged_base()).name,
             "quick": config.quick,
@@ -132,13 +128,14 @@ def main() -> int:
     return 0
 
 
-def one_set(config: JobConfig, name: str, size: int | None, *, with_trl: bool) -> dict[str, Any]:
+def one_set(config: JobConfig, name: str, *, with_trl: bool) -> dict[str, Any]:
     """All measures of one set, and what the claims say of them."""
     assert config.work is not None
     folder = config.work / name
     folder.mkdir()
-    pairs = list(read_pairs(config.folder / SETS[name.partition("-")[0]]))
-    pairs = draw_pairs(pairs, size, seed=0) if size is not None and size < len(pairs) else pairs
+    label, _, size = name.partition("-")
+    pairs = list(read_pairs(config.folder / SETS[label]))
+    pairs = draw_pairs(pairs, int(size), seed=0) if size and int(size) < len(pairs) else pairs
     is_test = [split_of(pair.prompt, calibration=0.0, test=0.2) == "test" for pair in pairs]
     for part, wanted in (("rest", False), ("test", True)):
         write_pairs(folder / f"{part}.jsonl", [pair for pair, test in zip(pairs, is_test, strict=True) if test is wanted])

@@ -69,6 +69,14 @@ def test_a_job_without_a_known_total_and_one_that_fails_say_how_far_they_came():
     assert lines_of(written) == ["probing        2 answers in 4.0 s, 0.5/s", "nothing        0 rows in 0.0 s"]
 
 
+def test_the_last_line_is_written_once_where_the_total_is_not_known():
+    written, clock = StringIO(), Clock()
+    with progress("scoring", None, "rows", to=Console(file=written), clock=clock) as advance:
+        clock.now += 59.0
+        advance(20)
+    assert lines_of(written) == ["scoring        20 rows in 59 s, 0.3/s"]
+
+
 def test_on_a_terminal_the_bar_has_the_rate_of_the_whole():
     written, clock = StringIO(), Clock()
     terminal = Console(file=written, force_terminal=True, width=120, color_system=None)

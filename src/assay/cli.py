@@ -36,7 +36,8 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "demo": Command("build a reward model, break it with a biased labeller, find it out, repair it", "demo.run", True),
         "train": Command("preference pairs and an instruct model in, a calibrated reward model out", "train", True),
         "score": Command("rewards for a file of completions of any size", "score"),
-        "evaluate": Command("accuracy with intervals and baselines on pairs, or published suites", "evaluate"),
+        "evaluate": Command("accuracy with intervals and baselines on pairs, labelled steps or published suites", "evaluate"),
+        "search": Command("better answers of a policy at work, led by a model's rewards for their steps", "search"),
         "compare": Command("two or more scorers on the same pairs: is the new one worse, anywhere", "compare"),
         "report": Command("one page of all that was found out about a run", "report"),
         "serve": Command("rewards over HTTP, in the forms that trainers and engines speak", "serve"),
@@ -63,11 +64,12 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "check": Command("read preference pairs, count them, and say what is wrong with them", "data.check"),
         "label": Command("prompts in, preference pairs out: a policy answers, a judge compares", "data.label"),
         "curve": Command("what doubling the data would bring, with an interval", "data.curve", True),
+        "world": Command("made problems with candidate solutions, every step of which has an exact label", "data.world"),
         "rubric": Command("fit a rubric's weights to preferences, or write it in another form", "data.rubric"),
     },
 }
 PIPE_CLOSED = 141  # exit status of a program that SIGPIPE ends
-GROUPS = {"": "", "audit": "can it be trusted", "model": "what is done to a saved model", "data": "preferences"}
+GROUPS = {"": "", "audit": "can it be trusted", "model": "what is done to a saved model", "data": "preferences and labelled steps"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,8 +155,8 @@ def help_lines(group: str = "") -> list[str]:
     """What `assay --help` prints, and `assay GROUP --help`."""
     shown = COMMANDS if not group else {group: COMMANDS[group]}
     width = max(len(f"{group} {name}") for group, commands in COMMANDS.items() for name in commands) + 2
-    lines = ["assay: reward models you can trust.", ""]
-    lines += [] if group else ["Begin with your data: assay data check pairs.jsonl", ""]
+    begin = "" if group else " Begin with your data: assay data check pairs.jsonl"
+    lines = [f"assay: reward models you can trust.{begin}", ""]
     for key, commands in shown.items():
         lines += [f"{key}: {GROUPS[key]}"] if key else []
         lines += [f"  {f'{key} {name}'.strip():<{width}}{command.help}" for name, command in commands.items()]

@@ -82,7 +82,7 @@ def progress(
         try:
             yield lines.advance
         finally:
-            lines.write()
+            lines.close()
 
 
 class _RateColumn(ProgressColumn):
@@ -102,15 +102,20 @@ class _Lines:
     def __init__(self, label: str, total: int | None, unit: str, done: int, to: Console, clock: Callable[[], float]) -> None:
         self.label, self.total, self.unit, self.done, self.to, self.clock = label, total, unit, done, to, clock
         self.count, self.began = done, clock()
-        self.written = self.began
+        self.written, self.told = self.began, -1
 
     def advance(self, amount: int) -> None:
         self.count += amount
         if self.clock() - self.written >= LINE_EVERY and self.count != self.total:
             self.write()
 
+    def close(self) -> None:
+        """The last line, unless it was written already: of a total that is not known nobody knew that it was the last."""
+        if self.told != self.count:
+            self.write()
+
     def write(self) -> None:
-        self.written = self.clock()
+        self.written, self.told = self.clock(), self.count
         seconds = self.written - self.began
         of = "" if self.total in (None, self.count) else f" of {self.total:,}"
         took = f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

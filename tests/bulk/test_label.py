@@ -16,6 +16,7 @@ from assay.commands.data.label import Config, run
 from assay.data.pairs import read_pairs
 from assay.data.prompt_rows import Prompt, read_prompts
 from assay.generation.generator import Generator
+from assay.generation.policy import Policy
 from assay.generation.replies import Ask, Desk, Features, Reply
 from assay.messages import as_messages
 from assay.records import Completion, PreferencePair, Rewards
@@ -23,6 +24,7 @@ from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.judges.pairwise import Comparison
 from fake_chat import Request, fake_chat, said
 
+POLICY = Policy(policy="m")
 PROMPTS = [Prompt(messages=as_messages(f"Question {i}?"), id=str(i)) for i in range(3)]
 
 
@@ -218,13 +220,17 @@ def test_the_command_labels_counts_and_pays_nothing_twice(tmp_path, capsys, monk
     ("fields", "says"),
     [
         ({"out": Path("pairs.csv")}, "pairs are written as .jsonl"),
-        ({"policy_key_env": "KEY"}, "goes with --policy-url"),
         ({"limit": 0}, "--limit 0 must be at least 1"),
     ],
 )
 def test_flags_that_cannot_be_meant_are_refused(fields, says):
     with pytest.raises(ValueError, match=says):
-        Config(**{"prompts": "prompts.jsonl", "out": Path("pairs.jsonl"), "policy": "m", "judge": "helpfulness", **fields})
+        Config(**{"prompts": "prompts.jsonl", "out": Path("pairs.jsonl"), "policy": POLICY, "judge": "helpfulness", **fields})
+
+
+def test_a_key_goes_to_the_host_that_is_named_with_it():
+    with pytest.raises(ValueError, match="goes with --policy-url"):
+        Policy(policy="m", policy_key_env="KEY")
 
 
 def test_the_flags_of_a_judge_go_with_a_rubric(tmp_path):
@@ -232,7 +238,7 @@ def test_the_flags_of_a_judge_go_with_a_rubric(tmp_path):
     config = Config(
         prompts=str(tmp_path / "prompts.jsonl"),
         out=tmp_path / "pairs.jsonl",
-        policy="m",
+        policy=POLICY,
         judge="rule:json:dumps",
         judging=JudgeOptions(judge_model="m"),
     )

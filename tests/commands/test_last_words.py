@@ -60,6 +60,15 @@ def test_a_command_ends_in_a_summary_that_names_its_report(name, folder, capsys)
     assert program == "assay"
     group = typed.pop(0) if typed[0] in cli.COMMANDS and typed[0] else ""
     assert typed[0] in cli.COMMANDS[group], then
+    proposed = (group, typed[0]) if group else (typed[0],)
+    assert arguments[: len(proposed)] != proposed, "not what was just run"
+
+
+def test_what_audit_all_proposes_is_what_it_could_not_measure(folder, capsys):
+    more = ["--candidates", "candidates.jsonl"]
+    for given, then in (([], f"assay audit best-of-n {RULE} --data CANDIDATES --out out"), (more, f"assay serve {RULE}")):
+        cli.main(["audit", "all", RULE, *DATA, *OUT, "--max-rows", "10", *given])
+        assert f"next        {then}\n" in capsys.readouterr().out, "a rule has no states: no drift of it can be measured"
 
 
 def test_verbose_adds_every_figure_with_its_note(folder, capsys):

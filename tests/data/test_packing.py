@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.data.packing import Group, PackedBatch, RowLayout, make_group, pack, shared_prefix, siblings, split_group
+from assay.data.packing import Group, PackedBatch, RowLayout, make_group, pack, rounds_of, shared_prefix, siblings, split_group
 
 PAD = 7
 
@@ -171,3 +172,41 @@ def test_siblings_leave_alone_what_shares_little():
     assert len(siblings([short, other_short])) == 1
     assert len(siblings([short[5:], other_short[5:]])) == 2, "15 tokens are too few"
     assert len(siblings([short, short, short])) == 1
+
+
+def test_rounds_laid_out_by_hand():
+    group = group_of(*(tokens(1, 2, 3, 10 + i, 20 + i) for i in range(4)))  # 3 tokens of a prompt, then 2 for each answer
+    (packed,) = pack([group], 6, layout="one row")
+    assert packed.round_tokens == 24
+    batch = replace(packed, round_tokens=6)
+    first, second = rounds_of(batch)
+    assert first.tokens.tolist() == [[1, 2, 3, 10, 20]]
+    assert second.tokens.tolist() == [[1, 2, 3, 11, 21, 12, 22, 13, 23]], "of which 6 are computed"
+    assert first.branch.tolist() == [[0, 0, 0, 1, 1]]
+    assert second.branch.tolist() == [[0, 0, 0, 1, 1, 2, 2, 3, 3]]
+    assert second.positions.tolist() == [[0, 1, 2, 3, 4, 3, 4, 3, 4]]
+    assert (first.reward_positions.tolist(), second.reward_positions.tolist()) == ([4], [4, 6, 8])
+    assert rounds_of(replace(batch, round_tokens=11)) == [], "few enough tokens"
+    assert rounds_of(replace(batch, round_tokens=0)) == []
+    assert rounds_of(replace(pack([group, group], 99, layout="one row")[0], round_tokens=6)) == [], "two groups"
+    (alone,) = pack([group_of(tokens(*range(9)))], 4, layout="one row")
+    assert rounds_of(replace(alone, round_tokens=4)) == [], "a lone sequence"
+
+
+@given(sequences=answers_to_one_prompt(), max_tokens=st.integers(1, 60))
+@settings(max_examples=80, deadline=None)
+def test_rounds_lose_no_answer_and_keep_the_budget_but_for_one(sequences, max_tokens):
+    reads = [last(sequence) for sequence in sequences]
+    (packed,) = pack([make_group(sequences, reads)], 60, layout="one row")
+    batch = replace(packed, round_tokens=max_tokens)
+    found, num_prompt = [], shared_prefix(sequences, reads)
+    longest = max(len(sequence) for sequence in sequences) - num_prompt
+    for number, part in enumerate(rounds_of(batch)):
+        (row,), (branch,) = part.tokens, part.branch
+        for k in range(1, branch.max() + 1):
+            found.append(row[(branch == 0) | (branch == k)].tolist())
+        assert row[part.reward_positions].tolist() == [sequence[-1] for sequence in found[-branch.max() :]]
+        assert len(row) - num_prompt * (number > 0) <= max(max_tokens, num_prompt) + longest
+    assert found in ([], [sequence.tolist() for sequence in sequences])
+    if batch.tokens.size > 2 * max(max_tokens, num_prompt) + 2 * longest and len(sequences) > 1:
+        assert found, "so large a group runs in rounds"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from assay.evaluation.step_rivals import guesses
 from assay.stats.step_figures import (
     NO_ERROR,
     StepLabels,
@@ -96,6 +97,11 @@ def test_always_step_3_and_a_random_step():
     labels = first_errors()
     assert (labels.first_error_N == 2).mean() == pytest.approx(0.2186, abs=FOUR)
     assert (1 / labels.size_N).mean() == pytest.approx(0.1426, abs=FOUR)
+    texts = [row["model_output_steps"] for row in rows("mr-gsm8k-wrong/first_error_labels.jsonl.gz")]
+    found = {one.name: one.figure.value for one in guesses(labels, [np.array([len(step) for step in one]) for one in texts])}
+    assert found["always step 3"] == pytest.approx(0.2186, abs=FOUR)
+    assert found["a random step"] == pytest.approx(0.1426, abs=FOUR)
+    assert found["the longest step"] == pytest.approx(0.3407, abs=FOUR), "two of the seven scorers are below it at 0.5"
 
 
 def test_f1_is_refused_where_all_solutions_are_wrong():

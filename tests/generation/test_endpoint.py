@@ -212,6 +212,51 @@ def test_samples_go_as_one_call_where_the_endpoint_gives_several():
                 assert sorted(request.body["seed"] for request in chat.requests) == [5, 5, 6, 6, 7, 7]
 
 
+def slots(num_slots: int, longest: int = 100):
+    """As llama.cpp's server answers: no more replies to a call than it has slots, and no longer messages than one of them takes."""
+
+    def answer(request: Request):
+        if request.body.get("n", 1) > num_slots:
+            said_so = f"Field 'n': Value must be between 1 <= value <= {num_slots}, but got {request.body['n']}"
+            return 400, {"error": {"code": 400, "message": said_so, "type": "invalid_request_error"}}
+        if len(request.text) > longest:
+            return 400, {
+                "error": {"code": 400, "message": "exceeds the available context size", "type": "exceed_context_size_error"}
+            }
+        reply = said("one")
+        reply["choices"] *= request.body.get("n", 1)
+        return reply
+
+    return answer
+
+
+def test_more_samples_than_the_endpoint_gives_at_once_are_asked_for_alone():
+    with fake_chat(slots(2), ("n",)) as chat:
+        made = generator(chat, concurrency=1)
+        found = made.sample(["a", "b"], n=3, temperature=0.7, seed=5)
+        assert [reply.text for replies in found for reply in replies] == ["one"] * 6
+        assert [request.body.get("n", 1) for request in chat.requests] in ([3, 1, 1, 1, 1, 1, 1], [3, 3, 1, 1, 1, 1, 1, 1])
+        assert sorted(request.body["seed"] for request in chat.requests if "n" not in request.body) == [5, 5, 6, 6, 7, 7]
+        assert made.bill.num_failed == 0, "what was refused as one call is not a failed try of its samples"
+
+
+def test_a_call_that_is_refused_for_another_reason_leaves_the_others_as_one():
+    with fake_chat(slots(3), ("n",)) as chat:
+        made = generator(chat, concurrency=1)
+        (refused, given) = made.sample(["long " * 50, "b"], n=3, temperature=0.7)
+        assert all("exceeds the available context" in reply.error for reply in refused)
+        assert [reply.text for reply in given] == ["one"] * 3
+        assert [request.body.get("n", 1) for request in chat.requests if request.text == "b"] == [3]
+
+
+def test_a_refused_number_does_not_use_up_the_budget():
+    with fake_chat(slots(1), ("n",)) as chat:
+        made = Generator(Endpoint(chat.url, "m", rates=Rates(concurrency=1), price=PRICE), limits=Limits(budget=60.0))
+        made.features()  # 10 dollars, as each call
+        found = made.sample(["a"], n=3, temperature=0.7, max_tokens=1)[0]
+        assert [reply.text for reply in found] == ["one"] * 3
+
+
 def test_a_reply_that_is_cut_off_says_so_and_a_failed_one_has_no_text():
     with fake_chat(lambda request: said("half a", finish="length") if request.text == "a" else (400, {})) as chat:
         (cut,), (failed,) = generator(chat).sample(["a", "b"])
@@ -267,6 +312,7 @@ def test_text_that_is_no_valid_unicode_is_sent_and_recorded():
         assert found.verdict == 1.0
         assert made.ask([ask("a\ud800b")], verdict)[0].verdict == 1.0
         assert len(chat.requests) == 1
+        assert chat.requests[0].text == "a\ufffdb", "half a character is no JSON that llama.cpp's server reads: it answers 500"
 
 
 def test_numbers_that_are_no_logprobs_are_left_out():

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from transformers.decision import DecisionConfig
 
+from assay.data.packing import make_group
 from assay.generation.generator import Generator
 from assay.generation.local_model import LocalModel, load_language_model
 from assay.generation.prompt_tokens import PromptTokens
@@ -181,6 +182,28 @@ def test_the_answers_to_a_prompt_share_its_tokens(model):
         model.backbone.read = read
     alone = sum(len(model.tokens(ask.messages)) for ask in asks)
     assert sum(seen[-1:]) < 0.62 * alone
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma"])
+def test_sixteen_answers_read_their_prompt_once_and_as_the_plain_model_does(kind):
+    causal, tokenizer = tiny_causal(kind), tiny_tokenizer(CHATML)
+    model = LocalModel(causal, tokenizer, model="tiny", identity="tiny", max_tokens=50)
+    texts = [f"{'How do I boil an egg? ' * 20}{chr(97 + k)} {'Put it in water. ' * (1 + k % 5)}" for k in range(16)]
+    asks = [Ask(messages=(Message("user", text),), sampling=Sampling(choices=("A", "B")), shared="one") for text in texts]
+    prompts = [model.tokens(ask.messages) for ask in asks]
+    seen = []
+    hook = causal.base_model.embed_tokens.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))
+    found = [one.verdict for one in Generator(model).ask(asks, lambda ask, reply: dict(reply.tokens[0].top))]
+    hook.remove()
+    group = make_group(prompts, [np.array([len(prompt) - 1]) for prompt in prompts])
+    assert sum(seen[-3:]) == len(group.tokens), "three rounds, in which each token of the prompt and of the answers stands once"
+    spelled = model.spelled.of(("A", "B"))
+    for prompt, masses in zip(prompts, found, strict=True):
+        with torch.inference_mode():
+            logits = causal(input_ids=torch.from_numpy(prompt.astype(np.int64))[None]).logits[0, -1]
+        for choice, ids in zip(("A", "B"), spelled.single, strict=True):
+            plain = float(logits.log_softmax(dim=0)[torch.from_numpy(ids)].logsumexp(dim=0))
+            assert masses[choice] == pytest.approx(plain, abs=1e-4)
 
 
 def test_a_local_judge_writes_its_verdict_where_it_is_told_to(model):

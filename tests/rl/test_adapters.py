@@ -21,6 +21,7 @@ from assay.rl.trl import as_completion, trl_reward
 from assay.rl.verl import verl_reward, verl_reward_async
 from assay.scorers import base
 from assay.scorers.ensemble import Ensemble
+from assay.scorers.verifiers.built_in import built_in_rule
 from assay.scorers.wrappers.scaled import Scaled
 
 
@@ -104,6 +105,61 @@ def test_openrlhf_takes_the_query_as_rendered():
     assert torch.equal(found["rewards"], torch.tensor([7.0]))
     assert torch.equal(found["scores"], torch.tensor([7.0]))
     assert torch.equal(found["extra_logs"]["reward_std"], torch.tensor([0.5]))
+
+
+CHATML = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is half of 36?<|im_end|>\n<|im_start|>assistant\n"
+LLAMA = "<|start_header_id|>user<|end_header_id|>\n\nWhat is half of 36?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said", "label", "reward"),
+    [
+        (CHATML, "18<|im_end|>", "18", 1.0),
+        (CHATML, "18", "18", 1.0),  # cut at its length: no end token
+        (CHATML, "19<|im_end|>", "18", 0.0),
+        (LLAMA, "18<|eot_id|>", '{"answer": "18"}', 1.0),
+        ("Half of 36 is ", "18</s>", 18, 1.0),
+        (CHATML + "<think>\n", "half of it</think>18<|im_end|>", "18", 1.0),  # the template opened the thought
+    ],
+)
+def test_openrlhf_gives_a_built_in_rule_the_answer_and_the_label(prompt, said, label, reward):
+    rule = built_in_rule("exact", {"final": True} if "<think>" in prompt else {})
+    if "<think>" in prompt:
+        said = said.replace("18", "<answer>18</answer>")
+    found = openrlhf_reward(rule)([prompt + said], [prompt], [label])
+    assert found["rewards"].tolist() == [reward]
+
+
+def test_openrlhf_s_prompt_reaches_a_judge_in_turns():
+    class Judge(LastDigit):
+        def bill(self):
+            return "nothing"
+
+    scorer = Judge()
+    openrlhf_reward(scorer)([CHATML + "18<|im_end|>", "Count: 7"], [CHATML, "Count: "], ["", ""])
+    turns = (Message("system", "Be brief."), Message("user", "What is half of 36?"))
+    assert scorer.seen[0] == Completion(messages=turns, response="18")
+    assert scorer.seen[1] == Completion(messages="Count: ", response="7")
+
+
+def test_a_query_that_does_not_begin_with_its_prompt_has_no_reward_and_a_reason():
+    rule = built_in_rule("exact")
+    cut = CHATML[20:] + "18<|im_end|>"  # OpenRLHF cuts a long prompt at its front
+    found = openrlhf_reward(rule, on_failure="none")([cut, CHATML + "18"], [CHATML, CHATML], ["18", "18"])
+    assert found["rewards"].isnan().tolist() == [True, False]
+    assert found["rewards"][1] == 1
+    for prompt, why in ((CHATML, "does not begin with its prompt"), ("", "came without its prompt")):
+        with pytest.raises(RewardError, match=why):
+            openrlhf_reward(rule)([cut], [prompt], ["18"])
+
+
+def test_a_rule_and_a_model_in_one_scorer_cannot_both_have_a_rendered_text():
+    class Model(LastDigit):
+        renderer = config = None
+
+    with pytest.raises(ValueError, match="cannot be given to both"):
+        openrlhf_reward(Ensemble([Model(), built_in_rule("exact")]))
+    assert openrlhf_reward(Model())([CHATML + "7"], [""], [""])["rewards"].tolist() == [7.0]
 
 
 def test_a_failure_is_an_error_or_nan_never_a_number():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from assay.records import PreferencePair
-from assay.rubrics.learned import learn_rubric
+from assay.rubrics.learned import _is_drawn, learn_rubric
 from assay.rubrics.rubric import NOT_APPLICABLE, Criterion, Rubric
 
 TRUE = {"right": 3.0, "kind": 1.5, "rude": -2.0, "long": 0.0}
@@ -74,8 +74,29 @@ def test_a_proposed_criterion_is_taken_only_if_it_helps_held_out(weight, is_take
     learned = learn_rubric(RUBRIC, pairs, judge, propose=propose)
     assert (learned.accepted == ("cited",)) == is_taken
     assert (learned.refused == ("cited",)) == (not is_taken)
-    assert len(seen) == learned.n_fit, "who proposes sees no pair that is held out"
+    assert len(seen) == pytest.approx(0.3 * learned.n_fit, rel=0.2)
+    asked = {pair.prompt_key for pair, is_test in zip(pairs, _is_drawn(pairs, 0.3, 0), strict=True) if is_test}
+    assert len(asked) > 100
+    assert not asked & {pair.prompt_key for pair in seen}, "who proposes sees no prompt that is held out"
     assert ("cited" in [criterion.name for criterion in learned.rubric.criteria]) == is_taken
+
+
+def test_a_criterion_that_fits_what_the_proposer_was_shown_alone_is_refused():
+    """It is right on every pair that was shown, and a coin elsewhere: chosen on all pairs it would look like help."""
+    pairs, judge = world(400, seed=7)
+    rng, right = np.random.default_rng(8), {}
+
+    def propose(rubric, some):
+        right.update({side.key: float(i == 0) for pair in some for i, side in enumerate(pair.completions())})
+        return [Criterion(name="shown", text="Is it like what was shown?")]
+
+    def also(criteria, completions):
+        known = judge([c for c in criteria if c.name != "shown"], completions)
+        return [{**row, "shown": right.get(item.key, float(rng.integers(2)))} for row, item in zip(known, completions, strict=True)]
+
+    learned = learn_rubric(RUBRIC, pairs, also, propose=propose)
+    assert learned.refused == ("shown",)
+    assert len(right) > 100
 
 
 def test_criteria_that_say_nothing_are_seldom_kept():

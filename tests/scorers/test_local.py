@@ -179,9 +179,9 @@ def test_members_over_one_trunk_score_as_each_alone(num_top):
 def test_the_plan_is_kept_and_says_what_it_takes():
     model = tiny_model()
     scorer = LocalScorer(model, tiny_renderer(max_length=64), identity="x", max_tokens=100)
-    assert (scorer.plan.max_tokens, scorer.plan.group_tokens) == (100, 400), "part by part, a group may exceed the budget"
-    # 400 tokens of 3 x 64 feed-forward and 3 x 32 stream numbers, and 32 more, of 4 bytes each
-    assert scorer.plan.forward_bytes == 400 * (3 * 64 + 3 * 32 + 32) * 4
+    assert (scorer.plan.max_tokens, scorer.plan.group_tokens) == (100, 6400), "in rounds a group may exceed the budget"
+    # one round: of each token 3 x 64 feed-forward and 3 x 32 stream numbers, and 32 more; keys and values of 4 layers, 2 x 8 wide
+    assert scorer.plan.forward_bytes == (64 + 4 * 100) * (3 * 64 + 3 * 32 + 32 + 4 * 2 * 2 * 8) * 4
     assert scorer.plan.predicted_bytes > scorer.plan.forward_bytes
     assert "100 tokens a forward" in scorer.plan.summary()
     dense = LocalScorer(tiny_model(attention="sdpa"), tiny_renderer(max_length=64), identity="x", max_tokens=100)

@@ -12,6 +12,7 @@ import pytest
 from assay.records import Completion
 from assay.scorers.engine_api import ask_engine
 from assay.scorers.local import LocalScorer
+from assay.scorers.verifiers.built_in import built_in_rule
 from assay.serve.served import Served, TextRules, text_rules_of
 from serving import Lengths, service_of, serving
 from tiny import AGENT, tiny_model, tiny_renderer
@@ -84,6 +85,15 @@ def test_a_trainer_s_text_that_ends_where_generation_did_is_closed(client, rende
     as_it_is = post(client, "/v1/score", {"items": [{"text": rendered[0].removesuffix("<|im_end|>\n")}]})
     assert abs(as_it_is["rewards"][0]["value"] - values[0]) > 1e-3
     assert "empty" in post(client, "/get_reward", {"query": [""]}, 422)["error"]["message"]
+
+
+def test_openrlhf_s_query_is_parted_for_a_rule():
+    prompt = "<|im_start|>user\nWhat is half of 36?<|im_end|>\n<|im_start|>assistant\n"
+    with serving(service_of(built_in_rule("exact"))) as client:
+        body = {"query": [prompt + "18<|im_end|>", prompt + "19"], "prompts": [prompt] * 2, "labels": ["18", "18"]}
+        assert post(client, "/get_reward", body)["rewards"] == [1, 0]
+        cut = post(client, "/get_reward", {"query": [prompt[4:] + "18"], "prompts": [prompt], "labels": ["18"]}, 422)
+        assert "does not begin with its prompt" in cut["error"]["message"]
 
 
 def test_openrlhf_s_query_is_never_templated_or_given_special_tokens():

@@ -1,4 +1,4 @@
-"""`assay evaluate`: what a scorer is worth on pairs, or on published suites."""
+"""`assay evaluate`: what a scorer is worth on pairs, on solutions with labelled steps, or on published suites."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from pathlib import Path
 import tyro
 
 from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
+from assay.data.columns import renaming
 from assay.data.rows import slug
-from assay.evaluation.measure import evaluate_on_suite, evaluate_pairs
+from assay.data.step_check import holds_steps
+from assay.evaluation.measure import NamedSteps, evaluate_on_suite, evaluate_pairs, evaluate_solutions, own_steps, read_named_steps
 from assay.evaluation.suites.lookup import load_suite
 from assay.report.html import write_html
 from assay.scorers.judges.options import JudgeOptions
+from assay.scorers.opened import Opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Accuracy with intervals, baselines, calibration, slices; suites (docs/evaluation.md)."""
+    """Accuracy with intervals, baselines, calibration; suites, labelled steps (docs/evaluation.md)."""
 
     model: Model
     suite: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -26,6 +29,10 @@ class Config:
     """Where the suites' files lie; else the environment's ASSAY_DATA, else the hub."""
     name: str | None = None
     """Name of the evaluation; that of the data when left out."""
+    threshold: float | None = None
+    """Of labelled steps (docs/process.md): a step is right above it, in units of step rewards; the model's own when left out."""
+    threshold_data: tuple[str, ...] = ()
+    """Of labelled steps: other solutions, on which the threshold is chosen."""
     pairs: Pairs = field(default_factory=Pairs)
     where: Where = field(default_factory=Where)
     judge: JudgeOptions = field(default_factory=JudgeOptions)
@@ -35,12 +42,19 @@ class Config:
             raise ValueError("--suite goes without --data, --form and --strict: evaluate pairs in a call of their own")
         if self.name and len(self.suite) > 1:
             raise ValueError(f"--name {self.name} is one name for {len(self.suite)} suites: leave it out, or give one suite a call")
+        if self.threshold is not None and self.threshold_data:
+            raise ValueError("--threshold and --threshold-data are two thresholds: give one of them")
 
 
 def run(config: Config) -> int:
     """Evaluate, keep each report under eval/, and show it."""
     opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
+    of_steps = [name for name in config.pairs.data if holds_steps(name, config.pairs.form)]
+    if of_steps or (not config.pairs.data and not config.suite and opened.home is not None and opened.own_data.has_steps):
+        return _on_steps(config, opened, home, of_steps)
+    if config.threshold is not None or config.threshold_data:
+        raise ValueError("--threshold and --threshold-data are of labelled steps: give such files to --data (docs/process.md)")
     if not config.suite:
         named = pairs_for(opened, config.pairs)
         kept_as = slug(config.name) if config.name else named.kept_as
@@ -59,6 +73,35 @@ def run(config: Config) -> int:
     opened.say_bill()
     show(reports, verbose=config.where.verbose, page=page, then=next_of(config))
     return 0
+
+
+def _on_steps(config: Config, opened: Opened, home: Path, of_steps: list[str]) -> int:
+    """Evaluate on labelled steps. Raises ValueError for pairs beside them."""
+    if others := [name for name in config.pairs.data if name not in of_steps]:
+        raise ValueError(f"{of_steps[0]} holds labelled steps and {others[0]} does not: evaluate on them apart")
+    named = _solutions(config, config.pairs.data) if of_steps else own_steps(opened, limit=config.pairs.limit)
+    chosen_on = _solutions(config, config.threshold_data) if config.threshold_data else None
+    name, kept_as = config.name or named.name, slug(config.name) if config.name else named.kept_as
+    result = evaluate_solutions(
+        opened,
+        named,
+        title=f"Steps of {name}",
+        threshold=config.threshold,
+        threshold_from=chosen_on,
+        seed=config.pairs.seed,
+    )
+    opened.say_bill()
+    kept_as = f"steps-{kept_as}"
+    report = keep(result, home, kept_as, page=f"{opened.name} on {name}")
+    then = ("assay", "search", config.model, "PROMPTS", "--policy", "LANGUAGE_MODEL", "--answers", "ANSWERS.jsonl")
+    show([report], verbose=config.where.verbose, page=home / f"{kept_as}.html", then=then)
+    return 0
+
+
+def _solutions(config: Config, data: tuple[str, ...]) -> NamedSteps:
+    pairs = config.pairs
+    names = renaming(pairs.columns, pairs.ignore)
+    return read_named_steps(data, form=pairs.form, strict=pairs.strict, limit=pairs.limit, seed=pairs.seed, names=names)
 
 
 def next_of(config: Config) -> tuple[str, ...]:

@@ -74,6 +74,8 @@ _SPECIAL = re.compile(
 )
 _HARMONY = re.compile(r"<\|start\|>.*?<\|message\|>", re.S)
 _ENDS = tuple(dict.fromkeys(end for template in _TEMPLATES for end in template.ends))
+_END_TOKENS = tuple(dict.fromkeys(end for template in _TEMPLATES for end in template.ends))
+_OPENED_THOUGHT = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
 _LITERAL = re.compile(r"""\A\s*(?:array\(\s*)?\[?\s*\{\s*(?:u?["'])(?P<name>\w+)["']\s*:""")
 
 
@@ -101,6 +103,27 @@ def rendered_in(text: str) -> str | Messages:
         if template.turn.search(text):
             return _parted(text, template)
     return _without_end(text)
+
+
+def parted_query(query: str, prompt: str) -> tuple[str | Messages, str]:
+    """Prompt and answer of a trainer's text, in which the rendered prompt stands before the answer: (prompt, answer).
+
+    The prompt is taken apart into its turns where its template is known, and is else one text. The answer is what follows, without
+    a template's marks of its end; a thought that the template opens in the prompt is the answer's. Raises BadRow for a query that
+    does not begin with its prompt: where the answer begins is not known then.
+    """
+    if not prompt.strip() or not query.startswith(prompt):
+        what = "does not begin with its prompt" if prompt.strip() else "came without its prompt"
+        raise BadRow(f"the query {what}, so that it is not known where the answer begins: was the prompt cut to fit?")
+    opened = _OPENED_THOUGHT.search(prompt)
+    end = len(prompt) if opened is None else opened.start()
+    try:
+        asked = rendered_in(prompt[:end])
+    except BadRow:  # a template that is not known: as a text it says the same
+        asked = prompt[:end]
+    answer = query[end:]
+    bare = _trimmed(answer, [mark for mark in _END_TOKENS if mark != "</s>" or "<s>" not in answer])
+    return asked, answer if bare == answer.strip() else bare
 
 
 def transcript_in(text: str) -> Messages | None:

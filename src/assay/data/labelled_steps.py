@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from assay.messages import prompt_key
+from assay.messages import Messages, prompt_key
 from assay.records import Completion
 
 
@@ -34,6 +34,11 @@ class LabelledSteps:
         for label in (*self.right, self.outcome):
             if label is not None and not (math.isfinite(label) and 0.0 <= label <= 1.0):
                 raise ValueError(f"label {label} is not a probability: give a value in [0, 1], or None where nothing is known")
+
+    @property
+    def prompt(self) -> Messages:
+        """The problem, as messages."""
+        return self.completion.messages
 
     @property
     def prompt_key(self) -> str:

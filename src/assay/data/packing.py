@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+GROUP_FACTOR = 4  # computing a prompt twice costs more than a forward over the fastest budget
 LEAST_SHARED = 16  # tokens that sequences whose prompt is not known have in common before they are laid out as one group
 RowLayout = Literal["rows", "one row", "plain"]
 
@@ -40,7 +41,8 @@ class PackedBatch:
     tokens, positions, group, branch: (B, L) int32; group is -1 and the token `pad_id` where a row is not filled.
     reads: (R,) int64 indices into the flattened (B * L) tokens. order: which of the groups given to `pack` are inside, in the
     order of their reads. starts: for each of them the flat index of its first token; sizes: its number of tokens.
-    is_plain: every row is one sequence from column 0, so that ordinary causal attention is right without a mask.
+    is_plain: every row is one sequence from column 0, so that ordinary causal attention is right without a mask. round_tokens:
+    a single group of more tokens may run in rounds (`rounds_of`); 0 for any number at once.
     """
 
     tokens: np.ndarray
@@ -52,6 +54,7 @@ class PackedBatch:
     starts: np.ndarray
     sizes: np.ndarray
     is_plain: bool
+    round_tokens: int = 0
 
 
 def make_group(sequences: Sequence[np.ndarray], reward_positions: Sequence[np.ndarray], *, share: bool = True) -> Group:
@@ -135,7 +138,8 @@ def pack(groups: Sequence[Group], max_tokens: int, *, pad_id: int = 0, layout: R
     sizes = np.array([len(group.tokens) for group in groups], dtype=np.int64)
     order = np.argsort(-sizes, kind="stable")
     if layout == "one row":
-        return [_lay(groups, [row], int(sizes[row].sum()), pad_id) for row in _bins(order, sizes, max_tokens)]
+        bins = _bins(order, sizes, max_tokens)
+        return [replace(_lay(groups, [row], int(sizes[row].sum()), pad_id), round_tokens=GROUP_FACTOR * max_tokens) for row in bins]
     batches: list[PackedBatch] = []
     rows: list[list[int]] = []
     room: list[int] = []
@@ -157,6 +161,46 @@ def pack(groups: Sequence[Group], max_tokens: int, *, pad_id: int = 0, layout: R
     if rows:
         batches.append(_lay(groups, rows, width, pad_id))
     return batches
+
+
+def rounds_of(batch: PackedBatch) -> list[PackedBatch]:
+    """A group of more than `round_tokens` in rounds of about equal size, each its prompt and some of its answers, in their order.
+
+    The prompt counts in the first round alone: behind it only the answers are computed. Empty for a batch that is not one group
+    of several answers and so many tokens, or takes a single round.
+    """
+    size = batch.tokens.size
+    is_over = 0 < batch.round_tokens < size and len(batch.order) == 1 == len(batch.tokens)
+    branch_G = batch.branch[0]
+    sizes_S = np.bincount(branch_G)[1:] if is_over and not batch.is_plain else np.zeros(0, np.int64)
+    if len(sizes_S) < 2:
+        return []
+    num_prompt = size - int(sizes_S.sum())
+    num_rounds = -(-size // batch.round_tokens)
+    # an answer belongs to the round in which its middle lies
+    middles_S = num_prompt + np.cumsum(sizes_S) - sizes_S / 2
+    round_S = np.minimum((middles_S * num_rounds / size).astype(np.int64), num_rounds - 1)
+    numbers = [np.flatnonzero(round_S == k) + 1 for k in np.unique(round_S)]
+    return [_with_answers(batch, num_prompt, each) for each in numbers] if len(numbers) > 1 else []
+
+
+def _with_answers(batch: PackedBatch, num_prompt: int, numbers: np.ndarray) -> PackedBatch:
+    """The batch of one group with only some of its branches, which follow one another."""
+    branch_G = batch.branch[0]
+    start, stop = np.searchsorted(branch_G, [numbers[0], numbers[-1] + 1])
+    kept = np.r_[0:num_prompt, start:stop]
+    reads = batch.reward_positions[(batch.reward_positions >= start) & (batch.reward_positions < stop)]
+    return PackedBatch(
+        tokens=batch.tokens[:, kept],
+        positions=batch.positions[:, kept],
+        group=batch.group[:, kept],
+        branch=np.maximum(batch.branch[:, kept] - (numbers[0] - 1), 0),
+        reward_positions=reads - (start - num_prompt),
+        order=batch.order,
+        starts=batch.starts,
+        sizes=np.array([len(kept)], np.int64),
+        is_plain=False,
+    )
 
 
 def spans(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:

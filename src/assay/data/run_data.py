@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from assay.data.columns import renaming
+from assay.data.labelled_steps import LabelledSteps
 from assay.data.pairs import PairReader, read_pairs
 from assay.data.split import HasPrompt, Split, is_among, split_of
+from assay.data.step_check import holds_steps
+from assay.data.step_rows import read_labelled_steps
 from assay.records import PreferencePair
 from assay.run_files import (
     ADOPTED,
@@ -53,6 +56,21 @@ class RunData:
             return "train"  # the model to start from has seen this prompt: nothing can be measured on it
         test = 0.0 if self.eval_data is not None else self.test
         return split_of(pair.prompt, seed=self.seed, calibration=self.calibration, test=test)
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether its files are of labelled steps."""
+        return any(holds_steps(path, self.form) for path in self.files)
+
+    def solutions(self, split: Split) -> Iterator[LabelledSteps]:
+        """The solutions of one split, read again from files of labelled steps."""
+        if split == "test" and self.eval_data is not None:
+            yield from read_labelled_steps(self.eval_data, form=self.form, strict=self.strict, names=self.names)
+            return
+        form, limit, strict, seed, names = self.form, self.limit, self.strict, self.seed, self.names
+        for path in self.files:
+            reader = read_labelled_steps(path, form=form, limit=limit, strict=strict, seed=seed, names=names)
+            yield from (item for item in reader if self.split_of(item) == split)
 
     def readers(self) -> list[PairReader]:
         """The files, to be read."""

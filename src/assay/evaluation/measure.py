@@ -1,13 +1,25 @@
-"""Evaluate an opened scorer: on pairs, or on a suite. Prompts that it was trained on are refused, or left out of a suite."""
+"""Evaluate an opened scorer: on pairs, on labelled steps, or on a suite. Prompts that it was trained on are refused, or left out of
+a suite."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
-from assay.console import progress
+from assay.console import progress, say
+from assay.data.columns import NO_NAMES
+from assay.data.labelled_steps import LabelledSteps
+from assay.data.rows import slug
+from assay.data.sampling import draw_prompts
+from assay.data.step_rows import read_labelled_steps
+from assay.errors import DataError
 from assay.evaluation.evaluate import EvaluationResult, evaluate
+from assay.evaluation.evaluate_steps import DATA_SET, StepEvaluationResult, evaluate_steps
 from assay.evaluation.rivals import BAG_OF_WORDS
+from assay.evaluation.step_scores import labels_of, score_steps
 from assay.evaluation.suites.lookup import LoadedSuite
 from assay.evaluation.suites.summary import SuiteResult, evaluate_suite
 from assay.records import Finding, extended
@@ -15,6 +27,7 @@ from assay.scorers.base import Scorer
 from assay.scorers.baselines import MAX_PAIRS, fit_bag_of_words, kept_bag_of_words
 from assay.scorers.opened import NamedPairs, Opened, overlap, refuse_seen
 from assay.scorers.wrappers.counted import Counted
+from assay.stats.step_figures import fit_threshold
 
 
 def evaluate_pairs(opened: Opened, named: NamedPairs, *, title: str, seed: int = 0) -> EvaluationResult:
@@ -36,6 +49,88 @@ def evaluate_pairs(opened: Opened, named: NamedPairs, *, title: str, seed: int =
             advance=advance,
         )
     facts = {"data": named.name, **opened.facts, "overlap with training": seen.fact}
+    return replace(result, page=extended(result.page, findings=seen.findings, facts=facts))
+
+
+class NamedSteps(NamedTuple):
+    """Solutions with labelled steps, the name of their set, and the name under which their figures are kept."""
+
+    items: list[LabelledSteps]
+    name: str
+    kept_as: str
+
+
+def read_named_steps(
+    data: Sequence[str],
+    *,
+    form: str | None = None,
+    strict: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    names: Mapping[str, str] = NO_NAMES,
+) -> NamedSteps:
+    """The solutions of one set or of several. Of several, each is tagged with its set, which is a part of ProcessBench F1.
+
+    Arguments as of `read_named`. Raises DataError when a set holds no solutions.
+    """
+    items: list[LabelledSteps] = []
+    for name in data:
+        reader = read_labelled_steps(name, form=form, strict=strict, limit=limit, seed=seed, names=names)
+        read = list(reader)
+        say("read", f"{name}: {reader.summary()}")
+        if not read:
+            raise DataError(f"there are no solutions with labelled steps in {name}: leave it out, or give a file that has some")
+        items += [replace(one, tags={**one.tags, DATA_SET: slug(name)}) for one in read] if len(data) > 1 else read
+    return NamedSteps(items, " and ".join(Path(name).name for name in data), "-".join(slug(name) for name in data))
+
+
+def own_steps(opened: Opened, *, limit: int | None = None) -> NamedSteps:
+    """The test split of a run's own labelled steps; with a limit whole problems, drawn by the run's seed. Raises ValueError when it
+    is empty."""
+    own = opened.own_data
+    items = list(own.solutions("test"))
+    if not items:
+        raise ValueError(f"there are no solutions in the test split of {opened.label}: give --data")
+    if limit is not None:
+        items = list(draw_prompts(items, limit, seed=own.seed, prompt_of=lambda one: one.prompt_key).items)
+    name = "the test split" if own.eval_data is None else Path(own.eval_data).name
+    return NamedSteps(items, name, "test" if own.eval_data is None else slug(own.eval_data))
+
+
+def evaluate_solutions(
+    opened: Opened,
+    named: NamedSteps,
+    *,
+    title: str,
+    threshold: float | None = None,
+    threshold_from: NamedSteps | None = None,
+    seed: int = 0,
+) -> StepEvaluationResult:
+    """`evaluate_steps` on named solutions. threshold: in place of the scorer's own; threshold_from: other solutions, on which the
+    one with the best F1 is chosen.
+
+    Raises DataError when the model was trained on prompts of the solutions, or the threshold is to be chosen on them; ValueError
+    for both a threshold and solutions to choose it on.
+    """
+    refuse_seen(opened, named.items, named.name)
+    seen, said = overlap(opened, named.items, named.name), {}
+    if threshold_from is not None:
+        if threshold is not None:
+            raise ValueError(f"the threshold is {threshold:g} or chosen on {threshold_from.name}: give one of the two")
+        shared = {one.prompt_key for one in named.items} & {one.prompt_key for one in threshold_from.items}
+        if shared:
+            raise DataError(
+                f"{len(shared):,} problems of {named.name} are also in {threshold_from.name}, on which the threshold is chosen: "
+                "that flatters its figures; give other problems"
+            )
+        with progress("choosing a threshold", len(threshold_from.items), "solutions") as advance:
+            scores = score_steps(opened.scorer, threshold_from.items, advance=advance)
+        fitted = fit_threshold(scores.scores, labels_of(threshold_from.items))
+        threshold, size = fitted.threshold, len(threshold_from.items)
+        said = {"threshold from": f"{threshold_from.name}: {size:,} solutions, where it gives {fitted.value:.3f}"}
+    with progress("evaluating", len(named.items), "solutions") as advance:
+        result = evaluate_steps(opened.scorer, named.items, title=title, threshold=threshold, seed=seed, advance=advance)
+    facts = {"data": named.name, **said, **opened.facts, "overlap with training": seen.fact}
     return replace(result, page=extended(result.page, findings=seen.findings, facts=facts))
 
 

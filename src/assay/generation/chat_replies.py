@@ -68,7 +68,7 @@ def _reply(choice: Any, usage: tuple[int | None, int | None], seconds: float, wi
     if finish == "content_filter":
         return failed("refused: the endpoint's content filter", seconds=seconds, usage=usage)
     tokens = _tokens(choice.get("logprobs")) if with_tokens else ()
-    return Reply(_valid(_with_stop(str(content or ""), choice, stop)), finish, *usage, seconds, tokens=tokens)
+    return Reply(valid(_with_stop(str(content or ""), choice, stop)), finish, *usage, seconds, tokens=tokens)
 
 
 def _with_stop(text: str, choice: dict[str, Any], stop: tuple[str, ...]) -> str:
@@ -104,6 +104,6 @@ def _usage(content: Any) -> tuple[int | None, int | None]:
     return read, written
 
 
-def _valid(text: str) -> str:
+def valid(text: str) -> str:
     """The text with lone surrogates, which JSON can spell and no file can hold, as U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from assay.errors import EngineError
 from assay.files import json_digest
 from assay.generation.background import Background
-from assay.generation.chat_replies import failed, replies_in
+from assay.generation.chat_replies import failed, replies_in, valid
 from assay.generation.prices import Price, list_price
 from assay.generation.replies import Ask, Desk, Features, Reply, Sampling
 from assay.messages import Message
@@ -138,6 +138,18 @@ class Endpoint:
             raise failed.exceptions[0] from None
 
     async def _one(self, asks: Sequence[Ask], job: list[int], desk: Desk) -> None:
+        """Settle all of a job. Where it is refused as one call, its samples are asked for alone; if the first is then answered, it
+        was the number that was refused, and no other job is tried as one."""
+        alone = job if len(job) > 1 and not self._takes_n else (await self._settled(asks, job, desk))[0]
+        for place, i in enumerate(alone):
+            _, is_answered = await self._settled(asks, [i], desk)
+            if place == 0 and is_answered:
+                self._takes_n = False
+
+    async def _settled(self, asks: Sequence[Ask], job: list[int], desk: Desk) -> tuple[list[int], bool]:
+        """Ask until all of a job is settled. Those left unsettled, since so many replies at once were refused; and whether the last
+        call was answered."""
+        is_answered = False
         connection = self._connection()
         async with connection.slots:
             until = time.monotonic() + desk.item_seconds
@@ -147,16 +159,20 @@ class Endpoint:
                     desk.unsent(i, reason)
                 job = [i for i in job if i not in refusals]
                 if not job:
-                    return
+                    return [], is_answered
                 if not await self._may_go(connection, asks[job[0]], len(job), until):
                     for i in job:
                         desk.unsent(i, f"timed out: the rates of the endpoint left no time to ask within {desk.item_seconds:g} s")
-                    return
+                    return [], is_answered
                 replies = await self._call(connection, asks[job[0]], len(job), until - time.monotonic())
+                is_answered = replies[0].text is not None
+                if len(job) > 1 and not is_answered and not replies[0].may_pass:  # llama.cpp gives as many as it has slots
+                    return job, False
                 left = until - time.monotonic()
                 pauses = {i: desk.settle(i, reply, left) for i, reply in zip(job, replies, strict=True)}
                 job = [i for i, pause in pauses.items() if pause is not None]
                 await asyncio.sleep(max((pause for pause in pauses.values() if pause is not None), default=0.0))
+        return [], is_answered
 
     async def _may_go(self, connection: _Connection, ask: Ask, num_replies: int, until: float) -> bool:
         """Wait for the rates, and for a pause that the endpoint has asked for; False when that takes longer than there is time."""
@@ -198,7 +214,7 @@ class Endpoint:
         import openai
 
         try:
-            content = json.dumps(body).encode()  # escaped: text that is no valid Unicode does not stop the request
+            content = valid(json.dumps(body, ensure_ascii=False)).encode()  # servers refuse what is no valid Unicode, some with 500
             async with asyncio.timeout(seconds):
                 response = await connection.client.post(
                     "/chat/completions", cast_to=httpx2.Response, content=content, options={"timeout": seconds, **_JSON}

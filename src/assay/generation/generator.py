@@ -190,6 +190,7 @@ class Generator:
             return None
         most = price.of(_tokens_of(ask), ask.sampling.max_tokens) or 0.0
         with self._lock:
+            self._reserved.pop(token, None)  # of a call that was refused as it was, and is made in another way
             if self.bill.price + sum(self._reserved.values()) + most > budget:
                 return f"not asked: the budget of {dollars(budget)} is spent ({dollars(self.bill.price)})"
             self._reserved[token] = most

@@ -1,8 +1,8 @@
 """A transformers language model in this process as a backend.
 
 A verdict among given choices needs no writing: the probabilities of all spellings of each choice are read where the reply would
-begin. What asks have in common (rubric and prompt, before the answer) is computed once, in one packed forward. Replies are sampled
-together; a prompt is computed once for all of its samples.
+begin. What asks have in common (rubric and prompt, before the answer) is computed once, and the answers a few at a time behind it.
+Replies are sampled together; a prompt is computed once for all of its samples.
 
 Shapes: R reads, V tokens of the vocabulary, D hidden size.
 """
@@ -31,6 +31,7 @@ from assay.models.backbone import Backbone, attention_for
 from assay.models.base_checks import position_limit
 from assay.models.bases import fetch, no_progress_bars, resolve_base
 from assay.models.device import pick_compute, plan_scoring
+from assay.models.kept_prompt import kept_bytes
 from assay.models.weight_files import refuse_pickles
 from assay.records import Dtype
 
@@ -69,6 +70,7 @@ class LocalModel:
             max_tokens=max_tokens,
             longest=min(limit, _LONGEST),
             cuts_groups=self.backbone.layout != "one row",
+            kept_bytes=kept_bytes(causal.config, causal.dtype) if self.backbone.keeps_prompts() else 0,
         )
         self._reads_states: bool | None = None
 

@@ -46,7 +46,7 @@ class Answers(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One group: its row, its prompt's columns, and its answers in the order of their columns.
+    """One group: its row, its prompt's columns, and its answers in the order of their columns. Columns are those of the keys.
 
     seen_PP: bool, what the prompt's tokens see of the prompt; None when they see all earlier tokens.
     """
@@ -68,10 +68,11 @@ class Layout:
         return self.parts.get(window or None) if len(self.parts) > 1 else next(iter(self.parts.values()))
 
 
-def nan_mask(batch: PackedBatch, dtype: torch.dtype) -> torch.Tensor:
-    """A (B, 1, L, L) mask of NaN that takes no memory: attention that reads it in place of the `Layout` gives NaN."""
+def nan_mask(batch: PackedBatch, dtype: torch.dtype, known: int = 0) -> torch.Tensor:
+    """A (B, 1, L, L) mask of NaN that takes no memory: attention that reads it in place of the `Layout` gives NaN. Columns that are
+    known have keys alone."""
     num_rows, width = batch.tokens.shape
-    return torch.tensor(torch.nan, dtype=dtype).expand(num_rows, 1, width, width)
+    return torch.tensor(torch.nan, dtype=dtype).expand(num_rows, 1, width - known, width)
 
 
 def dense_mask(batch: PackedBatch, window: int | None, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -127,7 +128,8 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function: (B, H, L, E) queries, keys and values (of fewer heads) -> (B, L, H, E).
 
-    sliding_window: how many positions back this layer sees; transformers passes it to every attention function.
+    sliding_window: how many positions back this layer sees; transformers passes it to every attention function. With a prompt
+    whose keys and values are kept there are more columns of keys than of queries: the queries are those of the last ones.
     """
     if isinstance(attention_mask, BlockMask):
         run = _compiled() if query.is_cuda else flex_attention  # uncompiled it computes the whole matrix: for tests
@@ -141,24 +143,26 @@ def attend(
     if torch.is_autocast_enabled(device):  # once: SDPA would cast each part by itself
         query, key, value = (whole.to(torch.get_autocast_dtype(device)) for whole in (query, key, value))
     rows: list[list[torch.Tensor]] = [[] for _ in range(len(query))]
-    for part in parts:
-        rows[part.row] += _attend_part(query[part.row], key[part.row], value[part.row], part, dropout, scaling)
     width = query.shape[2]
+    known = key.shape[2] - width
+    for part in parts:
+        rows[part.row] += _attend_part(query[part.row], key[part.row], value[part.row], part, known, dropout, scaling)
     return torch.stack([_filled(pieces, width) for pieces in rows]), None
 
 
 def _attend_part(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, part: Part, dropout: float, scaling: float | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, part: Part, known: int, dropout: float, scaling: float | None
 ) -> list[torch.Tensor]:
-    """The attention output of one group, (columns, H, E) for the prompt and then for the answers in order."""
+    """The attention output of one group, (columns, H, E) for the prompt and then for the answers in order. known: columns of keys
+    that have no query, since their prompt was computed before."""
     pieces = []
     prompt = part.prompt
-    if prompt.start < prompt.stop:
+    if max(prompt.start, known) < prompt.stop:
         mixed = _mixed(query[None, :, prompt], key[None, :, prompt], value[None, :, prompt], part.seen_PP, dropout, scaling)
         pieces.append(mixed[0].transpose(0, 1))
     for columns_SA, kept, seen_AC in part.answers:
         keys, values = (_with_prompt(whole, prompt, columns_SA) for whole in (key, value))
-        mixed = _mixed(_answer_columns(query, columns_SA), keys, values, seen_AC, dropout, scaling)
+        mixed = _mixed(_answer_columns(query, columns_SA - known), keys, values, seen_AC, dropout, scaling)
         flat = mixed.transpose(1, 2).flatten(0, 1)
         pieces.append(flat if kept is None else flat.index_select(0, kept))
     return pieces
@@ -248,8 +252,9 @@ def _filled(pieces: list[torch.Tensor], width: int) -> torch.Tensor:
     return torch.cat(pieces)
 
 
-def parts_of(batch: PackedBatch, window: int | None) -> tuple[Part, ...]:
-    """The groups of a batch for layers that see `window` positions back, None for all."""
+def parts_of(batch: PackedBatch, window: int | None, known: int = 0) -> tuple[Part, ...]:
+    """The groups of a batch for layers that see `window` positions back, None for all. known: columns of the prompt that were
+    computed before; the batch is then one group."""
     width = batch.tokens.shape[1]
     branch = batch.branch.reshape(-1)
     parts = []
@@ -258,7 +263,7 @@ def parts_of(batch: PackedBatch, window: int | None) -> tuple[Part, ...]:
         num_prompt = int(np.searchsorted(branches, 1))
         sizes = np.bincount(branches)[1:]
         row, column = divmod(start, width)
-        if len(sizes) == 1:  # one sequence: nothing branches off
+        if len(sizes) == 1 and not known:  # one sequence: nothing branches off
             num_prompt, sizes = size, sizes[:0]
         firsts = column + num_prompt + np.cumsum(sizes) - sizes
         bounds = runs_of_answers(sizes, num_prompt)

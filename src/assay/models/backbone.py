@@ -10,6 +10,7 @@ import copy
 import inspect
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +20,11 @@ import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 
-from assay.data.packing import PackedBatch, RowLayout, make_group, pack
+from assay.data.packing import PackedBatch, RowLayout, make_group, pack, rounds_of
 from assay.models.attention import ATTENTION, Layout, block_mask, dense_mask, nan_mask, parts_of, seen_from
 from assay.models.bases import no_progress_bars
-from assay.models.last_layer import has_known_form, last_layer_at
+from assay.models.kept_prompt import KeptPrompt, read_in_rounds
+from assay.models.last_layer import columns_read, has_known_form, last_layer_at
 
 Attention = Literal["parts", "blocks", "mask"]
 _WAYS: dict[str, Attention] = {"cpu": "parts", "cuda": "blocks"}
@@ -45,6 +47,7 @@ class Backbone(nn.Module):
         self.can_branch = _can_branch(model)
         self._stem: tuple[Any, ...] = ()  # the model without its last layer, from `_without_last`; in a tuple: not a submodule
         self._stops_early: bool | None = None  # None: not tested yet
+        self._keeps_prompts: bool | None = None
         self._attention: dict[str, Attention] = {}  # by device type, once it was tested
 
     @property
@@ -87,18 +90,47 @@ class Backbone(nn.Module):
             return "plain"
         return "rows" if self.attention() == "mask" else "one row"
 
-    def forward(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None, *, dense: bool = False) -> torch.Tensor:
+    def forward(
+        self,
+        batch: PackedBatch,
+        hidden_BLD: torch.Tensor | None = None,
+        *,
+        dense: bool = False,
+        behind: KeptPrompt | None = None,
+    ) -> torch.Tensor:
         """hidden_BLD: input states in place of the token embeddings (for a top over a cached trunk). dense: use a dense mask, for
-        groups whose branches do not follow their prompt (`packing.pack_prefixes`)."""
+        groups whose branches do not follow their prompt (`packing.pack_prefixes`). behind: what is kept of the prompt of the
+        batch, whose columns are then neither computed nor returned."""
         if not (batch.is_plain or self.can_branch):
             raise ValueError(f"{type(self.model).__name__} cannot branch: pack its sequences one to a row, without sharing")
-        return self._run(batch, hidden_BLD, way="mask" if dense or batch.is_plain else self.attention())
+        return self._run(batch, hidden_BLD, way="mask" if dense or batch.is_plain else self.attention(), behind=behind)
 
     def read(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
         """Last hidden states at the reward positions, (R, D): rows of `forward`, at less cost when the last layer can be run at
-        the reward positions only."""
+        the reward positions only. A group of more than `round_tokens` runs some answers at a time behind its prompt's keys and
+        values (not where gradients are kept)."""
+        is_whole = hidden_BLD is not None or torch.is_grad_enabled() or not batch.round_tokens
+        rounds = [] if is_whole or not self.keeps_prompts() else rounds_of(batch)
         read = self._read_early if self.stops_early() else self._read_whole
-        return read(batch, hidden_BLD)
+        return read_in_rounds(read, rounds) if rounds else read(batch, hidden_BLD)
+
+    def keeps_prompts(self) -> bool:
+        """Whether a group can run in rounds, its prompt computed once: where attention runs part by part. It is compared once with
+        a dense mask, on a few tokens."""
+        if self.layout != "one row":
+            return False
+        if self._keeps_prompts is None:
+            tried, expected = (
+                partial(self._read_whole, run=partial(self._run, way=way, longest_window=_TRIED_WINDOW))
+                for way in ("parts", "mask")
+            )
+            try:
+                self._keeps_prompts = _agree(
+                    self, lambda batch: read_in_rounds(tried, rounds_of(replace(batch, round_tokens=2))), expected
+                )
+            except Exception:  # its layers may have caches of their own kind; one forward works
+                self._keeps_prompts = False
+        return self._keeps_prompts
 
     def activation_bytes(self, dtype: torch.dtype) -> tuple[int, int]:
         """Peak memory without gradients: bytes for each token (in the feed-forward part: its three widths, the residual stream, the
@@ -138,29 +170,49 @@ class Backbone(nn.Module):
         return self._stops_early
 
     def _run(
-        self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None, *, way: Attention, longest_window: int | None = None
+        self,
+        batch: PackedBatch,
+        hidden_BLD: torch.Tensor | None = None,
+        *,
+        way: Attention,
+        longest_window: int | None = None,
+        behind: KeptPrompt | None = None,
     ) -> torch.Tensor:
         """`forward` with attention of one kind. longest_window: limits the windows of layers that have one, for a test."""
-        inputs: dict[str, Any] = {"use_cache": False}
+        known = behind.num_columns if behind else 0
+        inputs: dict[str, Any] = {"use_cache": behind is not None}
         if hidden_BLD is None:
-            inputs["input_ids"] = torch.from_numpy(batch.tokens).to(self.device, torch.long)
+            inputs["input_ids"] = torch.from_numpy(batch.tokens[:, known:]).to(self.device, torch.long)
         else:
             inputs["inputs_embeds"] = hidden_BLD
         if self.can_branch:
-            inputs["position_ids"] = torch.from_numpy(batch.positions).to(self.device, torch.long)
+            inputs["position_ids"] = torch.from_numpy(batch.positions[:, known:]).to(self.device, torch.long)
+        if behind is not None:
+            inputs["past_key_values"] = behind.cache
         if not batch.is_plain:
-            inputs |= self._masks(batch, way, longest_window)
+            inputs |= self._masks(batch, way, longest_window, known)
         return self.model(**inputs).last_hidden_state
 
-    def _read_whole(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
-        states_BLD = self(batch, hidden_BLD)
-        return states_BLD.flatten(0, 1).index_select(0, torch.from_numpy(batch.reward_positions).to(states_BLD.device))
+    def _read_whole(
+        self,
+        batch: PackedBatch,
+        hidden_BLD: torch.Tensor | None = None,
+        *,
+        behind: KeptPrompt | None = None,
+        run: Callable[..., torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        places_R = torch.from_numpy(batch.reward_positions - (behind.num_columns if behind else 0))
+        states_BLD = (run or self)(batch, hidden_BLD, behind=behind)
+        return states_BLD.flatten(0, 1).index_select(0, places_R.to(states_BLD.device))
 
-    def _read_early(self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None) -> torch.Tensor:
+    def _read_early(
+        self, batch: PackedBatch, hidden_BLD: torch.Tensor | None = None, *, behind: KeptPrompt | None = None
+    ) -> torch.Tensor:
         stem = self._without_last()
-        hidden_BLD = stem(batch, hidden_BLD)
+        hidden_BLD = stem(batch, hidden_BLD, behind=behind)
+        hidden_BLD = behind.whole(hidden_BLD) if behind else hidden_BLD
         device = hidden_BLD.device
-        columns_BQ, places_R = (part.to(device) for part in _columns(batch))
+        columns_BQ, places_R = (part.to(device) for part in columns_read(batch))
         seen_BQL = seen_from(batch, columns_BQ, self.windows[-1])
         cosines = self.model.rotary_emb(hidden_BLD, torch.from_numpy(batch.positions).to(device, torch.long))
         states_BQD = last_layer_at(self.model.layers[-1], hidden_BLD, cosines, columns_BQ, seen_BQL)
@@ -175,14 +227,14 @@ class Backbone(nn.Module):
             self._stem = (stem, parts)
         return self._stem[0]
 
-    def _masks(self, batch: PackedBatch, way: Attention, longest_window: int | None) -> dict[str, Any]:
+    def _masks(self, batch: PackedBatch, way: Attention, longest_window: int | None, known: int) -> dict[str, Any]:
         """The model's inputs for visibility: a mask, or one for each layer type; for "parts" also a `Layout`."""
         device = self.device
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else self.dtype
         lengths = {window: min(window, longest_window or window) if window else None for window in self.windows}
         if way == "parts":
-            layout = Layout({window: parts_of(batch, length) for window, length in lengths.items()})
-            return {"attention_mask": nan_mask(batch, dtype), "packed_layout": layout}
+            layout = Layout({window: parts_of(batch, length, known) for window, length in lengths.items()})
+            return {"attention_mask": nan_mask(batch, dtype, known), "packed_layout": layout}
         masks: dict[int | None, Any] = {
             window: block_mask(batch, length, device) if way == "blocks" else dense_mask(batch, length, dtype, device)
             for window, length in lengths.items()
@@ -190,19 +242,6 @@ class Backbone(nn.Module):
         if len(masks) == 1:
             return {"attention_mask": masks.popitem()[1]}
         return {"attention_mask": {"sliding_attention" if window else "full_attention": mask for window, mask in masks.items()}}
-
-
-def _columns(batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The columns of each row's reward positions (B, Q), padded with column 0, and the flat index of each of them there (R,)."""
-    num_rows, width = batch.tokens.shape
-    row_R, column_R = np.divmod(batch.reward_positions, width)
-    order_R = np.argsort(row_R, kind="stable")
-    counts_B = np.bincount(row_R, minlength=num_rows)
-    place_R = np.empty_like(row_R)
-    place_R[order_R] = np.arange(len(row_R)) - np.repeat(np.cumsum(counts_B) - counts_B, counts_B)
-    columns_BQ = np.zeros((num_rows, counts_B.max()), np.int64)
-    columns_BQ[row_R, place_R] = column_R
-    return torch.from_numpy(columns_BQ), torch.from_numpy(row_R * columns_BQ.shape[1] + place_R)
 
 
 @torch.no_grad()

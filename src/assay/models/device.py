@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from assay.data.packing import GROUP_FACTOR
 from assay.records import Dtype
 
 
@@ -67,18 +68,26 @@ class ScoringPlan(NamedTuple):
         )
 
 
-GROUP_FACTOR = 4  # computing a prompt twice costs more than a forward over the fastest budget
+ROUNDS_FACTOR = 64  # a group in rounds takes the memory of one round, however many answers it has
 _SHARE_OF_FREE = 0.5
 
 
 def plan_scoring(
-    bytes_per_token: int, square_bytes: int, device: torch.device, *, max_tokens: int | None, longest: int, cuts_groups: bool
+    bytes_per_token: int,
+    square_bytes: int,
+    device: torch.device,
+    *,
+    max_tokens: int | None,
+    longest: int,
+    cuts_groups: bool,
+    kept_bytes: int = 0,
 ) -> ScoringPlan:
     """The token budget of one forward: the fastest that takes at most half of the free memory, or `max_tokens` if that is given.
 
     bytes_per_token: peak activations of one token; square_bytes: of a dense mask and its copies, for each pair of columns of a row;
     0 without a mask. longest: the longest possible sequence. cuts_groups: whether a group over the budget is cut at the budget, or
-    only at `GROUP_FACTOR` times the budget.
+    only at `GROUP_FACTOR` times the budget. kept_bytes: keys and values of one token, where a group runs in rounds behind its
+    prompt: then it is cut at `ROUNDS_FACTOR` times the budget; 0 where it runs at once.
     """
     free, used = _free_and_used(device)
     budget = max_tokens or token_budget(device)
@@ -88,6 +97,10 @@ def plan_scoring(
 
     while max_tokens is None and budget > 128 and need(budget) > _SHARE_OF_FREE * free:
         budget //= 2
+    in_round = longest + GROUP_FACTOR * budget
+    peak = need(in_round) + in_round * kept_bytes
+    if kept_bytes and peak <= _SHARE_OF_FREE * free:
+        return ScoringPlan(budget, ROUNDS_FACTOR * budget, peak, used + peak, free)
     group = budget if cuts_groups else GROUP_FACTOR * budget
     while group > budget and need(group) > _SHARE_OF_FREE * free:
         group //= 2

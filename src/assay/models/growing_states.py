@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from assay.data.packing import num_common
 from assay.models.backbone import Backbone
-from assay.models.prompt_states import bytes_per_token
+from assay.models.kept_prompt import kept_bytes
 
 _LEAST = 16  # with fewer shared tokens an entry is not reused
 
@@ -54,7 +54,7 @@ class GrowingStates:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._bytes_per_token = bytes_per_token(backbone)
+        self._bytes_per_token = kept_bytes(backbone.config, backbone.dtype)
 
     @property
     def num_bytes(self) -> int:

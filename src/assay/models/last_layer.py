@@ -10,8 +10,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+
+from assay.data.packing import PackedBatch
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -62,6 +65,19 @@ def last_layer_at(
     )
     out_BQD = _take(hidden_BLD, columns_BQ) + attention.o_proj(mixed_BHQE.transpose(1, 2).flatten(2))
     return out_BQD + layer.mlp(layer.post_attention_layernorm(out_BQD))
+
+
+def columns_read(batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The columns of each row's reward positions (B, Q), padded with column 0, and the flat index of each of them there (R,)."""
+    num_rows, width = batch.tokens.shape
+    row_R, column_R = np.divmod(batch.reward_positions, width)
+    order_R = np.argsort(row_R, kind="stable")
+    counts_B = np.bincount(row_R, minlength=num_rows)
+    place_R = np.empty_like(row_R)
+    place_R[order_R] = np.arange(len(row_R)) - np.repeat(np.cumsum(counts_B) - counts_B, counts_B)
+    columns_BQ = np.zeros((num_rows, counts_B.max()), np.int64)
+    columns_BQ[row_R, place_R] = column_R
+    return torch.from_numpy(columns_BQ), torch.from_numpy(row_R * columns_BQ.shape[1] + place_R)
 
 
 def _heads(attention: Any, name: str, hidden_BLD: torch.Tensor) -> torch.Tensor:

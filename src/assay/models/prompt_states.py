@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from assay.data.packing import num_common
 from assay.models.backbone import Backbone
+from assay.models.kept_prompt import kept_bytes
 
 _LEAST = 16  # with fewer shared tokens an entry is not reused
 
@@ -37,7 +38,7 @@ class PromptStates:
         self.num_reused = 0
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._lock = threading.Lock()
-        self._bytes_per_token = bytes_per_token(backbone)
+        self._bytes_per_token = kept_bytes(backbone.config, backbone.dtype)
 
     @staticmethod
     def suits(backbone: Backbone) -> bool:
@@ -78,11 +79,3 @@ class PromptStates:
         self._entries[prompt] = entry
         while self._entries and self.num_bytes > self.max_bytes:
             self._entries.popitem(last=False)
-
-
-def bytes_per_token(backbone: Backbone) -> int:
-    """Of the keys and values of all layers."""
-    config = backbone.config.get_text_config()
-    num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * backbone.num_layers * num_heads * width * backbone.dtype.itemsize

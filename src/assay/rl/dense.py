@@ -113,7 +113,7 @@ def policy_token_rewards(
     return found
 
 
-def padded(rewards: Sequence[np.ndarray], length: int) -> np.ndarray:
+def padded(rewards: Sequence[Sequence[float] | np.ndarray], length: int) -> np.ndarray:
     """(B, L) float32: rows of token rewards filled up with 0 behind the response, as verl's `token_level_scores`. Raises ValueError
     for a response that is longer."""
     if longest := [len(one) for one in rewards if len(one) > length]:

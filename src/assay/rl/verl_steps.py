@@ -36,8 +36,8 @@ def verl_token_scores(
 ) -> list[float]:
     """The rewards of a response at its tokens: one item of verl's `DataProto`, with `raw_prompt`, `responses` and `attention_mask`.
 
-    tokenizer: the policy's. rule: how the text is cut into steps. on_failure: see `policy_token_rewards`, which raises as this does;
-    a blank response is a ValueError.
+    tokenizer: the policy's. rule: how the text is cut into steps. on_failure: see `policy_token_rewards`, which raises as this
+    does; a blank response is a ValueError.
     """
     response = item.batch["responses"]
     length = int(item.batch["attention_mask"][-response.shape[-1] :].sum())

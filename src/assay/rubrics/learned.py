@@ -3,7 +3,8 @@
 The log-odds that an answer is preferred are taken as the sum of weights times the difference of values. A criterion helps when the
 log loss of pairs under prompts that the fit did not see falls by more than 1.645 standard errors (by prompt; one-sided 5%) where
 it is there; those that do not help are dropped one by one, the least useful first. A criterion that somebody proposes is taken on
-the same terms. Figures are of a part of the prompts that neither fit nor choice has seen.
+the same terms, except that pairs which were shown to the proposer do not count, and that the 5% are those of all proposals together
+(Bonferroni). Figures are of a part of the prompts that neither proposals nor fit nor choice have seen.
 
 Suffixes: P pairs, C criteria.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from scipy.stats import norm
 
 from assay.records import Completion, Finding, Metric, PreferencePair, Report, Table
 from assay.rubrics.rubric import NOT_APPLICABLE, Criterion, Rubric, Value
@@ -34,6 +36,8 @@ Propose: TypeAlias = Callable[[Rubric, Sequence[PreferencePair]], Sequence[Crite
 """Criteria that might be added to a rubric, made by looking at pairs."""
 
 MIN_PROMPTS = 20
+SHOWN_SHARE = 0.3  # of the prompts to fit on: shown to a proposer
+_LEVEL = 0.05
 _STANDARD_ERRORS = 1.645
 _FOLDS = 5
 _PENALTIES = (0.1, 1.0, 10.0, 100.0)
@@ -71,6 +75,13 @@ class LearnedRubric:
     n_test: int
     n_incomplete: int
 
+    def decision(self, name: str) -> str:
+        """What became of a criterion that was tried, in words, with its weight where it is kept."""
+        if name in (*self.dropped, *self.refused):
+            return "dropped" if name in self.dropped else "proposed and refused"
+        was = "proposed and kept, " if name in self.accepted else ""
+        return f"{was}weight {self.rubric.criterion(name).weight:+.3f}"
+
     @property
     def findings(self) -> tuple[Finding, ...]:
         worse = self.change.high < 0
@@ -107,22 +118,28 @@ def learn_rubric(
 ) -> LearnedRubric:
     """Fit the weights of a rubric's criteria to preferences, drop those that do not help, and take on proposed ones that do.
 
-    judge: gives the values of criteria, and is asked once for all answers. propose: sees only the pairs to fit on. test_share: of
-    the prompts, held out from fit and choice. Gates and needs are left out: the fit is of the values themselves. A pair with a
-    missing verdict is left out and counted; a criterion that does not apply to one of the answers says nothing of the pair.
+    judge: gives the values of criteria, and is asked once for all answers. propose: sees three in ten of the prompts to fit on,
+    and its criteria are chosen by the others. test_share: of the prompts, held out from all of it. Gates and needs are left out:
+    the fit is of the values themselves. A pair with a missing verdict is left out and counted; a criterion that does not apply to
+    one of the answers says nothing of the pair.
     Raises ValueError for a rubric per row, for too few prompts, for a proposed name that is taken, and where nothing helps.
     """
     if not rubric.criteria:
         raise ValueError("the rubric has no criteria of its own, and weights are fitted for criteria: name them in the rubric")
-    is_test_P = _is_test(pairs, test_share, seed)
-    proposed = list(propose(rubric, [pair for pair, test in zip(pairs, is_test_P, strict=True) if not test])) if propose else []
+    if not 0 < test_share < 1:
+        raise ValueError(f"test_share {test_share} must lie between 0 and 1")
+    is_test_P = _is_drawn(pairs, test_share, seed)
+    is_shown_P = _is_drawn(pairs, SHOWN_SHARE, seed + 1) & ~is_test_P & (propose is not None)
+    shown = [pair for pair, is_shown in zip(pairs, is_shown_P, strict=True) if is_shown]
+    proposed = list(propose(rubric, shown)) if propose else []
     wider = replace(rubric, criteria=(*rubric.criteria, *proposed))  # refuses a name that is taken
     table = _judged(wider, pairs, judge)
     fitting, tested = table.rows(~is_test_P), table.rows(is_test_P)
     for part, what in ((fitting, "to fit on"), (tested, "held out")):
         if (num_prompts := len(np.unique(part.prompts_P))) < MIN_PROMPTS:
             raise ValueError(f"{num_prompts} prompts {what} have all verdicts, and {MIN_PROMPTS} are needed: give more pairs")
-    kept, gains = _chosen(fitting, [c.name for c in rubric.criteria], [c.name for c in proposed], seed)
+    unseen_P = ~is_shown_P[~is_test_P & table.is_complete_P]
+    kept, gains = _chosen(fitting, [c.name for c in rubric.criteria], [c.name for c in proposed], unseen_P, seed)
     weights_C = fitting.fit(kept, _penalty(fitting, kept, seed))
     accuracy, old_accuracy, change = _figures(tested, tested.differences_PC[:, tested.columns(kept)] @ weights_C, rubric)
     return LearnedRubric(
@@ -211,10 +228,8 @@ def _difference(a: Value | None, b: Value | None) -> float:
     return math.nan if a is None or b is None or isinstance(a, str) or isinstance(b, str) else float(a) - float(b)
 
 
-def _is_test(pairs: Sequence[PreferencePair], share: float, seed: int) -> np.ndarray:
-    """Which pairs are held out: whole prompts, drawn at random."""
-    if not 0 < share < 1:
-        raise ValueError(f"test_share {share} must lie between 0 and 1")
+def _is_drawn(pairs: Sequence[PreferencePair], share: float, seed: int) -> np.ndarray:
+    """Which pairs are of a share of the prompts, drawn at random."""
     unique, index_P = np.unique([pair.prompt_key for pair in pairs], return_inverse=True)
     drawn = np.random.default_rng(seed).permutation(len(unique))[: round(share * len(unique))]
     return np.isin(index_P, drawn)
@@ -225,8 +240,13 @@ def _penalty(table: _Judged, names: Sequence[str], seed: int) -> float:
     return min(_PENALTIES, key=lambda l2: float(table.held_out(names, l2, seed).mean()))
 
 
-def _chosen(table: _Judged, own: Sequence[str], proposed: Sequence[str], seed: int) -> tuple[list[str], dict[str, Gain]]:
-    """The criteria that help, and the gain of each that was tried. Raises ValueError where none does."""
+def _chosen(
+    table: _Judged, own: Sequence[str], proposed: Sequence[str], unseen_P: np.ndarray, seed: int
+) -> tuple[list[str], dict[str, Gain]]:
+    """The criteria that help, and the gain of each that was tried. unseen_P: pairs that no proposal was made from.
+
+    Raises ValueError where none helps.
+    """
     gains: dict[str, Gain] = {}
     kept, l2 = list(own), _penalty(table, own, seed)
     while kept:
@@ -237,9 +257,11 @@ def _chosen(table: _Judged, own: Sequence[str], proposed: Sequence[str], seed: i
         if not useless:
             break
         kept.remove(min(useless, key=lambda name: without[name].value))
+    unseen, most = table.rows(unseen_P), float(norm.isf(_LEVEL / max(len(proposed), 1)))
     for name in proposed:
-        gains[name] = gain = _gain(table, table.held_out(kept, l2, seed) - table.held_out([*kept, name], l2, seed))
-        if gain.helps:
+        falls_P = table.held_out(kept, l2, seed) - table.held_out([*kept, name], l2, seed)
+        gains[name] = gain = _gain(unseen, falls_P[unseen_P])
+        if gain.value > most * gain.error:
             kept.append(name)
     if not kept:
         said = ", ".join(f"{name} {gain.value:+.4f} +- {gain.error:.4f}" for name, gain in gains.items())

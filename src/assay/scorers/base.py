@@ -228,6 +228,29 @@ def reads_ground_truth(scorer: Scorer) -> bool:
     return any(reads_ground_truth(one) for one in held if isinstance(one, Scorer))
 
 
+def needs_answer(scorer: Scorer) -> bool:
+    """Whether the scorer, or a scorer inside it, has to know where the answer begins, as rules and judges do, which render nothing.
+
+    Raises ValueError for one that has both such scorers and models with a template of their own inside it: a rendered text can be
+    given to the ones, prompt and answer to the others.
+    """
+    inside = _all_inside(scorer)
+    if not any(reads_ground_truth(one) or isinstance(one, HasBill) for one in inside):
+        return False
+    if any(isinstance(one, HasRenderer) for one in inside):
+        raise ValueError(
+            "a rule or a judge and a model that renders stand in one scorer, and a trainer's rendered text cannot be given to "
+            "both: give the trainer one of them, or messages"
+        )
+    return True
+
+
+def _all_inside(scorer: Scorer) -> list[Scorer]:
+    """The scorer and all scorers inside it."""
+    held = (getattr(scorer, "scorer", None), *getattr(scorer, "scorers", ()))
+    return [scorer, *(inner for one in held if isinstance(one, Scorer) for inner in _all_inside(one))]
+
+
 def keys_of(scorer: Scorer, completions: Sequence[Completion]) -> list[str]:
     """A key for each completion; completions of equal keys get equal rewards. It covers the ground truth if the scorer reads it."""
     with_truth = reads_ground_truth(scorer)

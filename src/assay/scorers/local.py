@@ -22,6 +22,7 @@ from assay.models.encoder import EncoderModel
 from assay.models.ensemble_files import load_blocks, member_paths
 from assay.models.growing_states import GrowingStates
 from assay.models.heads import head_of
+from assay.models.kept_prompt import kept_bytes
 from assay.models.prompt_states import PromptStates
 from assay.models.reward_model import RewardModel
 from assay.models.shared_trunk import SharedTrunk
@@ -96,6 +97,7 @@ class LocalScorer:
         if isinstance(model, RewardModel) and prompt_bytes > 0 and PromptStates.suits(model.backbone):
             keeping = GrowingStates if self.head.reads_steps else PromptStates
             self.prompts = keeping(model.backbone, prompt_bytes)
+        in_rounds = isinstance(model, RewardModel) and model.backbone.keeps_prompts()
         self._last: tuple[Sequence[Completion], list[Rendered]] = ((), [])
         self.plan: ScoringPlan = plan_scoring(
             *model.backbone.activation_bytes(dtype),
@@ -103,6 +105,7 @@ class LocalScorer:
             max_tokens=max_tokens,
             longest=renderer.max_length,
             cuts_groups=layout != "one row",
+            kept_bytes=kept_bytes(model.backbone.config, dtype) if in_rounds else 0,
         )
 
     @property

@@ -15,7 +15,7 @@ from assay.messages import as_messages
 from assay.records import Rewards
 from assay.rl.search.final_votes import answer_classes, chosen
 from assay.rl.search.growing import Candidate, SearchSettings, values_of, with_pieces
-from assay.rl.search.methods import search
+from assay.rl.search.methods import one_by_one, search
 
 NAN = math.nan
 TREE = {
@@ -167,6 +167,16 @@ def test_what_is_cut_off_is_counted_and_never_chosen():
     assert one.best.text == "b|z"
 
 
+def test_a_template_that_trims_what_is_to_be_gone_on_with_is_noticed():
+    """Llama 3's does: the end of the step is written again and again."""
+    end = "\n\n"
+    tree = Tree(tree={"": [f"a{end}"], f"a{end}": [end], f"a{end}{end}": [end]})
+    (one,), _ = found("beam", tree=tree, value={f"a{end}": 0.5, f"a{end}{end}": 0.5}, stop=(end,))
+    assert one.candidates == ()
+    assert one.left_out == {"not written": 4}
+    assert one.calls == 12
+
+
 def test_many_prompts_are_searched_together_and_apart():
     both, tree = found("beam", prompts=("p", "q"))
     (alone,), _ = found("beam")
@@ -191,6 +201,8 @@ def test_a_cheaper_scoring_function_takes_the_scorers_place():
     assert scorer.seen == []
     assert cheap.seen[:4] == ["a|", "b|", "c|", "d|"]
     assert one.best.text == "c|e"
+    (alone,) = search(Generator(Tree()), scorer, [as_messages("p")], settings, score=one_by_one(scorer))
+    assert alone == one
 
 
 def test_log_odds_are_read_as_the_scorer_says():

@@ -1,7 +1,9 @@
 """The last verdict outside of quotes counts, and it must be one that was offered."""
 
 import json
+import re
 
+import numpy as np
 import pytest
 
 from assay.files import digest
@@ -104,3 +106,13 @@ def test_a_verdict_that_is_read_by_its_token_stands_first_or_in_its_line():
     assert verdict_at_start("not applicable", ("no", "yes", "not applicable")) == ("not applicable", 0)
     with pytest.raises(Unreadable):
         verdict_at_start("It has 3 of 5 points", SCALE)  # the digits of the reason are not searched
+
+
+def test_a_fence_has_the_chances_of_64_bits_and_one_letter_more_changes_it():
+    marks = [fence_of(digest(f"text {i}")) for i in range(500)]
+    assert all(re.fullmatch(r"\[text [a-z]{14}\]", mark) for mark in marks)
+    assert 26**14 > 2**64
+    letters = np.array([list(mark[6:-1]) for mark in marks])
+    for place in range(14):  # no place is idle: 500 draws of 26 letters miss a given one with a chance of 3e-9
+        assert len(set(letters[:, place])) == 26
+    assert fence_of("0" * 31 + "1") == "[text baaaaaaaaaaaaa]"

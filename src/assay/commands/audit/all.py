@@ -80,7 +80,9 @@ def run(config: Config) -> int:
     write_html(home / "trust.html", shown, title)
     say("page", str(home / "trust.html"))
     opened.say_bill()
-    show(shown, verbose=config.where.verbose, page=home / "trust.html", then=next_of(config, judged), rows=trust_rows(judged))
+    show(
+        shown, verbose=config.where.verbose, page=home / "trust.html", then=next_of(config, opened, judged), rows=trust_rows(judged)
+    )
     return 7 if judged.worst == "fail" else 0
 
 
@@ -152,15 +154,15 @@ def notes_on(opened: Opened) -> tuple[Finding, ...]:
     return (Finding("warn", "members", math.nan, math.nan, why),)
 
 
-def next_of(config: Config, judged: TrustResult) -> tuple[str, ...]:
-    """What measures more, where candidates or new text were not given; else the service."""
-    missing: tuple[str, ...] = ()
+def next_of(config: Config, opened: Opened, judged: TrustResult) -> tuple[str, ...]:
+    """The command that measures what is still missing and can be measured, never the one that was just run; else the service."""
+    out = () if config.where.out is None else ("--out", str(config.where.out))
     if not (config.candidates or judged.of("overoptimization").measured_by):
-        missing = ("--candidates", "CANDIDATES")
-    if not (config.against or judged.of("drift").measured_by):
-        missing = (*missing, "--against", "NEW")
-    if missing:
-        return ("assay", "audit", "all", config.model, *config.judge.flags, *config.pairs.flags, *missing)
+        return ("assay", "audit", "best-of-n", config.model, *config.judge.flags, "--data", "CANDIDATES", *out)
+    if opened.artifact is not None and not (config.against or judged.of("drift").measured_by):
+        return ("assay", "audit", "drift", config.model, "--data", "NEW", *out)
+    if opened.artifact is not None and not judged.of("parity").measured_by:
+        return ("assay", "audit", "verify", config.model)
     return ("assay", "serve", config.model, *config.judge.flags)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,11 +17,10 @@ from assay.data.pairs import write_pairs
 from assay.data.prompt_rows import read_prompts
 from assay.data.rows import slug
 from assay.files import write_text
-from assay.generation.endpoint import Endpoint
 from assay.generation.generator import Generator, Limits
 from assay.generation.ledger import Ledger
+from assay.generation.policy import Policy
 from assay.generation.prices import dollars
-from assay.generation.replies import Backend
 from assay.records import Dtype
 from assay.scorers.base import Scorer, capability
 from assay.scorers.in_order import TellsOrders
@@ -42,14 +40,7 @@ class Config:
     """File of prompts: jsonl, json, csv, parquet or hub:org/name#split."""
     out: Path
     """jsonl or jsonl.gz of pairs; beside it the ledger of all calls, and what came of them as .label.json."""
-    policy: str
-    """Language model in this process: directory or hub id; with --policy-url its name there."""
-    policy_url: str | None = None
-    """OpenAI-compatible endpoint of the policy, such as http://127.0.0.1:8000/v1."""
-    policy_key_env: str | None = None
-    """Name of the variable that holds the key of --policy-url; it is sent to that host alone."""
-    policy_budget: float | None = None
-    """US dollars that the answers may cost at most."""
+    policy: Policy
     judge: str
     """Rubric file or a shipped rubric's name, which then compares in both orders; or any scorer."""
     k: int = 4
@@ -81,10 +72,6 @@ class Config:
             raise ValueError(f"--out {self.out}: pairs are written as .jsonl or .jsonl.gz")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit} must be at least 1")
-        if self.policy_key_env is not None and self.policy_url is None:
-            raise ValueError(
-                f"--policy-key-env {self.policy_key_env} goes with --policy-url: the key is sent to the host named there"
-            )
 
     @property
     def draws(self) -> Draws:
@@ -107,7 +94,11 @@ def run(config: Config) -> int:
         return 2
     ledger = Ledger(config.judging.ledger or config.out.with_name(f"{config.out.name}.ledger.sqlite"))
     judge = _judge(config, ledger)
-    policy = Generator(_policy(config), ledger=ledger, limits=Limits(budget=config.policy_budget))
+    policy = Generator(
+        config.policy.backend(dtype=config.dtype, device=config.device),
+        ledger=ledger,
+        limits=Limits(budget=config.policy.policy_budget),
+    )
     say("policy", f"{policy.backend.model}: {policy.estimate(asks_of(prompts, draws)).summary()}")
     calls = getattr(judge, "calls_per_answer", 0) * 2 * draws.most_pairs * len(prompts)
     say("judge", f"{draws.most_pairs * len(prompts):,} pairs at most" + (f", {calls:,} calls at most" if calls else ""))
@@ -157,21 +148,6 @@ def _keep(config: Config, found: Labelled, judge: Scorer, policy: Generator) -> 
     say("written", str(config.out))
     if not found.pairs:
         print_error("no pair came of it: give a judge whose verdicts stand in both orders, or more prompts and answers")
-
-
-def _policy(config: Config) -> Backend:
-    if config.policy_url is not None:
-        return Endpoint(config.policy_url, config.policy, key=_key(config.policy_key_env))
-    from assay.generation.local_model import load_language_model  # imports torch
-
-    return load_language_model(config.policy, dtype=config.dtype, device=config.device)
-
-
-def _key(name: str | None) -> str | None:
-    key = os.environ.get(name, "").strip() if name else ""
-    if name and not key:
-        raise ValueError(f"--policy-key-env {name}: there is no such variable, or it is empty")
-    return key or None
 
 
 def _judge(config: Config, ledger: Ledger) -> Scorer:

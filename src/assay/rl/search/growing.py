@@ -26,6 +26,9 @@ Score: TypeAlias = Callable[[Sequence[Completion]], Rewards]
 """Rewards of solutions as far as they have come: `Scorer.score`, or a cheaper function that keeps what it has read."""
 Probability: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
+STUCK = (
+    "nothing but ends of steps is written any more: does the endpoint's chat template take white space off the text to go on with?"
+)
 CUT, FAILED, UNSCORED, REJECTED, UNFINISHED = "cut off", "not written", "not scored", "rejected", "not finished"
 
 
@@ -208,6 +211,8 @@ def _with(candidate: Candidate, answered: Answered, stop: tuple[str, ...], *, wh
     if answered.error is not None or answered.reply.text is None:
         return replace(candidate, ended=FAILED, error=answered.error, value=math.nan)
     text, finish = answered.reply.text, answered.reply.finish
+    if not whole and text in stop and candidate.text.endswith(2 * text):
+        return replace(candidate, ended=FAILED, error=STUCK, value=math.nan)
     steps = with_pieces(candidate.steps, text, stop)
     if finish == "length":
         return replace(candidate, steps=steps, ended=CUT, value=math.nan)

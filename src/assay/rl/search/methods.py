@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from assay.generation.generator import Generator
 from assay.messages import Messages
+from assay.records import Completion, Rewards, concatenate
 from assay.rl.search.growing import (
     REJECTED,
     UNSCORED,
@@ -43,6 +44,16 @@ def search(
     grown = Grown(generator, score or scorer.score, prompts, settings, probability)
     {"best-of-n": _best_of_n, "beam": _beam, "dvts": _trees, "rejection": _rejection}[settings.method](grown)
     return grown.found()
+
+
+def one_by_one(scorer: Scorer) -> Score:
+    """The scorer asked for one solution at a time, as `score` of `search`: a process model in this process then keeps what it has
+    read, and a solution that grew by a step costs that step. For a few prompts at once: what it keeps has a limit of memory."""
+
+    def score(completions: Sequence[Completion]) -> Rewards:
+        return concatenate([scorer.score([completion]) for completion in completions])
+
+    return score
 
 
 def _best_of_n(grown: Grown) -> None:

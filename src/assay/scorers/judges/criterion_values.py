@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from assay.data.rows import read_rows, unit_of
 from assay.errors import DataError
+from assay.generation.generator import Estimate
 from assay.records import Completion
 from assay.rubrics.learned import Judge, Values
 from assay.rubrics.rubric import NOT_APPLICABLE, Criterion, Rubric, Value
-from assay.scorers.base import Scorer
 from assay.scorers.judges.pointwise import PointwiseJudge
 from assay.scorers.judges.rule_parts import RubricOfRules
 from assay.wire import completion_from_row
@@ -24,21 +25,37 @@ def values_of_judge(judge: PointwiseJudge | RubricOfRules) -> Judge:
     """A function that asks a judge of each criterion alone, so that each has a value of its own. Calls that the ledger knows cost
     nothing."""
 
-    def alone(criterion: Criterion) -> Scorer:
-        single = replace(judge.rubric, criteria=(replace(criterion, weight=1.0, gate=None, needs=""),), formula="sum")
-        if isinstance(judge, RubricOfRules):
-            return RubricOfRules(single, run_code=judge.parts.run_code)
-        return PointwiseJudge(judge.generator, single, settings=judge.settings, rules=judge.rules)
-
     def values(criteria: Sequence[Criterion], completions: Sequence[Completion]) -> list[Values]:
         found: list[dict[str, Value]] = [{} for _ in completions]
         for criterion in criteria:
-            rewards = alone(criterion).score(completions)
+            rewards = _alone(judge, criterion).score(completions)
             for row, value, error in zip(found, rewards.value.tolist(), rewards.error or (), strict=True):
                 row[criterion.name] = NOT_APPLICABLE if error is not None and _NO_SUCH in error else value
         return list(found)
 
     return values
+
+
+def estimate_of_values(judge: PointwiseJudge, criteria: Sequence[Criterion], completions: Sequence[Completion]) -> Estimate:
+    """What the values of criteria would cost, at most."""
+    found = [_alone(judge, criterion).estimate(completions) for criterion in criteria if criterion.kind != "rule"]
+    prices = [one.price for one in found]
+    known = [price for price in prices if price is not None]
+    return Estimate(
+        num_calls=sum(one.num_calls for one in found),
+        num_known=sum(one.num_known for one in found),
+        input_tokens=sum(one.input_tokens for one in found),
+        max_output_tokens=sum(one.max_output_tokens for one in found),
+        price=sum(known) if len(known) == len(prices) else None,
+    )
+
+
+def _alone(judge: PointwiseJudge | RubricOfRules, criterion: Criterion) -> Any:
+    """The judge of one criterion alone, whose reward is its value."""
+    single = replace(judge.rubric, criteria=(replace(criterion, weight=1.0, gate=None, needs=""),), formula="sum")
+    if isinstance(judge, RubricOfRules):
+        return RubricOfRules(single, run_code=judge.parts.run_code)
+    return PointwiseJudge(judge.generator, single, settings=judge.settings, rules=judge.rules)
 
 
 def values_of_table(path: str | Path, rubric: Rubric) -> Judge:

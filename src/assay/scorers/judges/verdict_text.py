@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from assay.generation.replies import Reply, Unreadable
 from assay.generation.spellings import normal
 
-_FENCE = re.compile(r"\[text [0-9a-f]{16}\]")
+_FENCE_LETTERS = 14
+_FENCE = re.compile(r"\[text [a-z]{14}\]")
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _OPEN_THOUGHT = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
 _END_OF_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
@@ -37,8 +39,12 @@ class Found(NamedTuple):
 
 
 def fence_of(text_digest: str) -> str:
-    """The line before and behind a text of that digest."""
-    return f"[text {text_digest[:16]}]"
+    """The line before and behind a text of that digest: 65 bits of it, in letters, which are fewer tokens than digits."""
+    number, letters = int(text_digest, 16), []
+    for _ in range(_FENCE_LETTERS):
+        number, place = divmod(number, 26)
+        letters.append(string.ascii_lowercase[place])
+    return f"[text {''.join(letters)}]"
 
 
 def whole_text(reply: Reply) -> str:

@@ -37,7 +37,7 @@ from assay.scorers.verifiers.pool import CheckFailed, shared_pool
 from assay.scorers.verifiers.text_rules import LIMITS, Settings, Truth, Unreadable, golds_of
 from assay.scorers.verifiers.unit_tests import passes_tests
 
-VERSION = 1
+VERSION = 2
 """Counts up when a rule gives other rewards: a part of every fingerprint."""
 
 _SECONDS = 5.0

@@ -1,8 +1,9 @@
 """Two processes that test an answer's code: `answer` runs the code, `tester` runs the tests. Run by path, standard library alone.
 
 The tester holds the tests and the pipe to Assay. It calls the answer's functions through another pipe: arguments go over as plain
-values, results come back as plain values, and are compared in the tester. So the code under test never sees an expected value and
-has no channel to say that it passed. What is no plain value (an instance, a generator) stays with the answer, as a handle.
+values, results come back as plain values (plain_values, beside this file), and are compared in the tester. So the code under test
+never sees an expected value and has no channel to say that it passed. What is no plain value (an instance, a generator) stays with
+the answer, as a handle.
 
     python -I tested_code.py tester     stdin: the job, see scorers/verifiers/unit_tests; stdout: the outcome
     python -I tested_code.py answer     stdin: a line of settings and code, then a line a call; stdout: a line a reply
@@ -18,12 +19,28 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
-from decimal import Decimal
-from fractions import Fraction
+from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
 from typing import Any
 
+
+def _beside(name: str) -> Any:
+    """A module beside this file, which is run by its path, isolated from the folder that it lies in."""
+    spec = spec_from_file_location(name, os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_values = _beside("plain_values")
+encode, decode, name_of = _values.encode, _values.decode, _values.name_of
+
 LARGEST_LINE = 16 << 20
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 OUT_OF_LIMITS = ("MemoryError", "BlockingIOError")  # memory and processes beyond the limits show as these
 
 
@@ -37,58 +54,6 @@ class OverLimits(Exception):
 
 class Misbehaved(Exception):
     """The code ended its own process, or wrote into the pipe of its replies: what it was asked has failed."""
-
-
-# the methods of the plain kinds themselves: a subclass may say something else of itself
-_NUMBERS: tuple[tuple[type, Callable[[Any], str]], ...] = (
-    (int, lambda value: int.__format__(value, "x")),  # decimal digits of long ones are refused by Python
-    (float, float.__repr__),
-    (complex, complex.__repr__),
-    (Fraction, lambda value: f"{int.__format__(value.numerator, 'd')}/{int.__format__(value.denominator, 'd')}"),
-    (Decimal, Decimal.__str__),
-)
-_LISTS: tuple[tuple[type, Callable[[Any], Iterator[Any]]], ...] = (
-    *((list, list.__iter__), (tuple, tuple.__iter__)),
-    *((set, set.__iter__), (frozenset, frozenset.__iter__)),
-)
-
-
-def encode(value: Any, keep: Callable[[Any], Any]) -> Any:
-    """A value as JSON; of a subclass of a plain kind (a Counter, a named tuple) the plain value. keep: what others become."""
-    if value is None or isinstance(value, bool):
-        return value
-    for number, write in _NUMBERS:
-        if isinstance(value, number):
-            return {"t": number.__name__, "v": write(value)}
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, bytes):
-        return {"t": "bytes", "v": bytes.hex(value)}
-    if isinstance(value, dict):
-        return {"t": "dict", "v": [[encode(k, keep), encode(v, keep)] for k, v in dict.items(value)]}
-    for kind, inside in _LISTS:
-        if isinstance(value, kind):
-            return {"t": kind.__name__, "v": [encode(one, keep) for one in inside(value)]}
-    return keep(value)
-
-
-def decode(value: Any, kept: Callable[[Any], Any]) -> Any:
-    """The inverse of `encode`. kept: the value that a handle stands for."""
-    if not isinstance(value, dict):
-        return value
-    if "h" in value:
-        return kept(value["h"])
-    inner = value["v"]
-    match value["t"]:
-        case "dict":
-            return {decode(k, kept): decode(v, kept) for k, v in inner}
-        case "bytes":
-            return bytes.fromhex(inner)
-        case "int":
-            return int(inner, 16)
-        case "float" | "complex" | "Fraction" | "Decimal":
-            return {"float": float, "complex": complex, "Fraction": Fraction, "Decimal": Decimal}[value["t"]](inner)
-    return {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[value["t"]](decode(one, kept) for one in inner)
 
 
 class Answer:
@@ -113,9 +78,9 @@ class Answer:
         try:
             reply = json.loads(line)
             if "raised" not in reply:
-                return decode(reply["value"], lambda handle: Handle(self, handle))
+                return decode(reply["value"], lambda kept: Handle(self, kept["h"], str(kept["is"])))
             name, text = str(reply["raised"]), str(reply["text"])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, ImportError):
             raise Misbehaved("the code wrote into the pipe of its replies") from None
         if name in OUT_OF_LIMITS:
             raise OverLimits(f"the code ran into a limit ({name})")
@@ -137,7 +102,7 @@ class Answer:
         def keep(value: Any) -> Any:
             if isinstance(value, Handle):
                 return {"h": object.__getattribute__(value, "_handle")}
-            raise Unpassable(f"a test gives the code a {type(value).__name__}, which does not go from one process to the other")
+            raise Unpassable(f"a test gives the code a {name_of(value)}, which does not go from one process to the other")
 
         given = {"args": [encode(one, keep) for one in args], "named": {key: encode(one, keep) for key, one in named.items()}}
         value, after = self.ask({"handle": handle, "name": name, **given})
@@ -147,11 +112,16 @@ class Answer:
 
 
 def _change(argument: Any, changed: Any) -> None:
-    """Make a list, dict or set what the code has made of its copy."""
+    """Make a list, dict, set, deque or array what the code has made of its copy."""
     if type(argument) is not type(changed) or isinstance(argument, Handle):
         return
-    if isinstance(argument, list):
+    if isinstance(argument, list | bytearray):
         argument[:] = changed
+    elif isinstance(argument, deque):
+        argument.clear()
+        argument.extend(changed)
+    elif type(argument).__module__ == "numpy" and argument.shape and argument.shape == changed.shape:
+        argument[...] = changed
     elif isinstance(argument, dict | set):
         argument.clear()
         argument.update(changed)
@@ -160,9 +130,10 @@ def _change(argument: Any, changed: Any) -> None:
 class Handle:
     """Something that stays in the answer's process: it can be called, and asked for attributes, items and the next value."""
 
-    def __init__(self, answer: Answer, handle: Any) -> None:
+    def __init__(self, answer: Answer, handle: Any, kind: str = "object") -> None:
         object.__setattr__(self, "_answer", answer)
         object.__setattr__(self, "_handle", handle)
+        object.__setattr__(self, "_kind", "".join(c for c in kind if c.isprintable())[:60])
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         return object.__getattribute__(self, "_answer").call(object.__getattribute__(self, "_handle"), None, args, named)
@@ -205,7 +176,11 @@ class Handle:
         return self._method("__next__")
 
     def __eq__(self, other: object) -> bool:
-        raise Unpassable("a test compares an object that stays with the code, which could call itself equal to everything")
+        kind = object.__getattribute__(self, "_kind")
+        raise Unpassable(
+            f"a test compares a {kind}, which stays with the code and could call itself equal to everything: compare its "
+            "attributes, or what it holds as a list, a number or a text"
+        )
 
     def __hash__(self) -> int:
         return hash(str(object.__getattribute__(self, "_handle")))
@@ -303,8 +278,13 @@ def _parent_of(pid: int) -> int | None:
 
 
 def limit(limits: dict[str, int]) -> None:
-    """Hold this process to limits of memory, time and file sizes; it starts no process and no thread, and has no capabilities."""
+    """Hold this process to limits of memory, time and file sizes; it starts no process and no thread, and has no capabilities.
+
+    Libraries of linear algebra are told so: OpenBLAS interrupts a process in which it cannot start its threads.
+    """
     import resource
+
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
 
     wanted = {
         resource.RLIMIT_AS: limits["memory"],
@@ -354,7 +334,7 @@ def run_answer() -> None:
 
     def keep(value: Any) -> Any:
         kept[len(kept)] = value
-        return {"h": len(kept) - 1}
+        return {"h": len(kept) - 1, "is": name_of(value)}
 
     def reply(make: Callable[[], Any]) -> None:
         try:
@@ -365,14 +345,15 @@ def run_answer() -> None:
         replies.flush()
 
     def start() -> Any:
-        space: dict[str, Any] = {"__name__": "answer"}
+        sys.modules["answer"] = module = ModuleType("answer")  # dataclasses look their module up
+        space = module.__dict__
         exec(compile(job["code"], "<answer>", "exec"), space)
         kept.update({name: value for name, value in space.items() if not name.startswith("__")})
         return encode([name for name in kept if isinstance(name, str)], keep)
 
     def call(message: dict[str, Any]) -> Any:
-        args = [decode(one, kept.__getitem__) for one in message["args"]]
-        named = {key: decode(one, kept.__getitem__) for key, one in message["named"].items()}
+        args = [decode(one, lambda handle: kept[handle["h"]]) for one in message["args"]]
+        named = {key: decode(one, lambda handle: kept[handle["h"]]) for key, one in message["named"].items()}
         target = kept[message["handle"]]
         if message["name"] == "__getattribute__":
             value = getattr(target, args[0])

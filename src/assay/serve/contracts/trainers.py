@@ -1,6 +1,6 @@
 """The APIs of RL trainers that get rewards from a URL.
 
-    OpenRLHF        POST /get_reward            query is rendered text: nothing is added to it
+    OpenRLHF        POST /get_reward            query is rendered text: nothing is added to it; a rule or a judge gets its answer
     slime           POST /remote_rm             prompt and response of one sample, the reply is the reward
     LLaMA-Factory   POST /v1/score/evaluation   rendered texts
 
@@ -17,8 +17,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from assay.data.embedded import parted_query
 from assay.messages import as_ground_truth, as_messages
 from assay.records import Completion
+from assay.scorers.base import needs_answer
 from assay.serve.contracts.request_fields import ChatTurn, as_turns
 from assay.serve.served import TextRules
 from assay.serve.service import BadRequest, Body, StrictJSON, all_values, open_request
@@ -52,7 +54,10 @@ class EvaluationRequest(Body):
 
 @router.post("/get_reward", tags=["OpenRLHF"])
 async def get_reward(body: GetRewardRequest, request: Request) -> Response:
-    """OpenRLHF's remote reward model: rewards, also as scores, and the standard deviation as a log if there is one."""
+    """OpenRLHF's remote reward model: rewards, also as scores, and the standard deviation as a log if there is one.
+
+    A rule or a judge gets the answer apart: what follows the prompt in its query. Without `prompts` it gets the text as it is.
+    """
     scoring = open_request(request)
     queries = [body.query] if isinstance(body.query, str) else body.query
     prompts = [body.prompts] if isinstance(body.prompts, str) else body.prompts
@@ -61,10 +66,16 @@ async def get_reward(body: GetRewardRequest, request: Request) -> Response:
     labels = [None] * len(queries) if body.labels is None else body.labels if isinstance(body.labels, list) else [body.labels]
     if len(labels) != len(queries):
         raise BadRequest(422, f"{len(queries)} queries and {len(labels)} labels: give one for each, or none")
-    completions = [
-        Completion(text=scoring.text_rules.closed(query), ground_truth=as_ground_truth(label))
-        for query, label in zip(queries, labels, strict=True)
-    ]
+    try:
+        if prompts is not None and needs_answer(scoring.loaded.batcher.scorer):
+            completions = [_parted(*row) for row in zip(queries, prompts, labels, strict=True)]
+        else:
+            closed = map(scoring.text_rules.closed, queries)
+            completions = [
+                Completion(text=text, ground_truth=as_ground_truth(label)) for text, label in zip(closed, labels, strict=True)
+            ]
+    except ValueError as error:
+        raise BadRequest(422, str(error)) from error
     rows = await scoring.rows(completions, prompts)
     values = all_values(rows)
     has_std = bool(rows) and all(row.get("std") is not None for row in rows)
@@ -93,6 +104,12 @@ async def score_evaluation(body: EvaluationRequest, request: Request) -> Respons
     scores = await scoring.values([Completion(text=scoring.text_rules.closed(text)) for text in body.messages])
     reply = {"id": f"scoreeval-{uuid.uuid4().hex}", "object": "score.evaluation", "model": scoring.served.name, "scores": scores}
     return StrictJSON(reply, headers=scoring.headers)
+
+
+def _parted(query: str, prompt: str, label: Any) -> Completion:
+    """Prompt and answer apart, for a rule or a judge. Raises ValueError where it is not known where the answer begins."""
+    asked, answer = parted_query(query, prompt)
+    return Completion(messages=as_messages(asked), response=answer, ground_truth=as_ground_truth(label))
 
 
 def _sample(body: RemoteRequest, text_rules: TextRules, rendered: bool | None) -> Completion:

@@ -1,0 +1,1 @@
+"""Worlds of problems with candidate solutions: each a function from settings to solutions with labelled steps."""
