@@ -85,6 +85,21 @@ class StepModelScorer:
         value_N = np.array([reduced(values_S, self.reduction) for values_S in steps], np.float32)
         return Rewards(value=value_N, steps=tuple(steps), error=tuple(errors))
 
+    @property
+    def token_labels(self) -> tuple[str, ...]:
+        """Names of what the model says of a token."""
+        return ("bad", "neutral", "good") if self.form.head == "classes" else ("wrong", "right")
+
+    def token_logits(self, completions: Sequence[Completion]) -> list[np.ndarray | str]:
+        """Of each of N completions, in whatever form, the logits (T, labels) float32 of all its tokens, or why there are none. Of a
+        value head the logit of wrong is 0."""
+        whole = [self.tokens.whole(completion) for completion in completions]
+        with torch.inference_mode():
+            found = self._logits(completions, whole)
+        if self.form.head == "value":
+            found = [np.concatenate([np.zeros_like(logits), logits], axis=1) for logits in found]
+        return [logits if item.error is None else item.error for item, logits in zip(whole, found, strict=True)]
+
     def token_counts(self, completions: Sequence[Completion]) -> list[TokenCount]:
         """Tokens of N solutions, up to the last step that is read."""
         return [TokenCount(len(item.tokens), bool(item.error and len(item.tokens))) for item in self.tokens.render(completions)]
@@ -133,7 +148,8 @@ class StepModelScorer:
         can_branch = self.model.backbone.can_branch
         by_question: dict[object, list[int]] = {}
         for i in places:
-            by_question.setdefault(completions[i].messages if can_branch else i, []).append(i)
+            alone = not can_branch or completions[i].response is None
+            by_question.setdefault(i if alone else completions[i].messages, []).append(i)
         groups, members = [], []
         for indices in by_question.values():
             tokens, reads = [rendered[i].tokens for i in indices], [rendered[i].reads[rendered[i].reads >= 0] for i in indices]
