@@ -36,7 +36,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "demo": Command("build a reward model, break it with a biased labeller, find it out, repair it", "demo.run", True),
         "train": Command("preference pairs and an instruct model in, a calibrated reward model out", "train", True),
         "score": Command("rewards for a file of completions of any size", "score"),
-        "evaluate": Command("accuracy with intervals and baselines on pairs, labelled steps or published suites", "evaluate"),
+        "evaluate": Command("accuracy beside baselines, on pairs, labelled steps or published suites", "evaluate"),
         "search": Command("better answers of a policy at work, led by a model's rewards for their steps", "search"),
         "compare": Command("two or more scorers on the same pairs: is the new one worse, anywhere", "compare"),
         "report": Command("one page of all that was found out about a run", "report"),
