@@ -130,4 +130,6 @@ def test_probabilities_are_calibrated_and_the_steps_stay_raw():
     assert raw.fingerprint != calibrated.fingerprint
     assert (raw.step_threshold, calibrated.step_threshold) == (0.0, -2.0)
     np.testing.assert_allclose(calibrated.step_probability(np.array([-2.0])), [0.5])
-    assert not hasattr(LocalScorer(tiny_model(), tiny_renderer(), identity="scalar"), "step_threshold")
+    scalar = LocalScorer(tiny_model(), tiny_renderer(), identity="scalar")
+    assert np.isnan(scalar.step_threshold)
+    assert scalar.token_labels == ()

@@ -249,4 +249,4 @@ def measure(config: TrainConfig, loaded: Scorer | None = None) -> Measured | Non
     scorer = loaded if loaded is not None else load_local(path, dtype=machine.dtype, device=machine.device)
     result = evaluate_steps(scorer, items, title="Steps of the test split", seed=config.seed)
     facts = {"data": ", ".join(config.data), "policy": str(asdict(StepPolicy.from_description(read_description(path))))}
-    return Measured(replace(result, page=extended(result.page, facts=facts)), "steps")
+    return Measured(replace(result, page=extended(result.page, facts=facts)), "steps", ("assay", "audit", "verify"))
