@@ -15,7 +15,8 @@ from assay.models.published_steps import FORMATS, StepForm
 from assay.records import Completion
 from assay.scorers.base import ReadsSteps
 from assay.scorers.checks import check_scorer
-from assay.scorers.step_models import StepModelScorer, reduced
+from assay.scorers.step_models import StepModelScorer
+from assay.stats.step_reductions import reduce_values
 from process_models import ORACLES, QUESTION, SAVED, save_qwen_math_prm, save_reasoneval, steps_of
 
 
@@ -43,7 +44,7 @@ def test_steps_have_the_values_of_the_publishers_reading(form, tmp_path):
         np.testing.assert_allclose(steps_S, expected[:num], atol=1e-5)
     assert np.ptp(expected) > 0.01, "a check that any reading would pass"
     assert isinstance(scorer, ReadsSteps)
-    np.testing.assert_allclose(rewards.value[1], reduced(np.array(expected[:1]), FORMATS[form].reduction), atol=1e-5)
+    np.testing.assert_allclose(rewards.value[1], reduce_values(np.array(expected[:1]), FORMATS[form].reduction), atol=1e-5)
 
 
 def test_reasoneval_reads_where_the_publishers_script_counts_when_its_padding_is_the_bos(tmp_path):
@@ -82,13 +83,13 @@ REDUCED = [("min", 0.25), ("product", math.log(0.5 * 0.25)), ("last", 0.25), ("m
 
 @pytest.mark.parametrize(("how", "expected"), REDUCED)
 def test_reductions(how, expected):
-    assert reduced(np.array([0.5, 0.25], np.float32), how) == pytest.approx(expected)
-    assert math.isnan(reduced(np.array([0.5, np.nan], np.float32), how))
-    assert math.isnan(reduced(np.empty(0, np.float32), how))
+    assert reduce_values(np.array([0.5, 0.25], np.float32), how) == pytest.approx(expected)
+    assert math.isnan(reduce_values(np.array([0.5, np.nan], np.float32), how))
+    assert math.isnan(reduce_values(np.empty(0, np.float32), how))
 
 
 def test_a_product_of_many_steps_still_tells_solutions_apart():
-    worse, better = (reduced(np.full(400, p, np.float32), "product") for p in (0.1, 0.2))
+    worse, better = (reduce_values(np.full(400, p, np.float32), "product") for p in (0.1, 0.2))
     assert worse < better
     assert np.float32(0.2**400) == np.float32(0.1**400) == 0.0
 

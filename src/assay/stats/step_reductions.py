@@ -17,6 +17,10 @@ from assay.stats.metrics import sigmoid
 
 Reduction = Literal["min", "product", "last", "mean", "learned"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
+Reduced = Literal["min", "product", "last", "mean"]
+"""Those that need nothing but the values of the steps."""
+REDUCED: tuple[Reduced, ...] = get_args(Reduced)
+_LEAST_LOG = -745.0  # of a probability that is 0: the logarithm of the smallest number, so that every solution keeps an order
 STATISTICS = ("min", "mean", "last", "product", "log number", "share below one half")
 """What a learned reduction looks at: logarithms of P(right), of the number of steps, and a share."""
 MIN_SOLUTIONS = 30
@@ -27,6 +31,28 @@ def as_reduction(word: str) -> Reduction:
     if word not in REDUCTIONS:
         raise ValueError(f"steps are reduced by {', '.join(REDUCTIONS)}, not by {word!r}")
     return cast(Reduction, word)
+
+
+def reduce_values(values_S: np.ndarray, how: Reduced) -> float:
+    """One number of the values of a solution's steps; NaN for no steps, and where a step has none.
+
+    product: its natural logarithm, exact where the product itself would underflow; it takes probabilities. Raises ValueError for
+    others.
+    """
+    values_S = np.asarray(values_S, np.float64)
+    if not len(values_S) or np.isnan(values_S).any():
+        return math.nan
+    match how:
+        case "min":
+            return float(values_S.min())
+        case "last":
+            return float(values_S[-1])
+        case "mean":
+            return float(values_S.mean())
+    if values_S.min() < 0 or values_S.max() > 1:
+        raise ValueError(f"a product is of probabilities, and {values_S.min():g} to {values_S.max():g} are none")
+    with np.errstate(divide="ignore"):
+        return float(np.maximum(np.log(values_S), _LEAST_LOG).sum())
 
 
 def log_right(log_odds_S: np.ndarray) -> np.ndarray:
