@@ -18,6 +18,7 @@ from assay.run_files import read_description
 from assay.scorers.local import load_local
 from assay.stats.metrics import sigmoid
 from process_models import ORACLES, QUESTION, SAVED, save_qwen_math_prm, steps_of
+from serving import service_of, serving
 
 KEPT = ("math-shepherd", "rlhflow", "rlhflow-blank-line", "skywork-o1", "trl", "pure")
 REFUSED = {
@@ -98,3 +99,12 @@ def test_the_certificate_replays_every_step_by_a_reading_of_its_own(form, tmp_pa
     (ours / "reward.json").write_text(json.dumps({**description, "layout": {**description["layout"], "lead": "?"}}))
     assert main(["audit", "verify", str(ours)]) != 0
     capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_an_engine_is_compared_at_every_step(tmp_path, capsys):
+    _, ours = adopted("math-shepherd", tmp_path)
+    with serving(service_of(load_local(ours, dtype="float32", device="cpu"), names=("prm",))) as client:
+        url = str(client.base_url).rstrip("/")
+        assert main(["audit", "verify", str(ours), "--against", url, "--served-name", "prm", "--verbose"]) == 0
+    assert "the engine's rewards of all steps are Assay's" in " ".join(capsys.readouterr().out.split())
