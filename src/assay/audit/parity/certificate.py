@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -168,7 +169,7 @@ def _ask_steps(remote: RemoteEngine, case: StepCase, tolerance: float) -> Compar
     is_shift = not is_equal and largest(difference_R - offset) <= tolerance
     why = "the engine's rewards of all steps are Assay's, within the tolerance"
     if is_shift:
-        bias_K = case.scorer.model.head.bias
+        bias_K: Any = getattr(case.scorer.model.head, "bias", None)
         is_bias = bias_K is not None and abs(offset + float((bias_K[1] - bias_K[0]).detach())) <= tolerance
         why = f"every reward differs by {offset:+.3g}" + (": the engine has lost the bias of the head" if is_bias else "")
     elif not is_equal:

@@ -49,7 +49,8 @@ from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
 
 OUTPUTS: Outputs = "steps"
 HEAD = PROCESS
-BALANCED, LEARNED = "balanced", "learned"
+BALANCED = "balanced"
+LEARNED: Reduction = "learned"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
