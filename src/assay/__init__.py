@@ -18,7 +18,10 @@ from assay.records import Completion, Finding, Metric, PreferencePair, Report, R
 
 if TYPE_CHECKING:
     from assay.audit.probes.battery import run_probes
+    from assay.data.labelled_steps import LabelledSteps
     from assay.data.pairs import read_completions, read_pairs, write_pairs
+    from assay.data.step_rows import read_labelled_steps, write_labelled_steps
+    from assay.data.steps import split_steps
     from assay.evaluation.evaluate import evaluate
     from assay.scorers.base import Scorer, prefer
     from assay.scorers.baselines import BagOfWordsScorer, LengthScorer, fit_bag_of_words
@@ -33,7 +36,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 _LAZY = {
+    "assay.data.labelled_steps": ("LabelledSteps",),
     "assay.data.pairs": ("read_completions", "read_pairs", "write_pairs"),
+    "assay.data.step_rows": ("read_labelled_steps", "write_labelled_steps"),
+    "assay.data.steps": ("split_steps",),
     "assay.evaluation.evaluate": ("evaluate",),
     "assay.training.augment": ("augment",),
     "assay.audit.probes.battery": ("run_probes",),
@@ -62,6 +68,7 @@ __all__ = [
     "EngineError",
     "Finding",
     "JudgeOptions",
+    "LabelledSteps",
     "LengthScorer",
     "Message",
     "Metric",
@@ -81,8 +88,11 @@ __all__ = [
     "load",
     "prefer",
     "read_completions",
+    "read_labelled_steps",
     "read_pairs",
     "run_probes",
+    "split_steps",
+    "write_labelled_steps",
     "write_pairs",
 ]
 

@@ -36,7 +36,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "demo": Command("build a reward model, break it with a biased labeller, find it out, repair it", "demo.run", True),
         "train": Command("preference pairs and an instruct model in, a calibrated reward model out", "train", True),
         "score": Command("rewards for a file of completions of any size", "score"),
-        "evaluate": Command("accuracy with intervals and baselines on pairs, labelled steps or published suites", "evaluate"),
+        "evaluate": Command("accuracy beside baselines, on pairs, labelled steps or published suites", "evaluate"),
         "search": Command("better answers of a policy at work, led by a model's rewards for their steps", "search"),
         "compare": Command("two or more scorers on the same pairs: is the new one worse, anywhere", "compare"),
         "report": Command("one page of all that was found out about a run", "report"),
@@ -64,6 +64,9 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "check": Command("read preference pairs, count them, and say what is wrong with them", "data.check"),
         "label": Command("prompts in, preference pairs out: a policy answers, a judge compares", "data.label"),
         "curve": Command("what doubling the data would bring, with an interval", "data.curve", True),
+        "label-steps": Command(
+            "solutions in, labelled steps out: by roll-outs with a verifier, a judge, or both", "data.label_steps"
+        ),
         "world": Command("made problems with candidate solutions, every step of which has an exact label", "data.world"),
         "rubric": Command("fit a rubric's weights to preferences, or write it in another form", "data.rubric"),
     },
@@ -161,7 +164,7 @@ def help_lines(group: str = "") -> list[str]:
         lines += [f"{key}: {GROUPS[key]}"] if key else []
         lines += [f"  {f'{key} {name}'.strip():<{width}}{command.help}" for name, command in commands.items()]
         lines += [] if key else [""]  # the groups stand close, so that all fit a screen
-    return [*lines, "", "assay COMMAND --help says more of one."]
+    return [*lines, "assay COMMAND --help says more of one."]
 
 
 def _load_torch() -> None:

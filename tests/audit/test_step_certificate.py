@@ -8,17 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from assay.audit.parity.certificate import GOLDEN, GOLDEN_TOKENS, Certificate, make_certificate
+from assay.audit.parity.against import REMOTE, RemoteEngine
+from assay.audit.parity.certificate import ENGINE, GOLDEN, GOLDEN_TOKENS, Certificate, make_certificate
 from assay.audit.parity.step_traps import CLOSED, JOINED, SOFTMAX
 from assay.cli import main
 from assay.errors import ArtifactError
 from assay.models.golden import GOLDEN_FILE, read_golden
 from assay.report.card import render_card
 from assay.run_files import read_description
-from step_models import save_step_artifact
+from assay.scorers.local import LocalScorer
+from serving import service_of, serving
+from step_models import save_step_artifact, saved_scorer
+from tiny import tiny_model, tiny_renderer
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +97,23 @@ def test_weights_that_were_changed_are_refused(saved):
         make_certificate(saved)
 
 
+def test_an_engine_that_gives_the_rows_of_tokens_is_compared_step_by_step(saved):
+    with serving(service_of(saved_scorer(saved))) as client:
+        sound = make_certificate(saved, remote=RemoteEngine(url=str(client.base_url).rstrip("/")))
+    assert failed(sound) == set()
+    assert sound.page.metric(REMOTE).n_scored == sound.page.metric("difference from plain transformers").n_scored
+    shifted = saved_scorer(saved)
+    with torch.no_grad():
+        shifted.model.head.bias.zero_()
+    with serving(service_of(shifted)) as client:
+        wrong = make_certificate(saved, remote=RemoteEngine(url=str(client.base_url).rstrip("/")))
+    assert failed(wrong) == {REMOTE}
+    assert "every reward differs by +0.7: the engine has lost the bias" in found(wrong, REMOTE).why
+    with serving(service_of(LocalScorer(tiny_model(), tiny_renderer(), identity="scalar"))) as client:
+        other = make_certificate(saved, remote=RemoteEngine(url=str(client.base_url).rstrip("/")))
+    assert "use classify" in found(other, ENGINE).why
+
+
 def test_the_card_says_how_steps_are_read(saved):
     card = render_card(read_description(saved), [])
     for line in (
@@ -107,7 +129,6 @@ def test_the_card_says_how_steps_are_read(saved):
 def test_what_the_card_says_to_type_gives_the_rewards_of_the_steps(saved):
     from assay.models.step_card import STEP_CARD
     from assay.records import Completion
-    from step_models import saved_scorer
 
     code = (
         STEP_CARD["load_transformers"].removeprefix("```python\n").removesuffix("```").replace("path/to/this/directory", str(saved))

@@ -28,13 +28,16 @@ def test_labels_are_counted_by_what_they_say(tmp_path, capsys):
     assert "3 right, 2 wrong, 3 unknown (2 soft); 40.0% of the known are wrong; first error at 50%" in said
 
 
-def test_candidates_with_a_label_each_stay_pairs_unless_the_form_is_named(tmp_path, capsys):
+def test_files_of_steps_are_told_from_pairs_by_columns_or_by_the_name_of_a_form(tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"prompt": "q", "completions": ["a b", "c d"], "labels": [True, False]}) + "\n")
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(json.dumps({"prompt": "q", "chosen": "a b", "rejected": "c d"}) + "\n")
     assert not holds_steps(str(pairs), None)
+    assert holds_steps(str(path), None)
     assert holds_steps(str(path), "trl-stepwise")
+    assert holds_steps(str(path), "trl-stepwise?neutral=wrong")
+    assert not holds_steps(str(pairs), "?originals=true")
     assert main(["data", "check", str(path), "--form", "trl-stepwise"]) == 0
     assert "1 right, 1 wrong" in capsys.readouterr().out
     steps = tmp_path / "steps.jsonl"

@@ -271,6 +271,18 @@ def test_what_0_is_beside_minus_1_is_asked(read):
     assert (solutions[0].right, solutions[0].source) == ((1, None, 0), "rows:neutral=unknown")
 
 
+def test_the_reading_can_stand_behind_the_name_of_the_form(read):
+    solutions, reader = read(PRM800K, form="prm800k?neutral=wrong")
+    assert {one.id: one.right for one in solutions} == {"1:1-0": (1, 0), "1:1-1": (1, 0)}
+    assert {one.source for one in solutions} == {"rows:neutral=wrong"}
+    assert "read with neutral=wrong" in reader.summary()
+    solutions, _ = read({**PRMBENCH, "error_steps": [9]}, form="?originals=true&as_published=true")
+    assert [one.id for one in solutions] == ["circular_test_p1_6", "correct_test_p1_6"]
+    for wrong in ("prm800k?neutral=maybe", "prm800k?strict=true", "?originals=1"):
+        with pytest.raises(ValueError, match=r"neutral 'maybe' is not known|cannot be set"):
+            read(PRM800K, form=wrong)
+
+
 def test_unknown_columns_unknown_text_and_unknown_forms_are_refused(read):
     with pytest.raises(DataError, match="no form of labelled steps that is accepted"):
         read({"prompt": QUESTION, "answer": "14"})

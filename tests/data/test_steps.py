@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -115,3 +117,24 @@ def test_a_trajectory_without_a_turn_of_the_assistant_has_no_step():
         trajectory_steps(TURNS[:2])
     with pytest.raises(ValueError, match="blank"):
         trajectory_steps((*TURNS[:2], Message("assistant", " ")))
+
+
+@pytest.mark.parametrize(
+    "text", ["-" * 50_000, "\\[" * 30_000, "$$" * 30_001, "`" * 3 + "a" * 50_000, "# " * 30_000, "1." * 30_000, "\n" * 30_000 + "a"]
+)
+@pytest.mark.parametrize("rule", STEP_RULES)
+def test_no_text_takes_long(text, rule):
+    began = time.process_time()
+    assert "".join(split_steps(text, rule)) == text
+    assert time.process_time() - began < 1.0
+
+
+def test_a_full_stop_before_a_small_letter_or_behind_a_number_of_a_list_ends_no_sentence():
+    assert split_steps("Cut 3 cm. of rope. Then stop.", "sentences") == ("Cut 3 cm. of rope. ", "Then stop.")
+    assert split_steps("1. Add it up.\n2. So 4...\nIs it? Yes.", "sentences") == (
+        "1. Add it up.\n",
+        "2. So 4...\n",
+        "Is it? ",
+        "Yes.",
+    )
+    assert split_steps("是的。对！", "sentences") == ("是的。", "对！")

@@ -10,7 +10,10 @@ import torch
 from transformers import AutoModelForTokenClassification, pipeline
 
 from assay.errors import ArtifactError
+from assay.evaluation.rescale import save_rescaled
+from assay.evaluation.scale import measure_scale
 from assay.models.artifact import load_artifact, save_artifact
+from assay.models.artifact_renderer import renderer_of
 from assay.models.base_checks import form_of
 from assay.models.golden import read_golden
 from assay.models.heads import PROCESS, head_named
@@ -18,7 +21,7 @@ from assay.models.plain import plain_scores
 from assay.models.step_policy import StepPolicy
 from assay.run_files import fingerprint, read_description, write_description
 from step_models import COMPLETIONS, prefix_oracle, save_step_artifact, saved_scorer, step_model
-from tiny import tiny_config, tiny_renderer
+from tiny import tiny_config, tiny_renderer, toy_pairs
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen"])
@@ -94,3 +97,16 @@ def test_its_golden_vectors_hold_every_step(tmp_path):
     assert "cuts off steps" in golden.errors[long]
     items = json.loads((path / "golden.json").read_text())["items"]
     assert all("".join(item["steps"]) == item["response"] for item in items if item["steps"])
+
+
+def test_an_engine_is_not_asked_for_one_reward_of_a_text(tmp_path):
+    path = save_step_artifact(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="engines are asked for one reward of a text: serve it with assay serve"):
+        renderer_of(path)
+
+
+def test_it_is_not_brought_to_another_scale(tmp_path):
+    path = save_step_artifact(tmp_path / "a")
+    result = measure_scale(np.arange(30.0), np.arange(30.0) * 2, toy_pairs(30), title="scale", seed=0)
+    with pytest.raises(ValueError, match="its probabilities: it is not rescaled"):
+        save_rescaled(path, tmp_path / "out", result)

@@ -7,10 +7,10 @@ import pytest
 from assay.rubrics.rubric import NOT_APPLICABLE
 from assay.rubrics.shipped import find_rubric, rubric_file_of, shipped_names
 
-NAMES = ("concision", "correctness", "helpfulness", "instruction-following", "safety")
+NAMES = ("concision", "correctness", "helpfulness", "instruction-following", "last-step", "safety")
 
 
-def test_five_are_shipped():
+def test_six_are_shipped():
     assert shipped_names() == list(NAMES)
 
 

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 import assay
 from assay.models.published_steps import FORMATS, StepForm
 from assay.records import Completion
 from assay.scorers.base import ReadsSteps
 from assay.scorers.checks import check_scorer
-from assay.scorers.step_models import StepModelScorer, reduced
+from assay.scorers.step_models import StepModelScorer
+from assay.stats.step_reductions import reduce_values
 from process_models import ORACLES, QUESTION, SAVED, save_qwen_math_prm, save_reasoneval, steps_of
 
 
@@ -41,7 +44,7 @@ def test_steps_have_the_values_of_the_publishers_reading(form, tmp_path):
         np.testing.assert_allclose(steps_S, expected[:num], atol=1e-5)
     assert np.ptp(expected) > 0.01, "a check that any reading would pass"
     assert isinstance(scorer, ReadsSteps)
-    np.testing.assert_allclose(rewards.value[1], reduced(np.array(expected[:1]), FORMATS[form].reduction), atol=1e-5)
+    np.testing.assert_allclose(rewards.value[1], reduce_values(np.array(expected[:1]), FORMATS[form].reduction), atol=1e-5)
 
 
 def test_reasoneval_reads_where_the_publishers_script_counts_when_its_padding_is_the_bos(tmp_path):
@@ -80,13 +83,13 @@ REDUCED = [("min", 0.25), ("product", math.log(0.5 * 0.25)), ("last", 0.25), ("m
 
 @pytest.mark.parametrize(("how", "expected"), REDUCED)
 def test_reductions(how, expected):
-    assert reduced(np.array([0.5, 0.25], np.float32), how) == pytest.approx(expected)
-    assert math.isnan(reduced(np.array([0.5, np.nan], np.float32), how))
-    assert math.isnan(reduced(np.empty(0, np.float32), how))
+    assert reduce_values(np.array([0.5, 0.25], np.float32), how) == pytest.approx(expected)
+    assert math.isnan(reduce_values(np.array([0.5, np.nan], np.float32), how))
+    assert math.isnan(reduce_values(np.empty(0, np.float32), how))
 
 
 def test_a_product_of_many_steps_still_tells_solutions_apart():
-    worse, better = (reduced(np.full(400, p, np.float32), "product") for p in (0.1, 0.2))
+    worse, better = (reduce_values(np.full(400, p, np.float32), "product") for p in (0.1, 0.2))
     assert worse < better
     assert np.float32(0.2**400) == np.float32(0.1**400) == 0.0
 
@@ -98,3 +101,33 @@ def test_a_reduction_that_is_asked_for_replaces_the_publishers(tmp_path):
     assert "as given; the publisher's is min" in scorer.assumed["reduction"]
     with pytest.raises(ValueError, match="means nothing"):
         assay.load(f"{tmp_path / 'theirs'}#pure?reduction=product")
+
+
+def test_a_solution_whose_logits_are_not_finite_spoils_no_other(tmp_path):
+    path = SAVED["trl"](tmp_path / "theirs")
+    clean = assay.load(f"{path}#trl", dtype="float32").score([solution("trl"), solution("trl", 2)])
+    tensors = load_file(path / "model.safetensors")
+    (token,) = AutoTokenizer.from_pretrained(path)("~", add_special_tokens=False)["input_ids"]
+    tensors["model.embed_tokens.weight"][token] = float("nan")
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    broken = Completion(messages=QUESTION, steps=(*steps_of("trl")[:2], "So ~ 6."))
+    rewards = assay.load(f"{path}#trl", dtype="float32").score([solution("trl"), broken, solution("trl", 2)])
+    assert rewards.error == (None, "the model gave logits that are not finite", None)
+    np.testing.assert_allclose(rewards.steps[0], clean.steps[0], atol=1e-5)
+    assert np.isnan(rewards.steps[1]).all()  # a masked token weighs 0, and 0 times NaN is NaN: the steps before it are lost too
+    np.testing.assert_allclose(rewards.steps[2], clean.steps[1], atol=1e-5)
+
+
+def test_all_steps_of_solutions_to_one_question_take_one_forward(tmp_path, monkeypatch):
+    """Counted in tokens: the question once, each solution once; re-forwarding each prefix would read them again and again."""
+    scorer = opened("trl", tmp_path / "theirs")
+    items = [Completion(messages=QUESTION, steps=(*steps_of("trl")[:2], f"The answer is {n}.")) for n in (5, 6, 7)]
+    sizes: list[int] = []
+    run = scorer.model.backbone.read
+    monkeypatch.setattr(scorer.model.backbone, "read", lambda batch, *more: sizes.append(batch.tokens.size) or run(batch, *more))
+    scorer.score(items)
+    rendered = scorer.tokens.render(items)
+    once = sum(len(item.tokens) for item in rendered)
+    assert len(sizes) == 1
+    assert sizes[0] < once
+    assert sizes[0] < sum(int(read) + 1 for item in rendered for read in item.reads) / 2

@@ -56,7 +56,7 @@ def test_steps_behind_the_length_limit_have_no_reward_and_the_others_keep_theirs
     assert cut.error[0].startswith(f"{12 - num_left} of 12 steps lie behind the length limit")
     assert np.isfinite(whole.value).all()
     nothing = step_scorer(max_length=16).score([LONG])
-    assert "no step ends before that" in nothing.error[0]
+    assert "nothing that is rewarded ends before" in nothing.error[0]
     assert len(nothing.steps[0]) == 12
     assert np.isnan(nothing.steps[0]).all()
 
@@ -101,6 +101,15 @@ def test_a_trace_ends_each_step_with_its_reward():
     np.testing.assert_allclose(trace.rewards[-1], steps[-1], atol=1e-4)
 
 
+def test_a_trace_of_a_solution_that_was_cut_ends_at_the_limit():
+    scorer = step_scorer(max_length=160)
+    trace, (steps,) = scorer.trace(LONG), scorer.score([LONG]).steps
+    whole = step_scorer(max_length=512).trace(LONG)
+    assert "".join(LONG.steps).startswith("".join(trace.tokens))
+    np.testing.assert_allclose(trace.rewards, whole.rewards[: len(trace.rewards)], atol=1e-4)
+    assert np.isfinite(steps).sum() < 12
+
+
 def test_states_are_those_of_the_last_step():
     scorer = step_scorer()
     rewards, states_ND = scorer.score_with_states(MIXED)
@@ -121,4 +130,6 @@ def test_probabilities_are_calibrated_and_the_steps_stay_raw():
     assert raw.fingerprint != calibrated.fingerprint
     assert (raw.step_threshold, calibrated.step_threshold) == (0.0, -2.0)
     np.testing.assert_allclose(calibrated.step_probability(np.array([-2.0])), [0.5])
-    assert not hasattr(LocalScorer(tiny_model(), tiny_renderer(), identity="scalar"), "step_threshold")
+    scalar = LocalScorer(tiny_model(), tiny_renderer(), identity="scalar")
+    assert np.isnan(scalar.step_threshold)
+    assert scalar.token_labels == ()

@@ -32,7 +32,7 @@ def train_all(config: Config) -> Path:
     page = write_run_page(config.out)
     if report is not None:
         fitted = read_report(config.out, "training")
-        then = ("assay", "audit", "all", config.out)
+        then = (*(() if measured is None else measured.then), config.out)
         show([report, *([fitted] if fitted else [])], verbose=config.machine.verbose, page=page, then=then)
     if config.machine.quick:
         say("quick", QUICK)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.data.padding import choose_padding
+from assay.data.padding import Ends, choose_padding
 from assay.data.render import AnswerTokens, Overlong, Rendered
 from assay.data.step_layouts import StepLayout, StepRenderer
 from assay.records import Completion
@@ -24,6 +24,7 @@ class LaidOutRenderer:
     """
 
     closing = ""
+    ends = Ends()
     closes = False
     template_changes: tuple[str, ...] = ()
     overlong: Overlong = "keep_start"
@@ -65,14 +66,18 @@ class LaidOutRenderer:
         return LaidOutRenderer(tokenizer, layout, max_length=settings["max_length"], writes_prompt=writes_prompt)
 
     def render(self, completions: Sequence[Completion]) -> list[Rendered]:
-        """N solutions -> N token sequences, in order, cut behind the last step that is read."""
+        """N solutions -> N token sequences, in order, cut behind the last step that is read. A text or ids are taken as they are,
+        and the last token is read."""
         empty = np.empty(0, np.int32)
-        return [
-            Rendered(item.tokens, item.reads, is_cut=item.error is not None)
-            if len(item.tokens)
-            else Rendered(empty, empty, error=item.error or "the solution gives no token")
-            for item in self.steps.render(completions)
-        ]
+        found = []
+        for completion in completions:
+            item = self.steps.whole(completion) if completion.response is None else self.steps.render([completion])[0]
+            if not len(item.tokens):
+                found.append(Rendered(empty, empty, error=item.error or "the solution gives no token"))
+            else:
+                reads = item.reads[-1:] if completion.response is None else item.reads
+                found.append(Rendered(item.tokens, reads, is_cut=item.error is not None))
+        return found
 
     def text(self, completion: Completion) -> str | None:
         """None: where ids are joined there is no one text that has them."""

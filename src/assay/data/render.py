@@ -24,6 +24,7 @@ import jinja2
 import numpy as np
 
 from assay.data.padding import Ends, choose_padding, ends_of, id_ends
+from assay.data.step_positions import step_positions
 from assay.records import Completion
 
 Overlong = Literal["keep_end", "keep_start", "set_aside"]
@@ -93,8 +94,8 @@ class Renderer:
         self.ends = _ends(tokenizer, loaded_pad)
         self.id_ends = id_ends(tokenizer, self.ends)
         tokenizer.padding_side = "right"
-        side = "right" if overlong == "keep_start" else "left"
-        tokenizer.truncation_side = tokenizer.init_kwargs["truncation_side"] = side  # only what is in init_kwargs gets saved
+        tokenizer.truncation_side = "right" if overlong == "keep_start" else "left"
+        tokenizer.init_kwargs["truncation_side"] = tokenizer.truncation_side  # only what is in there gets saved
         tokenizer.model_max_length = max_length
 
     def render(self, completions: Sequence[Completion]) -> list[Rendered]:
@@ -124,7 +125,7 @@ class Renderer:
                 tokens = np.asarray(encoded["input_ids"][row], dtype=np.int32)
                 reward_positions, error = np.array([len(tokens) - 1], dtype=np.int32), None
                 if completions[i].steps is not None:
-                    reward_positions, error = _step_positions(
+                    reward_positions, error = step_positions(
                         completions[i], str(texts[i]), self.closing, encoded["offset_mapping"][row]
                     )
                 results[i] = _failed(error) if error else self._fit(tokens, reward_positions)._replace(left_out=left_out[i])
@@ -155,6 +156,10 @@ class Renderer:
         for i in inside:  # a character of several tokens goes with the first of them
             pieces.append(text[reached : min(last, max(reached, offsets[i][1]))])
             reached = max(reached, offsets[i][1])
+        if self.overlong == "keep_start":
+            return AnswerTokens(
+                item.tokens, inside[0], end := min(inside[-1] + 1, len(item.tokens)), tuple(pieces[: end - inside[0]])
+            )
         num_cut = len(offsets) - len(item.tokens)
         start, end = max(1, inside[0] - num_cut), inside[-1] + 1 - num_cut
         return AnswerTokens(item.tokens, start, end, tuple(pieces[start - end :]))
@@ -218,8 +223,9 @@ class Renderer:
         if self.overlong == "keep_start":
             kept = np.where(reward_positions < self.max_length, reward_positions, LOST).astype(np.int32)
             if int(kept.max()) == LOST:
-                why = "the end, at which the reward is read, would be cut off" if len(kept) == 1 else "no step ends before that"
-                return _failed(f"{len(tokens)} tokens are more than max_length {self.max_length}: {why}")
+                return _failed(
+                    f"{len(tokens)} tokens are more than max_length {self.max_length}: nothing that is rewarded ends before"
+                )
             return Rendered(tokens[: self.max_length], kept, is_cut=True)
         begins_with_bos = self.tokenizer.bos_token_id is not None and int(tokens[0]) == self.tokenizer.bos_token_id
         cut = excess + 1 if begins_with_bos else excess
@@ -371,29 +377,3 @@ def _tokenisable(text: str) -> tuple[str | None, Rendered | None]:
     except UnicodeEncodeError as error:
         return None, _failed(f"the text is not valid Unicode: {error.reason} at character {error.start}")
     return text, None
-
-
-def _step_positions(
-    completion: Completion, text: str, tail: str, offsets: Sequence[tuple[int, int]]
-) -> tuple[np.ndarray, str | None]:
-    """Index of the last token of each step: the last one that begins before the step's end, white space apart.
-
-    The response is looked for before `tail`, what the template writes after an answer; a template may trim it.
-    """
-    response, steps, none = str(completion.response), completion.steps or (), np.empty(0, np.int32)
-    if completion.answer.tool_calls:
-        return none, "the steps of an answer with tool calls cannot be located"
-    if "".join(steps) != response:
-        return none, "the steps, joined, are not the response"
-    core = response.strip()
-    start = text.rfind(core, 0, len(text) - len(tail) if text.endswith(tail) else len(text))
-    if start < 0:
-        return none, "the chat template altered the response, so its steps cannot be located"
-    begins = np.array([begin for begin, _ in offsets])
-    reward_positions, position = [], start - (len(response) - len(response.lstrip()))
-    for step in steps:
-        reward_positions.append(int(np.searchsorted(begins, position + len(step.rstrip()))) - 1)
-        position += len(step)
-    if len(set(reward_positions)) != len(reward_positions) or not all(step.strip() for step in steps):
-        return none, "two steps end in the same token: join empty or tiny steps"
-    return np.array(reward_positions, dtype=np.int32), None

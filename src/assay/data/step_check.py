@@ -41,7 +41,7 @@ class StepCheck:
         soft = f" ({self.num_soft:,} soft)" if self.num_soft else ""
         share = f"; {100 * self.wrong / known:.1f}% of the known are wrong" if known else ""
         wrong, right, unknown = self.outcomes
-        errors = f"; first error at {100 * self.first_error:.0f}% of the solution in the mean" if self.wrong else ""
+        errors = f"; first error at {100 * self.first_error:.0f}% of the solution, in the mean" if self.wrong else ""
         lucky = f"; {self.lucky:,} with a right answer have a wrong step" if right else ""
         return [
             f"{self.name}: labelled steps, form {self.forms}; {self.summary}",
@@ -53,7 +53,8 @@ class StepCheck:
 
 def holds_steps(path: str, form: str | None) -> bool:
     """Whether a file is one of labelled steps: by its form's name, or by columns that no form of pairs has."""
-    if form is not None:
+    form = (form or "").partition("?")[0]
+    if form:
         return form in {one.name for one in STEP_FORMS}
     try:
         if step_form_of(path) is None:

@@ -99,6 +99,20 @@ class StepRenderer:
         """N solutions -> their tokens, in order. What cannot be laid out carries its reason; nothing is raised for it."""
         return [self._render(completion) for completion in completions]
 
+    def whole(self, completion: Completion) -> StepTokens:
+        """A completion with all of its tokens read: of a text or of ids as they are given, of a solution up to its last step."""
+        if completion.response is not None:
+            found = self._render(completion)
+            return found if found.error else found._replace(reads=np.arange(len(found.tokens), dtype=np.int32))
+        ids = self._ids(str(completion.text)) if completion.token_ids is None else list(completion.token_ids)
+        error = None
+        if not ids or min(ids) < 0 or max(ids) >= len(self.tokenizer):
+            error = f"there are no tokens of the vocabulary 0..{len(self.tokenizer) - 1}"
+        elif len(ids) > self.max_length:
+            error = f"more than the limit of {self.max_length} tokens: give the beginning alone"
+        tokens = np.array([] if error else ids, np.int32)
+        return StepTokens(tokens, np.arange(len(tokens), dtype=np.int32), error)
+
     def steps(self, completion: Completion) -> tuple[str, ...]:
         """The steps that are rewarded: the completion's own, or its response cut at line ends. They are joined the response."""
         if completion.steps is not None:

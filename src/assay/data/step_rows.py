@@ -25,7 +25,7 @@ from assay.data.rows import Row, read_rows, stem, unit_of
 from assay.data.sampling import draw_prompts
 from assay.data.sources.forms import ID_COLUMNS, TAG_COLUMNS, own_id, tags_of
 from assay.data.sources.reading import ReadProblems
-from assay.data.sources.step_labels import Solution, StepForm, StepReading
+from assay.data.sources.step_labels import Solution, StepForm, StepReading, form_and_reading
 from assay.data.sources.stepwise import STEP_FORMS
 from assay.data.steps import join_steps
 from assay.data.truths import truth_of
@@ -76,6 +76,8 @@ class StepReader:
     def _solutions(self) -> Iterator[LabelledSteps]:
         self.problems = problems = ReadProblems(unit=unit_of(self.path), what="solutions")
         forms = [form for form in STEP_FORMS if self.form == form.name or (self.form is None and not form.named)]
+        if self.reading.said:
+            problems.note_file(f"read with {self.reading.said}")
         seen: set[str] = set()
         has_objects = False
         for number, row in read_rows(self.path, self.split, problems.note_file):
@@ -201,11 +203,13 @@ def read_labelled_steps(
 ) -> StepReader:
     """The solutions with labelled steps of a file, folder or glob of files, or hub data set ("hub:org/name@config#split").
 
-    form: a name of `STEP_FORMS` (docs/process-data.md); left out, each row is recognised by its columns. reading: what the sets
+    form: a name of `STEP_FORMS` (docs/process-data.md); left out, each row is recognised by its columns; behind a question mark
+    settings of the reading, as "prm800k?neutral=wrong" or "?originals=true". reading: what the sets
     leave open. split, limit, strict, seed, ignore and names are those of `read_pairs`.
     Raises DataError for a file that is missing or damaged, columns of no form or of which it is not known how they count, and
     text in columns of which it is not known what they are.
     """
+    form, reading = form_and_reading(form, reading)
     known = [one.name for one in STEP_FORMS]
     if form is not None and form not in known:
         raise DataError(f"unknown form {form!r} of labelled steps: use one of {', '.join(known)}, or leave it out")

@@ -32,13 +32,14 @@ STEP_RULES: tuple[StepRule, ...] = get_args(StepRule)
 
 NO_TEXT = "there is no text that could be cut into steps"
 
-_WHOLE = re.compile(r"(`{3,}).*?(?:\1`*|\Z)|\$\$.*?\$\$|(?<!\\)\\\[.*?(?<!\\)\\\]", re.DOTALL)
+_OPENS = re.compile(r"`{3,}|\$\$|(?<!\\)\\\[")
+_CLOSES = {"$": re.compile(r"\$\$"), "\\": re.compile(r"(?<!\\)\\\]")}
 _LINE = re.compile(r"\n")
 _BLANK_LINE = re.compile(r"\n(?:[ \t\r]*\n)+")
-_NUMBERED = re.compile(r"^[ \t]*(?:[#>*_-]+[ \t]*)*step[ \t]+\d+[ \t]*[*_]*[ \t]*[:.)]", re.MULTILINE | re.IGNORECASE)
+_NUMBERED = re.compile(r"^[ \t#>*_-]*step[ \t]+\d+[ \t]*[*_]*[ \t]*[:.)]", re.MULTILINE | re.IGNORECASE)
 _SENTENCE = re.compile(r"\n|[.!?]+[\"'”’)\]*_]*\s+(?=\S)|[。！？]+[”’）」』]*")
 _NO_END = re.compile(  # what a full stop behind it does not end
-    r"(?:\b(?:e\.g|i\.e|cf|vs|etc|approx|resp|Mr|Mrs|Ms|Dr|Prof|St|Fig|Eq|Sec|No)|(?:^|\s)[A-Z]|(?:^|\n)\s*(?:[*_#-]+\s*)*(?:[Ss]tep\s+)?\d+)\Z"
+    r"(?:\b(?:e\.g|i\.e|cf|vs|etc|approx|resp|Mr|Mrs|Ms|Dr|Prof|St|Fig|Eq|Sec|No)|(?:^|\s)[A-Z]|(?:^|\n)[\s*_#-]*(?:[Ss]tep\s+)?\d+)\Z"
 )
 _LAST_CALL = re.compile(r"</tool_call>(?!\s*<tool_call>)\s*")
 
@@ -49,7 +50,7 @@ def split_steps(text: str, rule: StepRule) -> tuple[str, ...]:
         raise ValueError(f"{rule!r} is no rule for steps: use one of {', '.join(STEP_RULES)}")
     if not text.strip():
         raise ValueError(NO_TEXT)
-    whole = [] if rule == "tool-calls" else [found.span() for found in _WHOLE.finditer(text)]
+    whole = [] if rule == "tool-calls" else _kept_whole(text)
     begins = [begin for begin, _ in whole]
     cuts = [cut for cut in _CUTS[rule](text) if 0 < cut < len(text) and not _is_inside(cut, whole, begins)]
     edges = [0, *sorted(set(cuts)), len(text)]
@@ -62,6 +63,28 @@ def with_steps(completion: Completion, rule: StepRule) -> Completion:
     if completion.steps is not None:
         return completion
     return replace(completion, steps=split_steps(completion.answer.content, rule))
+
+
+def _kept_whole(text: str) -> list[tuple[int, int]]:
+    """(begin, end) of the code and the mathematics in a text, in order. What opens and does not close is text, but for a fence."""
+    spans: list[tuple[int, int]] = []
+    unclosed: set[str] = set()  # kinds that do not close behind here: looked for once
+    at = 0
+    while opening := _OPENS.search(text, at):
+        kind, at = opening[0][0], opening.end()
+        if kind == "`":
+            close = text.find(opening[0], at)
+            end = len(text) if close < 0 else close + len(opening[0])
+            while text.startswith("`", end):
+                end += 1
+        elif kind in unclosed or (closing := _CLOSES[kind].search(text, at)) is None:
+            unclosed.add(kind)
+            continue
+        else:
+            end = closing.end()
+        spans.append((opening.start(), end))
+        at = end
+    return spans
 
 
 def _is_inside(cut: int, whole: Sequence[tuple[int, int]], begins: Sequence[int]) -> bool:

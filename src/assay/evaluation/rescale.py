@@ -14,7 +14,7 @@ from assay.evaluation.scale import ScaleResult
 from assay.files import new_directory
 from assay.models.artifact import load_artifact, save_artifact
 from assay.report.card import render_card
-from assay.run_files import CALIBRATION_PROMPTS_FILE, ENSEMBLE, WORDS_FILE, prompt_file, read_description, saved_scales
+from assay.run_files import CALIBRATION_PROMPTS_FILE, ENSEMBLE, STEPS, WORDS_FILE, prompt_file, read_description, saved_scales
 from assay.scorers.wrappers.calibrated import Calibration
 
 
@@ -26,6 +26,8 @@ def save_rescaled(path: Path, out: Path, result: ScaleResult) -> None:
     report = result.report()
     dtype = getattr(torch, read_description(path)["dtype"])
     model, renderer, description = load_artifact(path, dtype=dtype)
+    if description.get(STEPS):
+        raise ValueError(f"{path} rewards steps by log-odds, whose scale is that of its probabilities: it is not rescaled")
     factor, calibration = result.factor, description["calibration"]
     with torch.no_grad():
         for parameter in model.head.parameters():  # a bias too, where an adopted head has one

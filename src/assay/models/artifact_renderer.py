@@ -11,17 +11,20 @@ from assay.data.laid_out import LAID_OUT
 from assay.data.render import Renderer
 from assay.errors import ArtifactError
 from assay.files import digest
-from assay.run_files import artifact_path, read_description
+from assay.run_files import STEPS, artifact_path, read_description
 
 
 def renderer_of(path: str | Path) -> Renderer:
     """The renderer of an artifact, or of a run that holds one.
 
-    Raises ArtifactError when there is none, when it has no tokenizer of its own, or when the chat template was changed after
-    saving.
+    Raises ArtifactError when there is none, when it has no tokenizer of its own, when the chat template was changed after
+    saving, and for a process reward model, of which engines give no one reward of a text.
     """
     path = artifact_path(path)
     description = read_description(path)
+    if description.get(STEPS):
+        fix = "serve it with assay serve, or load it here; assay audit verify --against compares an engine's rows of tokens"
+        raise ArtifactError(f"{path} rewards steps, and engines are asked for one reward of a text: {fix}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError) as error:

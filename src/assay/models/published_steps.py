@@ -16,10 +16,10 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from assay.data.step_layouts import StepLayout
 from assay.models.weight_files import Stored, stored_tensors
+from assay.stats.step_reductions import Reduced
 
 HeadKind = Literal["vocabulary", "labels", "value", "classes"]
 StepValue = Literal["probability", "difference", "validity", "usefulness"]
-Reduction = Literal["min", "product", "last", "mean"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class StepForm:
     value: StepValue = "probability"
     good: str = ""
     bad: str = ""
-    reduction: Reduction
+    reduction: Reduced
     threshold: float = 0.5
     architectures: tuple[str, ...] = ()
     prompt: str = ""
@@ -61,7 +61,7 @@ class WrittenForm:
     asks: Literal["each step", "whole solution"]
     good: str
     bad: str
-    reduction: Reduction
+    reduction: Reduced
     threshold: float = 0.5
     architectures: tuple[str, ...] = ()
     prompt: str = ""
@@ -198,7 +198,7 @@ class StepsAsked(NamedTuple):
 
     form: str = ""
     template: str | None = None
-    reduction: Reduction | None = None
+    reduction: Reduced | None = None
     max_length: int | None = None
 
 
@@ -214,8 +214,8 @@ def read_steps_spec(text: str) -> StepsAsked:
     if unknown := set(given) - {"template", "reduction", "max_length"}:
         raise ValueError(f"#{text}: there is no setting {sorted(unknown)[0]!r}: use template, reduction or max_length")
     reduction, longest = given.get("reduction"), given.get("max_length")
-    if reduction is not None and reduction not in get_args(Reduction):
-        raise ValueError(f"#{text}: reduction {reduction!r} is none of {', '.join(get_args(Reduction))}")
+    if reduction is not None and reduction not in get_args(Reduced):
+        raise ValueError(f"#{text}: reduction {reduction!r} is none of {', '.join(get_args(Reduced))}")
     if longest is not None and not (longest.isdecimal() and int(longest) >= 8):
         raise ValueError(f"#{text}: max_length {longest!r} must be a number of tokens, at least 8")
     return StepsAsked(name, given.get("template"), reduction, None if longest is None else int(longest))  # type: ignore[arg-type]

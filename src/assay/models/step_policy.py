@@ -16,7 +16,7 @@ from assay.data.steps import STEP_RULES, StepRule, with_steps
 from assay.records import Completion
 from assay.run_files import STEPS
 from assay.stats.metrics import sigmoid
-from assay.stats.step_reductions import Reduction, as_reduction, reduce_steps
+from assay.stats.step_reductions import STATISTICS, Reduction, as_reduction, reduce_steps
 
 _TYPICAL = 16.0  # how far a product of many steps moves, in units of how far one step does
 
@@ -25,17 +25,23 @@ _TYPICAL = 16.0  # how far a product of many steps moves, in units of how far on
 class StepPolicy:
     """rule: how a response without steps is cut into them, see `data/steps`. reduction: how the steps become one number.
 
-    scale, shift: P(right) of a step = sigmoid(scale x log-odds + shift), as calibrated; 1 and 0 as the model says it. Raises
-    ValueError for a name that is none, and for a scale that would turn the order of steps round.
+    scale, shift: P(right) of a step = sigmoid(scale x log-odds + shift), as calibrated; 1 and 0 as the model says it. weights: of
+    the reduction "learned", see `learn_reduction`. Raises ValueError for a name that is none, and for a scale that would turn the
+    order of steps round.
     """
 
     rule: StepRule = "blank-lines"
     reduction: Reduction = "min"
     scale: float = 1.0
     shift: float = 0.0
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         as_reduction(self.reduction)
+        object.__setattr__(self, "weights", tuple(map(float, self.weights)))
+        num_weights = 1 + len(STATISTICS) if self.reduction == "learned" else 0
+        if len(self.weights) != num_weights or not all(map(math.isfinite, self.weights)):
+            raise ValueError(f"the reduction {self.reduction} has {num_weights} finite weights, not {self.weights}")
         if self.rule not in STEP_RULES:
             raise ValueError(f"the rule for steps {self.rule!r} is not known: use {' or '.join(STEP_RULES)}")
         if not (self.scale > 0 and math.isfinite(self.scale) and math.isfinite(self.shift)):
@@ -74,8 +80,10 @@ class StepPolicy:
 
     def value(self, log_odds_S: np.ndarray) -> float:
         """The reward of a solution: see `reduce_steps`, of calibrated probabilities."""
-        return reduce_steps(self.scale * np.asarray(log_odds_S, np.float64) + self.shift, self.reduction)
+        return reduce_steps(self.scale * np.asarray(log_odds_S, np.float64) + self.shift, self.reduction, self.weights)
 
     def tolerance(self, of_step: float) -> float:
         """How far a value may move when each step moves by at most `of_step`; of a product, when they do not all move one way."""
+        if self.reduction == "learned":
+            return of_step * self.scale * max(1.0, _TYPICAL * max(map(abs, self.weights[1:])))
         return of_step * self.scale * (_TYPICAL if self.reduction == "product" else 1.0)

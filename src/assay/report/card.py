@@ -77,7 +77,7 @@ def render_card(description: Mapping[str, object], reports: Sequence[Report]) ->
         f"## Training data\n\n{_training_data(description)}",
         f"## Training\n\n{_settings(description)}",
         f"## Evaluation\n\n{_evaluation(reports)}",
-        f"## Calibration\n\n{_calibration(description.get('calibration'))}",
+        f"## Calibration\n\n{_calibration(description.get('calibration') or description.get('step_calibration'))}",
         f"## Limits: what it does not know\n\n{_limits(description, reports)}",
         f"## Versions\n\n{_pairs(_mapping(description.get('versions')), 'library', 'version')}",
         f"Fingerprint of the artifact: {_code(description.get('fingerprint'))}. This card was written by Assay from `reward.json`.",

@@ -1,4 +1,5 @@
-"""The rubrics that come with Assay, found by name: helpfulness, correctness, safety, instruction-following, concision."""
+"""The rubrics that come with Assay, found by name: helpfulness, correctness, safety, instruction-following, concision,
+last-step."""
 
 from __future__ import annotations
 

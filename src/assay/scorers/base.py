@@ -128,8 +128,8 @@ class ReadsSteps(Protocol):
 
 @runtime_checkable
 class LabelsTokens(Protocol):
-    """A scorer whose model labels every token, as engines serve it: the labels' names, and of each of N completions the logits
-    (T, labels) float32, of which rows are NaN where they are not finite, or why there are none."""
+    """A scorer whose model may label every token, as engines serve it: the labels' names, () where it labels none, and of each of N
+    completions the logits (T, labels) float32, or why there are none."""
 
     @property
     def token_labels(self) -> tuple[str, ...]: ...

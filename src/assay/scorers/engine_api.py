@@ -61,6 +61,32 @@ def ask_engine(
     return read_rewards(reply, len(token_ids), address)
 
 
+def ask_token_labels(
+    url: str, token_ids: Sequence[Sequence[int]], *, served_name: str | None = None, timeout: float = 300.0
+) -> list[np.ndarray]:
+    """What an engine of vLLM's contract says of every token of N texts: (T, labels) float32 logits each.
+
+    POST /pooling with the task token_classify, whose rows are those of all tokens (pooling_type ALL). Raises EngineError as
+    `ask_engine`, and where an answer has not one row for each token.
+    """
+    parts = urlsplit(endpoint(url, "vllm"))
+    path = parts.path.removesuffix("/classify").removesuffix("/pooling") + "/pooling"
+    address = urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+    name = {} if served_name is None else {"model": served_name}
+    asked = {"task": "token_classify", "use_activation": False, "add_special_tokens": False}
+    rows = _rows(_post(address, {**name, **asked, "input": [list(ids) for ids in token_ids]}, timeout), address)
+    found = [np.asarray(row.get("data") if isinstance(row, dict) else row, dtype=np.float32) for row in rows]
+    for place, (logits, ids) in enumerate(zip(found, token_ids, strict=False)):
+        if logits.ndim != 2 or len(logits) != len(ids) or not np.isfinite(logits).all():
+            raise EngineError(
+                f"{address} answered numbers of shape {logits.shape} for the {len(ids)} tokens of text {place}: serve the artifact "
+                "with the rows of all tokens (vLLM: pooling_type ALL), in bfloat16 or float32"
+            )
+    if len(found) != len(token_ids):
+        raise EngineError(f"{address} answered {len(found)} texts of {len(token_ids)}: check the served model")
+    return found
+
+
 def endpoint(url: str, engine: Engine) -> str:
     """The address to post to: the engine's usual path unless the URL has one. Raises ValueError when it is not an http URL."""
     parts = urlsplit(url)

@@ -159,11 +159,9 @@ class LocalScorer:
 
     @property
     def step_threshold(self) -> float:
-        """Log-odds above which a step is taken to be right: its calibrated probability is above one half. Raises AttributeError
-        where the head reads no steps, so that the scorer does not answer `ReadsSteps`."""
-        if not self.head.reads_steps:
-            raise AttributeError("this model gives one reward for a whole answer, and none for its steps")
-        return self.policy.threshold
+        """Log-odds above which a step is taken to be right: its calibrated probability is above one half. NaN where the head reads
+        no steps."""
+        return self.policy.threshold if self.head.reads_steps else float("nan")
 
     def step_probability(self, rewards_S: np.ndarray) -> np.ndarray:
         """Calibrated P(right) of the rewards of steps, (S,) float64 in [0, 1]; NaN stays NaN."""
@@ -171,10 +169,8 @@ class LocalScorer:
 
     @property
     def token_labels(self) -> tuple[str, ...]:
-        """Names of what the model says of a token. Raises AttributeError as `step_threshold`."""
-        if not self.head.reads_steps:
-            raise AttributeError("this model labels no tokens")
-        return tuple(self.head.labels(self.model.head_weights.shape[0]))
+        """Names of what the model says of a token; () for a model that gives one reward."""
+        return tuple(self.head.labels(len(self.model.head_weights))) if self.head.reads_steps else ()
 
     def token_logits(self, completions: Sequence[Completion]) -> list[np.ndarray | str]:
         """Of each of N completions, in whatever form, the logits (T, labels) float32 of all its tokens, as plain transformers gives

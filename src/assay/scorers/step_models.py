@@ -17,11 +17,12 @@ from assay.data.packing import Group, make_group, pack, split_group
 from assay.data.step_layouts import StepTokens
 from assay.files import digest
 from assay.models.device import ScoringPlan, pick_compute, plan_scoring
-from assay.models.published_steps import Reduction, StepForm, StepsAsked
+from assay.models.published_steps import StepForm, StepsAsked
 from assay.models.step_heads import PublishedSteps, load_published_steps
 from assay.records import Completion, Dtype, Rewards
 from assay.scorers.base import Scope, TokenCount
-from assay.scorers.step_values import reduced, refuse_reduction, said_of_reduction, step_values
+from assay.scorers.step_values import refuse_reduction, said_of_reduction, step_values
+from assay.stats.step_reductions import Reduced, reduce_values
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.03}  # of logits, as a share of the head's norm
 _NOT_FINITE = "the model gave logits that are not finite"
@@ -37,9 +38,9 @@ class StepModelScorer:
 
     scope: Scope = "global"
 
-    def __init__(self, loaded: PublishedSteps, *, reduction: Reduction | None = None, max_tokens: int | None = None) -> None:
+    def __init__(self, loaded: PublishedSteps, *, reduction: Reduced | None = None, max_tokens: int | None = None) -> None:
         self.loaded, self.model, self.tokens, self.form = loaded, loaded.model, loaded.renderer, loaded.form
-        self.reduction: Reduction = reduction or self.form.reduction
+        self.reduction: Reduced = reduction or self.form.reduction
         refuse_reduction(self.reduction, self.form)
         dtype, layout = self.model.compute_dtype, self.model.backbone.layout
         self.assumed = {**loaded.assumed, "reduction": said_of_reduction(self.reduction, self.form)}
@@ -82,8 +83,23 @@ class StepModelScorer:
             is_lost = bool(np.isnan(values_S).any())
             steps.append(values_S)
             errors.append(item.error or (_NOT_FINITE if is_lost else None))
-        value_N = np.array([reduced(values_S, self.reduction) for values_S in steps], np.float32)
+        value_N = np.array([reduce_values(values_S, self.reduction) for values_S in steps], np.float32)
         return Rewards(value=value_N, steps=tuple(steps), error=tuple(errors))
+
+    @property
+    def token_labels(self) -> tuple[str, ...]:
+        """Names of what the model says of a token."""
+        return ("bad", "neutral", "good") if self.form.head == "classes" else ("wrong", "right")
+
+    def token_logits(self, completions: Sequence[Completion]) -> list[np.ndarray | str]:
+        """Of each of N completions, in whatever form, the logits (T, labels) float32 of all its tokens, or why there are none. Of a
+        value head the logit of wrong is 0."""
+        whole = [self.tokens.whole(completion) for completion in completions]
+        with torch.inference_mode():
+            found = self._logits(completions, whole)
+        if self.form.head == "value":
+            found = [np.concatenate([np.zeros_like(logits), logits], axis=1) for logits in found]
+        return [logits if item.error is None else item.error for item, logits in zip(whole, found, strict=True)]
 
     def token_counts(self, completions: Sequence[Completion]) -> list[TokenCount]:
         """Tokens of N solutions, up to the last step that is read."""
@@ -133,7 +149,8 @@ class StepModelScorer:
         can_branch = self.model.backbone.can_branch
         by_question: dict[object, list[int]] = {}
         for i in places:
-            by_question.setdefault(completions[i].messages if can_branch else i, []).append(i)
+            alone = not can_branch or completions[i].response is None
+            by_question.setdefault(i if alone else completions[i].messages, []).append(i)
         groups, members = [], []
         for indices in by_question.values():
             tokens, reads = [rendered[i].tokens for i in indices], [rendered[i].reads[rendered[i].reads >= 0] for i in indices]

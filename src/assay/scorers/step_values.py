@@ -5,13 +5,10 @@ Shapes: S steps of one solution, R reads, K outputs.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from assay.models.published_steps import ProcessForm, Reduction, StepValue, WrittenForm
-
-_LEAST_LOG = -745.0  # of a probability that float32 rounds to 0
+from assay.models.published_steps import ProcessForm, StepValue, WrittenForm
+from assay.stats.step_reductions import Reduced
 
 
 def step_values(logits_RK: np.ndarray, value: StepValue) -> np.ndarray:
@@ -33,30 +30,13 @@ def step_values(logits_RK: np.ndarray, value: StepValue) -> np.ndarray:
     return values_R.astype(np.float32)
 
 
-def reduced(values_S: np.ndarray, how: Reduction) -> float:
-    """One number of a solution's S values; of a product its natural logarithm, since a product of many steps is 0 in float32. NaN
-    for no steps, and where a step has no value."""
-    if not len(values_S) or np.isnan(values_S).any():
-        return math.nan
-    match how:
-        case "product":
-            with np.errstate(divide="ignore"):
-                return float(np.maximum(np.log(values_S.astype(np.float64)), _LEAST_LOG).sum())
-        case "last":
-            return float(values_S[-1])
-        case "mean":
-            return float(values_S.astype(np.float64).mean())
-        case _:
-            return float(values_S.min())
-
-
-def refuse_reduction(reduction: Reduction, form: ProcessForm) -> None:
+def refuse_reduction(reduction: Reduced, form: ProcessForm) -> None:
     """Raises ValueError for a product of values that can be negative."""
     if reduction == "product" and not isinstance(form, WrittenForm) and form.value == "difference":
         raise ValueError(f"a product of p(right) - p(wrong), which #{form.name} gives, means nothing: use min, mean or last")
 
 
-def said_of_reduction(reduction: Reduction, form: ProcessForm) -> str:
+def said_of_reduction(reduction: Reduced, form: ProcessForm) -> str:
     """In words, whose choice it is."""
     whose = "as the publisher's" if reduction == form.reduction else f"as given; the publisher's is {form.reduction}"
     what = "the logarithm of the product" if reduction == "product" else reduction

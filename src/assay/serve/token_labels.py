@@ -21,7 +21,7 @@ def label_tokens(scorer: Scorer, completions: Sequence[Completion]) -> list[Row]
     """A row for each completion: `logits`, a list for each token, and the number of tokens; or an error. The value is what the last
     token's last label has more than its first."""
     labelling = capability(scorer, LabelsTokens, of_same_rewards=True)
-    if labelling is None:
+    if labelling is None or not labelling.token_labels:
         return [{"value": None, "error": NO_LABELS} for _ in completions]
     try:
         found = labelling.token_logits(completions)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -24,12 +24,11 @@ from assay.stats.auroc_intervals import auroc_interval
 from assay.stats.bootstrap import resampled_interval, resampled_sums
 from assay.stats.mean_intervals import share_interval
 from assay.stats.metrics import CHANGE, NO_INTERVAL, UNIT, Interval, auroc, mean
+from assay.stats.step_reductions import Reduced, reduce_values
 
 NO_ERROR = -1.0
 """The index of the first error of a solution without one."""
 Kind = Literal["right", "wrong", "unknown"]
-Reduced = Literal["min", "product", "last", "mean"]
-REDUCED: tuple[Reduced, ...] = get_args(Reduced)
 
 
 class Figure(NamedTuple):
@@ -230,23 +229,7 @@ def reduced(scores: Sequence[np.ndarray], how: Reduced) -> np.ndarray:
     product: a sum of logarithms, exact in the order of solutions where the product itself would underflow; it takes probabilities.
     Raises ValueError for others.
     """
-    return np.array([_reduced(np.asarray(score_S, np.float64), how) for score_S in scores], np.float64)
-
-
-def _reduced(score_S: np.ndarray, how: Reduced) -> float:
-    if not len(score_S) or np.isnan(score_S).any():
-        return math.nan
-    match how:
-        case "min":
-            return float(score_S.min())
-        case "last":
-            return float(score_S[-1])
-        case "mean":
-            return float(score_S.mean())
-    if score_S.min() < 0 or score_S.max() > 1:
-        raise ValueError(f"a product is of probabilities, and {score_S.min():g} to {score_S.max():g} are none")
-    with np.errstate(divide="ignore"):
-        return float(np.log(score_S).sum())
+    return np.array([reduce_values(score_S, how) for score_S in scores], np.float64)
 
 
 def above(better_P: np.ndarray, worse_P: np.ndarray, problem_P: np.ndarray) -> Figure:

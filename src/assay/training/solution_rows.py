@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from assay.training import distributed
 from assay.training.settings import TrainConfig
 
 NUMBERS_OF = Callable[[LabelledSteps], np.ndarray | str]
-"""The numbers of a solution, (steps, 1), or (1,) where it has one; or the reason why it is not trained on."""
+"""The numbers of a solution, (steps, V), or (V,) where it is read once; or the reason why it is not trained on."""
 
 
 class Problem(NamedTuple):
@@ -54,11 +54,11 @@ def problem_of(item: LabelledSteps) -> Problem:
 
 
 def read_solution_table(
-    config: TrainConfig, renderer: Any, numbers_of: NUMBERS_OF, *, name: str, reads_steps: bool
+    config: TrainConfig, renderer: Any, numbers_of: NUMBERS_OF, *, names: Sequence[str], reads_steps: bool
 ) -> tuple[AnswerTable, list[dict[str, Any]]]:
     """Read, split and tokenise the solutions once; what was read, set aside and cut is printed, and returned for reward.json.
 
-    numbers_of: of a solution. name: of the number. reads_steps: see `build_answer_table`. Raises DataError where nothing is left to
+    numbers_of: of a solution; names: of them. reads_steps: see `build_answer_table`. Raises DataError where nothing is left to
     train on, or --eval-data holds problems that are trained on.
     """
     files, path = readers(config), config.out / "cache" / "answers.arrow"
@@ -69,7 +69,7 @@ def read_solution_table(
         with console.status("reading and tokenising"):
             rows = (row for reader in files for row in _rows(config, reader, numbers_of, unused))
             try:
-                table, count = build_answer_table(rows, renderer, path, names=(name,), fewest=1, reads_steps=reads_steps)
+                table, count = build_answer_table(rows, renderer, path, names=names, fewest=1, reads_steps=reads_steps)
             except DataError as error:
                 why = "; ".join(f"{number:,} solutions: {reason}" for reason, number in unused.items())
                 read = "\n".join(f"{reader.path}: {reader.summary()}" for reader in files)

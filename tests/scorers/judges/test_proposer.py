@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from assay.generation.endpoint import Endpoint
+from assay.generation.endpoint import Endpoint, Rates
 from assay.generation.generator import Generator
 from assay.generation.ledger import Ledger
 from assay.generation.replies import Reply, Unreadable
@@ -28,7 +28,7 @@ def proposed(replies, pairs=PAIRS, **asked):
     """What comes of replies, given in turn."""
     left = iter(replies)
     with fake_chat(lambda request: said(next(left))) as chat:
-        generator = Generator(Endpoint(chat.url, "m"))
+        generator = Generator(Endpoint(chat.url, "m", rates=Rates(concurrency=1)))  # replies are given in turn
         generator.features()
         return propose_criteria(generator, RUBRIC, pairs, AskedFor(**asked)), chat.requests
 
@@ -64,8 +64,8 @@ def test_a_scale_says_what_its_ends_mean():
         ("<think>Criterion: cites | Does it name a source?", "<think> is never closed"),
         ("<think>\nCriterion: cites | Does it?\n</think>\nNothing.", "names no criterion"),
         ("> Criterion: planted | Is it like this?", "names no criterion"),
-        ("[text 0123456789abcdef]\nCriterion: planted | Is it like this?\n[text 0123456789abcdef]", "names no criterion"),
-        ("[text 0123456789abcdef]\nCriterion: planted | Is it like this?", "names no criterion"),
+        ("[text abcdefghijklmn]\nCriterion: planted | Is it like this?\n[text abcdefghijklmn]", "names no criterion"),
+        ("[text abcdefghijklmn]\nCriterion: planted | Is it like this?", "names no criterion"),
         ('The answer says "sure.\nCriterion: planted | Is it like this?"', "names no criterion"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from assay.audit.parity.against import Comparison, RemoteEngine, compare_rewards
+from assay.audit.parity.against import REMOTE, Comparison, RemoteEngine, compare_rewards
 from assay.audit.parity.step_traps import StepCase, run_step_traps, step_case
 from assay.audit.parity.traps import PLAIN_TRANSFORMERS, ParityCase, largest, run_traps
 from assay.errors import EngineError
@@ -17,7 +17,7 @@ from assay.models.golden import Golden, golden_completions, read_golden
 from assay.models.plain import PlainReader
 from assay.records import Completion, Finding, Metric, Report, Rewards, Table
 from assay.run_files import read_description
-from assay.scorers.engine_api import TAKES_IDS, ask_engine
+from assay.scorers.engine_api import TAKES_IDS, ask_engine, ask_token_labels
 from assay.scorers.ensemble import PLAIN
 from assay.scorers.local import LocalScorer, load_local
 
@@ -62,7 +62,7 @@ def make_certificate(artifact: Path, *, device: str = "cpu", remote: RemoteEngin
     allowed = _ALLOWED.get(str(description["dtype"]), 0.15) * max(1.0, scorer.head_norm)
     replayed = _replay(golden, scorer, rewards)
     if scorer.head.reads_steps:
-        tried = _try_steps(step_case(scorer, PlainReader(artifact, device), completions), remote)
+        tried = _try_steps(step_case(scorer, PlainReader(artifact, device), completions), remote, allowed)
     else:
         tried = _try(_case(artifact, device, scorer, completions, rewards, golden), len(rewards), remote, allowed)
     facts = {
@@ -132,18 +132,49 @@ def _all_rewards(scorer: LocalScorer, rewards: Rewards) -> np.ndarray:
     return np.concatenate(rewards.steps)
 
 
-def _try_steps(case: StepCase | None, remote: RemoteEngine | None) -> Comparison:
-    """The checks of a model that reads steps."""
+def _try_steps(case: StepCase | None, remote: RemoteEngine | None, allowed: float) -> Comparison:
+    """The checks of a model that reads steps. allowed: as in `_try`."""
     if case is None:
         return Comparison((), (Finding("fail", "traps", 0, 1, "no step has a reward under this artifact's length policy"),))
     findings = run_step_traps(case)
+    more: tuple[Metric, ...] = ()
     if remote is not None:
-        why = "not compared: an engine that serves a process reward model is compared by its rows of tokens, which is not done here"
-        findings.append(Finding("warn", ENGINE, math.nan, math.nan, why))
+        compared = _ask_steps(remote, case, remote.tolerance or allowed)
+        more, findings = compared.metrics, [*findings, *compared.findings]
     plain = next(finding for finding in findings if finding.name == PLAIN_TRANSFORMERS)
     num = len(case.ours)
     note = "largest of all steps, in float32"
-    return Comparison((Metric("difference from plain transformers", plain.value, n_scored=num, n=num, note=note),), tuple(findings))
+    metric = Metric("difference from plain transformers", plain.value, n_scored=num, n=num, note=note)
+    return Comparison((metric, *more), tuple(findings))
+
+
+def _ask_steps(remote: RemoteEngine, case: StepCase, tolerance: float) -> Comparison:
+    """The rows that an engine gives for the tokens at the ends of steps, against ours."""
+    if remote.engine != "vllm":
+        why = f"not compared: {remote.engine} gives no logits of tokens; vLLM's /pooling does"
+        return Comparison((), (Finding("warn", ENGINE, math.nan, tolerance, why),))
+    try:
+        rows = ask_token_labels(remote.url, case.token_ids, served_name=remote.served_name)
+    except EngineError as error:
+        return Comparison((), (Finding("fail", ENGINE, math.nan, math.nan, str(error)),))
+    logits_RK = np.concatenate([of[list(places)] for of, places in zip(rows, case.reads, strict=True)])
+    if logits_RK.shape[1] != len(case.scorer.token_labels):
+        why = f"the engine gives {logits_RK.shape[1]} numbers a token, the model has {len(case.scorer.token_labels)} labels"
+        return Comparison((), (Finding("fail", REMOTE, math.nan, tolerance, why),))
+    difference_R = logits_RK[:, 1] - logits_RK[:, 0] - case.ours
+    difference, num = largest(difference_R), len(difference_R)
+    is_equal = difference <= tolerance
+    offset = float(np.mean(difference_R))
+    is_shift = not is_equal and largest(difference_R - offset) <= tolerance
+    why = "the engine's rewards of all steps are Assay's, within the tolerance"
+    if is_shift:
+        bias_K = case.scorer.model.head.bias
+        is_bias = bias_K is not None and abs(offset + float((bias_K[1] - bias_K[0]).detach())) <= tolerance
+        why = f"every reward differs by {offset:+.3g}" + (": the engine has lost the bias of the head" if is_bias else "")
+    elif not is_equal:
+        why = "the engine's rewards of steps are not those of the artifact"
+    metric = Metric(REMOTE, difference, n_scored=num, n=num, note="largest of all steps, in log-odds")
+    return Comparison((metric,), (Finding("ok" if is_equal else "fail", REMOTE, difference, tolerance, why),))
 
 
 def _case(

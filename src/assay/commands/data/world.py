@@ -22,7 +22,7 @@ _WORLDS = {"relay": relay_world, "tools": tool_world}
 class Config:
     """Write a made world as labelled steps, several solutions to a problem (docs/process-data.md).
 
-    relay: who has the key after so many passes. tools: what so many of these cost, by look-ups and a calculator.
+    relay: who has the key after so many passes. tools: what things cost, by look-ups and a calculator.
     """
 
     world: Annotated[tyro.conf.Positional[Literal["relay", "tools"]], tyro.conf.arg(metavar="{relay,tools}")]

@@ -4,7 +4,7 @@ say."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from assay.data.cells import BadRow, list_of, number_of
@@ -38,6 +38,12 @@ class StepReading:
         if self.joint.strip():
             raise ValueError(f"joint {self.joint!r} must be white space: it stands between two steps")
 
+    @property
+    def said(self) -> str:
+        """What is read otherwise than usual, in words; "" where nothing is."""
+        told = ((f"neutral={self.neutral}", self.neutral != "right"), ("originals", self.originals))
+        return ", ".join(text for text, is_so in (*told, ("as_published", self.as_published)) if is_so)
+
     def rated(self, rating: Any) -> float | None:
         """What a rating of -1, 0 or 1 says. Raises BadRow for another."""
         if rating is None:
@@ -45,6 +51,24 @@ class StepReading:
         if isinstance(rating, bool) or rating not in (-1, 0, 1):
             raise BadRow("a rating is none of -1, 0 and 1")
         return _NEUTRAL[self.neutral] if rating == 0 else float(rating > 0)
+
+
+def form_and_reading(form: str | None, reading: StepReading) -> tuple[str | None, StepReading]:
+    """The form's name, and the reading with what stands behind it: "ratings?neutral=wrong", "prmbench?originals=true", or without a
+    name "?originals=true". Raises ValueError for what cannot be set so."""
+    name, _, settings = (form or "").partition("?")
+    changed: dict[str, Any] = {}
+    for part in settings.split("&") if settings else ():
+        key, _, value = part.partition("=")
+        if key == "neutral":
+            changed[key] = value
+        elif key in ("originals", "as_published") and value in ("true", "false"):
+            changed[key] = value == "true"
+        else:
+            raise ValueError(
+                f"form {form!r}: {part!r} cannot be set; use neutral=right, wrong or unknown, originals=true, as_published=true"
+            )
+    return name or None, replace(reading, **changed)
 
 
 _NEUTRAL: Mapping[str, float | None] = {"right": 1.0, "wrong": 0.0, "unknown": None}
@@ -140,7 +164,8 @@ def label_of(value: Any) -> float | None:
         return _WORDS[value.strip().lower()]
     if value == -1:
         raise Unclear(
-            "a label is -1, and what 0 is beside it is not known: give --form ratings (1 right, -1 wrong, 0 as --neutral says)"
+            "a label is -1, and what 0 is beside it is not known: give --form ratings (1 right, 0 right, -1 wrong), or with "
+            "another 0 --form 'ratings?neutral=wrong' or 'ratings?neutral=unknown'"
         )
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise BadRow("a label is no probability")

@@ -55,6 +55,14 @@ def first_errors(num_steps: int, num: int, rate: float, rng: np.random.Generator
     return [places[i] for i in rng.permutation(num)]
 
 
+def labels_up_to(place: int | None, num_steps: int) -> tuple[float | None, ...]:
+    """The labels of a solution whose first wrong step is `place`: right before it, unknown behind it; all right where it is
+    None."""
+    if place is None:
+        return (1.0,) * num_steps
+    return (*((1.0,) * place), 0.0, *((None,) * (num_steps - place - 1)))
+
+
 def _rounded(wanted: Sequence[float], rng: np.random.Generator) -> list[int]:
     """Whole numbers of the same sum, each off by less than one; which are rounded up is drawn by what is cut off."""
     counts = [math.floor(one) for one in wanted]

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.data.labelled_steps import LabelledSteps
-from assay.recipes.worlds.first_errors import WorldSettings, dealt, first_errors
-from assay.records import Completion
+from assay.recipes.worlds.first_errors import WorldSettings, dealt, first_errors, labels_up_to
+from assay.records import Completion, as_messages
 
 KINDS = ("wrong receiver", "skipped pass", "other chain")
 SLIP, NONE = "slip", "none"
@@ -109,12 +109,12 @@ def _solution(
     steps = [f"{k}. {phrase.format(giver=one.giver, receiver=one.receiver)}\n" for k, one in enumerate(passes, start=1)]
     said = passes[-1].receiver
     steps[-1] += f"Answer: {said}"
-    known = len(steps) if place is None else place
-    right: list[float | None] = [1.0] * known + ([] if place is None else [0.0] + [None] * (len(steps) - known - 1))
     tags = {"world": "relay", "passes": str(problem.num_passes), "kind": kind}
     return LabelledSteps(
-        completion=Completion(messages=problem.text, steps=tuple(steps), ground_truth={"answer": problem.answer}, id=name),
-        right=tuple(right),
+        completion=Completion(
+            messages=as_messages(problem.text), steps=tuple(steps), ground_truth={"answer": problem.answer}, id=name
+        ),
+        right=labels_up_to(place, len(steps)),
         outcome=float(said == problem.answer),
         source=f"relay:seed={settings.seed}",
         id=name,

@@ -22,13 +22,14 @@ import numpy as np
 from assay.data.labelled_steps import LabelledSteps
 from assay.data.steps import trajectory_steps
 from assay.messages import Message, ToolCall
-from assay.recipes.worlds.first_errors import WorldSettings, first_errors
+from assay.recipes.worlds.first_errors import WorldSettings, first_errors, labels_up_to
 from assay.records import Completion
 
 _ITEMS = (
-    "bags", "beds", "bells", "books", "boots", "bowls", "boxes", "cakes", "cards", "chairs", "clocks", "coats", "cups", "desks",
-    "doors", "drums", "fans", "flags", "forks", "hats", "jars", "keys", "kites", "lamps", "locks", "maps", "masks", "mugs", "nails", "nets",
-    "pans", "pens", "pins", "plates", "pots", "rings", "ropes", "rugs", "seats", "shoes", "socks", "spoons", "tents", "toys",
+    "bags", "beds", "bells", "books", "boots", "bowls", "boxes", "cakes", "cards", "chairs", "clocks", "coats", "cups",
+    "desks", "doors", "drums", "fans", "flags", "forks", "hats", "jars", "keys", "kites", "lamps", "locks", "maps",
+    "masks", "mugs", "nails", "nets", "pans", "pens", "pins", "plates", "pots", "rings", "ropes", "rugs", "seats",
+    "shoes", "socks", "spoons", "tents", "toys",
 )  # fmt: skip
 _PRICES = range(2, 30)
 
@@ -79,12 +80,10 @@ def tool_world(settings: WorldSettings) -> Iterator[LabelledSteps]:
 def _solution(task: Task, place: int | None, name: str, settings: WorldSettings, rng: np.random.Generator) -> LabelledSteps:
     turns, said, kind = turns_of_task(task, place, rng)
     prompt, steps = trajectory_steps([Message("user", task.text), *turns])
-    known = len(steps) if place is None else place
-    right: list[float | None] = [1.0] * known + ([] if place is None else [0.0] + [None] * (len(steps) - known - 1))
     tags = {"world": "tools", "items": str(len(task.wanted)), "kind": kind}
     return LabelledSteps(
         completion=Completion(messages=prompt, steps=steps, ground_truth={"answer": str(task.answer)}, id=name),
-        right=tuple(right),
+        right=labels_up_to(place, len(steps)),
         outcome=float(said == task.answer),
         source=f"tools:seed={settings.seed}",
         id=name,

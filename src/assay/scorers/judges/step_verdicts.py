@@ -33,7 +33,8 @@ from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.judges.pointwise import judge_tolerance
 from assay.scorers.judges.verdict_text import outside_of_quotes, whole_text
 from assay.scorers.judges.verdict_tokens import masses_at, masses_of
-from assay.scorers.step_values import reduced, said_of_reduction
+from assay.scorers.step_values import said_of_reduction
+from assay.stats.step_reductions import reduce_values
 
 REPLY_TOKENS = {"each step": 2048, "whole solution": 4096}
 # Our own words, where the publisher's are not given.
@@ -234,7 +235,7 @@ class StepVerdicts:
         if self.form.asks == "whole solution":
             wrong = np.flatnonzero(values_S <= self.form.threshold)
             values_S = values_S[: wrong[0] + 1] if len(wrong) else values_S
-        return reduced(values_S, self.reduction)
+        return reduce_values(values_S, self.reduction)
 
 
 def why_not(item: Completion) -> str | None:

@@ -118,7 +118,7 @@ def read_rows(
 ) -> tuple[AnswerTable, list[dict[str, Any]]]:
     if split is not None:
         raise ValueError("--kind outcome is split by the hash of the problem alone")
-    return read_solution_table(config, renderer, _numbers(config), name="right", reads_steps=False)
+    return read_solution_table(config, renderer, _numbers(config), names=("right",), reads_steps=False)
 
 
 def num_outputs(table: AnswerTable) -> int:
@@ -193,4 +193,4 @@ def measure(config: TrainConfig, loaded: Scorer | None = None) -> Measured | Non
     line = read_description(path)[STEP_CALIBRATION]
     labels_N, problems = np.array([outcome for _, outcome in items]), [item.prompt_key for item, _ in items]
     result = measure_outcomes(rewards.value, labels_N, problems, scale=line["scale"], shift=line["shift"], seed=config.seed)
-    return Measured(result, "outcomes")
+    return Measured(result, "outcomes", ("assay", "audit", "verify"))

@@ -33,7 +33,7 @@ from assay.records import Completion, PreferencePair, Report, extended
 from assay.run_files import STEP_CALIBRATION, STEPS, read_description
 from assay.scorers.base import Scorer
 from assay.scorers.local import load_local
-from assay.stats.step_reductions import REDUCTIONS, Reduction
+from assay.stats.step_reductions import REDUCTIONS, STATISTICS, Reduction, learn_reduction
 from assay.training.batches import Source, outputs_at
 from assay.training.depth import Probed
 from assay.training.losses import step_losses
@@ -49,16 +49,17 @@ from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
 
 OUTPUTS: Outputs = "steps"
 HEAD = PROCESS
-BALANCED = "balanced"
+BALANCED, LEARNED = "balanced", "learned"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What stands behind --kind process: in its own words. policy: as far as it is asked for. is_balanced: whether wrong and right
-    steps count alike, however many there are of each."""
+    """What stands behind --kind process: in its own words. policy: as far as it is asked for. is_learned: the reduction is learned.
+    is_balanced: whether wrong and right steps count alike, however many there are of each."""
 
     policy: StepPolicy
     is_balanced: bool = False
+    is_learned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +126,9 @@ def asked(config: TrainConfig) -> Asked:
         found[name] = word
     policy = StepPolicy(
         rule=cast(StepRule, found.get("rule", StepPolicy().rule)),
-        reduction=cast(Reduction, found.get("reduction", StepPolicy().reduction)),
+        reduction=cast(Reduction, found["reduction"]) if found.get("reduction", LEARNED) != LEARNED else StepPolicy().reduction,
     )
-    return Asked(policy=policy, is_balanced=BALANCED in found)
+    return Asked(policy=policy, is_balanced=BALANCED in found, is_learned=found.get("reduction") == LEARNED)
 
 
 def check_flags(config: TrainConfig) -> None:
@@ -136,10 +137,12 @@ def check_flags(config: TrainConfig) -> None:
 
 
 def labels_of(item: LabelledSteps) -> np.ndarray | str:
-    """(S, 1): NaN where nothing is known; or why a solution is not trained on."""
+    """(S, 2): of each step the label, and the outcome of the solution, NaN where nothing is known; or why a solution is not trained
+    on."""
     if all(label is None for label in item.right):
         return "no step is labelled"
-    return np.array([[math.nan if label is None else label] for label in item.right])
+    outcome = math.nan if item.outcome is None else item.outcome
+    return np.array([[math.nan if label is None else label, outcome] for label in item.right])
 
 
 def read_rows(
@@ -147,7 +150,7 @@ def read_rows(
 ) -> tuple[AnswerTable, list[dict[str, Any]]]:
     if split is not None:
         raise ValueError("--kind process is split by the hash of the problem alone")
-    return read_solution_table(config, renderer, labels_of, name="right", reads_steps=True)
+    return read_solution_table(config, renderer, labels_of, names=("right", "outcome"), reads_steps=True)
 
 
 def num_outputs(table: AnswerTable) -> int:
@@ -196,7 +199,7 @@ def training_report(prepared: Prepared, log: list[dict[str, Any]]) -> Report:
         "params": prepared.config.params,
         "base": prepared.base.name,
         "training solutions": f"{len(prepared.table.rows('train')):,}",
-        "steps without a label": f"{int(np.isnan(prepared.table.values).sum()):,} of {len(prepared.table.values):,}",
+        "steps without a label": f"{int(np.isnan(prepared.table.values[:, 0]).sum()):,} of {len(prepared.table.values):,}",
     }
     return Report(title="Training", metrics=tuple(metrics), tables=tables, facts=facts)
 
@@ -205,10 +208,26 @@ def finish(prepared: Prepared, model: RewardModel) -> Finished:
     """The model with its policy: calibrated on the calibration split by the fitted model."""
     task: ProcessTask = prepared.task
     rows = prepared.table.rows("calibration")
-    fitted = calibrate_steps(task.rewards(prepared.model, rows), task.labels(rows), prepared.table, rows, seed=prepared.config.seed)
-    policy = replace(asked(prepared.config).policy, scale=fitted.scale, shift=fitted.shift)
+    log_odds_R, wanted = task.rewards(prepared.model, rows), asked(prepared.config)
+    fitted = calibrate_steps(log_odds_R, task.labels(rows), prepared.table, rows, seed=prepared.config.seed)
+    policy = replace(wanted.policy, scale=fitted.scale, shift=fitted.shift)
+    policy = _with_learned(policy, log_odds_R, prepared.table, rows) if wanted.is_learned else policy
     entries = {STEPS: policy.entry(), STEP_CALIBRATION: fitted.entry, "objective": "binary cross-entropy of steps"}
     return Finished(model, entries, {})
+
+
+def _with_learned(policy: StepPolicy, log_odds_R: np.ndarray, table: AnswerTable, rows: np.ndarray) -> StepPolicy:
+    """The policy with a reduction that is learned from the outcomes of the calibration split, or, having said why not, as it
+    was."""
+    ends = np.cumsum(table.num_reward_positions[rows])
+    steps_N = np.split(policy.scale * log_odds_R.astype(np.float64) + policy.shift, ends[:-1])
+    weights = learn_reduction(steps_N, table.values[table.places(rows), 1][ends - 1])
+    if isinstance(weights, str):
+        say("note", f"no reduction is learned from {weights}; the reward is the {policy.reduction} of the steps")
+        return policy
+    said = ", ".join(f"{name} {weight:+.3g}" for name, weight in zip(STATISTICS, weights[1:], strict=True))
+    say("reduction", f"learned from outcomes of the calibration split: {said}")
+    return replace(policy, reduction=LEARNED, weights=weights)
 
 
 def answers(config: TrainConfig, split: Split) -> Iterator[Completion]:
@@ -230,4 +249,4 @@ def measure(config: TrainConfig, loaded: Scorer | None = None) -> Measured | Non
     scorer = loaded if loaded is not None else load_local(path, dtype=machine.dtype, device=machine.device)
     result = evaluate_steps(scorer, items, title="Steps of the test split", seed=config.seed)
     facts = {"data": ", ".join(config.data), "policy": str(asdict(StepPolicy.from_description(read_description(path))))}
-    return Measured(replace(result, page=extended(result.page, facts=facts)), "steps")
+    return Measured(replace(result, page=extended(result.page, facts=facts)), "steps", ("assay", "audit", "verify"))

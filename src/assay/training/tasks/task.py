@@ -79,10 +79,11 @@ class Finished(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A result on the test split, and the name under which the run keeps its report."""
+    """A result on the test split, and the name under which the run keeps its report. then: what to type next, before the run."""
 
     result: Result
     kept_as: str
+    then: tuple[str, ...] = ("assay", "audit", "all")
 
 
 class Kind(Protocol):
