@@ -35,6 +35,7 @@ def test_every_way_to_choose_by_hand():
     assert all(math.isnan(values(found, name)[3]) for name in found.figures), "no prompt has four answers"
     table = found.table("choosing")
     assert (table.columns[:2], table.rows[0][0], table.chart) == (("n", RANDOM), 1, "line")
+    assert table.note.endswith("2 at 1, 2 at 2, 2 at 3, 0 at 4")
 
 
 def test_an_answer_without_a_reward_is_in_no_draw_of_its_scorer():

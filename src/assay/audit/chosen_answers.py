@@ -32,8 +32,8 @@ class ChosenAnswers:
     def table(self, title: str) -> Table:
         """A line for each way to choose, over n."""
         rows = tuple((n, *(metrics[k].value for metrics in self.figures.values())) for k, n in enumerate(self.sizes))
-        most = max(metric.n for metrics in self.figures.values() for metric in metrics)
-        note = f"share of up to {most:,} prompts answered rightly; the expectation over all draws of n answers"
+        there = ", ".join(f"{metric.n_scored:,} at {n}" for n, metric in zip(self.sizes, self.figures[RANDOM], strict=True))
+        note = f"share of prompts answered rightly, over all draws of n answers; of prompts that have so many: {there}"
         return Table(title=title, columns=("n", *self.figures), rows=rows, chart="line", note=note)
 
 
