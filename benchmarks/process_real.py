@@ -4,7 +4,7 @@
     python benchmarks/process_real.py --folder ../shared/data --limit 300    # at most so many solutions of each set
 
 Sets: PRMBench (several wrong steps a solution, put in by a model), BIG-Bench Mistake (three tasks, the first error), and the wrong
-solutions of MR-GSM8K (the first error), with the scores of seven published process models of 7B to 34B. One model is trained on all
+solutions of MR-GSM8K (the first error), with the scores of eight published process models of 7B to 34B. One model is trained on all
 three and tested on each, on questions that it has not seen. A question is what the data say it is: PRMBench's `question` (its rows
 reword it: 1,458 texts of 497 questions), the first 60 characters in MR-GSM8K (reversed questions begin alike), the text else. Every
 interval is 95%, by question. Each seed splits anew; figures are of each seed.
@@ -204,7 +204,8 @@ def figures(scores: StepScores, labels: StepLabels, lengths: Sequence[np.ndarray
         "step AUROC": step_auroc(scores.scores, labels),
         **{one.name: one.figure for one in tilts(scores.scores, labels, lengths)},
     }
-    if labels.is_wrong_N.any() and labels.is_right_N.any():
+    scored_N = ~np.isnan(found_N)
+    if (labels.is_wrong_N & scored_N).any() and (labels.is_right_N & scored_N).any():
         shown["ProcessBench F1"] = process_f1(found_N, labels, seed=seed)
     probability_T, right_T = labels.scores_T(scores.probabilities), labels.right_T
     known_T = ~np.isnan(probability_T) & ~np.isnan(right_T)
