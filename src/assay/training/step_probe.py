@@ -1,6 +1,6 @@
 """The depth probe of labelled solutions: a right and a wrong read as a pair, of which the right one should win.
 
-Of steps they are two steps of one solution; of outcomes two solutions, to one problem where a problem has both kinds.
+Of steps they stand at one place of two solutions; of outcomes they are two solutions; to one problem where it has both kinds.
 Shapes: P pairs, N rows.
 """
 
@@ -59,13 +59,33 @@ def probe_reads(
 
 
 def pairs_of_steps(table: AnswerTable, rows: np.ndarray, *, seed: int) -> list[Pair]:
-    """A right and a wrong step, drawn at random, of each solution that has both; the solutions in random order."""
-    rng, found = np.random.default_rng(seed), list[Pair]()
-    for row in rng.permutation(rows):
-        labels_S = table.values[table.places(np.array([row])), 0]
-        right, wrong = np.flatnonzero(labels_S > 0.5), np.flatnonzero(labels_S < 0.5)
-        if len(right) and len(wrong):
-            found.append((int(row), int(rng.choice(right)), int(row), int(rng.choice(wrong))))
+    """A right and a wrong step at the same place of two solutions, each in one pair: to one problem where it has both, else of any
+    two; in random order.
+
+    The same place, since the wrong step of a solution is its last known one wherever labels end at the first error: of two steps of
+    one solution the place would tell which is right.
+    """
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(rows)
+    sizes_N = table.num_reward_positions[rows]
+    row_R, place_R = np.repeat(rows, sizes_N), np.concatenate([np.arange(size) for size in sizes_N] or [np.empty(0, np.int64)])
+    labels_R, problem_R = table.values[table.places(rows), 0], np.repeat(table.prompt[rows], sizes_N)
+    found: list[Pair] = []
+    for place in np.unique(place_R):
+        right, wrong = (np.flatnonzero((place_R == place) & known_R) for known_R in (labels_R > 0.5, labels_R < 0.5))
+        pairs = _of_one_problem(right, wrong, problem_R)
+        used = {read for pair in pairs for read in pair}
+        pairs += zip(*([int(read) for read in reads if read not in used] for reads in (right, wrong)), strict=False)
+        found += [(int(row_R[one]), int(place), int(row_R[other]), int(place)) for one, other in pairs]
+    return [found[i] for i in rng.permutation(len(found))]
+
+
+def _of_one_problem(right: np.ndarray, wrong: np.ndarray, problem_R: np.ndarray) -> list[tuple[int, int]]:
+    """Reads that are right and wrong, coupled inside of each problem, each used once."""
+    found: list[tuple[int, int]] = []
+    for problem in np.intersect1d(problem_R[right], problem_R[wrong]):
+        mine = (reads[problem_R[reads] == problem].tolist() for reads in (right, wrong))
+        found += list(zip(*mine, strict=False))
     return found
 
 

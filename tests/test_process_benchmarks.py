@@ -1,0 +1,57 @@
+"""The benchmarks of process models run from end to end on a tiny random base, and their document holds together."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tiny import save_tiny_base
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+DATA = Path(os.environ.get("ASSAY_DATA") or Path(__file__).parents[2] / "shared" / "data")
+pytestmark = pytest.mark.slow
+
+
+def document(script: str, *words: str) -> dict:
+    """What the last line says."""
+    command = [sys.executable, str(FOLDER / script), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_relay_world_gives_every_way_to_choose_beside_random_and_oracle(tmp_path):
+    save_tiny_base(tmp_path / "base", max_positions=2048)
+    found = document("process_relay.py", "--quick", "--base", str(tmp_path / "base"), "--depth", "full", "--params", "full")
+    shares = found["all seeds"]
+    ways = ["process, min", "process, product", "process, last", "process, mean", "outcome"]
+    for way in ways:
+        value, low, high = shares[f"best of n: {way}"]
+        assert low <= value <= high
+        assert 0 <= value <= shares["oracle"][0]
+    by_size = found["seeds"]["0"]["best of n"]
+    assert by_size["best of n: outcome"][0][0] == pytest.approx(by_size["a random answer"][0][0])  # n = 1
+    for way, rows in by_size.items():
+        assert rows[-1][0] == pytest.approx(shares[way][0], abs=1e-3), way
+
+
+@pytest.mark.skipif(not (DATA / "prmbench").is_dir(), reason="the shared data are not here")
+def test_real_steps_give_every_figure_beside_what_looks_at_nothing_and_the_recorded_models(tmp_path):
+    save_tiny_base(tmp_path / "base", max_positions=2048)
+    words = ["--base", str(tmp_path / "base"), "--folder", str(DATA), "--limit", "40", "--depth", "full", "--params", "full"]
+    found = document("process_real.py", *words)
+    (seed,) = found["seeds"]
+    for name in ("prmbench", "big-bench-mistake", "mr-gsm8k-wrong"):
+        one = seed[name]
+        assert one["steps"] > 0
+        assert set(one["PRMScore of"]) == {"all right", "all wrong", "the second half is wrong"}
+        assert set(one["step AUROC of"]) == {"position", "length"}
+    recorded = seed["mr-gsm8k-wrong"]["recorded"]
+    assert len(recorded) == 8  # Math-Shepherd and seven of ReasonEval
+    assert recorded["math-shepherd_mistral-7b"]["step AUROC"][0] > 0.7
+    assert found["claims"]["below Math-Shepherd on MR-GSM8K"]
