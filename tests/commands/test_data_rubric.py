@@ -234,6 +234,36 @@ def test_what_cannot_propose_is_refused(world, capsys, words, why):
     assert why in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize(
+    ("num_prompts", "words", "why"),
+    [
+        (22, ["--propose", "2"], r"of 22, 7 are held out and \d shown to the proposer first, which leaves (1\d|9);.*of 65 prompts"),
+        (
+            22,
+            [],
+            "of 22, 7 are held out first, which leaves 15; 20 are needed held out, and 20 to fit on: give pairs of 65 prompts",
+        ),
+        (300, ["--test-share", "0.99"], "held out first, which leaves 3"),
+    ],
+)
+def test_too_few_prompts_are_refused_before_a_model_is_loaded(world, capsys, num_prompts, words, why):
+    lines = (world / "pairs.jsonl").read_text().splitlines(keepends=True)
+    (world / "pairs.jsonl").write_text("".join(lines[:num_prompts]))
+    assert fit(world, *words) == 2
+    assert re.search(why, shown := " ".join(capsys.readouterr().err.split())), shown
+
+
+def test_prompts_without_verdicts_are_missed_with_what_would_do(world, capsys):
+    lines = (world / "pairs.jsonl").read_text().splitlines(keepends=True)
+    (world / "pairs.jsonl").write_text("".join(lines[:66]))
+    scores = (world / "scores.jsonl").read_text().splitlines(keepends=True)
+    (world / "scores.jsonl").write_text("".join(scores[:60]))
+    assert fit(world, "--scores", str(world / "scores.jsonl")) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "9 prompts held out have all verdicts, and 20 are needed: of 66, 20 are held out first, which leaves 46" in shown
+    assert "give pairs of 65 prompts or more with all verdicts" in shown
+
+
 def test_rules_alone_have_nobody_who_proposes(world, capsys):
     (world / "rules.toml").write_text(RULES)
     assert fit(world, "--propose", "1", rubric="rules.toml") == 2

@@ -143,9 +143,9 @@ def test_the_report_has_a_row_for_each_criterion():
     ("rubric", "num_pairs", "settings", "said"),
     [
         (Rubric(per_row=True), 100, {}, "has no criteria of its own"),
-        (RUBRIC, 30, {}, "prompts to fit on have all verdicts, and 20 are needed"),
+        (RUBRIC, 30, {}, "of 15, 4 are held out first, which leaves 11; 20 are needed .* give pairs of 65 prompts"),
         (RUBRIC, 100, {"test_share": 1.0}, "must lie between 0 and 1"),
-        (RUBRIC, 100, {"propose": lambda *_: [Criterion(name="kind", text="?")]}, "two criteria are called 'kind'"),
+        (RUBRIC, 140, {"propose": lambda *_: [Criterion(name="kind", text="?")]}, "two criteria are called 'kind'"),
     ],
 )
 def test_mistakes_name_the_value_and_the_fix(rubric, num_pairs, settings, said):

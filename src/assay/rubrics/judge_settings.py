@@ -16,8 +16,9 @@ Reading = Literal["text", "tokens"]
 class JudgeSettings:
     """How a judge is asked, as the table [judge] of a file has it; what a command line gives replaces it.
 
-    backend: a local transformers model, or an OpenAI-compatible endpoint at `url`. model: directory, hub id or name at the
-    endpoint. mode: each answer alone, two in both orders, or all of a prompt. calls: all criteria in one call, or one call each.
+    backend: a local transformers model, or an OpenAI-compatible endpoint at `url`; in a file a URL alone means an endpoint.
+    model: directory, hub id or name at the endpoint. mode: each answer alone, two in both orders, or
+    all of a prompt. calls: all criteria in one call, or one call each.
     reading: the verdict as text, or the expected value over the verdict's tokens. k: samples an answer, whose votes are counted.
     budget: most that a run may cost; price_in, price_out: of a million tokens, in the same currency; None is unknown, not free.
     deadline: seconds an answer may take, with its retries; concurrency, requests_per_minute, tokens_per_minute: None is no limit.

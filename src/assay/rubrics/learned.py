@@ -11,6 +11,7 @@ Suffixes: P pairs, C criteria.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ Propose: TypeAlias = Callable[[Rubric, Sequence[PreferencePair]], Sequence[Crite
 
 MIN_PROMPTS = 20
 SHOWN_SHARE = 0.3  # of the prompts to fit on: shown to a proposer
+_MOST_PROMPTS = 100_000  # that anybody is told to bring
 _LEVEL = 0.05
 _STANDARD_ERRORS = 1.645
 _FOLDS = 5
@@ -122,14 +124,13 @@ def learn_rubric(
     and its criteria are chosen by the others. test_share: of the prompts, held out from all of it. Gates and needs are left out:
     the fit is of the values themselves. A pair with a missing verdict is left out and counted; a criterion that does not apply to
     one of the answers says nothing of the pair.
-    Raises ValueError for a rubric per row, for too few prompts, for a proposed name that is taken, and where nothing helps.
+    Raises ValueError for a rubric per row, for too few prompts (see `refuse_too_few`), for a proposed name that is taken,
+    and where nothing helps.
     """
     if not rubric.criteria:
         raise ValueError("the rubric has no criteria of its own, and weights are fitted for criteria: name them in the rubric")
-    if not 0 < test_share < 1:
-        raise ValueError(f"test_share {test_share} must lie between 0 and 1")
-    is_test_P = _is_drawn(pairs, test_share, seed)
-    is_shown_P = _is_drawn(pairs, SHOWN_SHARE, seed + 1) & ~is_test_P & (propose is not None)
+    refuse_too_few(pairs, proposes=propose is not None, test_share=test_share, seed=seed)
+    is_test_P, is_shown_P = _parts(pairs, propose is not None, test_share, seed)
     shown = [pair for pair, is_shown in zip(pairs, is_shown_P, strict=True) if is_shown]
     proposed = list(propose(rubric, shown)) if propose else []
     wider = replace(rubric, criteria=(*rubric.criteria, *proposed))  # refuses a name that is taken
@@ -137,7 +138,10 @@ def learn_rubric(
     fitting, tested = table.rows(~is_test_P), table.rows(is_test_P)
     for part, what in ((fitting, "to fit on"), (tested, "held out")):
         if (num_prompts := len(np.unique(part.prompts_P))) < MIN_PROMPTS:
-            raise ValueError(f"{num_prompts} prompts {what} have all verdicts, and {MIN_PROMPTS} are needed: give more pairs")
+            raise ValueError(
+                f"{num_prompts} prompts {what} have all verdicts, and {MIN_PROMPTS} are needed: "
+                f"{_division(pairs, is_test_P, is_shown_P)}; {_would_do(propose is not None, test_share)} with all verdicts"
+            )
     unseen_P = ~is_shown_P[~is_test_P & table.is_complete_P]
     kept, gains = _chosen(fitting, [c.name for c in rubric.criteria], [c.name for c in proposed], unseen_P, seed)
     weights_C = fitting.fit(kept, _penalty(fitting, kept, seed))
@@ -155,6 +159,50 @@ def learn_rubric(
         n_test=len(tested.prompts_P),
         n_incomplete=len(pairs) - len(fitting.prompts_P) - len(tested.prompts_P),
     )
+
+
+def refuse_too_few(pairs: Sequence[PreferencePair], *, proposes: bool, test_share: float = 0.3, seed: int = 0) -> None:
+    """Raises ValueError where `learn_rubric` could never do with these pairs, whatever a judge says. proposes: whether criteria are
+    proposed, by looking at prompts that do not choose then."""
+    if not 0 < test_share < 1:
+        raise ValueError(f"test_share {test_share} must lie between 0 and 1")
+    is_test_P, is_shown_P = _parts(pairs, proposes, test_share, seed)
+    if min(_num_prompts(pairs, is_test_P), _num_prompts(pairs, ~is_test_P & ~is_shown_P)) < MIN_PROMPTS:
+        raise ValueError(
+            f"the pairs have too few prompts: {_division(pairs, is_test_P, is_shown_P)}; {MIN_PROMPTS} are needed held out, and "
+            f"{MIN_PROMPTS} to fit on: {_would_do(proposes, test_share)}"
+        )
+
+
+def _parts(pairs: Sequence[PreferencePair], proposes: bool, test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which pairs are held out, and which of the others a proposer is shown."""
+    is_test_P = _is_drawn(pairs, test_share, seed)
+    return is_test_P, _is_drawn(pairs, SHOWN_SHARE, seed + 1) & ~is_test_P & proposes
+
+
+def _num_prompts(pairs: Sequence[PreferencePair], mask_P: np.ndarray) -> int:
+    return len({pair.prompt_key for pair, is_in in zip(pairs, mask_P, strict=True) if is_in})
+
+
+def _division(pairs: Sequence[PreferencePair], is_test_P: np.ndarray, is_shown_P: np.ndarray) -> str:
+    """How the prompts are shared out, in words."""
+    of_all = _num_prompts(pairs, np.ones(len(pairs), bool))
+    shown = f" and {_num_prompts(pairs, is_shown_P):,} shown to the proposer" if is_shown_P.any() else ""
+    left = _num_prompts(pairs, ~is_test_P & ~is_shown_P)
+    return f"of {of_all:,}, {_num_prompts(pairs, is_test_P):,} are held out{shown} first, which leaves {left:,}"
+
+
+def _would_do(proposes: bool, test_share: float) -> str:
+    """How many prompts would be enough, however they are drawn."""
+    enough = next(
+        n
+        for n in itertools.count(2 * MIN_PROMPTS)
+        if min(round(test_share * n), n - round(test_share * n) - round(SHOWN_SHARE * n) * proposes) >= MIN_PROMPTS
+        or n > _MOST_PROMPTS
+    )
+    if enough > _MOST_PROMPTS:
+        return f"hold out another share than {test_share:g}"
+    return f"give pairs of {enough:,} prompts or more"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

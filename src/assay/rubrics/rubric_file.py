@@ -81,6 +81,8 @@ def rubric_from(content: Any, name: str = "") -> Rubric:
     whole = {**_WHOLE, **_JUDGE}
     read = _fields(judge, whole, {}, "[judge]")
     settings = {key: value for key, value in read.items() if key in _JUDGE}
+    if settings.get("url") and "backend" not in settings:
+        settings["backend"] = "endpoint"  # whoever names a URL means it
     rest = {"name": name, **{key: value for key, value in read.items() if key in _WHOLE}}
     return Rubric(criteria=tuple(_criterion(one) for one in criteria), judge=JudgeSettings(**settings), **rest)
 

@@ -17,6 +17,8 @@ _WHOLE = ("name", "instructions", "formula", "threshold", "per_row", "reads_grou
 def rubric_to_toml(rubric: Rubric) -> str:
     """The text of a rubric file. Fields that are as they are by default are left out."""
     judge = {**_changed(rubric, _WHOLE), **_changed(rubric.judge, [one.name for one in fields(JudgeSettings)])}
+    if rubric.judge.url and rubric.judge.backend == "local":
+        judge["backend"] = "local"  # a URL alone would mean an endpoint
     tables = [_table("[judge]", judge), *[_table("[[criterion]]", _criterion(one)) for one in rubric.criteria]]
     return "\n\n".join(tables) + "\n"
 

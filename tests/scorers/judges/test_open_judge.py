@@ -13,6 +13,8 @@ from assay.errors import EngineError
 from assay.records import Completion
 from assay.rubrics.judge_settings import JudgeSettings
 from assay.rubrics.rubric import Criterion, Rubric
+from assay.rubrics.rubric_text import rubric_to_toml
+from assay.rubrics.shipped import find_rubric
 from assay.scorers.judges.open_judge import is_judge, merged_settings, open_judge
 from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.opened import open_scorer
@@ -86,6 +88,20 @@ def test_a_key_goes_to_the_host_of_the_command_line_alone(rubric, monkeypatch):
     rubric.write_text(TOML.format(more='backend = "endpoint"\nurl = "https://elsewhere.example/v1"\nmodel = "m"'))
     with pytest.raises(ValueError, match=r"sends texts to https://elsewhere.example/v1: say so on the command line"):
         assay.load(str(rubric))
+
+
+def test_a_url_in_the_file_means_an_endpoint_unless_the_file_says_local(rubric):
+    with fake_chat(lambda request: said("Verdict: yes")) as chat:
+        rubric.write_text(TOML.format(more=f'url = "{chat.url}"\nmodel = "m"'))
+        assert assay.load(str(rubric)).score([ANSWER]).value.tolist() == [1.0]
+        assert chat.requests[-1].body["model"] == "m"
+    rubric.write_text(TOML.format(more='url = "https://elsewhere.example/v1"\nmodel = "m"'))
+    with pytest.raises(ValueError, match=r'say so on the command line.*backend = "local" in \[judge\]'):
+        assay.load(str(rubric))
+    rubric.write_text(TOML.format(more=f'backend = "local"\nurl = "{chat.url}"\nmodel = "m"'))
+    assert merged_settings(find_rubric(rubric).judge, JudgeOptions()).backend == "local"
+    rubric.write_text(rubric_to_toml(find_rubric(rubric)))
+    assert find_rubric(rubric).judge.backend == "local", "it is so again when it was written and read"
 
 
 def test_what_the_command_line_says_replaces_the_file():

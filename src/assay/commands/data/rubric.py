@@ -16,7 +16,7 @@ from assay.files import write_text
 from assay.records import Completion, PreferencePair, Table
 from assay.report.html import write_html
 from assay.rubrics.formats import to_healthbench
-from assay.rubrics.learned import Judge, LearnedRubric, Propose, Values, learn_rubric
+from assay.rubrics.learned import Judge, LearnedRubric, Propose, Values, learn_rubric, refuse_too_few
 from assay.rubrics.rubric import Criterion, Rubric
 from assay.rubrics.rubric_text import rubric_to_toml
 from assay.rubrics.shipped import find_rubric
@@ -78,21 +78,23 @@ def run(config: Config) -> int:
 
 
 def _fitted(config: Config, rubric: Rubric) -> Rubric:
-    """The rubric with fitted weights; the figures are shown."""
+    """The rubric with fitted weights; the figures are shown. Too few prompts are refused before a model is loaded."""
+    pairs = config.pairs.read().pairs
+    refuse_too_few(pairs, proposes=config.propose is not None, test_share=config.test_share, seed=config.pairs.seed)
     if config.scores is not None:
-        return _shown(config, _learned(config, rubric, values_of_table(config.scores, rubric)))
+        return _shown(config, _learned(config, rubric, pairs, values_of_table(config.scores, rubric)))
     ledger = config.out.with_suffix(".ledger.sqlite")
     judge = open_judge(rubric, config.judge, ledger=ledger, run_code=config.code.allowed)
     if isinstance(judge, PairwiseJudge | PromptJudge):
         raise ValueError("weights are fitted to criteria of each answer alone: give --judge-mode pointwise")
     if isinstance(judge, PointwiseJudge):
-        return _asked(config, judge)
+        return _asked(config, judge, pairs)
     if config.propose is not None:
         raise ValueError("--propose: the rubric has rules alone, and no judge that could propose: give it a criterion to ask")
-    return _shown(config, _learned(config, rubric, values_of_judge(judge)))
+    return _shown(config, _learned(config, rubric, pairs, values_of_judge(judge)))
 
 
-def _asked(config: Config, judge: PointwiseJudge) -> Rubric:
+def _asked(config: Config, judge: PointwiseJudge, pairs: Sequence[PreferencePair]) -> Rubric:
     """The same with a judge, which may propose criteria too: the price is said before each part, and all of it at the end."""
     found: list[Proposals] = []
 
@@ -113,14 +115,15 @@ def _asked(config: Config, judge: PointwiseJudge) -> Rubric:
         return found[0].criteria
 
     try:
-        learned = _learned(config, judge.rubric, values, None if config.propose is None else propose)
+        learned = _learned(config, judge.rubric, pairs, values, None if config.propose is None else propose)
     finally:
         say("bill", judge.bill())
     return _shown(config, learned, *found)
 
 
-def _learned(config: Config, rubric: Rubric, values: Judge, propose: Propose | None = None) -> LearnedRubric:
-    pairs = config.pairs.read().pairs
+def _learned(
+    config: Config, rubric: Rubric, pairs: Sequence[PreferencePair], values: Judge, propose: Propose | None = None
+) -> LearnedRubric:
     return learn_rubric(rubric, pairs, values, propose=propose, test_share=config.test_share, seed=config.pairs.seed)
 
 

@@ -115,7 +115,8 @@ def merged_settings(settings: JudgeSettings, options: JudgeOptions) -> JudgeSett
             raise ValueError("the backend is an endpoint without a URL: give --judge-url, such as http://127.0.0.1:8000/v1")
         if options.judge_url is None and not is_loopback(merged.url):
             raise ValueError(
-                f"the rubric sends texts to {merged.url}: say so on the command line, --judge-url {merged.url}, if that is meant"
+                f"the rubric sends texts to {merged.url}: say so on the command line, --judge-url {merged.url}, if that is meant; "
+                'a model in this process takes backend = "local" in [judge]'
             )
     return merged
 
