@@ -6,8 +6,8 @@
 A problem asks who has the key after so many passes; a solution writes a pass a step (src/assay/recipes/worlds/relay.py). Both
 models are fitted on the same solutions from the same base by `assay train`: --kind process on the labels of the steps, --kind
 outcome on whether the answer is right. Then each chooses among 16 candidates to problems with more passes than any it was trained
-on, made with names that training did not have. Right candidates
-are as long as wrong ones, and no wrong one has a right answer: the labels of the outcome model are true, but one a solution.
+on, made with names that training did not have. Right candidates are as long as wrong ones, and no wrong one has a right answer: the
+labels of the outcome model are true, but one a solution.
 
 Claims, written before it was run, of all seeds together (each is shown by itself):
 
@@ -221,8 +221,9 @@ def claims(together: Mapping[str, np.ndarray], found: Sequence[Mapping[str, Any]
     }
 
 
-def shown(metric: Metric) -> list[float]:
-    return [round(one, 4) for one in (metric.value, metric.low, metric.high)]
+def shown(metric: Metric) -> list[float | None]:
+    """[value, low, high]; None where there is none."""
+    return [None if np.isnan(one) else round(float(one), 4) for one in (metric.value, metric.low, metric.high)]
 
 
 def _rounded(interval: Sequence[float]) -> list[float]:
