@@ -283,4 +283,4 @@ def test_the_price_is_told_before_anything_is_asked():
         assert not chat.requests
         made.score(ANSWERS[:1])
         assert made.estimate(ANSWERS).num_calls == 3
-        assert made.bill().startswith("2 calls; 20 tokens read, 4 written; price unknown")
+        assert made.bill().startswith("1 call and 1 to find out what the endpoint knows; 20 tokens read, 4 written; price unknown")

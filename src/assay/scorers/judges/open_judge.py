@@ -129,7 +129,7 @@ def described(judge: Judge, settings: JudgeSettings) -> str:
     if price == FREE:
         cost = "no price"
     elif price is None:
-        cost = "price unknown (price_in and price_out of [judge])"
+        cost = f"no price known for {backend.model}: give price_in and price_out in [judge]"
     else:
         cost = f"{dollars(price.per_input)} in and {dollars(price.per_output)} out a million tokens"
     calls = judge.calls_per_answer
