@@ -28,7 +28,7 @@ from assay.data.split import HasPrompt, Split, is_among, prompt_hashes, refuse_o
 from assay.errors import DataError
 from assay.models.published_steps import StepsAsked, as_text, form_of_files
 from assay.records import Dtype, Finding, PreferencePair
-from assay.rubrics.shipped import find_rubric
+from assay.rubrics.shipped import find_rubric, why_no_rubric
 from assay.run_files import (
     ADOPTED,
     CALIBRATION_PROMPTS_FILE,
@@ -282,9 +282,7 @@ def open_scorer(
         name = slug(f"{writes[0].rstrip('/').split('/')[-1]}-{writes[1].name}")
         return here(name=name, artifact=None, home=None, judge=judge, ledger=ledger, format=format)
     if judge is not None and judge != JudgeOptions():
-        raise ValueError(
-            f"{printable_url(str(spec))} is no rubric: the flags of a judge go with a rubric file or a shipped rubric's name"
-        )
+        raise ValueError(why_no_rubric(printable_url(str(spec))))
     if is_rule(spec):
         load_rule(str(spec), run_code=run_code)  # a wrong name is reported before any data are read
     if not is_directory(spec):

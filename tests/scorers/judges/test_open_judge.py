@@ -68,6 +68,8 @@ def test_shipped_rubrics_go_by_name_unless_something_here_has_it(tmp_path, monke
 def test_flags_of_a_judge_are_for_rubrics():
     with pytest.raises(ValueError, match="is no rubric"):
         assay.load("rule:length", judge=JudgeOptions(judge_model="m"))
+    with pytest.raises(ValueError, match=r"helpfulnes is no rubric: did you mean helpfulness\? .*\(concision, correctness,"):
+        open_scorer("helpfulnes", judge=JudgeOptions(judge_model="m"))
     with pytest.raises(ValueError, match="is no rubric"):
         open_scorer("http://127.0.0.1:1", judge=JudgeOptions(judge_model="m"))
 
