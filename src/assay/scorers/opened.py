@@ -39,7 +39,7 @@ from assay.run_files import (
     prompt_file,
     read_description,
 )
-from assay.scorers.base import HasAssumptions, HasBill, Scorer, capability
+from assay.scorers.base import HasAssumptions, HasBill, Scorer, TellsOutside, capability
 from assay.scorers.engine_api import printable_url
 from assay.scorers.judges.open_judge import is_judge
 from assay.scorers.judges.options import JudgeOptions
@@ -207,12 +207,19 @@ class Opened:
         read_as = "; ".join(f"{what}: {how}" for what, how in self.assumed.items())
         asked = capability(self.scorer, HasBill)
         bill = {} if asked is None else {"bill": asked.bill()}
-        return {"model": self.fingerprint, **({"read as": read_as} if read_as else {}), **bill}
+        outside = {} if (said := self._outside()) is None else {"outside of the verdicts": said}
+        return {"model": self.fingerprint, **({"read as": read_as} if read_as else {}), **bill, **outside}
 
     def say_bill(self) -> None:
-        """Print what the calls of a judge came to; nothing for other scorers."""
+        """Print what the calls of a judge came to, and how far it answers in verdicts; nothing for other scorers."""
         if (asked := capability(self.scorer, HasBill)) is not None:
             say("bill", asked.bill())
+        if (said := self._outside()) is not None:
+            say("verdicts", said)
+
+    def _outside(self) -> str | None:
+        told = capability(self.scorer, TellsOutside)
+        return None if told is None else told.outside()
 
     @property
     def provenance(self) -> Provenance:
