@@ -214,6 +214,19 @@ def test_the_command_labels_counts_and_pays_nothing_twice(tmp_path, capsys, monk
     assert kept["pairs not written"][INCONSISTENT] == 2
     assert sum(kept["pairs not written"].values()) == 8
     assert "not written" in told
+    assert "pairwise, 2 calls a pair" in " ".join(told.split())
+    assert "4 pairs -> " in told
+
+
+def test_no_pair_is_said_clearly(tmp_path, capsys):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "q?"}\n')
+    with fake_chat(policy) as answering, fake_chat(lambda request: said("Verdict: A")) as judging:
+        words = ["data", "label", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "pairs.jsonl"), "--policy", "writer"]
+        words += ["--policy-url", answering.url, "--judge", "helpfulness", "--judge-model", "reader", "--judge-url", judging.url]
+        assert main([*words, "--judge-reading", "text", "--k", "2"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"written 0 pairs -> \S*pairs.jsonl, which is empty", told), told
+    assert "no pair came of it" in told
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from assay.bulk import score
 from assay.bulk.chunks import CHUNK, chunk_from_json, chunk_to_json
 from assay.bulk.journal import LOCK_FILE, ROWS_FILE, Journal, work_directory
 from assay.bulk.score import ScoreConfig, score_file
+from assay.data.pairs import NoCompletion
 from assay.errors import DataError
 from assay.messages import Message
 from assay.records import Completion, Rewards
@@ -399,9 +400,11 @@ def test_a_scorer_that_compares_within_prompts_is_refused(tmp_path, use):
 def test_a_chunk_comes_back_from_another_process_as_it_was():
     chunk = [
         (1, Completion(messages=(Message("system", "Be brief."), Message("user", "egg ✓")), response="ten minutes", id="a")),
-        (2, "line 2: not JSON"),
+        (2, NoCompletion("line 2: not JSON", "mine")),
         (4, Completion(messages="egg", steps=("one. ", "two."), id="b")),
         (5, Completion(text="egg: ten", id="c")),
         (6, Completion(token_ids=(1, 2, 3))),
     ]
-    assert chunk_from_json(chunk_to_json(chunk)) == chunk
+    back = chunk_from_json(chunk_to_json(chunk))
+    assert back == chunk
+    assert [item.id for _, item in back] == ["a", "mine", "b", "c", ""]

@@ -610,9 +610,11 @@ def test_completions_come_in_four_forms_and_bad_rows_become_reasons(tmp_path):
         {"messages": [turn(*USER[:2])]},
         {"token_ids": [1, "2"]},
         {"nothing": 1},
+        {"prompt": "p", "id": "mine too"},
+        {"response": "r"},
     ]
     read = list(read_completions(write_rows(tmp_path / "rows.jsonl", rows)))
-    assert [number for number, _ in read] == list(range(1, 13))
+    assert [number for number, _ in read] == list(range(1, 15))
     four = [Completion(messages=(USER,), response="four", id=id) for id in ("mine", "2", "3")]
     assert [completion for _, completion in read[:7]] == [
         *four,
@@ -626,8 +628,11 @@ def test_completions_come_in_four_forms_and_bad_rows_become_reasons(tmp_path):
         "line 9: empty",
         "line 10: the last message is not the assistant's",
         "line 11: token_ids is not a list of token numbers",
-        "line 12: unknown columns",
+        "line 12: there is no completion in the columns nothing",
+        "line 13: there is no response beside prompt (nor completion or steps)",
+        "line 14: there is no prompt beside response",
     ]
+    assert [reason.id for _, reason in read[7:]] == ["8", "9", "10", "11", "12", "mine too", "14"]
 
 
 def test_a_file_without_completions_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from assay.errors import EngineError
 from assay.generation.endpoint import Endpoint, Rates
 from assay.generation.generator import Generator, Limits
 from assay.generation.ledger import Ledger
-from assay.generation.prices import Price
+from assay.generation.prices import Price, dollars
 from assay.generation.replies import Ask, Sampling, Unreadable
 from assay.messages import Message
 from fake_chat import Request, fake_chat, said
@@ -157,13 +157,25 @@ def test_an_item_and_a_run_have_deadlines():
         assert len(chat.requests) < 6
 
 
+@pytest.mark.parametrize(
+    ("price", "told"),
+    [(1234.5, "$1,234.50"), (0.0123, "$0.0123"), (0.00025, "$0.00025"), (2.1e-7, "$0.00000021"), (1e-4, "$0.0001"), (0, "$0.0000")],
+)
+def test_small_sums_are_told_with_digits_that_say_something(price, told):
+    assert dollars(price) == told
+
+
 def test_a_budget_is_never_overdrawn():
     with fake_chat(lambda request: said("Verdict: yes")) as chat:
         made = generator(chat, Limits(budget=85.0))  # 10 a call, the probe too; 12 are set aside for each until then
         found = made.ask([ask(f"question {i:04}") for i in range(20)], verdict)
         assert made.bill.price <= 85.0
         assert 3 <= len(chat.requests) < 20
-        assert any("the budget of $85.00 is spent" in one.error for one in found if one.error)
+        said_of_it = [one.error for one in found if one.error]
+        assert all("the next call may cost $" in why and "could exceed the budget of $85.00 ($" in why for why in said_of_it)
+        assert any(" spent" in why for why in said_of_it)
+    with pytest.raises(ValueError, match=r"a budget of \$0.00002 needs a price, .* give price_in and price_out in \[judge\]"):
+        Generator(Endpoint(chat.url, "m"), limits=Limits(budget=2e-5))
     with pytest.raises(ValueError, match="needs a price"):
         Generator(Endpoint(chat.url, "m"), limits=Limits(budget=1.0))
 

@@ -62,7 +62,7 @@ def test_a_bill_counts_failures_and_does_not_take_an_unknown_price_for_none(tmp_
         bill = bill.with_call(reply, reply.error)
     assert bill == ledger.bill() == Bill(3, 1, 15, 3, 2.0, 0.75, 1)
     assert bill.summary() == "3 calls, 1 of them failed; 15 tokens read, 3 written; $0.7500 and 1 calls of unknown price"
-    assert Bill().with_call(Reply("a", "stop"), None).summary() == "1 calls; 0 tokens read, 0 written; price unknown"
+    assert Bill().with_call(Reply("a", "stop"), None).summary() == "1 call; 0 tokens read, 0 written; price unknown"
 
 
 def test_another_database_is_refused_and_left_alone(tmp_path):

@@ -165,6 +165,7 @@ def test_the_laws_hold_of_a_local_judge(model, mode):
     assert rewards.ok.tolist() == [True] * 4 + [False]
     assert len(set(rewards.value[:4].tolist())) == 4
     assert judge.bill().startswith(f"{generator.bill.num_calls} calls")
+    assert "to find out" not in judge.bill(), "a model in this process is known without a call"
     assert generator.bill.price == 0
 
 

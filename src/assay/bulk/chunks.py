@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
-from assay.data.pairs import read_completions
+from assay.data.pairs import NoCompletion, read_completions
 from assay.errors import DataError
 from assay.records import Completion
 from assay.scorers.base import Scorer, capability
@@ -56,7 +56,7 @@ def score_chunk(scorer: Scorer, chunk: Chunk) -> ScoredChunk:
         if isinstance(completion, Completion):
             rows.append({"row": number, "id": completion.id, **next(rewards)})
         else:
-            rows.append({"row": number, "id": "", "value": None, "error": completion})
+            rows.append({"row": number, "id": getattr(completion, "id", ""), "value": None, "error": completion})
     if cache is None:
         return ScoredChunk(rows)
     return ScoredChunk(rows, cache.num_hits - hits, cache.num_hits + cache.num_misses - hits - misses, cache.problem)
@@ -65,9 +65,19 @@ def score_chunk(scorer: Scorer, chunk: Chunk) -> ScoredChunk:
 def chunk_to_json(chunk: Chunk) -> str:
     """A chunk as text, for another process; `chunk_from_json` is the inverse."""
     return json.dumps(
-        [[number, item if isinstance(item, str) else completion_to_row(item) | {"id": item.id}] for number, item in chunk]
+        [
+            [number, {"why": item, "id": getattr(item, "id", "")} if isinstance(item, str) else _as_row(item)]
+            for number, item in chunk
+        ]
     )
 
 
 def chunk_from_json(text: str) -> Chunk:
-    return [(number, item if isinstance(item, str) else completion_from_row(item)) for number, item in json.loads(text)]
+    return [
+        (number, NoCompletion(item["why"], item["id"]) if "why" in item else completion_from_row(item))
+        for number, item in json.loads(text)
+    ]
+
+
+def _as_row(item: Completion) -> dict[str, Any]:
+    return completion_to_row(item) | {"id": item.id}

@@ -206,17 +206,28 @@ def read_completions(path: str | Path, *, split: str = "train") -> Iterator[tupl
 
     A row holds prompt (text or messages) and response or completion (or steps, whose concatenation is the response); or
     messages that end with the assistant's; or text or token_ids, rendered already. A blank response is a response. The
-    row's own id is kept, else its number is the id.
+    row's own id is kept, else its number is the id; of a bad row too (`NoCompletion.id`).
     Raises DataError when the first row has no such columns, with what was found and what is accepted.
     """
     return _completions(read_rows(path, split), path)
+
+
+class NoCompletion(str):
+    """Why a row is no completion, as text, with the row's id."""
+
+    id: str
+
+    def __new__(cls, reason: str, id: str) -> NoCompletion:
+        made = super().__new__(cls, reason)
+        made.id = id
+        return made
 
 
 def _completions(rows: Rows, path: str | Path) -> Iterator[tuple[int, Completion | str]]:
     unit, is_first = unit_of(path), True
     for number, row in rows:
         if isinstance(row, str):
-            yield number, f"{unit} {number}: {row}"
+            yield number, NoCompletion(f"{unit} {number}: {row}", str(number))
             continue
         columns = _completion_columns(row)
         if columns is None and is_first:
@@ -226,7 +237,7 @@ def _completions(rows: Rows, path: str | Path) -> Iterator[tuple[int, Completion
         try:
             completion: Completion | str = _completion_of(row, columns, own_id(row) or str(number))
         except BadRow as reason:
-            completion = f"{unit} {number}: {reason}"
+            completion = NoCompletion(f"{unit} {number}: {reason}", own_id(row) or str(number))
         yield number, completion
 
 
@@ -238,6 +249,16 @@ _COMPLETION_COLUMNS = (
     ("text",),
     ("token_ids",),
 )
+
+
+def _what_is_missing(row: Row) -> str:
+    """Why the columns of a row make no completion, by name."""
+    answers = ("response", "completion", "steps")
+    if "prompt" in row:
+        return f"there is no response beside prompt (nor {' or '.join(answers[1:])})"
+    if given := [name for name in answers if name in row]:
+        return f"there is no prompt beside {given[0]}"
+    return f"there is no completion in the columns {', '.join(row)}" if row else "the row is empty"
 
 
 def _completion_columns(row: Row) -> tuple[str, ...] | None:
@@ -267,7 +288,7 @@ def _completion_of(row: Row, columns: tuple[str, ...] | None, id: str) -> Comple
             if not token_ids or not all(type(token) is int and token >= 0 for token in token_ids):
                 raise BadRow("token_ids is not a list of token numbers")
             return Completion(token_ids=tuple(token_ids), id=id, ground_truth=truth)
-    raise BadRow("unknown columns")
+    raise BadRow(_what_is_missing(row))
 
 
 def _as_line(pair: PreferencePair, beside: Mapping[str, Any]) -> bytes:

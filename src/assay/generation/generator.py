@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from assay.files import json_digest
-from assay.generation.ledger import Attempt, Bill, Ledger
+from assay.generation.ledger import PROBE, Attempt, Bill, Ledger
 from assay.generation.prices import dollars
 from assay.generation.replies import Answered, Ask, Backend, Desk, Features, Reader, Reply, Sampling, Unreadable, text_of
 from assay.messages import Message, Messages, as_messages
@@ -67,7 +67,8 @@ class Generator:
             raise ValueError(f"attempts {limits.attempts} and readings {limits.readings} must be at least 1")
         if limits.budget is not None and backend.price is None:
             raise ValueError(
-                f"a budget of {dollars(limits.budget)} needs a price, and that of {backend.model} is not known: give one"
+                f"a budget of {dollars(limits.budget)} needs a price, and that of {backend.model} is not known: give price_in and "
+                "price_out in [judge] where it is a judge (US dollars a million tokens), else leave the budget out"
             )
         self.backend, self.ledger, self.limits = backend, ledger or Ledger(), limits
         self.bill = Bill()
@@ -83,7 +84,7 @@ class Generator:
 
     def features(self) -> Features:
         """What the backend can do: from the ledger, else by a call. Raises EngineError when it cannot be asked."""
-        probe = Ask(messages=(Message("user", "probe"),), sampling=Sampling(), rubric="probe")
+        probe = Ask(messages=(Message("user", "probe"),), sampling=Sampling(), rubric=PROBE)
         key = json_digest(["probe", self.backend.identity])
         for attempt in reversed(self.ledger.attempts([key]).get(key, [])):
             if attempt.verdict is not None:
@@ -91,7 +92,8 @@ class Generator:
                 break
         else:
             features, reply = self.backend.probe()
-            self._keep(probe, key, self._priced(reply), features._asdict(), None)
+            if not self.backend.repeats:  # a model in this process knows it without a call
+                self._keep(probe, key, self._priced(reply), features._asdict(), None)
         self.backend.use(features)
         return features
 
@@ -141,6 +143,8 @@ class Generator:
                 opened[key] = i
             else:
                 settled[key] = answered
+        with self._lock:
+            self.bill = self.bill.with_known(len(settled))
         if opened:
             turn = _Turn(self, [asks[i] for i in opened.values()], list(opened), [spent[key] for key in opened], read)
             self.backend.run(turn.asks, Desk(turn.may_send, turn.settle, turn.unsent, self.limits.item_seconds))
@@ -176,7 +180,7 @@ class Generator:
     def _keep(self, ask: Ask, key: str, reply: Reply, verdict: Any, error: str | None) -> None:
         self.ledger.record(ask, key, self.backend.model, reply, verdict, error)
         with self._lock:
-            self.bill = self.bill.with_call(reply, error)
+            self.bill = self.bill.with_call(reply, error, is_probe=ask.rubric == PROBE)
 
     def _seconds_left(self) -> float:
         with self._lock:
@@ -191,8 +195,13 @@ class Generator:
         most = price.of(_tokens_of(ask), ask.sampling.max_tokens) or 0.0
         with self._lock:
             self._reserved.pop(token, None)  # of a call that was refused as it was, and is made in another way
-            if self.bill.price + sum(self._reserved.values()) + most > budget:
-                return f"not asked: the budget of {dollars(budget)} is spent ({dollars(self.bill.price)})"
+            under_way = sum(self._reserved.values())
+            if self.bill.price + under_way + most > budget:
+                aside = f", {dollars(under_way)} at most for calls under way" if under_way else ""
+                return (
+                    f"not asked: the next call may cost {dollars(most)} and could exceed the budget of {dollars(budget)} "
+                    f"({dollars(self.bill.price)} spent{aside})"
+                )
             self._reserved[token] = most
         return None
 

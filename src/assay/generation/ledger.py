@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from assay.errors import CacheError
+from assay.generation.prices import dollars
 from assay.generation.replies import Ask, Reply, TokenChoices
 
 SCHEMA_VERSION = 1
+PROBE = "probe"  # in place of the rubric: a call that finds out what the endpoint knows
 _AT_ONCE = 500  # parameters of one statement; older SQLite takes 999
 _MOST_IN_MEMORY = 100_000  # attempts of a ledger without a file
 _PATIENCE = 60.0  # seconds to wait for another process's write
@@ -58,7 +60,8 @@ class Attempt(NamedTuple):
 
 class Bill(NamedTuple):
     """What calls came to. num_failed: without a verdict, billed all the same. price: US dollars, of the calls whose price is known;
-    num_unpriced: of the others."""
+    num_unpriced: of the others. num_probes: of the calls, those that found out what an endpoint knows. num_known: replies that came
+    from the ledger, without a call."""
 
     num_calls: int = 0
     num_failed: int = 0
@@ -67,8 +70,10 @@ class Bill(NamedTuple):
     seconds: float = 0.0
     price: float = 0.0
     num_unpriced: int = 0
+    num_probes: int = 0
+    num_known: int = 0
 
-    def with_call(self, reply: Reply, error: str | None) -> Bill:
+    def with_call(self, reply: Reply, error: str | None, *, is_probe: bool = False) -> Bill:
         """The bill with one more call."""
         return Bill(
             self.num_calls + 1,
@@ -78,15 +83,26 @@ class Bill(NamedTuple):
             self.seconds + reply.seconds,
             self.price + (reply.price or 0.0),
             self.num_unpriced + (reply.price is None),
+            self.num_probes + is_probe,
+            self.num_known,
         )
+
+    def with_known(self, count: int) -> Bill:
+        """The bill with more replies that the ledger knew."""
+        return self._replace(num_known=self.num_known + count)
 
     def summary(self) -> str:
         """One line for people."""
         failed = f", {self.num_failed:,} of them failed" if self.num_failed else ""
-        unknown = f" and {self.num_unpriced:,} calls of unknown price" if self.num_unpriced else ""
-        priced = f"${self.price:,.4f}" if self.num_unpriced < self.num_calls or not self.num_calls else "price unknown"
+        priced = "price unknown"
+        if self.num_unpriced < self.num_calls or not self.num_calls:
+            priced = f"${self.price:,.4f}" if self.price >= 1 else dollars(self.price)
+            priced += f" and {self.num_unpriced:,} calls of unknown price" if self.num_unpriced else ""
         tokens = f"{self.input_tokens:,} tokens read, {self.output_tokens:,} written"
-        return f"{self.num_calls:,} calls{failed}; {tokens}; {priced}{unknown if priced != 'price unknown' else ''}"
+        made = self.num_calls - self.num_probes
+        probes = f" and {self.num_probes:,} to find out what the endpoint knows" if self.num_probes else ""
+        known = f", {self.num_known:,} replies from the ledger" if self.num_known else ""
+        return f"{made:,} call{'' if made == 1 else 's'}{probes}{failed}{known}; {tokens}; {priced}"
 
 
 class Ledger:
@@ -160,11 +176,11 @@ class Ledger:
         """All calls that are in the file."""
         total = (
             "SELECT COUNT(*), COUNT(error), TOTAL(input_tokens), TOTAL(output_tokens), TOTAL(seconds), TOTAL(price),"
-            " COUNT(*) - COUNT(price) FROM attempts"
+            " COUNT(*) - COUNT(price), COUNT(CASE WHEN rubric = ? THEN 1 END) FROM attempts"
         )
         with self._opened() as database:
-            calls, failed, read, written, seconds, price, unpriced = database.execute(total).fetchone()
-        return Bill(calls, failed, int(read), int(written), seconds, price, unpriced)
+            calls, failed, read, written, seconds, price, unpriced, probes = database.execute(total, (PROBE,)).fetchone()
+        return Bill(calls, failed, int(read), int(written), seconds, price, unpriced, probes)
 
     def close(self) -> None:
         """Close the file; the next call opens it again. Without a path all is forgotten."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 _MILLION = 1_000_000
@@ -39,7 +40,12 @@ def list_price(model: str, url: str) -> Price | None:
 
 
 def dollars(price: float | None) -> str:
-    """$0.0123, or that it is not known."""
+    """$0.0123, $0.0000045, or that it is not known: a small sum has two digits that say something."""
     if price is None:
         return "price unknown"
-    return f"${price:,.2f}" if price >= 1 else f"${price:.4f}"
+    if price >= 1:
+        return f"${price:,.2f}"
+    if price >= 0.001 or price <= 0:
+        return f"${price:.4f}"
+    text = f"{price:.{1 - math.floor(math.log10(price))}f}"
+    return f"${text.rstrip('0'):0<6}"

@@ -3,6 +3,7 @@ last-step."""
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from assay.rubrics.rubric import Rubric
@@ -25,6 +26,14 @@ def rubric_file_of(name: str | Path) -> Path:
     raise ValueError(
         f"{str(name)!r} is no rubric: name a .toml or .json file, or one that is shipped: {', '.join(shipped_names())}"
     )
+
+
+def why_no_rubric(name: str, *, flags: str = "the flags of a judge") -> str:
+    """That a name is no rubric though it is taken for one, the names that there are, and the nearest of them. flags: what goes with
+    a rubric."""
+    near = get_close_matches(name, shipped_names(), n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{name} is no rubric: {meant}{flags} go with a rubric file or the name of a shipped one ({', '.join(shipped_names())})"
 
 
 def find_rubric(name: str | Path) -> Rubric:

@@ -144,6 +144,14 @@ class HasBill(Protocol):
 
 
 @runtime_checkable
+class TellsOutside(Protocol):
+    """A judge that reads verdicts by their tokens: `outside()` says how much probability lay outside of them, None where none was
+    read."""
+
+    def outside(self) -> str | None: ...
+
+
+@runtime_checkable
 class ThreadSafe(Protocol):
     """A scorer whose `score` several threads may call at once."""
 

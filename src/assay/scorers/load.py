@@ -16,6 +16,7 @@ from assay.models.published_steps import (
     split_spec,
 )
 from assay.records import Dtype
+from assay.rubrics.shipped import why_no_rubric
 from assay.run_files import artifact_path, holds_artifact, holds_checkpoint, may_be_hub_id, read_description
 from assay.scorers.base import Scorer
 from assay.scorers.engine_api import Remote, printable_url
@@ -75,9 +76,7 @@ def load(
     if (told := _behind_endpoint(spec, format, judge, ledger)) is not None:
         return told if cache is None else Cached(told, cache)
     if judge is not None and judge != JudgeOptions():
-        raise ValueError(
-            f"{printable_url(str(spec))} is no rubric: judge= and the flags of a judge go with a rubric file or its name"
-        )
+        raise ValueError(why_no_rubric(printable_url(str(spec)), flags="judge= and the flags of a judge"))
     if not is_directory(spec):
         if (dtype, device, max_tokens, combination) != ("auto", "auto", None, None):
             raise ValueError(

@@ -28,7 +28,7 @@ from assay.data.split import HasPrompt, Split, is_among, prompt_hashes, refuse_o
 from assay.errors import DataError
 from assay.models.published_steps import StepsAsked, as_text, form_of_files
 from assay.records import Dtype, Finding, PreferencePair
-from assay.rubrics.shipped import find_rubric
+from assay.rubrics.shipped import find_rubric, why_no_rubric
 from assay.run_files import (
     ADOPTED,
     CALIBRATION_PROMPTS_FILE,
@@ -39,7 +39,7 @@ from assay.run_files import (
     prompt_file,
     read_description,
 )
-from assay.scorers.base import HasAssumptions, HasBill, Scorer, capability
+from assay.scorers.base import HasAssumptions, HasBill, Scorer, TellsOutside, capability
 from assay.scorers.engine_api import printable_url
 from assay.scorers.judges.open_judge import is_judge
 from assay.scorers.judges.options import JudgeOptions
@@ -207,12 +207,19 @@ class Opened:
         read_as = "; ".join(f"{what}: {how}" for what, how in self.assumed.items())
         asked = capability(self.scorer, HasBill)
         bill = {} if asked is None else {"bill": asked.bill()}
-        return {"model": self.fingerprint, **({"read as": read_as} if read_as else {}), **bill}
+        outside = {} if (said := self._outside()) is None else {"outside of the verdicts": said}
+        return {"model": self.fingerprint, **({"read as": read_as} if read_as else {}), **bill, **outside}
 
     def say_bill(self) -> None:
-        """Print what the calls of a judge came to; nothing for other scorers."""
+        """Print what the calls of a judge came to, and how far it answers in verdicts; nothing for other scorers."""
         if (asked := capability(self.scorer, HasBill)) is not None:
             say("bill", asked.bill())
+        if (said := self._outside()) is not None:
+            say("verdicts", said)
+
+    def _outside(self) -> str | None:
+        told = capability(self.scorer, TellsOutside)
+        return None if told is None else told.outside()
 
     @property
     def provenance(self) -> Provenance:
@@ -282,9 +289,7 @@ def open_scorer(
         name = slug(f"{writes[0].rstrip('/').split('/')[-1]}-{writes[1].name}")
         return here(name=name, artifact=None, home=None, judge=judge, ledger=ledger, format=format)
     if judge is not None and judge != JudgeOptions():
-        raise ValueError(
-            f"{printable_url(str(spec))} is no rubric: the flags of a judge go with a rubric file or a shipped rubric's name"
-        )
+        raise ValueError(why_no_rubric(printable_url(str(spec))))
     if is_rule(spec):
         load_rule(str(spec), run_code=run_code)  # a wrong name is reported before any data are read
     if not is_directory(spec):

@@ -86,7 +86,7 @@ class Valued:
 
 def found(method, *, tree=None, value=VALUE, prompts=("p",), **settings):
     tree = tree or Tree()
-    settings = SearchSettings(**{"method": method, "n": 4, "width": 2, "stop": ("|",), **settings})
+    settings = SearchSettings(**{"method": method, "n": 4, "width": 2, "stop": ("|",), "reduce": "last", **settings})
     return search(Generator(tree), Valued(value), [as_messages(one) for one in prompts], settings), tree
 
 
@@ -185,7 +185,7 @@ def test_many_prompts_are_searched_together_and_apart():
 
 
 def test_a_run_goes_on_from_its_ledger(tmp_path):
-    ledger, settings = tmp_path / "l.sqlite", SearchSettings(method="beam", n=4, width=2, stop=("|",))
+    ledger, settings = tmp_path / "l.sqlite", SearchSettings(method="beam", n=4, width=2, stop=("|",), reduce="last")
     prompts = [as_messages("p")]
     first = search(Generator(Tree(), ledger=Ledger(ledger)), Valued(), prompts, settings)
     silent = Tree(tree={})
@@ -196,7 +196,7 @@ def test_a_run_goes_on_from_its_ledger(tmp_path):
 
 def test_a_cheaper_scoring_function_takes_the_scorers_place():
     scorer, cheap = Valued(), Valued()
-    settings = SearchSettings(method="dvts", n=4, width=2, stop=("|",))
+    settings = SearchSettings(method="dvts", n=4, width=2, stop=("|",), reduce="last")
     (one,) = search(Generator(Tree()), scorer, [as_messages("p")], settings, score=cheap.score)
     assert scorer.seen == []
     assert cheap.seen[:4] == ["a|", "b|", "c|", "d|"]

@@ -50,7 +50,7 @@ def test_a_rubric_file_is_a_scorer(rubric):
         assert opened.provenance == (None, None)  # nobody says what the judge was trained on
         assert opened.scorer.fingerprint == scorer.fingerprint
         opened.scorer.score([ANSWER])
-        assert opened.facts["bill"].startswith("2 calls; 20 tokens read")
+        assert opened.facts["bill"].startswith("1 call and 1 to find out what the endpoint knows; 20 tokens read")
 
 
 def test_shipped_rubrics_go_by_name_unless_something_here_has_it(tmp_path, monkeypatch):
@@ -68,6 +68,8 @@ def test_shipped_rubrics_go_by_name_unless_something_here_has_it(tmp_path, monke
 def test_flags_of_a_judge_are_for_rubrics():
     with pytest.raises(ValueError, match="is no rubric"):
         assay.load("rule:length", judge=JudgeOptions(judge_model="m"))
+    with pytest.raises(ValueError, match=r"helpfulnes is no rubric: did you mean helpfulness\? .*\(concision, correctness,"):
+        open_scorer("helpfulnes", judge=JudgeOptions(judge_model="m"))
     with pytest.raises(ValueError, match="is no rubric"):
         open_scorer("http://127.0.0.1:1", judge=JudgeOptions(judge_model="m"))
 
@@ -112,6 +114,17 @@ def test_what_the_command_line_says_replaces_the_file():
     assert merged_settings(settings, JudgeOptions(judge_url="http://h:1/v1")).backend == "endpoint"
     with pytest.raises(ValueError, match="without a URL"):
         merged_settings(JudgeSettings(model="m", backend="endpoint"), JudgeOptions())
+
+
+def test_a_second_run_says_what_came_from_the_ledger_and_no_price_names_the_fix(rubric, tmp_path):
+    lines = []
+    with fake_chat(lambda request: said("Verdict: yes")) as chat:
+        options = JudgeOptions(judge_model="m", judge_url=chat.url, ledger=tmp_path / "ledger.sqlite")
+        for _ in range(2):
+            judge = open_judge(rubric, options, note=lambda *both: lines.append(both[1]))
+            judge.score([ANSWER, Completion(messages="hi", response="go away")])
+        assert judge.bill().startswith("0 calls, 2 replies from the ledger; 0 tokens read")
+    assert "no price known for m: give price_in and price_out in [judge]" in lines[0]
 
 
 def test_price_and_what_is_ignored_are_told_before_anything_is_asked(rubric):

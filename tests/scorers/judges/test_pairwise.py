@@ -65,7 +65,9 @@ def test_probabilities_are_averaged_over_the_orders():
         return said("A", tokens=[("A", {"A": math.log(p), "B": math.log(1 - p)})])
 
     with fake_chat(tokens, ("logprobs",)) as chat:
-        (found,) = judge(chat, TOKENS).comparisons([(answer(3), answer(1))])
+        made = judge(chat, TOKENS)
+        (found,) = made.comparisons([(answer(3), answer(1))])
+        assert made.outside() == PromptJudge(made).outside() == "0% of the probability lies outside of the verdicts (median of 2)"
         assert (found.forward, found.backward) == (pytest.approx(0.9), pytest.approx(0.6))
         assert found.probability == pytest.approx(0.75)
         assert found.agree

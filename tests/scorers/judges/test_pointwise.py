@@ -16,8 +16,10 @@ from assay.records import Completion
 from assay.rubrics.judge_settings import JudgeSettings
 from assay.rubrics.rubric import Choice, Criterion, Rubric
 from assay.scorers.checks import check_scorer
+from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.judges.pointwise import PointwiseJudge
 from assay.scorers.judges.verdict_text import fence_of
+from assay.scorers.opened import open_scorer
 from assay.scorers.wrappers.cached import Cached
 from fake_chat import Request, fake_chat, said
 
@@ -48,7 +50,8 @@ def test_all_criteria_in_one_call_by_hand():
         assert np.isnan(rewards.value[3:]).all()
         assert rewards.error[3] == "the reply has no verdict on criterion 1"
         assert rewards.error[4].startswith("a judge needs messages and response")
-        assert rewards.text[1] == "Well.\nVerdict 1: yes\nVerdict 2: 2"
+        assert rewards.text[1] == "Well.\nVerdict 1: yes\nVerdict 2: 2\ngood: 1.000 (yes)\npolite: 0.250 (2)"
+        assert rewards.text[3] == "I cannot tell."
         assert len(chat.requests) == 4
         assert made.calls_per_answer == 1
 
@@ -93,8 +96,26 @@ def test_the_expected_value_of_verdict_tokens():
         rewards = made.score(ANSWERS[:1])
         assert rewards.value == pytest.approx([(3 * 0.75 + 0.875) / 4], abs=1e-6)
         assert "good: 0.750 (no 25%, yes 75%; 20% said something else)" in rewards.text[0]
+        assert made.outside() == "10% of the probability lies outside of the verdicts (median of 2)"
         assert chat.requests[0].body["top_logprobs"] == 20
         assert made.calls_per_answer == 2
+
+
+def test_a_judge_that_says_something_else_most_of_the_time_is_told(capsys, tmp_path):
+    """Yes in 1 of 10, no in 1 of 10 less a little, and 80% on what is no verdict."""
+    tokens = [("Yes", {"Well": math.log(0.8), "Yes": math.log(0.11), "No": math.log(0.09)})]
+    (tmp_path / "one.toml").write_text('[[criterion]]\nname = "good"\ntext = "Is it good?"\n')
+    with fake_chat(lambda request: said("Yes", tokens=tokens), ("logprobs",)) as chat:
+        opened = open_scorer(tmp_path / "one.toml", judge=JudgeOptions(judge_model="m", judge_url=chat.url))
+        assert opened.scorer.score(ANSWERS[:3]).value == pytest.approx([0.55] * 3)
+        opened.say_bill()
+        assert "outside of the verdicts" in opened.facts
+    last = " ".join(capsys.readouterr().err.split()).split(" verdicts ", 1)[1]
+    assert last.startswith(
+        "80% of the probability lies outside of the verdicts (median of 3): this judge hardly answers in verdicts"
+    )
+    with fake_chat(by_content) as chat:
+        assert judge(chat).outside() is None
 
 
 def test_without_logprobs_there_is_a_named_error_and_no_other_mode():
@@ -105,9 +126,11 @@ def test_without_logprobs_there_is_a_named_error_and_no_other_mode():
 
 
 def test_a_schema_is_used_where_the_endpoint_keeps_it():
-    reply = json.dumps({"1": {"reason": "r", "verdict": "yes"}, "2": {"reason": "r", "verdict": "5"}})
+    reply = json.dumps({"1": {"reason": "It is.", "verdict": "yes"}, "2": {"reason": "", "verdict": "5"}})
     with fake_chat(lambda request: said(reply), ("schema",)) as chat:
-        assert judge(chat).score(ANSWERS[:1]).value == pytest.approx([1.0])
+        rewards = judge(chat).score(ANSWERS[:1])
+        assert rewards.value == pytest.approx([1.0])
+        assert rewards.text == ("good: 1.000 (yes): It is.\npolite: 1.000 (5)",)
         schema = chat.requests[0].body["response_format"]["json_schema"]["schema"]
         assert schema["properties"]["2"]["properties"]["verdict"]["enum"] == ["1", "2", "3", "4", "5"]
         assert list(schema["properties"]["1"]["properties"]) == ["reason", "verdict"]
@@ -291,4 +314,4 @@ def test_the_price_is_told_before_anything_is_asked():
         assert not chat.requests
         made.score(ANSWERS[:1])
         assert made.estimate(ANSWERS).num_calls == 3
-        assert made.bill().startswith("2 calls; 20 tokens read, 4 written; price unknown")
+        assert made.bill().startswith("1 call and 1 to find out what the endpoint knows; 20 tokens read, 4 written; price unknown")

@@ -22,6 +22,7 @@ from assay.generation.ledger import Ledger
 from assay.generation.policy import Policy
 from assay.generation.prices import dollars
 from assay.records import Dtype
+from assay.rubrics.shipped import why_no_rubric
 from assay.scorers.base import Scorer, capability
 from assay.scorers.in_order import TellsOrders
 from assay.scorers.judges.open_judge import is_judge
@@ -145,7 +146,8 @@ def _keep(config: Config, found: Labelled, judge: Scorer, policy: Generator) -> 
     if (said := getattr(judge, "consistency", None)) is not None:
         say("orders", said())
     say("bill", bill.summary() + (f"; {dollars(price)} for a written pair" if found.pairs else ""))
-    say("written", str(config.out))
+    count = len(found.pairs)
+    say("written", f"{count:,} pair{'' if count == 1 else 's'} -> {config.out}" + ("" if count else ", which is empty"))
     if not found.pairs:
         print_error("no pair came of it: give a judge whose verdicts stand in both orders, or more prompts and answers")
 
@@ -156,7 +158,7 @@ def _judge(config: Config, ledger: Ledger) -> Scorer:
     if is_judge(config.judge):
         judging = replace(config.judging, ledger=ledger.path, judge_mode=config.judging.judge_mode or "pairwise")
     elif config.judging != JudgeOptions(ledger=config.judging.ledger):
-        raise ValueError(f"--judge {config.judge} is no rubric: the flags of a judge go with a rubric file or a shipped one's name")
+        raise ValueError(f"--judge {why_no_rubric(config.judge)}")
     judge = open_scorer(config.judge, device=config.device, dtype=config.dtype, judge=judging).scorer
     if capability(judge, TellsOrders) is None:
         say("note", "this judge scores one answer at a time: there is no order that a verdict could turn with")

@@ -35,6 +35,7 @@ from assay.generation.ledger import Ledger
 from assay.generation.policy import Policy
 from assay.generation.prices import dollars
 from assay.records import Dtype
+from assay.rubrics.shipped import why_no_rubric
 from assay.scorers.base import Scorer
 from assay.scorers.judges.open_judge import is_judge
 from assay.scorers.judges.options import JudgeOptions
@@ -216,5 +217,5 @@ def _judge(config: Config, spec: str, ledger: Ledger) -> Scorer:
     if is_judge(spec):
         judging = replace(config.judging, ledger=ledger.path)
     elif config.judging != JudgeOptions(ledger=config.judging.ledger):
-        raise ValueError(f"--judge {spec} is no rubric: the flags of a judge go with a rubric file or a shipped one's name")
+        raise ValueError(f"--judge {why_no_rubric(spec)}")
     return open_scorer(spec, device=config.device, dtype=config.dtype, judge=judging).scorer

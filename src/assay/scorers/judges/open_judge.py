@@ -129,7 +129,7 @@ def described(judge: Judge, settings: JudgeSettings) -> str:
     if price == FREE:
         cost = "no price"
     elif price is None:
-        cost = "price unknown (price_in and price_out of [judge])"
+        cost = f"no price known for {backend.model}: give price_in and price_out in [judge]"
     else:
         cost = f"{dollars(price.per_input)} in and {dollars(price.per_output)} out a million tokens"
     calls = judge.calls_per_answer
@@ -141,8 +141,14 @@ def described(judge: Judge, settings: JudgeSettings) -> str:
     features = f"; {judge_features(judge)}" if settings.backend == "endpoint" else ""
     ledger = judge.generator.ledger.path
     kept = f"ledger {ledger}" if ledger is not None else "ledger in memory"
-    plural = "s" if calls != 1 else ""
-    return f"{backend.model} {place}, {settings.mode}, {calls} call{plural} an answer{size}; {cost}{features}; {kept}"
+    match settings.mode:
+        case "pointwise":
+            each_takes = f"{calls} call{'s' if calls != 1 else ''} an answer"
+        case "pairwise":
+            each_takes = f"{2 * calls} calls a pair"
+        case _:
+            each_takes = f"{2 * calls} calls for every two answers to a prompt"
+    return f"{backend.model} {place}, {settings.mode}, {each_takes}{size}; {cost}{features}; {kept}"
 
 
 def judge_features(judge: Judge) -> str:

@@ -23,6 +23,7 @@ from assay.records import Completion, PreferencePair, Rewards
 from assay.rubrics.judge_settings import JudgeSettings
 from assay.rubrics.rubric import Rubric
 from assay.scorers.base import Scope
+from assay.scorers.judges.outside_shares import OutsideShares
 from assay.scorers.judges.pointwise import VERDICT_TOKENS, checked_features, judge_fingerprint, judge_tolerance
 from assay.scorers.judges.verdict_text import numbered_verdict, whole_text
 from assay.scorers.judges.verdict_tokens import masses_of
@@ -67,6 +68,7 @@ class PairwiseJudge:
         self.fingerprint = judge_fingerprint("pairwise", generator, rubric, self.settings)
         self.tolerance = 8 * judge_tolerance(generator)  # a strength moves faster than the probabilities that it is fitted to
         self.num_compared = self.num_agreed = 0
+        self._outside = OutsideShares()
         self._lock = threading.Lock()
         if generator.backend.is_thread_safe:
             self.is_thread_safe = True
@@ -90,6 +92,7 @@ class PairwiseJudge:
         problems = [self._problem(first, second) for first, second in pairs]
         plans = [[] if problem else self._asks(*pair) for pair, problem in zip(pairs, problems, strict=True)]
         answered = self.generator.ask([ask for plan in plans for ask in plan], self._read)
+        self._outside.take(answered)
         found, start = [], 0
         for plan, problem in zip(plans, problems, strict=True):
             found.append(self._compared(answered[start : start + len(plan)], problem))
@@ -126,6 +129,10 @@ class PairwiseJudge:
     def bill(self) -> str:
         """What this run's calls came to, and how often the orders agreed, in words."""
         return f"{self.generator.bill.summary()}; {self.consistency()}"
+
+    def outside(self) -> str | None:
+        """How much probability lay outside of the verdicts so far, in words; None of verdicts in text."""
+        return self._outside.summary()
 
     def consistency(self) -> str:
         """How often the orders agreed so far, in words."""
@@ -213,6 +220,10 @@ class PromptJudge:
     def bill(self) -> str:
         """What this run's calls came to, and how often the orders agreed, in words."""
         return self.judge.bill()
+
+    def outside(self) -> str | None:
+        """How much probability lay outside of the verdicts so far, in words; None of verdicts in text."""
+        return self.judge.outside()
 
     def estimate(self, completions: Sequence[Completion]) -> Estimate:
         """What comparing all answers to each prompt would cost, at most."""

@@ -9,6 +9,7 @@ Suffixes: N completions, K samples.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ from assay.rubrics.judge_settings import JudgeSettings
 from assay.rubrics.rubric import NOT_APPLICABLE, Criterion, Rubric, Value
 from assay.rubrics.rubric_file import rubric_from
 from assay.scorers.base import Scope
+from assay.scorers.judges.outside_shares import OutsideShares
 from assay.scorers.judges.rule_parts import RuleParts, RuleRow, rule_lines, rules_of
 from assay.scorers.judges.verdict_text import numbered_verdict, verdicts_in_json, whole_text
 from assay.scorers.judges.verdict_tokens import masses_of
@@ -60,6 +62,7 @@ class PointwiseJudge:
         self.settings = settings or rubric.judge
         self.features = checked_features(generator, self.settings)
         self.by_token = self.settings.reading == "tokens"
+        self._outside = OutsideShares()
         if self.by_token and self.settings.k > 1:
             raise ValueError(f'k = {self.settings.k}: probabilities are read once; give reading = "text" for samples with votes')
         for criterion in rubric.asked:
@@ -89,6 +92,7 @@ class PointwiseJudge:
         rules = self._rule_values(items, plans)
         readers = {ask: read for plan in plans for ask, read in plan.calls}
         answered = self.generator.ask(list(readers), lambda ask, reply: readers[ask](reply))
+        self._outside.take(answered)
         answer_of = dict(zip(readers, answered, strict=True))
         rows = [self._row(plan, [answer_of[ask] for ask, _ in plan.calls], known) for plan, known in zip(plans, rules, strict=True)]
         value, std, text, error = zip(*rows, strict=True)
@@ -102,6 +106,10 @@ class PointwiseJudge:
     def bill(self) -> str:
         """What this run's calls came to, in words."""
         return self.generator.bill.summary()
+
+    def outside(self) -> str | None:
+        """How much probability lay outside of the verdicts so far, in words; None of verdicts in text."""
+        return self._outside.summary()
 
     def estimate(self, completions: Sequence[Completion]) -> Estimate:
         """What scoring these would cost, at most."""
@@ -288,11 +296,33 @@ def _said(answered: Sequence[Answered], rules: RuleRow, *, by_token: bool) -> st
     lines = []
     for one in answered:
         if not by_token:
-            lines += [one.reply.text.strip()] if one.reply.text else []
+            lines += _written(one)
             continue
         for name, entry in (one.verdict or {}).items():
             shares = ", ".join(f"{label} {100 * share:.0f}%" for label, share in entry["p"].items())
-            value = entry["value"]
-            figure = value if isinstance(value, str) else f"{value:.3f}"
-            lines.append(f"{name}: {figure} ({shares}; {100 * entry['outside']:.0f}% said something else)")
+            lines.append(f"{name}: {_figure(entry['value'])} ({shares}; {100 * entry['outside']:.0f}% said something else)")
     return "\n".join([*lines, *rule_lines(rules)]) or None
+
+
+def _written(one: Answered) -> list[str]:
+    """What a judge wrote, and each criterion by its name with value and verdict; in place of a JSON, its reasons behind them."""
+    text = (one.reply.text or "").strip()
+    reasons = _reasons(text)
+    named = []
+    for number, (name, entry) in enumerate((one.verdict or {}).items(), 1):
+        reason = f": {reasons[str(number)]}" if reasons.get(str(number)) else ""
+        named.append(f"{name}: {_figure(entry['value'])} ({entry['said']}){reason}")
+    return named if named and reasons else [part for part in (text, *named) if part]
+
+
+def _reasons(text: str) -> dict[str, str]:
+    """The reasons of a reply that fits `verdict_schema`, by number; none of any other text."""
+    try:
+        content = json.loads(text) if text.startswith("{") else {}
+    except ValueError:
+        return {}
+    return {number: str(entry.get("reason", "")).strip() for number, entry in content.items() if isinstance(entry, dict)}
+
+
+def _figure(value: Value) -> str:
+    return value if isinstance(value, str) else f"{value:.3f}"
