@@ -98,7 +98,7 @@ def test_a_reduction_that_is_asked_for_replaces_the_publishers(tmp_path):
     scorer = opened("trl", tmp_path / "theirs", "?reduction=mean")
     rewards = scorer.score([solution("trl")])
     assert rewards.value[0] == pytest.approx(rewards.steps[0].mean(), abs=1e-6)
-    assert "as given; the publisher's is min" in scorer.assumed["reduction"]
+    assert "as given; the default of #" in scorer.assumed["reduction"]
     with pytest.raises(ValueError, match="means nothing"):
         assay.load(f"{tmp_path / 'theirs'}#pure?reduction=product")
 

@@ -77,10 +77,10 @@ class Generator:
         self._retries = 0
         self._reserved: dict[object, float] = {}
 
-    @property
-    def readings(self) -> int:
-        """How many replies that cannot be read settle an ask."""
-        return 1 if self.backend.repeats else self.limits.readings
+    def readings(self, ask: Ask) -> int:
+        """How many replies that cannot be read settle an ask: one where the next would be the same."""
+        says_the_same = self.backend.repeats or (bool(ask.sampling.choices) and ask.sampling.temperature == 0)
+        return 1 if says_the_same else self.limits.readings
 
     def features(self) -> Features:
         """What the backend can do: from the ledger, else by a call. Raises EngineError when it cannot be asked."""
@@ -170,7 +170,7 @@ class Generator:
             if answered.error is None:
                 return answered, num_unread
             num_unread, last = num_unread + 1, last or answered
-        return (last, num_unread) if num_unread >= self.readings else (None, num_unread)
+        return (last, num_unread) if num_unread >= self.readings(ask) else (None, num_unread)
 
     def _priced(self, reply: Reply) -> Reply:
         if reply.price is not None or self.backend.price is None:
@@ -247,7 +247,7 @@ class _Turn:
     def _again(self, i: int, reply: Reply, seconds_left: float) -> tuple[str | None, float | None]:
         """After a failure: why the ask is not made again, or the seconds after which it is."""
         generator, limits = self.generator, self.generator.limits
-        counts, most = (self.failed, limits.attempts) if reply.may_pass else (self.unread, generator.readings)
+        counts, most = (self.failed, limits.attempts) if reply.may_pass else (self.unread, generator.readings(self.asks[i]))
         counts[i] += 1
         if counts[i] >= most:
             return (f" ({most} tries)" if reply.may_pass and most > 1 else ""), None

@@ -38,6 +38,7 @@ def refuse_reduction(reduction: Reduced, form: ProcessForm) -> None:
 
 def said_of_reduction(reduction: Reduced, form: ProcessForm) -> str:
     """In words, whose choice it is."""
-    whose = "as the publisher's" if reduction == form.reduction else f"as given; the publisher's is {form.reduction}"
+    default = f"the default of #{form.name}"
+    whose = default if reduction == form.reduction else f"as given; {default} is {form.reduction}"
     what = "the logarithm of the product" if reduction == "product" else reduction
     return f"{what} over steps, {whose}; a step is right above {form.threshold:g}"

@@ -222,6 +222,14 @@ def test_a_candidate_cannot_spell_a_control_token(control):
         assert forged in request.text.replace("\u2060", "")  # nothing else of the text has changed
 
 
+def test_an_empty_answer_is_not_judged():
+    with fake_chat(by_content) as chat:
+        rewards = judge(chat).score([Completion(messages="Q", response=" \n"), ANSWERS[0]])
+        assert np.isnan(rewards.value[0])
+        assert rewards.error[0] == "the response is empty"
+        assert np.isfinite(rewards.value[1])
+
+
 def test_text_with_brackets_that_are_no_control_tokens_stays_as_it_is():
     plain = "a < b | c > d, <div>, x[0], [See below], List<String>, <strong>s</strong>"
     with fake_chat(by_content) as chat:

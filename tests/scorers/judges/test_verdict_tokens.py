@@ -22,6 +22,32 @@ def test_all_spellings_of_a_choice_are_summed_and_the_rest_is_told():
     assert found.outside == pytest.approx(0.25)
 
 
+def test_a_reply_that_begins_otherwise_is_read_at_its_first_token():
+    """As of a local model: P(No) = .05 + .03, P(Yes) = .02, and 90% are something else."""
+    tokens = [("The", {"The": 0.9, "No": 0.05, "no": 0.03, "Yes": 0.019, "It": 0.0001}), (" answer", {" answer": 1.0})]
+    found = masses_of(reply(*tokens), ("no", "yes"))
+    assert found.choices == pytest.approx((0.08 / 0.099, 0.019 / 0.099))
+    assert found.outside == pytest.approx(0.901)
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        {"The": 0.9, "No": 0.06, "It": 0.04},  # yes may have up to .04
+        {"The": 0.9, "No": 0.06, "y": 0.02, "It": 0.0001},  # "y" may begin yes
+        {"The": 0.9999, "It": 0.0001},
+    ],
+)
+def test_a_choice_that_is_not_seen_may_not_have_much(top):
+    with pytest.raises(Unreadable, match="too little is known"):
+        masses_of(reply(("The", top), (" answer", {" answer": 1.0})), ("no", "yes"))
+
+
+def test_a_thought_is_no_place_for_a_verdict():
+    with pytest.raises(Unreadable, match="no verdict"):
+        masses_of(reply(("<think>", {"<think>": 0.9, "No": 0.05, "Yes": 0.05, "It": 0.0001})), ("no", "yes"))
+
+
 def test_the_verdict_is_read_where_it_stands_not_where_its_digit_is_first_seen():
     reason = [
         ("It", {"It": 1.0}),

@@ -86,11 +86,13 @@ def plain_reading(case: StepCase) -> Finding:
 
 
 def prefixes(case: StepCase) -> Finding:
-    """What a step is worth must not depend on what stands behind it."""
-    rows = [ids[: place + 1] for ids, places in zip(case.token_ids, case.reads, strict=True) for place in places]
-    return _equal(
-        "a prefix a forward", case, case.plain.rewards(rows, one_by_one=True) - case.ours, "each step without what follows"
-    )
+    """What a step is worth must not depend on what stands behind it. Of a solution that was cut only the first step is tried: all
+    of its prefixes would cost more than everything else together."""
+    wanted = [places[:1] if is_cut else places for places, is_cut in zip(case.reads, case.is_cut, strict=True)]
+    rows = [ids[: place + 1] for ids, places in zip(case.token_ids, wanted, strict=True) for place in places]
+    ours = np.concatenate([steps_S[: len(places)] for steps_S, places in zip(_split(case), wanted, strict=True)])
+    difference_R = case.plain.rewards(rows, one_by_one=True) - ours
+    return _equal("a prefix a forward", case, difference_R, "each step without what follows")
 
 
 def plain_rendering(case: StepCase) -> Finding:

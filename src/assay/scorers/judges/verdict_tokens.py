@@ -1,7 +1,8 @@
 """The expected verdict from the probabilities of its tokens, read where the verdict stands and nowhere else.
 
 The mass of all spellings of a choice is summed ("Yes", " yes"); what lies outside of the choices is told. A choice that is written
-in several tokens is refused where its parts do not tell it from another one: "1" may begin 10.
+in several tokens is refused where its parts do not tell it from another one: "1" may begin 10. A reply that begins with no verdict
+is read at its first token, as a local model is, where the likeliest tokens tell enough of the choices.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from assay.generation.spellings import normal
 from assay.scorers.judges.verdict_text import verdict_at_start
 
 LEAST_MASS = 0.001  # of all choices together: with less the reply would have been something else
+MOST_UNSEEN = 0.05  # of the mass of the choices that are seen: what the others could have at most, outside of the likeliest tokens
 
 
 class Masses(NamedTuple):
@@ -31,7 +33,11 @@ def masses_of(reply: Reply, choices: Sequence[str]) -> Masses:
         raise Unreadable('the reply has no probabilities of tokens: give reading = "text" in [judge]')
     if reply.finish == "choice":  # the choices were read whole
         return _masses(reply.tokens[0], choices)
-    return masses_at(reply, verdict_at_start(reply.text or "", choices).offset, choices)
+    try:
+        offset = verdict_at_start(reply.text or "", choices).offset
+    except Unreadable as reason:
+        return _masses_before_another_word(reply, choices, str(reason))
+    return masses_at(reply, offset, choices)
 
 
 def masses_at(reply: Reply, offset: int, choices: Sequence[str]) -> Masses:
@@ -54,6 +60,30 @@ def _masses(token: TokenChoices, choices: Sequence[str]) -> Masses:
     if first == second:
         raise Unreadable("two choices are equally likely: there is no verdict")
     return Masses(tuple(mass / total for mass in masses), max(0.0, 1 - total))
+
+
+def _masses_before_another_word(reply: Reply, choices: Sequence[str], reason: str) -> Masses:
+    """The masses at the first token of a reply that begins with something else than a verdict, and not with a thought.
+
+    Raises `Unreadable` where a choice that is none of the likeliest tokens could have more than `MOST_UNSEEN` of what is seen.
+    """
+    first = reply.tokens[0]
+    if (reply.text or "").lstrip().startswith("<") or not first.top:
+        raise Unreadable(reason)
+    mass_of: dict[str, float] = {}
+    for text, logprob in first.top:
+        mass_of[normal(text)] = mass_of.get(normal(text), 0.0) + math.exp(logprob)
+    names = [normal(choice) for choice in choices]
+    least = math.exp(min(logprob for _, logprob in first.top))
+    unseen = sum(
+        max(least, math.fsum(mass for part, mass in mass_of.items() if part and name.startswith(part)))
+        for name in names
+        if name not in mass_of
+    )
+    seen = math.fsum(mass_of.get(name, 0.0) for name in names)
+    if seen < LEAST_MASS or unseen > MOST_UNSEEN * seen:
+        raise Unreadable(f"{reason}, and too little is known of the choices among the {len(first.top)} likeliest first tokens")
+    return _masses(first, choices)
 
 
 def _token_at(reply: Reply, offset: int) -> TokenChoices:

@@ -182,6 +182,8 @@ def why_unjudged(completion: Completion, *, reads_ground_truth: bool) -> str | N
     """Why a completion cannot be shown to a judge; None where it can."""
     if completion.response is None:
         return "a judge needs messages and response: a rendered text or token ids do not say where the answer begins"
+    if not answer_text(completion):
+        return "the response is empty"
     if reads_ground_truth and not (completion.ground_truth or {}).get(ANSWER_FIELD):
         return f"the rubric compares with a reference, and ground_truth has no {ANSWER_FIELD!r}"
     return None
