@@ -26,7 +26,7 @@ from assay.scorers.judges.rule_parts import RubricOfRules, RuleParts
 from assay.scorers.verifiers.confined import RunCode
 
 Judge: TypeAlias = PointwiseJudge | PairwiseJudge | PromptJudge
-_PROBE = Completion(response="")  # for what a call costs without conversation and answer
+_PROBE = Completion(response=".")  # for what a call costs beside conversation and answer; an empty answer is not judged
 
 
 def is_judge(spec: str | Path) -> bool:
