@@ -17,3 +17,15 @@ def test_the_first_error_is_the_first_label_below_a_half() -> None:
 def test_wrong_labels_are_refused(right: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="label"):
         LabelledSteps(completion=SOLUTION, right=right)
+
+
+def test_rewordings_of_one_problem_are_one_problem() -> None:
+    one, other = (
+        LabelledSteps(completion=Completion(messages=text, steps=("So 14.",)), right=(1,), problem="2 + 3 * 4?")
+        for text in ("What is 2 + 3 * 4?", "2 + 3 * 4 makes what?")
+    )
+    assert one.prompt_key == other.prompt_key == SOLUTION_KEY
+    assert one.completion.messages[0].content == "What is 2 + 3 * 4?"  # what is scored is the wording
+
+
+SOLUTION_KEY = LabelledSteps(completion=SOLUTION, right=(1, 0, None)).prompt_key

@@ -364,3 +364,12 @@ def test_163_answers_of_big_bench_mistake_are_right_with_a_wrong_step():
     names = ("dyck_languages", "multistep_arithmetic", "word_sorting")
     solutions = [one for name in names for one in read_labelled_steps(SHARED / f"big-bench-mistake/{name}.jsonl.gz", reading=KEEP)]
     assert sum(one.outcome == 1 and one.first_error is not None for one in solutions) == 163
+
+
+def test_rewordings_of_a_question_in_prmbench_are_one_problem_and_stay_so_when_written(read, tmp_path):
+    rows = [{**PRMBENCH, "question": "Q?", "modified_question": f"{i}: Q?", "idx": f"r{i}"} for i in range(3)]
+    solutions, _ = read(*rows)
+    assert len({one.completion.messages for one in solutions}) == 3
+    assert len({one.prompt_key for one in solutions}) == 1
+    write_labelled_steps(tmp_path / "again.jsonl", solutions)
+    assert [one.problem for one in read_labelled_steps(tmp_path / "again.jsonl")] == [one.problem for one in solutions]

@@ -145,6 +145,7 @@ class StepReader:
             ),
             right=tuple(one.right),
             outcome=one.outcome,
+            problem=one.problem,
             source=f"{source}:{one.changes}" if one.changes else source,
             id=name,
             tags={**tags, **one.tags},
@@ -259,6 +260,7 @@ def _as_line(row: LabelledSteps) -> bytes:
         "id": row.id,
         "tags": dict(row.tags),
     }
+    content |= {"problem": [turn.as_dict() for turn in row.problem]} if row.problem else {}
     content |= {"tools": list(row.completion.tools)} if row.completion.tools else {}
     truth = row.completion.ground_truth
     content |= {} if truth is None else {"ground_truth": dict(truth)}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.data.labelled_steps import LabelledSteps
-from assay.records import Rewards, prompt_key
+from assay.records import Rewards
 from assay.scorers.base import ReadsSteps, Scorer, capability
 from assay.scorers.wrappers.counted import Counted
 from assay.stats.metrics import sigmoid
@@ -37,7 +37,7 @@ def labels_of(items: Sequence[LabelledSteps]) -> StepLabels:
     """The labels of N solutions; solutions to one prompt are of one problem. Raises ValueError where there are none."""
     if not items:
         raise ValueError("there are no solutions with labelled steps: give at least one")
-    return StepLabels.of([item.right for item in items], [prompt_key(item.completion.messages) for item in items])
+    return StepLabels.of([item.right for item in items], [item.prompt_key for item in items])
 
 
 def score_steps(

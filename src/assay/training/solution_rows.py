@@ -50,7 +50,7 @@ def split_of(config: TrainConfig, item: LabelledSteps) -> Split:
 
 
 def problem_of(item: LabelledSteps) -> Problem:
-    return Problem(item.completion.messages, item.prompt_key)
+    return Problem(item.prompt, item.prompt_key)
 
 
 def read_solution_table(

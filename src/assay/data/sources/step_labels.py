@@ -77,8 +77,8 @@ _NEUTRAL: Mapping[str, float | None] = {"right": 1.0, "wrong": 0.0, "unknown": N
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
     """One solution of a row. id: its own, in place of the row's; part: what tells it from others of its row. once: rows of one
-    such key have the same one. joined: the steps join to the text as they are. changes: what the reading decided of the labels,
-    as a part of the source's name."""
+    such key have the same one. problem: what the prompt rewords. joined: the steps join to the text as they are. changes: what the
+    reading decided of the labels, as a part of the source's name."""
 
     prompt: Messages
     steps: Sequence[Any]
@@ -87,6 +87,7 @@ class Solution:
     id: str = ""
     part: str = ""
     once: str = ""
+    problem: Messages = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     truth: Mapping[str, Any] | None = None
     joined: bool = False

@@ -39,11 +39,10 @@ def own(row: RowView, reading: StepReading) -> list[Solution]:
     are"""
     steps = list_of(cell(row, "steps"))
     right, outcome = each_label(cell(row, "right"), steps, label_of), row.row.get("outcome")
-    row.mark("outcome", "source", "id", "tags")
-    tags = row.row.get("tags") or {}
-    return [
-        Solution(prompt=prompt_of(cell(row, "prompt")), steps=steps, right=right, outcome=label_of(outcome), tags=tags, joined=True)
-    ]
+    row.mark("outcome", "problem", "source", "id", "tags")
+    tags, asked = row.row.get("tags") or {}, row.row.get("problem")
+    prompt, problem = prompt_of(cell(row, "prompt")), prompt_of(asked) if asked else ()
+    return [Solution(prompt=prompt, steps=steps, right=right, outcome=label_of(outcome), problem=problem, tags=tags, joined=True)]
 
 
 def trl(row: RowView, reading: StepReading) -> list[Solution]:
@@ -147,13 +146,15 @@ def prm_bench(row: RowView, reading: StepReading) -> list[Solution]:
     if not reading.as_published and not all(1 <= one <= len(steps) for one in wrong):
         raise BadRow(BEYOND)
     right: Right = [0.0 if i in wrong else 1.0 for i in range(1, len(steps) + 1)]
-    prompt = prompt_of(cell(row, "modified_question"))
-    found = [Solution(prompt=prompt, steps=steps, right=right, id=f"{kind}_{name}", tags={"classification": kind})]
+    prompt, tags = prompt_of(cell(row, "modified_question")), {"classification": kind}
+    asked_first = next((row.row[one] for one in ("question", "original_question") if row.row.get(one)), None)
+    problem = () if asked_first is None else prompt_of(asked_first)
+    found = [Solution(prompt=prompt, steps=steps, right=right, id=f"{kind}_{name}", problem=problem, tags=tags)]
     if reading.originals and "original_process" in row.row:
         whole = list_of(cell(row, "original_process"))
         asked, key = prompt_of(cell(row, "original_question")), f"correct_{name}"
         tags = {"classification": "correct"}
-        found.append(Solution(prompt=asked, steps=whole, right=[1.0] * len(whole), id=key, once=key, tags=tags))
+        found.append(Solution(prompt=asked, steps=whole, right=[1.0] * len(whole), id=key, once=key, problem=problem, tags=tags))
     return found
 
 
