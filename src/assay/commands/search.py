@@ -42,7 +42,7 @@ class Config:
     """Continuations of each prefix that is kept."""
     rounds: int = 40
     """Steps; in the last one solutions are written to their end."""
-    reduce: Reduce = "own"
+    reduce: Reduce = "min"
     """One number of a solution's step rewards; own takes the model's."""
     threshold: float | None = None
     """Of rejection, in the unit of --reduce: a prefix that is not above it is dropped."""

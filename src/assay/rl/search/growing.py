@@ -48,7 +48,7 @@ class SearchSettings:
     width: int = 4
     rounds: int = 40
     stop: tuple[str, ...] = ("\n\n",)
-    reduce: Reduce = "own"
+    reduce: Reduce = "min"
     threshold: float | None = None
     temperature: float = 0.8
     max_tokens: int = 512
