@@ -11,11 +11,12 @@ import pytest
 
 from assay.records import Completion
 from assay.scorers.engine_api import ask_engine
+from assay.scorers.load import load
 from assay.scorers.local import LocalScorer
 from assay.scorers.verifiers.built_in import built_in_rule
 from assay.serve.served import Served, TextRules, text_rules_of
 from serving import Lengths, service_of, serving
-from tiny import AGENT, tiny_model, tiny_renderer
+from tiny import AGENT, save_tiny_encoder, tiny_model, tiny_renderer
 
 QUESTION, ANSWERS = "How do I boil an egg?", ["Put it in water.", "It is four, not five."]
 
@@ -365,3 +366,14 @@ def test_labels_of_trainers_are_the_ground_truth():
         post(client, "/get_reward", {"query": "a", "labels": "4"})
         assert scorer.truths == [{"answer": "4"}]
         assert "one for each" in str(post(client, "/get_reward", {"query": ["a", "bb"], "labels": ["4"]}, 422))
+
+
+def test_an_encoder_is_served_too(tmp_path):
+    """Its texts have no template, so that nothing is closed and no padding is taken off."""
+    scorer = load(save_tiny_encoder(tmp_path / "theirs"), dtype="float32")
+    rules = text_rules_of(scorer)
+    assert (rules.closing, rules.padding) == ("", ())
+    completion = Completion(messages="Hi", response="he")
+    with serving(service_of(scorer)) as client:
+        rows = client.post("/v1/score", json={"items": [{"messages": [{"role": "user", "content": "Hi"}], "response": "he"}]})
+    assert rows.json()["rewards"][0]["value"] == pytest.approx(float(scorer.score([completion]).value[0]), abs=1e-5)

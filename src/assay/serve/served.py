@@ -250,7 +250,7 @@ def text_rules_of(scorer: Scorer) -> TextRules:
         after=after,
         marks=tuple(token for token in tokenizer.all_special_tokens if token.strip()),
         closing=renderer.closing,
-        padding=renderer.ends.marks,
+        padding=padding_of(scorer),
         label=(getattr(config, "id2label", None) or {}).get(0),
         token_labels=labels,
         max_length=renderer.max_length,
