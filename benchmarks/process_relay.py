@@ -26,7 +26,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class RelayConfig:
     dtype: Dtype = "auto"
     first_seed: int = 0
     keep: Path | None = None
-    """Keep the runs here."""
+    """Keep the runs and what was found of each seed here; several runs may share it, each with seeds of its own."""
 
     @property
     def small(self) -> RelayConfig:
@@ -94,7 +94,7 @@ def main() -> int:
     config = config.small if config.quick else config
     torch.set_num_threads(1)
     seeds = list(range(config.first_seed, config.first_seed + config.seeds))
-    found = [one_seed(config, seed) for seed in seeds]
+    found = [kept_or_new(config, seed) for seed in seeds]
     together = columns_together([one["right"] for one in found])
     result = {
         "machine": f"{platform.machine()}, 1 thread",
@@ -108,6 +108,23 @@ def main() -> int:
     }
     print(json.dumps(result))
     return 0
+
+
+def kept_or_new(config: RelayConfig, seed: int) -> dict[str, Any]:
+    """What was found with a seed; with --keep it is written there, and taken from there by a run with the same settings."""
+    if config.keep is None:
+        return one_seed(config, seed)
+    settings = json.loads(
+        json.dumps({name: value for name, value in asdict(replace(config, keep=None)).items() if "seed" not in name})
+    )
+    path = config.keep / f"seed-{seed}.json"
+    if not path.exists() or json.loads(path.read_text())["settings"] != settings:
+        found = one_seed(config, seed)
+        columns = {name: one_P.tolist() for name, one_P in found["right"].items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"settings": settings, "found": found | {"right": columns}}))
+    found = json.loads(path.read_text())["found"]
+    return {**found, "right": {name: np.array(one_P) for name, one_P in found["right"].items()}}
 
 
 def one_seed(config: RelayConfig, seed: int) -> dict[str, Any]:
