@@ -118,12 +118,7 @@ def read(config: RealStepsConfig, name: str) -> tuple[list[LabelledSteps], list[
         reader = read_labelled_steps(config.folder / file, limit=limit)
         items += list(reader)
         say("read", f"{file}: {reader.summary()}")
-    texts = [item.prompt[-1].content for item in items]
-    if name == PRMBENCH:
-        with gzip.open(config.folder / FILES[name][0], "rt", encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        original = {row["modified_question"].strip(): row["question"] for row in rows}
-        return items, [original[text.strip()] for text in texts]
+    texts = [item.prompt[-1].content for item in items]  # of PRMBench the question, not its rewordings
     return items, [text[:BEGINNING] for text in texts] if name == MR else texts
 
 
