@@ -10,15 +10,13 @@ those. A row that gives no pair is counted with its reason, never dropped in sil
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from assay.data.cases import Case, Outcome, pairs_of
 from assay.data.cells import BadRow, answer_of, list_of, prompt_of, text_of, tools_of, turns_of
@@ -31,9 +29,9 @@ from assay.data.sources.forms import Form, own_id
 from assay.data.sources.judged import contrasted
 from assay.data.sources.reading import ReadProblems, read_cases
 from assay.data.spread import Spread
+from assay.data.text_rows import write_lines
 from assay.data.truths import truth_of
 from assay.errors import DataError
-from assay.files import replacing
 from assay.records import Completion, PreferencePair
 
 _OF_ONE_SET = (published.FORMS, annotated.FORMS, chosen.FORMS, ranked.FORMS, labelled.FORMS, judged.FORMS, joined.FORMS)
@@ -187,18 +185,8 @@ def write_pairs(
     beside: further columns of a pair's line, which are no part of the pair, such as what its label cost. The file appears only when
     it is complete; the same pairs give the same bytes.
     """
-    path = Path(path)
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise DataError(f"{path}: pairs are written as .jsonl or .jsonl.gz")
-    num_pairs = 0
-    with replacing(path) as work, ExitStack() as files:
-        file: IO[bytes] | gzip.GzipFile = files.enter_context(work.open("wb"))
-        if path.name.endswith(".gz"):
-            file = files.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0))
-        for pair in pairs:
-            file.write(_as_line(pair, {} if beside is None else beside(pair)))
-            num_pairs += 1
-    return num_pairs
+    lines = (_as_line(pair, {} if beside is None else beside(pair)) for pair in pairs)
+    return write_lines(path, lines, what="pairs")
 
 
 def read_completions(path: str | Path, *, split: str = "train") -> Iterator[tuple[int, Completion | str]]:

@@ -10,13 +10,11 @@ its reason, and columns that were not read are named, as `read_pairs` does.
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from assay.data.cells import BadRow, text_of, tools_of
 from assay.data.columns import NO_NAMES, RowView, Unclear, left_over, refuse_media, renamed, renaming, shown_row, usual
@@ -28,9 +26,9 @@ from assay.data.sources.reading import ReadProblems
 from assay.data.sources.step_labels import Solution, StepForm, StepReading, form_and_reading
 from assay.data.sources.stepwise import STEP_FORMS
 from assay.data.steps import join_steps
+from assay.data.text_rows import write_lines
 from assay.data.truths import truth_of
 from assay.errors import DataError
-from assay.files import replacing
 from assay.records import Completion
 
 _OWN_USE = {*TAG_COLUMNS, *ID_COLUMNS, "tags"}
@@ -236,18 +234,7 @@ def write_labelled_steps(path: str | Path, rows: Iterable[LabelledSteps]) -> int
 
     The file appears only when it is complete; the same solutions give the same bytes. Raises DataError for another kind of file.
     """
-    path = Path(path)
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise DataError(f"{path}: labelled steps are written as .jsonl or .jsonl.gz")
-    num_rows = 0
-    with replacing(path) as work, ExitStack() as files:
-        file: IO[bytes] | gzip.GzipFile = files.enter_context(work.open("wb"))
-        if path.name.endswith(".gz"):
-            file = files.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0))
-        for row in rows:
-            file.write(_as_line(row))
-            num_rows += 1
-    return num_rows
+    return write_lines(path, map(_as_line, rows), what="labelled steps")
 
 
 def _as_line(row: LabelledSteps) -> bytes:

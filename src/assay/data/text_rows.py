@@ -15,12 +15,14 @@ import lzma
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import pyarrow
 
 from assay.errors import DataError
+from assay.files import replacing
 from assay.messages import role_in
 
 Row: TypeAlias = Mapping[str, Any]
@@ -310,3 +312,21 @@ def _encoding(path: Path) -> str:
         except DAMAGED as error:
             raise DataError(f"{path} is damaged ({error}): fetch or write it again") from error
     return "utf-8-sig"
+
+
+def write_lines(path: str | Path, lines: Iterable[bytes], *, what: str) -> int:
+    """Write lines as .jsonl or .jsonl.gz; how many there were. what: they are called so.
+
+    The file appears only when it is complete; the same lines give the same bytes. Raises DataError for another kind of file.
+    """
+    path, num_lines = Path(path), 0
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise DataError(f"{path}: {what} are written as .jsonl or .jsonl.gz")
+    with replacing(path) as work, ExitStack() as files:
+        file: IO[bytes] | gzip.GzipFile = files.enter_context(work.open("wb"))
+        if path.name.endswith(".gz"):
+            file = files.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0))
+        for line in lines:
+            file.write(line)
+            num_lines += 1
+    return num_lines
