@@ -35,7 +35,7 @@ from assay.data.pairs import write_pairs
 from assay.data.run_data import run_data
 from assay.evaluation.disagreement import diversity
 from assay.evaluation.pair_scores import score_pairs
-from assay.models.combine import average
+from assay.models.saved.combine import average
 from assay.records import Completion, PreferencePair
 from assay.scorers.base import margins
 from assay.scorers.ensemble import Combination, members_of

@@ -252,7 +252,7 @@ def serve(bench: Bench) -> None:
     import tyro  # noqa: F401
     from serve_process import Server
 
-    from assay.models.artifact import save_artifact
+    from assay.models.saved.artifact import save_artifact
 
     s = bench.size
     save_artifact(bench.model(torch.float32, bench.half), renderer_of(s), bench.work / "artifact", {"title": "random"})

@@ -38,8 +38,8 @@ import assay
 from assay.commands.demo.run import packaged_base
 from assay.console import say
 from assay.errors import EngineError
-from assay.models.artifact import load_artifact, save_artifact
 from assay.models.bases import resolve_base
+from assay.models.saved.artifact import load_artifact, save_artifact
 from assay.records import Completion, Rewards
 from assay.rl.trl import trl_reward
 from assay.run_files import artifact_path

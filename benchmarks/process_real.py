@@ -40,11 +40,11 @@ import tyro
 
 from assay.commands.demo.run import packaged_base
 from assay.console import say
-from assay.data.labelled_steps import LabelledSteps
-from assay.data.step_rows import read_labelled_steps, write_labelled_steps
-from assay.evaluation.step_findings import above_ranking, above_second_half
-from assay.evaluation.step_rivals import HALF, SECOND_HALF, deciding_rivals, guesses, ranking_rivals, tilts
-from assay.evaluation.step_scores import StepScores, meant, score_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.step_rows import read_labelled_steps, write_labelled_steps
+from assay.evaluation.steps.step_findings import above_ranking, above_second_half
+from assay.evaluation.steps.step_rivals import HALF, SECOND_HALF, deciding_rivals, guesses, ranking_rivals, tilts
+from assay.evaluation.steps.step_scores import StepScores, meant, score_steps
 from assay.scorers.local import load_local
 from assay.stats.calibration_error import ece
 from assay.stats.metrics import mean, squared_error

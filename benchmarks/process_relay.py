@@ -40,10 +40,10 @@ import tyro
 from assay.audit.chosen_answers import MAJORITY, RANDOM, chosen_answers
 from assay.commands.demo.run import packaged_base
 from assay.console import say
-from assay.data.labelled_steps import LabelledSteps
-from assay.data.step_rows import write_labelled_steps
-from assay.evaluation.evaluate_steps import measure_steps
-from assay.evaluation.step_scores import labels_of, score_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.step_rows import write_labelled_steps
+from assay.evaluation.steps.evaluate_steps import measure_steps
+from assay.evaluation.steps.step_scores import labels_of, score_steps
 from assay.recipes.worlds.first_errors import WorldSettings
 from assay.recipes.worlds.relay import relay_world
 from assay.records import Dtype, Metric

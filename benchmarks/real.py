@@ -36,8 +36,8 @@ from assay.data.table import PairTable, build_table
 from assay.models.backbone import load_backbone
 from assay.models.bases import resolve_base
 from assay.models.device import pick_compute, token_budget
-from assay.models.plain import plain_scores
 from assay.models.reward_model import new_head
+from assay.models.saved.plain import plain_scores
 from assay.records import PreferencePair
 from assay.scorers.base import margins
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words

@@ -37,11 +37,11 @@ from transformers import AutoTokenizer
 
 from assay.commands.demo.run import packaged_base
 from assay.data.render import Renderer
-from assay.models.artifact import save_artifact
 from assay.models.backbone import load_backbone
 from assay.models.bases import resolve_base
 from assay.models.device import pick_compute
 from assay.models.reward_model import RewardModel, new_head
+from assay.models.saved.artifact import save_artifact
 from assay.records import Dtype
 
 STAGES = ("a", "b", "c", "d", "e", "ensemble", "curve")

@@ -25,9 +25,9 @@ from train import layer_parameters, matmul_rate
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from transformers.utils import logging as transformers_logging
 
-from assay.models.artifact import load_artifact
 from assay.models.backbone import split_backbone
 from assay.models.reward_model import RewardModel, new_head
+from assay.models.saved.artifact import load_artifact
 from assay.records import Completion
 from assay.scorers.local import PROMPT_BYTES, LocalScorer, load_local
 from assay.scorers.wrappers.cached import Cached

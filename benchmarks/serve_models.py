@@ -16,11 +16,11 @@ from serve_faults import POISON
 from transformers import AutoModel, AutoTokenizer, LlamaConfig
 
 from assay.data.render import Renderer
-from assay.models.artifact import save_artifact
 from assay.models.attention import ATTENTION
 from assay.models.backbone import Backbone
 from assay.models.bases import resolve_base
 from assay.models.reward_model import RewardModel, new_head
+from assay.models.saved.artifact import save_artifact
 from assay.records import Completion
 
 TINY_LENGTH = 256

@@ -136,10 +136,10 @@ def beside_scoring(config: StatisticsConfig, pairs: list[PreferencePair], second
     from assay.cli import keep_freed_memory
     from assay.commands.demo.run import packaged_base
     from assay.data.render import Renderer
-    from assay.models.artifact import save_artifact
     from assay.models.backbone import load_backbone
     from assay.models.bases import resolve_base
     from assay.models.reward_model import RewardModel, new_head
+    from assay.models.saved.artifact import save_artifact
     from assay.scorers.base import pair_rewards
     from assay.scorers.local import load_raw
 

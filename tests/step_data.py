@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from assay.data.labelled_steps import LabelledSteps
-from assay.data.step_rows import write_labelled_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.step_rows import write_labelled_steps
 from assay.records import Completion
 from assay.training.settings import Machine, TrainConfig
 from tiny import save_tiny_base

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from assay.models.artifact import load_artifact, save_artifact
 from assay.models.reward_model import RewardModel, new_head
-from assay.models.step_policy import StepPolicy
+from assay.models.saved.artifact import load_artifact, save_artifact
+from assay.models.saved.step_policy import StepPolicy
 from assay.records import Completion
 from assay.scorers.local import LocalScorer
 from tiny import CHATML, tiny_backbone, tiny_renderer

@@ -24,7 +24,7 @@ COMPUTES_WITH_TORCH = (
     "assay.generation.decode_loop",
     "assay.generation.local_model",
     "assay.scorers.local",
-    "assay.scorers.step_models",
+    "assay.scorers.steps.step_models",
     "assay.scorers.packed_reads",
     "assay.evaluation.rescale",
 )

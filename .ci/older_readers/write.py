@@ -18,11 +18,11 @@ from transformers import AutoModel
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from assay.models.adopt import adopt  # noqa: E402
-from assay.models.artifact import save_artifact  # noqa: E402
 from assay.models.backbone import Backbone  # noqa: E402
-from assay.models.checkpoints import Reading  # noqa: E402
+from assay.models.published.adopt import adopt  # noqa: E402
+from assay.models.published.checkpoints import Reading  # noqa: E402
 from assay.models.reward_model import RewardModel, new_head  # noqa: E402
+from assay.models.saved.artifact import save_artifact  # noqa: E402
 from assay.records import Completion  # noqa: E402
 from assay.scorers.load import load  # noqa: E402
 from tiny import CHATML, save_tiny_encoder, tiny_config, tiny_renderer  # noqa: E402

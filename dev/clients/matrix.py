@@ -20,7 +20,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 import assay  # noqa: E402
-from assay.models.artifact import save_artifact  # noqa: E402
+from assay.models.saved.artifact import save_artifact  # noqa: E402
 from assay.records import Completion  # noqa: E402
 from assay.scorers.local import LocalScorer  # noqa: E402
 from assay.wire import completion_from_row  # noqa: E402

@@ -18,10 +18,10 @@ from assay.records import Completion, Finding, Metric, PreferencePair, Report, R
 
 if TYPE_CHECKING:
     from assay.audit.probes.battery import run_probes
-    from assay.data.labelled_steps import LabelledSteps
     from assay.data.pairs import read_completions, read_pairs, write_pairs
-    from assay.data.step_rows import read_labelled_steps, write_labelled_steps
-    from assay.data.steps import split_steps
+    from assay.data.steps.labelled_steps import LabelledSteps
+    from assay.data.steps.step_rows import read_labelled_steps, write_labelled_steps
+    from assay.data.steps.step_rules import split_steps
     from assay.evaluation.evaluate import evaluate
     from assay.scorers.base import Scorer, prefer
     from assay.scorers.baselines import BagOfWordsScorer, LengthScorer, fit_bag_of_words
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from assay.scorers.remote import RemoteScorer
     from assay.scorers.wrappers.cached import Cached
     from assay.scorers.wrappers.calibrated import Calibrated, Calibration, fit_calibration
-    from assay.training.augment import augment
+    from assay.training.rows.augment import augment
 
 __version__ = "0.1.0.dev0"
 
 _LAZY = {
-    "assay.data.labelled_steps": ("LabelledSteps",),
+    "assay.data.steps.labelled_steps": ("LabelledSteps",),
     "assay.data.pairs": ("read_completions", "read_pairs", "write_pairs"),
-    "assay.data.step_rows": ("read_labelled_steps", "write_labelled_steps"),
-    "assay.data.steps": ("split_steps",),
+    "assay.data.steps.step_rows": ("read_labelled_steps", "write_labelled_steps"),
+    "assay.data.steps.step_rules": ("split_steps",),
     "assay.evaluation.evaluate": ("evaluate",),
-    "assay.training.augment": ("augment",),
+    "assay.training.rows.augment": ("augment",),
     "assay.audit.probes.battery": ("run_probes",),
     "assay.scorers.base": ("Scorer", "prefer"),
     "assay.scorers.checks": ("check_scorer",),

@@ -21,11 +21,11 @@ from assay.audit.parity.against import DIAGNOSIS, FLIPS, FLIPS_OVERALL, REMOTE, 
 from assay.audit.parity.certificate import ENGINE, GOLDEN, GOLDEN_TOKENS, Certificate, make_certificate
 from assay.audit.parity.traps import BF16_HEAD, DOUBLED, PAD_IS_EOS, RIGHT_CUT, SIGMOID, UNCLOSED, num_new_ties
 from assay.cli import main
-from assay.models.artifact import save_artifact
 from assay.models.backbone import Backbone
-from assay.models.golden import GOLDEN_FILE, read_golden
-from assay.models.plain import PlainReader
 from assay.models.reward_model import RewardModel, new_head
+from assay.models.saved.artifact import save_artifact
+from assay.models.saved.golden import GOLDEN_FILE, read_golden
+from assay.models.saved.plain import PlainReader
 from assay.records import Completion, Finding, Report
 from assay.report.run_page import write_run_page
 from assay.run_files import REWARD_FILE, read_description

@@ -316,7 +316,7 @@ def test_intervals_of_shares_are_by_prompt():
 
 def test_importing_the_monitor_loads_no_torch():
     script = (
-        "import sys, assay.audit.probes.battery, assay.training.augment\n"
+        "import sys, assay.audit.probes.battery, assay.training.rows.augment\n"
         "print(sorted({'torch', 'transformers', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -17,7 +17,7 @@ from assay.audit.parity.certificate import ENGINE, GOLDEN, GOLDEN_TOKENS, Certif
 from assay.audit.parity.step_traps import CLOSED, JOINED, SOFTMAX
 from assay.cli import main
 from assay.errors import ArtifactError
-from assay.models.golden import GOLDEN_FILE, read_golden
+from assay.models.saved.golden import GOLDEN_FILE, read_golden
 from assay.report.card import render_card
 from assay.run_files import read_description
 from assay.scorers.local import LocalScorer
@@ -127,7 +127,7 @@ def test_the_card_says_how_steps_are_read(saved):
 
 
 def test_what_the_card_says_to_type_gives_the_rewards_of_the_steps(saved):
-    from assay.models.step_card import STEP_CARD
+    from assay.models.saved.step_card import STEP_CARD
     from assay.records import Completion
 
     code = (

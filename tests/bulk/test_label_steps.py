@@ -26,8 +26,8 @@ from assay.bulk.label_steps import (
 )
 from assay.cli import main
 from assay.commands.data.label_steps import Config
-from assay.data.labelled_steps import LabelledSteps
-from assay.data.step_rows import read_labelled_steps, write_labelled_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.step_rows import read_labelled_steps, write_labelled_steps
 from assay.generation.generator import Generator
 from assay.generation.ledger import Ledger
 from assay.generation.prices import Price

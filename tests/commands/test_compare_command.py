@@ -17,7 +17,7 @@ from assay.commands.shared import Pairs, Where
 from assay.data.pairs import write_pairs
 from assay.errors import DataError
 from assay.evaluation.compare import MINUS
-from assay.models.artifact import load_artifact, save_artifact
+from assay.models.saved.artifact import load_artifact, save_artifact
 from assay.records import Report
 from assay.run_files import prompt_file, read_report
 from tiny import toy_pairs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from assay.cli import main
-from assay.data.step_rows import read_labelled_steps
+from assay.data.steps.step_rows import read_labelled_steps
 from assay.recipes.worlds.first_errors import WorldSettings
 from assay.recipes.worlds.relay import relay_world
 from assay.recipes.worlds.tool_use import tool_world

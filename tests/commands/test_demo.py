@@ -21,7 +21,7 @@ from assay.data.split import group_keys
 from assay.evaluation.evaluate import evaluate_margins, gap_finding
 from assay.records import Completion, Finding, Metric, PreferencePair
 from assay.stats.skewed_mean import AboveZero
-from assay.training.augment import AUGMENTED
+from assay.training.rows.augment import AUGMENTED
 
 ROOT = Path(__file__).parents[2]
 CANDIDATES = files("assay.data") / "starter" / "candidates.jsonl"

@@ -19,7 +19,7 @@ from assay.data.run_data import run_data
 from assay.data.split import split_of
 from assay.errors import DataError
 from assay.evaluation.calibrate import calibrate
-from assay.models.artifact import verify_digest
+from assay.models.saved.artifact import verify_digest
 from assay.records import Metric, Report
 from assay.report.run_page import write_run_page
 from assay.run_files import read_description, read_report

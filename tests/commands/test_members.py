@@ -16,9 +16,9 @@ from assay.cli import main
 from assay.data.pairs import write_pairs
 from assay.errors import ArtifactError
 from assay.evaluation.disagreement import MEAN, MEMBER
-from assay.models.artifact import load_artifact, save_artifact
-from assay.models.combine import average
-from assay.models.plain import plain_scores
+from assay.models.saved.artifact import load_artifact, save_artifact
+from assay.models.saved.combine import average
+from assay.models.saved.plain import plain_scores
 from assay.records import Completion
 from assay.run_files import WORDS_FILE, read_description, saved_scales
 from assay.scorers.checks import check_scorer

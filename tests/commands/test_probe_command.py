@@ -19,10 +19,10 @@ from assay.data.run_data import run_data
 from assay.data.table import PairTable
 from assay.records import PreferencePair
 from assay.run_files import read_description
-from assay.training.augment import augment
 from assay.training.losses import bradley_terry
 from assay.training.objective import Objective, batch_loss, length_log_odds
 from assay.training.prepare import prepare
+from assay.training.rows.augment import augment
 from assay.training.run import train
 from assay.training.settings import Regularization
 from assay.training.tasks.task import COUNTER_EXAMPLES

@@ -9,9 +9,9 @@ import pytest
 
 import assay
 from assay.cli import main
-from assay.data.labelled_steps import LabelledSteps
 from assay.data.pairs import write_pairs
-from assay.evaluation.step_scores import score_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.evaluation.steps.step_scores import score_steps
 from assay.records import PreferencePair
 from assay.serve.build import make_service
 from assay.serve.serve_config import ServeConfig

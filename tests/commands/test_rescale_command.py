@@ -21,9 +21,9 @@ from assay.errors import DataError
 from assay.evaluation.equal_kl import equal_kl_factor
 from assay.evaluation.rescale import scaled_calibration
 from assay.evaluation.scale import scale_factor
-from assay.models.artifact import save_artifact, verify_digest
-from assay.models.plain import plain_scores
 from assay.models.reward_model import RewardModel
+from assay.models.saved.artifact import save_artifact, verify_digest
+from assay.models.saved.plain import plain_scores
 from assay.records import PreferencePair, Report
 from assay.run_files import CALIBRATION_PROMPTS_FILE, PROMPTS_FILE, prompt_file, read_description, read_report, write_description
 from assay.scorers.base import margins, prefer

@@ -15,7 +15,7 @@ from assay.audit.drift.samples import read_sample
 from assay.cli import main
 from assay.data.pairs import write_pairs
 from assay.data.run_data import run_data
-from assay.models.artifact import verify_digest
+from assay.models.saved.artifact import verify_digest
 from assay.records import PreferencePair
 from assay.run_files import MONITOR, read_description
 from assay.scorers.load import load

@@ -2,7 +2,7 @@
 
 import pytest
 
-from assay.data.labelled_steps import LabelledSteps
+from assay.data.steps.labelled_steps import LabelledSteps
 from assay.records import Completion
 
 SOLUTION = Completion(messages=({"role": "user", "content": "2 + 3 * 4?"},), steps=("3 * 4 = 12.\n", "2 + 12 = 15.\n", "So 15."))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from assay.cli import main
-from assay.data.labelled_steps import LabelledSteps
-from assay.data.step_check import check_steps, holds_steps
-from assay.data.step_rows import write_labelled_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.step_check import check_steps, holds_steps
+from assay.data.steps.step_rows import write_labelled_steps
 from assay.records import Completion
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from assay.data.step_layouts import StepRenderer, cut_at_lines
-from assay.models.published_steps import FORMATS
+from assay.data.steps.step_layouts import StepRenderer, cut_at_lines
+from assay.models.published.published_steps import FORMATS
 from assay.records import Completion, Message
 from process_models import QUESTION, STEPS, SYSTEM_CHATML, TRIMMED, chat_tokenizer, sentence_tokenizer, steps_of
 

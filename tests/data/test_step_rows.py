@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from assay.data.labelled_steps import LabelledSteps
 from assay.data.pairs import read_completions
 from assay.data.sources.step_labels import BEYOND, FEWER, MORE, StepReading
 from assay.data.sources.stepwise import STEP_FORMS
-from assay.data.step_rows import StepReader, read_labelled_steps, step_form_of, write_labelled_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.step_rows import StepReader, read_labelled_steps, step_form_of, write_labelled_steps
 from assay.errors import DataError
 from assay.records import Completion, Message
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from assay.data.steps import NO_TEXT, STEP_RULES, join_steps, split_steps, trajectory_steps, with_steps
+from assay.data.steps.step_rules import NO_TEXT, STEP_RULES, join_steps, split_steps, trajectory_steps, with_steps
 from assay.messages import Message, ToolCall
 from assay.records import Completion
 

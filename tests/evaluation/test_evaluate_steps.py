@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from assay.data.labelled_steps import LabelledSteps
-from assay.evaluation.evaluate_steps import AUROC, F1, FIRST_ERROR, PRM_SCORE, SOLUTIONS, evaluate_steps, measure_steps
-from assay.evaluation.step_rivals import LATER, LONGER, deciding_rivals, guesses, tilts
-from assay.evaluation.step_scores import labels_of, meant, score_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.evaluation.steps.evaluate_steps import AUROC, F1, FIRST_ERROR, PRM_SCORE, SOLUTIONS, evaluate_steps, measure_steps
+from assay.evaluation.steps.step_rivals import LATER, LONGER, deciding_rivals, guesses, tilts
+from assay.evaluation.steps.step_scores import labels_of, meant, score_steps
 from assay.records import Completion, Rewards
 from assay.report.headline import summary_lines
 from assay.stats.step_figures import StepLabels

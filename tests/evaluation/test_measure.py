@@ -9,7 +9,7 @@ import pytest
 
 from assay.evaluation.measure import evaluate_pairs, words_of_training
 from assay.evaluation.rivals import BAG_OF_WORDS
-from assay.models.artifact import save_artifact
+from assay.models.saved.artifact import save_artifact
 from assay.records import PreferencePair
 from assay.run_files import WORDS_FILE
 from assay.scorers.base import margins

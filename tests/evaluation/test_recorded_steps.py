@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.evaluation.step_rivals import guesses
+from assay.evaluation.steps.step_rivals import guesses
 from assay.stats.step_figures import (
     NO_ERROR,
     StepLabels,

@@ -12,8 +12,8 @@ from transformers import AutoModelForTokenClassification
 import assay
 from assay.audit.parity.certificate import make_certificate
 from assay.cli import main
-from assay.models.golden import read_golden
-from assay.models.published_steps import FORMATS
+from assay.models.published.published_steps import FORMATS
+from assay.models.saved.golden import read_golden
 from assay.run_files import read_description
 from assay.scorers.local import load_local
 from assay.stats.metrics import sigmoid

@@ -13,11 +13,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Mamb
 
 from assay.data.packing import make_group, pack
 from assay.errors import ArtifactError
-from assay.models import artifact
-from assay.models.artifact import load_artifact, save_artifact, verify_digest
 from assay.models.backbone import Backbone
-from assay.models.plain import plain_scores
 from assay.models.reward_model import RewardModel, new_head
+from assay.models.saved import artifact
+from assay.models.saved.artifact import load_artifact, save_artifact, verify_digest
+from assay.models.saved.plain import plain_scores
 from assay.records import Completion
 from assay.run_files import REWARD_FILE, fingerprint, read_description, write_description
 from assay.scorers.local import LocalScorer

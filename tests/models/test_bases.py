@@ -10,9 +10,9 @@ from huggingface_hub import utils as hub
 from transformers import modeling_gguf_pytorch_utils as gguf_reader
 from transformers.utils import logging
 
-from assay.models.artifact import load_artifact, save_artifact
 from assay.models.backbone import load_backbone
 from assay.models.bases import NOTE_FILE, Base, cache_dir, no_progress_bars, resolve_base
+from assay.models.saved.artifact import load_artifact, save_artifact
 from tiny import save_tiny_base, tiny_model, tiny_renderer
 
 

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from assay.models.adopt import adopt
-from assay.models.artifact import load_artifact
-from assay.models.checkpoints import Reading, load_published
-from assay.models.foreign_heads import good_label
+from assay.models.published.adopt import adopt
+from assay.models.published.checkpoints import Reading, load_published
+from assay.models.published.foreign_heads import good_label
+from assay.models.saved.artifact import load_artifact
 from assay.records import Completion
 from assay.scorers.load import load
 from assay.scorers.local import LocalScorer

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from assay.errors import ArtifactError
-from assay.models import artifact
-from assay.models.artifact import load_artifact, save_artifact
-from assay.models.golden import GOLDEN_FILE, LONGEST, Golden, golden_completions, read_golden
+from assay.models.saved import artifact
+from assay.models.saved.artifact import load_artifact, save_artifact
+from assay.models.saved.golden import GOLDEN_FILE, LONGEST, Golden, golden_completions, read_golden
 from assay.scorers.local import LocalScorer
 from tiny import CHATML, tiny_model, tiny_renderer
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from transformers import AutoConfig, AutoTokenizer, GPTNeoXConfig, LlamaConfig, Phi3Config
 
-from assay.models.older_readers import old_rope, sliding_pattern, spell_for_older_readers, tokenizer_settings, with_old_names
+from assay.models.saved.older_readers import old_rope, sliding_pattern, spell_for_older_readers, tokenizer_settings, with_old_names
 from tiny import tiny_config, tiny_tokenizer
 
 LLAMA3 = {

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import assay
-from assay.models.published_steps import FORMATS, StepsAsked, as_text, form_of_files, read_steps_spec, split_spec
+from assay.models.published.published_steps import FORMATS, StepsAsked, as_text, form_of_files, read_steps_spec, split_spec
 from assay.scorers.opened import open_scorer
 from process_models import (
     SAVED,

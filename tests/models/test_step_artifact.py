@@ -12,13 +12,13 @@ from transformers import AutoModelForTokenClassification, pipeline
 from assay.errors import ArtifactError
 from assay.evaluation.rescale import save_rescaled
 from assay.evaluation.scale import measure_scale
-from assay.models.artifact import load_artifact, save_artifact
-from assay.models.artifact_renderer import renderer_of
 from assay.models.base_checks import form_of
-from assay.models.golden import read_golden
 from assay.models.heads import PROCESS, head_named
-from assay.models.plain import plain_scores
-from assay.models.step_policy import StepPolicy
+from assay.models.saved.artifact import load_artifact, save_artifact
+from assay.models.saved.artifact_renderer import renderer_of
+from assay.models.saved.golden import read_golden
+from assay.models.saved.plain import plain_scores
+from assay.models.saved.step_policy import StepPolicy
 from assay.run_files import fingerprint, read_description, write_description
 from step_models import COMPLETIONS, prefix_oracle, save_step_artifact, saved_scorer, step_model
 from tiny import tiny_config, tiny_renderer, toy_pairs

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from assay.models.weight_files import INDEX, stored_tensors
+from assay.models.published.weight_files import INDEX, stored_tensors
 
 
 def saved(path: Path, **tensors: torch.Tensor) -> Path:

@@ -12,9 +12,9 @@ import torch
 
 import assay
 from assay.errors import ArtifactError
-from assay.models.artifact import save_artifact
 from assay.models.backbone import split_backbone
 from assay.models.reward_model import RewardModel
+from assay.models.saved.artifact import save_artifact
 from assay.models.shared_trunk import SharedTrunk
 from assay.records import Completion
 from assay.run_files import artifact_path, read_description, write_description

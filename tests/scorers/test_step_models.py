@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import assay
-from assay.models.published_steps import FORMATS, StepForm
+from assay.models.published.published_steps import FORMATS, StepForm
 from assay.records import Completion
 from assay.scorers.base import ReadsSteps
 from assay.scorers.checks import check_scorer
-from assay.scorers.step_models import StepModelScorer
+from assay.scorers.steps.step_models import StepModelScorer
 from assay.stats.step_reductions import reduce_values
 from process_models import ORACLES, QUESTION, SAVED, save_qwen_math_prm, save_reasoneval, steps_of
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from assay.models.step_policy import StepPolicy
+from assay.models.saved.step_policy import StepPolicy
 from assay.records import Completion
 from assay.scorers.checks import check_scorer
 from assay.scorers.local import LocalScorer

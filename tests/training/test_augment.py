@@ -10,7 +10,7 @@ import pytest
 from assay.audit.probes.battery import battery
 from assay.messages import Message
 from assay.records import PreferencePair
-from assay.training.augment import AUGMENTED, augment, augmented
+from assay.training.rows.augment import AUGMENTED, augment, augmented
 from random_scorers import made_up_pairs
 
 KINDS = {probe.name: probe.kind for probe in battery(())}

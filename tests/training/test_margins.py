@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assay.training.margins import check_margins
+from assay.training.rows.margins import check_margins
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:

@@ -20,8 +20,8 @@ from assay.data.pairs import read_pairs, write_pairs
 from assay.data.run_data import run_data
 from assay.data.split import prompt_hashes, split_of
 from assay.errors import DataError, TrainingError
-from assay.models.artifact import verify_digest
-from assay.models.plain import plain_scores
+from assay.models.saved.artifact import verify_digest
+from assay.models.saved.plain import plain_scores
 from assay.run_files import PROMPTS_FILE, prompt_file
 from assay.scorers.wrappers.calibrated import Calibrated
 from assay.training.prepare import prepare

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from assay.training.step_probe import pairs_of_steps
+from assay.training.rows.step_probe import pairs_of_steps
 
 
 def table_of(labels: list[list[float]], problems: list[int]) -> SimpleNamespace:

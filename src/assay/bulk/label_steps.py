@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from assay.data.labelled_steps import LabelledSteps
+from assay.data.steps.labelled_steps import LabelledSteps
 from assay.generation.generator import Generator
 from assay.generation.replies import Answered, Ask, Sampling, text_of
 from assay.messages import Message, Messages

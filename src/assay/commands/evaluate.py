@@ -10,7 +10,7 @@ import tyro
 from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
 from assay.data.columns import renaming
 from assay.data.rows import slug
-from assay.data.step_check import holds_steps
+from assay.data.steps.step_check import holds_steps
 from assay.evaluation.measure import NamedSteps, evaluate_on_suite, evaluate_pairs, evaluate_solutions, own_steps, read_named_steps
 from assay.evaluation.suites.lookup import load_suite
 from assay.report.html import write_html

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from assay.data.columns import renaming
-from assay.data.labelled_steps import LabelledSteps
 from assay.data.pairs import PairReader, read_pairs
 from assay.data.split import HasPrompt, Split, is_among, split_of
-from assay.data.step_check import holds_steps
-from assay.data.step_rows import read_labelled_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.step_check import holds_steps
+from assay.data.steps.step_rows import read_labelled_steps
 from assay.records import PreferencePair
 from assay.run_files import (
     ADOPTED,

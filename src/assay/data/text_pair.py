@@ -15,8 +15,8 @@ from assay.data.render import AnswerTokens, Overlong, Rendered
 from assay.records import Completion
 
 if TYPE_CHECKING:
-    from assay.data.laid_out import LaidOutRenderer
     from assay.data.render import Renderer
+    from assay.data.steps.laid_out import LaidOutRenderer
 
 TextPath: TypeAlias = "Renderer | PairRenderer | LaidOutRenderer"  # from text to tokens, of a decoder, an encoder, another's steps
 

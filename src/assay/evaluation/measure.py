@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 from assay.console import progress, say
 from assay.data.columns import NO_NAMES
-from assay.data.labelled_steps import LabelledSteps
 from assay.data.rows import slug
 from assay.data.sampling import draw_prompts
-from assay.data.step_rows import read_labelled_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.step_rows import read_labelled_steps
 from assay.errors import DataError
 from assay.evaluation.evaluate import EvaluationResult, evaluate
-from assay.evaluation.evaluate_steps import DATA_SET, StepEvaluationResult, evaluate_steps
 from assay.evaluation.rivals import BAG_OF_WORDS
-from assay.evaluation.step_scores import labels_of, score_steps
+from assay.evaluation.steps.evaluate_steps import DATA_SET, StepEvaluationResult, evaluate_steps
+from assay.evaluation.steps.step_scores import labels_of, score_steps
 from assay.evaluation.suites.lookup import LoadedSuite
 from assay.evaluation.suites.summary import SuiteResult, evaluate_suite
 from assay.records import Finding, extended

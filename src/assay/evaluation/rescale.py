@@ -12,7 +12,7 @@ import torch
 
 from assay.evaluation.scale import ScaleResult
 from assay.files import new_directory
-from assay.models.artifact import load_artifact, save_artifact
+from assay.models.saved.artifact import load_artifact, save_artifact
 from assay.report.card import render_card
 from assay.run_files import CALIBRATION_PROMPTS_FILE, ENSEMBLE, STEPS, WORDS_FILE, prompt_file, read_description, saved_scales
 from assay.scorers.wrappers.calibrated import Calibration

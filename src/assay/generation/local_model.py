@@ -32,7 +32,7 @@ from assay.models.base_checks import position_limit
 from assay.models.bases import fetch, no_progress_bars, resolve_base
 from assay.models.device import pick_compute, plan_scoring
 from assay.models.kept_prompt import kept_bytes
-from assay.models.weight_files import refuse_pickles
+from assay.models.published.weight_files import refuse_pickles
 from assay.records import Dtype
 
 _LONGEST = 32_768  # tokens of a prompt and its reply, where the model's positions have no limit

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from assay.models.foreign_heads import head_names
 from assay.models.heads import SCALAR, Head
-from assay.models.weight_files import stored_tensors
+from assay.models.published.foreign_heads import head_names
+from assay.models.published.weight_files import stored_tensors
 
 _OTHERS = "choose another base (Llama, Qwen, Mistral, Gemma 2 and 3, Phi, OLMo 2, GLM, GPT-2, ... have one)"
 _COUNT_FROM_PADDING = {  # their first position is the one behind the padding's id

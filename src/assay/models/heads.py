@@ -23,9 +23,9 @@ from transformers import (
 
 from assay.data.render import Overlong
 from assay.errors import ArtifactError
-from assay.models.golden_steps import STEP_TEXTS
 from assay.models.reward_model import Outputs
-from assay.models.step_card import STEP_CARD
+from assay.models.saved.golden_steps import STEP_TEXTS
+from assay.models.saved.step_card import STEP_CARD
 from assay.records import Completion
 
 Tensors = Mapping[str, torch.Tensor]

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
-from assay.data.steps import StepRule, split_steps
+from assay.data.steps.step_rules import StepRule, split_steps
 from assay.messages import as_messages
 from assay.records import Completion
 from assay.rl.dense import PolicyResponse, padded, policy_token_rewards

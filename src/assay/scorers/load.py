@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from assay.models.bases import fetch
-from assay.models.published_steps import (
+from assay.models.published.published_steps import (
     StepsAsked,
     WrittenForm,
     form_of_files,
@@ -156,7 +156,7 @@ def _of_others(
 
         return open_step_verdicts(checkpoint, form, asked, dtype=dtype, device=device, max_tokens=max_tokens, ledger=ledger)
     if form is not None:
-        from assay.scorers.step_models import load_step_model  # imports torch
+        from assay.scorers.steps.step_models import load_step_model  # imports torch
 
         return load_step_model(checkpoint, form, asked, dtype=dtype, device=device, max_tokens=max_tokens)
     if asked != StepsAsked():

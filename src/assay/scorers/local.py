@@ -15,24 +15,24 @@ from assay.data.packing import PackedBatch, pack_prefixes
 from assay.data.render import LOST, Rendered, Renderer, warn_of_left_out
 from assay.data.text_pair import TextPath
 from assay.files import digest
-from assay.models.artifact import load_artifact, verify_digest
-from assay.models.checkpoints import load_published
 from assay.models.device import ScoringPlan, pick_compute, plan_scoring
 from assay.models.encoder import EncoderModel
-from assay.models.ensemble_files import load_blocks, member_paths
 from assay.models.growing_states import GrowingStates
 from assay.models.heads import head_of
 from assay.models.kept_prompt import kept_bytes
 from assay.models.prompt_states import PromptStates
+from assay.models.published.checkpoints import load_published
 from assay.models.reward_model import RewardModel
+from assay.models.saved.artifact import load_artifact, verify_digest
+from assay.models.saved.ensemble_files import load_blocks, member_paths
+from assay.models.saved.step_policy import StepPolicy
 from assay.models.shared_trunk import SharedTrunk
-from assay.models.step_policy import StepPolicy
 from assay.records import Completion, Dtype, Rewards
 from assay.run_files import ENSEMBLE, MemberScale, read_description, saved_scales, uncalibrated_fingerprint
 from assay.scorers.base import Scope, Scorer, TokenCount
 from assay.scorers.ensemble import Combination, Ensemble
 from assay.scorers.packed_reads import Forward, KnownTexts, PackedReads, at_last_read, num_reads, present_reads
-from assay.scorers.step_rewards import step_rewards, without_rendered
+from assay.scorers.steps.step_rewards import step_rewards, without_rendered
 from assay.scorers.wrappers.scaled import Scaled
 
 # Largest change of a reward between two layouts of the same text, as a share of the head's norm (rewards grow with it): measured on

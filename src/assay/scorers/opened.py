@@ -26,7 +26,7 @@ from assay.data.sampling import draw_pairs
 from assay.data.set_aside import why_no_pairs
 from assay.data.split import HasPrompt, Split, is_among, prompt_hashes, refuse_overlap
 from assay.errors import DataError
-from assay.models.published_steps import StepsAsked, as_text, form_of_files
+from assay.models.published.published_steps import StepsAsked, as_text, form_of_files
 from assay.records import Dtype, Finding, PreferencePair
 from assay.rubrics.shipped import find_rubric, why_no_rubric
 from assay.run_files import (

@@ -187,7 +187,7 @@ def connect(num_actors: int, address: str | None = None) -> None:
 
 def factory_of(spec: str | Path, *, dtype: Dtype, device: str, max_tokens: int | None, cache: str | Path | None) -> ScorerFactory:
     """A function that runs `load(spec)` on a worker. dtype "auto" is measured once, so that all workers use the same."""
-    from assay.models.published_steps import split_spec
+    from assay.models.published.published_steps import split_spec
     from assay.scorers.load import load
 
     name, form = split_spec(spec)

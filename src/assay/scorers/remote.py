@@ -339,7 +339,7 @@ def _renderer(engine: Remote, artifact: str | Path | None, renderer: Renderer | 
         raise ValueError(
             f"artifact {artifact} goes with an engine (vllm, sglang, tei, openrlhf) and without renderer=: leave one out"
         )
-    from assay.models.artifact_renderer import renderer_of  # imports transformers
+    from assay.models.saved.artifact_renderer import renderer_of  # imports transformers
 
     return renderer_of(artifact)
 

@@ -19,8 +19,8 @@ from assay.console import progress, say
 from assay.data.table import PairTable
 from assay.evaluation.disagreement import diversity
 from assay.files import new_directory
-from assay.models.ensemble_files import finish_ensemble, save_member
 from assay.models.reward_model import RewardModel, new_head
+from assay.models.saved.ensemble_files import finish_ensemble, save_member
 from assay.records import Report, Table, extended
 from assay.run_files import MemberScale
 from assay.scorers.ensemble import Combination

@@ -17,10 +17,10 @@ from accelerate import Accelerator
 from assay.audit.drift.kept import reference_of_run
 from assay.console import progress, say
 from assay.data.split import Split
-from assay.models.artifact import NO_FILES, save_artifact
-from assay.models.ensemble_files import MEMBERS, ensemble_entry
-from assay.models.plain import plain_scores
 from assay.models.reward_model import RewardModel
+from assay.models.saved.artifact import NO_FILES, save_artifact
+from assay.models.saved.ensemble_files import MEMBERS, ensemble_entry
+from assay.models.saved.plain import plain_scores
 from assay.records import Completion, Metric, Report, extended
 from assay.run_files import ENSEMBLE, REWARD_FILE, read_description, saved_scales, write_report
 from assay.scorers.base import Scorer

@@ -10,15 +10,15 @@ from transformers import AutoTokenizer
 from assay.console import say
 from assay.data.render import Renderer, choose_template
 from assay.data.run_data import has_unknown_past
-from assay.models.artifact import load_artifact
 from assay.models.backbone import Backbone, cut_depth, split_backbone
 from assay.models.base_checks import check_base, position_limit
 from assay.models.bases import Base, no_progress_bars, resolve_base
-from assay.models.checkpoints import Reading, load_published
 from assay.models.encoder import EncoderModel
 from assay.models.heads import Head
 from assay.models.mean_layer import refuse_other_forms
+from assay.models.published.checkpoints import Reading, load_published
 from assay.models.reward_model import RewardModel
+from assay.models.saved.artifact import load_artifact
 from assay.run_files import ENSEMBLE, artifact_path, holds_checkpoint, read_description
 from assay.training.settings import TrainConfig, parse_depth, parse_params
 

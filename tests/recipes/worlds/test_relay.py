@@ -13,8 +13,8 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from assay.data.labelled_steps import LabelledSteps
-from assay.data.step_rows import read_labelled_steps, write_labelled_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.step_rows import read_labelled_steps, write_labelled_steps
 from assay.recipes.worlds.first_errors import WorldSettings, dealt, first_errors
 from assay.recipes.worlds.relay import KINDS, PASSES_OF_A_CHAIN, SLIP, relay_world
 from assay.recipes.worlds.tool_use import tool_world

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from assay.data.steps import split_steps
+from assay.data.steps.step_rules import split_steps
 from assay.recipes.worlds.first_errors import WorldSettings
 from assay.recipes.worlds.tool_use import tool_world
 

@@ -9,7 +9,7 @@ import assay
 from assay.generation.generator import Generator
 from assay.generation.local_model import load_language_model
 from assay.generation.replies import Ask, Reply, Sampling, Unreadable
-from assay.models.published_steps import FORMATS, StepsAsked
+from assay.models.published.published_steps import FORMATS, StepsAsked
 from assay.records import Completion, Message
 from assay.scorers.base import ReadsSteps
 from assay.scorers.checks import check_scorer

@@ -18,14 +18,14 @@ from assay.commands.train import train_all
 from assay.data.answer_lists import attributes_in, attributes_of, rated_answers
 from assay.data.cases import Case
 from assay.errors import ArtifactError
-from assay.models.artifact import verify_digest
 from assay.models.attribute_heads import AttributeHeads, read_attribute_heads
-from assay.models.plain import plain_scores
+from assay.models.saved.artifact import verify_digest
+from assay.models.saved.plain import plain_scores
 from assay.records import Completion, as_messages
 from assay.run_files import read_description, read_report
 from assay.scorers.local import load_local
 from assay.training.prepare import prepare
-from assay.training.rating_figures import rating_metrics
+from assay.training.rows.rating_figures import rating_metrics
 from assay.training.run import train
 from assay.training.settings import Regularization, TrainConfig
 from assay.training.tasks.attributes import combination

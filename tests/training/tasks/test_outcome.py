@@ -11,12 +11,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from assay.commands.train import train_all
 from assay.errors import DataError
-from assay.models.plain import plain_scores
+from assay.models.saved.plain import plain_scores
 from assay.run_files import STEP_CALIBRATION, read_description
 from assay.scorers.load import load
 from assay.stats.metrics import auroc
 from assay.training.prepare import prepare
-from assay.training.solution_rows import solutions
+from assay.training.rows.solution_rows import solutions
 from assay.training.tasks.outcome import outcome_of
 from assay.wire import report_from_json
 from step_data import step_config, toy_solutions

@@ -13,10 +13,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from assay.audit.parity.certificate import make_certificate
 from assay.commands.train import train_all
-from assay.data.labelled_steps import LabelledSteps
+from assay.data.steps.labelled_steps import LabelledSteps
 from assay.errors import DataError
-from assay.models.plain import plain_scores
-from assay.models.step_policy import StepPolicy
+from assay.models.saved.plain import plain_scores
+from assay.models.saved.step_policy import StepPolicy
 from assay.records import Completion
 from assay.run_files import CALIBRATION_PROMPTS_FILE, STEP_CALIBRATION, read_description
 from assay.scorers.load import load
@@ -24,8 +24,8 @@ from assay.stats.metrics import auroc
 from assay.training.loop import fit
 from assay.training.losses import step_losses
 from assay.training.prepare import prepare
+from assay.training.rows.solution_rows import solutions
 from assay.training.run import fit_and_save, train
-from assay.training.solution_rows import solutions
 from assay.training.tasks.process import asked
 from assay.wire import report_from_json
 from step_data import MACHINE, step_config, toy_solutions

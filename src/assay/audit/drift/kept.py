@@ -66,7 +66,7 @@ def states_scorer(opened: Opened, reference: Reference | None = None, *, loaded:
     if found is not None and dtype in ("auto", found.computed_in):
         return found
     if read_description(artifact).get(ENSEMBLE, {}).get("form") == "models":
-        from assay.models.ensemble_files import member_paths  # imports torch
+        from assay.models.saved.ensemble_files import member_paths  # imports torch
 
         artifact = member_paths(artifact)[0]
     scorer = capability(replace(opened, artifact=artifact, dtype=dtype, loaded=None).raw, HasStates)

@@ -14,8 +14,8 @@ from assay.audit.parity.against import REMOTE, Comparison, RemoteEngine, compare
 from assay.audit.parity.step_traps import StepCase, run_step_traps, step_case
 from assay.audit.parity.traps import PLAIN_TRANSFORMERS, ParityCase, largest, run_traps
 from assay.errors import EngineError
-from assay.models.golden import Golden, golden_completions, read_golden
-from assay.models.plain import PlainReader
+from assay.models.saved.golden import Golden, golden_completions, read_golden
+from assay.models.saved.plain import PlainReader
 from assay.records import Completion, Finding, Metric, Report, Rewards, Table
 from assay.run_files import read_description
 from assay.scorers.engine_api import TAKES_IDS, ask_engine, ask_token_labels

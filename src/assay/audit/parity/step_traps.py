@@ -14,7 +14,7 @@ import numpy as np
 
 from assay.audit.parity.traps import DAYS, PLAIN_TRANSFORMERS, largest
 from assay.data.render import LOST
-from assay.models.plain import PlainReader
+from assay.models.saved.plain import PlainReader
 from assay.records import Completion, Finding
 from assay.scorers.local import LocalScorer
 from assay.stats.metrics import sigmoid

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from assay.models.plain import PlainReader
+from assay.models.saved.plain import PlainReader
 from assay.records import Completion, Finding, Level
 from assay.scorers.local import LocalScorer
 from assay.stats.metrics import sigmoid

@@ -13,7 +13,7 @@ from assay.console import print_error, print_lines, say
 from assay.data.check import check_pairs
 from assay.data.columns import renaming
 from assay.data.render import Renderer
-from assay.data.step_check import check_steps, holds_steps
+from assay.data.steps.step_check import check_steps, holds_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

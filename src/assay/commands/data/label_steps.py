@@ -24,11 +24,11 @@ from assay.bulk.label_steps import (
 )
 from assay.commands.shared import Ignored
 from assay.console import print_error, say
-from assay.data.labelled_steps import LabelledSteps
 from assay.data.rows import slug
-from assay.data.solutions import read_solutions
-from assay.data.step_rows import write_labelled_steps
-from assay.data.steps import StepRule
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.solutions import read_solutions
+from assay.data.steps.step_rows import write_labelled_steps
+from assay.data.steps.step_rules import StepRule
 from assay.files import write_text
 from assay.generation.generator import Generator, Limits
 from assay.generation.ledger import Ledger

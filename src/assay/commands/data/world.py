@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from assay.console import print_lines, say
-from assay.data.step_check import check_steps
-from assay.data.step_rows import write_labelled_steps
+from assay.data.steps.step_check import check_steps
+from assay.data.steps.step_rows import write_labelled_steps
 from assay.recipes.worlds.first_errors import Names, WorldSettings
 from assay.recipes.worlds.relay import relay_world
 from assay.recipes.worlds.tool_use import tool_world

@@ -58,10 +58,10 @@ from assay.scorers.local import LocalScorer
 from assay.scorers.wrappers.calibrated import cross_fitted_probabilities
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
-from assay.training.augment import AUGMENTED, augment
 from assay.training.checkpoint import trained_weights
 from assay.training.loop import fit
 from assay.training.prepare import Prepared, prepare
+from assay.training.rows.augment import AUGMENTED, augment
 from assay.training.run import fit_and_save
 from assay.training.settings import Machine, TrainConfig, parse_params
 from assay.training.trained import Trained

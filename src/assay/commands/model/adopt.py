@@ -12,9 +12,9 @@ from assay.commands.shared import Pairs, Where
 from assay.console import say
 from assay.evaluation.calibrate import calibrate
 from assay.files import write_text
-from assay.models.adopt import adopt, adopt_steps
-from assay.models.checkpoints import Reading
-from assay.models.published_steps import StepsAsked, form_of_files, named_form
+from assay.models.published.adopt import adopt, adopt_steps
+from assay.models.published.checkpoints import Reading
+from assay.models.published.published_steps import StepsAsked, form_of_files, named_form
 from assay.report.card import render_card
 from assay.run_files import read_description
 from assay.scorers.load import checkpoint_path, steps_asked

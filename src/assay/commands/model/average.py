@@ -10,7 +10,7 @@ import tyro
 
 from assay.console import say
 from assay.evaluation.member_scales import calibrated_scales, measured_scales
-from assay.models.combine import average, refuse_average
+from assay.models.saved.combine import average, refuse_average
 from assay.records import Dtype
 from assay.run_files import MemberScale, refuse_existing
 from assay.scorers.opened import open_scorer, read_named

@@ -10,7 +10,7 @@ import tyro
 
 from assay.console import say
 from assay.evaluation.member_scales import BY_CALIBRATION, calibrated_scales, measured_scales
-from assay.models.combine import join, refuse_join
+from assay.models.saved.combine import join, refuse_join
 from assay.records import Dtype
 from assay.run_files import refuse_existing
 from assay.scorers.ensemble import Combination, How

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from assay.console import say
-from assay.models.combine import export
+from assay.models.saved.combine import export
 from assay.run_files import refuse_existing
 
 

@@ -28,7 +28,7 @@ from assay.data.sources.step_labels import (
     whole_number,
     yes_or_no,
 )
-from assay.data.steps import split_steps, trajectory_steps
+from assay.data.steps.step_rules import split_steps, trajectory_steps
 from assay.messages import as_ground_truth
 
 # Forms.

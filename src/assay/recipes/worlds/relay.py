@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from assay.data.labelled_steps import LabelledSteps
+from assay.data.steps.labelled_steps import LabelledSteps
 from assay.recipes.worlds.first_errors import WorldSettings, dealt, first_errors, labels_up_to
 from assay.records import Completion, as_messages
 

@@ -1,7 +1,7 @@
 """A world of tool use: what do so many of these cost? The assistant looks prices up, calculates, answers; each turn has an exact
 label.
 
-A turn with tool calls is a step (`data/steps.trajectory_steps`). A wrong turn is of a named kind:
+A turn with tool calls is a step (`data/steps/step_rules.trajectory_steps`). A wrong turn is of a named kind:
 
 wrong item     a price is looked up that nobody asked for
 wrong number   the calculation has another price than the one that was looked up
@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from assay.data.labelled_steps import LabelledSteps
-from assay.data.steps import trajectory_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.step_rules import trajectory_steps
 from assay.messages import Message, ToolCall
 from assay.recipes.worlds.first_errors import WorldSettings, first_errors, labels_up_to
 from assay.records import Completion

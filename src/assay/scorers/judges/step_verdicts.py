@@ -19,12 +19,12 @@ import numpy as np
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from assay.console import say
-from assay.data.step_layouts import cut_at_lines
+from assay.data.steps.step_layouts import cut_at_lines
 from assay.files import json_digest
 from assay.generation.generator import Generator
 from assay.generation.replies import Answered, Ask, Reply, Sampling, Unreadable
 from assay.messages import Message
-from assay.models.published_steps import StepsAsked, WrittenForm
+from assay.models.published.published_steps import StepsAsked, WrittenForm
 from assay.records import Completion, Dtype, Rewards
 from assay.rubrics.judge_settings import JudgeSettings
 from assay.scorers.base import Scope
@@ -33,7 +33,7 @@ from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.judges.pointwise import judge_tolerance
 from assay.scorers.judges.verdict_text import outside_of_quotes, whole_text
 from assay.scorers.judges.verdict_tokens import masses_at, masses_of
-from assay.scorers.step_values import said_of_reduction
+from assay.scorers.steps.step_values import said_of_reduction
 from assay.stats.step_reductions import reduce_values
 
 REPLY_TOKENS = {"each step": 2048, "whole solution": 4096}

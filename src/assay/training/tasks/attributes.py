@@ -32,14 +32,14 @@ from assay.records import Completion, PreferencePair, Report
 from assay.run_files import write_report
 from assay.scorers.base import Scorer
 from assay.scorers.local import LocalScorer, load_local
-from assay.training.answer_rows import Reading, answers_in, read_answer_table, rows_in
 from assay.training.batches import Source, outputs_at
 from assay.training.depth import LOOKS, Probed, probe_layers
 from assay.training.losses import masked_regression
 from assay.training.objective import refuse_pair_flags
 from assay.training.prepare import Prepared
-from assay.training.rating_figures import RatingResult, rating_metrics
 from assay.training.record import curve, training_sample
+from assay.training.rows.answer_rows import Reading, answers_in, read_answer_table, rows_in
+from assay.training.rows.rating_figures import RatingResult, rating_metrics
 from assay.training.settings import TrainConfig
 from assay.training.tasks.pairs import measure as measure_pairs
 from assay.training.tasks.task import BatchLoss, Built, Finished, Measured

@@ -19,9 +19,9 @@ import torch
 
 from assay.console import say
 from assay.data.answer_table import AnswerTable
-from assay.data.labelled_steps import LabelledSteps
 from assay.data.render import Renderer
 from assay.data.split import Split
+from assay.data.steps.labelled_steps import LabelledSteps
 from assay.models.backbone import Backbone
 from assay.models.device import Compute
 from assay.models.heads import SCALAR
@@ -36,11 +36,11 @@ from assay.training.losses import step_losses
 from assay.training.objective import refuse_pair_flags
 from assay.training.prepare import Prepared
 from assay.training.record import curve, training_sample
+from assay.training.rows.solution_figures import figures, measure_outcomes
+from assay.training.rows.solution_rows import read_solution_table, solutions
+from assay.training.rows.step_calibration import calibrate_steps, keep_problems
+from assay.training.rows.step_probe import pairs_of_outcomes, probe_reads
 from assay.training.settings import TrainConfig
-from assay.training.solution_figures import figures, measure_outcomes
-from assay.training.solution_rows import read_solution_table, solutions
-from assay.training.step_calibration import calibrate_steps, keep_problems
-from assay.training.step_probe import pairs_of_outcomes, probe_reads
 from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
 
 OUTPUTS: Outputs = "members"

@@ -31,9 +31,9 @@ from assay.stats.metrics import log_losses
 from assay.training.batches import Source, outputs_at
 from assay.training.depth import LOOKS, Probed, probe_layers
 from assay.training.objective import Objective, batch_loss, length_log_odds
-from assay.training.pair_rows import read_table
 from assay.training.prepare import Prepared
 from assay.training.record import accuracy_report, training_sample
+from assay.training.rows.pair_rows import read_table
 from assay.training.settings import TrainConfig
 from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
 

@@ -4,7 +4,7 @@
 
 Soft labels are targets as they are; steps of which nothing is known are not trained on. The loss is a mean over the steps of a
 solution, so that a long one weighs as a short one does. What is saved is a plain token-classification model; how steps are cut,
-calibrated and reduced lies in reward.json (models/step_policy.py). Shapes: R steps, K = 2 outputs (wrong, right), N solutions.
+calibrated and reduced is in reward.json (models/saved/step_policy). Shapes: R steps, K = 2 outputs (wrong, right), N solutions.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import torch
 
 from assay.console import say
 from assay.data.answer_table import AnswerTable
-from assay.data.labelled_steps import LabelledSteps
 from assay.data.render import Renderer
 from assay.data.split import Split
-from assay.data.steps import STEP_RULES, StepRule
-from assay.evaluation.evaluate_steps import evaluate_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.step_rules import STEP_RULES, StepRule
+from assay.evaluation.steps.evaluate_steps import evaluate_steps
 from assay.models.backbone import Backbone
 from assay.models.device import Compute
 from assay.models.heads import PROCESS
 from assay.models.reward_model import Outputs, RewardModel
-from assay.models.step_policy import StepPolicy
+from assay.models.saved.step_policy import StepPolicy
 from assay.records import Completion, PreferencePair, Report, extended
 from assay.run_files import STEP_CALIBRATION, STEPS, read_description
 from assay.scorers.base import Scorer
@@ -40,11 +40,11 @@ from assay.training.losses import step_losses
 from assay.training.objective import refuse_pair_flags
 from assay.training.prepare import Prepared
 from assay.training.record import curve, training_sample
+from assay.training.rows.solution_figures import figures
+from assay.training.rows.solution_rows import read_solution_table, solutions
+from assay.training.rows.step_calibration import calibrate_steps, keep_problems
+from assay.training.rows.step_probe import pairs_of_steps, probe_reads
 from assay.training.settings import TrainConfig
-from assay.training.solution_figures import figures
-from assay.training.solution_rows import read_solution_table, solutions
-from assay.training.step_calibration import calibrate_steps, keep_problems
-from assay.training.step_probe import pairs_of_steps, probe_reads
 from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
 
 OUTPUTS: Outputs = "steps"

@@ -23,13 +23,13 @@ from assay.models.heads import SCALAR
 from assay.models.reward_model import Outputs, RewardModel
 from assay.records import Completion, Finding, Metric, PreferencePair, Report
 from assay.stats.mean_intervals import mean_interval
-from assay.training.answer_rows import Reading, answers_in, read_answer_table
 from assay.training.batches import Source, outputs_at
 from assay.training.depth import LOOKS, Probed, probe_layers
 from assay.training.losses import plackett_luce
 from assay.training.objective import refuse_pair_flags
 from assay.training.prepare import Prepared
 from assay.training.record import curve, training_sample
+from assay.training.rows.answer_rows import Reading, answers_in, read_answer_table
 from assay.training.settings import TrainConfig
 from assay.training.tasks.pairs import measure as measure  # the saved model is one of pairs: calibrated and evaluated as such
 from assay.training.tasks.pairs import training_pairs as training_pairs

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from assay.data.labelled_steps import LabelledSteps
 from assay.data.pairs import read_completions
 from assay.data.rows import stem
 from assay.data.sources.step_labels import StepReading
-from assay.data.step_rows import read_labelled_steps, step_form_of
-from assay.data.steps import StepRule, with_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.step_rows import read_labelled_steps, step_form_of
+from assay.data.steps.step_rules import StepRule, with_steps
 
 
 def read_solutions(

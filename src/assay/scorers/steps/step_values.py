@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.models.published_steps import ProcessForm, StepValue, WrittenForm
+from assay.models.published.published_steps import ProcessForm, StepValue, WrittenForm
 from assay.stats.step_reductions import Reduced
 
 

@@ -25,7 +25,7 @@ from assay.messages import Message
 from assay.models.encoder import EncoderModel
 from assay.models.heads import SCALAR, Head, head_of
 from assay.models.reward_model import RewardModel
-from assay.models.step_policy import StepPolicy
+from assay.models.saved.step_policy import StepPolicy
 from assay.records import Completion
 
 GOLDEN_FILE = "golden.json"

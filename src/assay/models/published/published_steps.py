@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 from urllib.parse import parse_qsl, quote, urlencode
 
-from assay.data.step_layouts import StepLayout
-from assay.models.weight_files import Stored, stored_tensors
+from assay.data.steps.step_layouts import StepLayout
+from assay.models.published.weight_files import Stored, stored_tensors
 from assay.stats.step_reductions import Reduced
 
 HeadKind = Literal["vocabulary", "labels", "value", "classes"]

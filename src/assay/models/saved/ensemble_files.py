@@ -22,10 +22,10 @@ from torch import nn
 
 from assay.data.render import Renderer
 from assay.errors import ArtifactError
-from assay.models.artifact import load_artifact, save_artifact, verify_digest, weights_digest
 from assay.models.backbone import split_backbone
 from assay.models.encoder import EncoderModel
 from assay.models.reward_model import RewardModel
+from assay.models.saved.artifact import load_artifact, save_artifact, verify_digest, weights_digest
 from assay.models.shared_trunk import SharedTrunk
 from assay.run_files import ENSEMBLE, MONITOR, PROMPTS_FILE, SCHEMA_VERSION, MemberScale, read_description, write_description
 

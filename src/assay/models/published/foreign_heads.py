@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from assay.models.weight_files import Stored
+from assay.models.published.weight_files import Stored
 
 # Name of a head -> who saves one under it. Longer names first: "v_head.summary" is not a "v_head" with a layer "summary".
 HEADS = {

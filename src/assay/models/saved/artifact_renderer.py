@@ -7,8 +7,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from assay.data.laid_out import LAID_OUT
 from assay.data.render import Renderer
+from assay.data.steps.laid_out import LAID_OUT
 from assay.errors import ArtifactError
 from assay.files import digest
 from assay.run_files import STEPS, artifact_path, read_description

@@ -14,14 +14,14 @@ import torch
 
 from assay.console import say
 from assay.data.packing import Group, make_group, pack, split_group
-from assay.data.step_layouts import StepTokens
+from assay.data.steps.step_layouts import StepTokens
 from assay.files import digest
 from assay.models.device import ScoringPlan, pick_compute, plan_scoring
-from assay.models.published_steps import StepForm, StepsAsked
-from assay.models.step_heads import PublishedSteps, load_published_steps
+from assay.models.published.published_steps import StepForm, StepsAsked
+from assay.models.published.step_heads import PublishedSteps, load_published_steps
 from assay.records import Completion, Dtype, Rewards
 from assay.scorers.base import Scope, TokenCount
-from assay.scorers.step_values import refuse_reduction, said_of_reduction, step_values
+from assay.scorers.steps.step_values import refuse_reduction, said_of_reduction, step_values
 from assay.stats.step_reductions import Reduced, reduce_values
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.03}  # of logits, as a share of the head's norm

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from assay.evaluation.step_rivals import HALF, StepRival, Tilt
-from assay.evaluation.step_scores import StepScores
+from assay.evaluation.steps.step_rivals import HALF, StepRival, Tilt
+from assay.evaluation.steps.step_scores import StepScores
 from assay.records import Finding, Metric
 from assay.stats.auroc_intervals import auroc_gain_interval
 from assay.stats.metrics import Interval, auroc, difference_interval

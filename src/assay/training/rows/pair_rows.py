@@ -24,8 +24,8 @@ from assay.errors import DataError
 from assay.files import file_sha256
 from assay.records import PreferencePair
 from assay.training import distributed
-from assay.training.augment import AUGMENTED, augmented
-from assay.training.margins import check_margins
+from assay.training.rows.augment import AUGMENTED, augmented
+from assay.training.rows.margins import check_margins
 from assay.training.settings import TrainConfig
 from assay.training.tasks.task import COUNTER_EXAMPLES
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from assay.data.laid_out import LAID_OUT
+from assay.data.steps.laid_out import LAID_OUT
 from assay.data.text_pair import JOINED_BY, TEXT_PAIR
 from assay.errors import ArtifactError
-from assay.models.artifact import saved_constant
 from assay.models.bases import no_progress_bars
 from assay.models.heads import SCALAR, head_named
-from assay.models.plain_steps import plain_steps
+from assay.models.saved.artifact import saved_constant
+from assay.models.saved.plain_steps import plain_steps
 from assay.records import Completion
 from assay.run_files import REWARD_FILE, read_description
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from assay.data.labelled_steps import LabelledSteps
+from assay.data.steps.labelled_steps import LabelledSteps
 from assay.records import Rewards
 from assay.scorers.base import ReadsSteps, Scorer, capability
 from assay.scorers.wrappers.counted import Counted

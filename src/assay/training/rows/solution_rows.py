@@ -10,9 +10,9 @@ import numpy as np
 
 from assay.console import console, say
 from assay.data.answer_table import AnswerRow, AnswerTable, build_answer_table
-from assay.data.labelled_steps import LabelledSteps
 from assay.data.split import Split, refuse_overlap
-from assay.data.step_rows import StepReader, read_labelled_steps
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.steps.step_rows import StepReader, read_labelled_steps
 from assay.errors import DataError
 from assay.files import file_sha256
 from assay.messages import Messages

@@ -17,7 +17,7 @@ from assay.data.split import Split
 from assay.errors import DataError
 from assay.records import Completion
 from assay.training import distributed
-from assay.training.pair_rows import refuse_tested_prompts, say_read
+from assay.training.rows.pair_rows import refuse_tested_prompts, say_read
 from assay.training.settings import TrainConfig
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from assay.data.padding import Ends, choose_padding
 from assay.data.render import AnswerTokens, Overlong, Rendered
-from assay.data.step_layouts import StepLayout, StepRenderer
+from assay.data.steps.step_layouts import StepLayout, StepRenderer
 from assay.records import Completion
 
 LAID_OUT = "laid-out steps"  # the entry "input" of reward.json

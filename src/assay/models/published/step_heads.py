@@ -15,15 +15,15 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoTokenizer
 
-from assay.data.step_layouts import StepRenderer
+from assay.data.steps.step_layouts import StepRenderer
 from assay.files import digest, file_sha256, json_digest
 from assay.models.backbone import load_backbone
 from assay.models.bases import no_progress_bars
-from assay.models.checkpoints import Reading, known_config, longest_input, own_format, raw_config
-from assay.models.foreign_heads import read_outputs
-from assay.models.published_steps import StepForm, StepsAsked
+from assay.models.published.checkpoints import Reading, known_config, longest_input, own_format, raw_config
+from assay.models.published.foreign_heads import read_outputs
+from assay.models.published.published_steps import StepForm, StepsAsked
+from assay.models.published.weight_files import Stored, stored_tensors
 from assay.models.reward_model import RewardModel
-from assay.models.weight_files import Stored, stored_tensors
 
 _OUTPUT_MATRIX = ("lm_head.weight", "model.embed_tokens.weight", "embed_tokens.weight", "transformer.wte.weight")
 _OTHER_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from assay.files import new_directory
-from assay.models.artifact import load_artifact, save_artifact
 from assay.models.encoder import EncoderModel
-from assay.models.ensemble_files import copy_member, finish_ensemble, load_member, member_paths
 from assay.models.mean_layer import HEAD_MEAN
 from assay.models.reward_model import RewardModel
+from assay.models.saved.artifact import load_artifact, save_artifact
+from assay.models.saved.ensemble_files import copy_member, finish_ensemble, load_member, member_paths
 from assay.run_files import (
     ENSEMBLE,
     WORDS_FILE,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.data.steps import STEP_RULES, StepRule, with_steps
+from assay.data.steps.step_rules import STEP_RULES, StepRule, with_steps
 from assay.records import Completion
 from assay.run_files import STEPS
 from assay.stats.metrics import sigmoid
@@ -23,7 +23,7 @@ _TYPICAL = 16.0  # how far a product of many steps moves, in units of how far on
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPolicy:
-    """rule: how a response without steps is cut into them, see `data/steps`. reduction: how the steps become one number.
+    """rule: how a response without steps is cut into them, see `data/steps/step_rules`. reduction: how the steps become one number.
 
     scale, shift: P(right) of a step = sigmoid(scale x log-odds + shift), as calibrated; 1 and 0 as the model says it. weights: of
     the reduction "learned", see `learn_reduction`. Raises ValueError for a name that is none, and for a scale that would turn the

@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from assay.data.laid_out import LaidOutRenderer
-from assay.models.artifact import save_artifact
-from assay.models.checkpoints import Published, Reading, load_published
+from assay.data.steps.laid_out import LaidOutRenderer
 from assay.models.encoder import EncoderModel
-from assay.models.published_steps import ProcessForm, StepsAsked, WrittenForm
+from assay.models.published.checkpoints import Published, Reading, load_published
+from assay.models.published.published_steps import ProcessForm, StepsAsked, WrittenForm
+from assay.models.published.step_heads import PublishedSteps, load_published_steps
 from assay.models.reward_model import RewardModel
-from assay.models.step_card import STEP_CARD
-from assay.models.step_heads import PublishedSteps, load_published_steps
-from assay.models.step_policy import StepPolicy
+from assay.models.saved.artifact import save_artifact
+from assay.models.saved.step_card import STEP_CARD
+from assay.models.saved.step_policy import StepPolicy
 from assay.run_files import ADOPTED, CARD, STEPS
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from assay.data.labelled_steps import LabelledSteps
-from assay.evaluation.step_findings import (
+from assay.data.steps.labelled_steps import LabelledSteps
+from assay.evaluation.steps.step_findings import (
     above_chance,
     above_ranking,
     above_second_half,
@@ -24,8 +24,8 @@ from assay.evaluation.step_findings import (
     tilted,
     unscored_steps,
 )
-from assay.evaluation.step_rivals import HALF, SECOND_HALF, deciding_rivals, guesses, ranking_rivals, tilts
-from assay.evaluation.step_scores import StepScores, labels_of, score_steps
+from assay.evaluation.steps.step_rivals import HALF, SECOND_HALF, deciding_rivals, guesses, ranking_rivals, tilts
+from assay.evaluation.steps.step_scores import StepScores, labels_of, score_steps
 from assay.records import Finding, Metric, Report, Table, extended
 from assay.scorers.base import Scorer
 from assay.stats.calibration_error import ece, expected_ece, reliability_rows

@@ -12,14 +12,14 @@ import numpy as np
 
 from assay.console import say
 from assay.data.answer_table import AnswerTable
-from assay.data.labelled_steps import LabelledSteps
 from assay.data.split import prompt_hashes
+from assay.data.steps.labelled_steps import LabelledSteps
 from assay.files import replacing
 from assay.run_files import CALIBRATION_PROMPTS_FILE
 from assay.stats.calibration_error import ece
 from assay.stats.metrics import cluster_folds, mean, sigmoid, squared_error
 from assay.stats.platt import Platt, fit_platt
-from assay.training.solution_rows import problem_of
+from assay.training.rows.solution_rows import problem_of
 
 NUM_FOLDS = 5
 

@@ -10,7 +10,7 @@ from assay.data.pairs import ALL_FORMS
 from assay.data.rows import read_rows
 from assay.data.sources.step_labels import StepReading
 from assay.data.sources.stepwise import STEP_FORMS
-from assay.data.step_rows import read_labelled_steps, step_form_of
+from assay.data.steps.step_rows import read_labelled_steps, step_form_of
 from assay.errors import DataError
 
 

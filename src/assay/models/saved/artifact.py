@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
-from assay.data.laid_out import LAID_OUT, LaidOutRenderer
 from assay.data.render import Renderer
 from assay.data.score_template import SCORE_TEMPLATE_FILE, score_template
+from assay.data.steps.laid_out import LAID_OUT, LaidOutRenderer
 from assay.data.text_pair import TEXT_PAIR, PairRenderer, TextPath
 from assay.errors import ArtifactError
 from assay.files import digest, file_sha256, new_directory
@@ -28,11 +28,11 @@ from assay.models.backbone import Backbone, attention_for
 from assay.models.base_checks import form_of
 from assay.models.bases import no_progress_bars
 from assay.models.encoder import EncoderModel, separator_of
-from assay.models.golden import write_golden
 from assay.models.heads import Head, head_named, head_of
-from assay.models.older_readers import spell_for_older_readers
 from assay.models.reward_model import RewardModel
-from assay.models.step_policy import StepPolicy
+from assay.models.saved.golden import write_golden
+from assay.models.saved.older_readers import spell_for_older_readers
+from assay.models.saved.step_policy import StepPolicy
 from assay.run_files import (
     CARD,
     ENSEMBLE,

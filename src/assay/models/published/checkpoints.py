@@ -22,9 +22,9 @@ from assay.models.backbone import load_backbone
 from assay.models.base_checks import form_of, position_limit
 from assay.models.bases import no_progress_bars
 from assay.models.encoder import EncoderModel, last_linear, replace_last_linear, separator_of
-from assay.models.foreign_heads import find_head, good_label, head_names, read_head, with_one_output
+from assay.models.published.foreign_heads import find_head, good_label, head_names, read_head, with_one_output
+from assay.models.published.weight_files import Stored, stored_tensors
 from assay.models.reward_model import RewardModel
-from assay.models.weight_files import Stored, stored_tensors
 
 LONGEST = 4096  # tokens, where neither the checkpoint nor the user asks for less
 _FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float32}

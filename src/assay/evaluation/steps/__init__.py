@@ -1,0 +1,1 @@
+"""Figures of rewards for steps, beside baselines that look at nothing."""

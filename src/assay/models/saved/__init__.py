@@ -1,0 +1,1 @@
+"""A reward model on disk: the artifact, its golden vectors and card, ensembles, and plain transformers as the reference."""

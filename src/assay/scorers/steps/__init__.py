@@ -1,0 +1,1 @@
+"""Scorers that give a reward for each step of a solution."""
