@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from assay.rl.kl_control import KLSettings, KLState, after_step, beta_of, first_state, kl_estimate, target_at
+from assay.rl.kl_control import KLSettings, KLState, after_alarm, after_step, beta_of, first_state, kl_estimate, target_at
 
 
 def test_estimates_by_hand():
@@ -76,7 +76,7 @@ def test_a_target_grows_by_its_schedule_up_to_its_end():
 
 def test_an_alarm_raises_beta_at_once_and_fades():
     settings = KLSettings(beta=0.1, on_alarm=4.0, fades=10.0)
-    state = after_step(settings, first_state(settings), 1.0, alarmed=True)
+    state = after_alarm(settings, first_state(settings))
     assert beta_of(settings, state) == pytest.approx(0.4)
     for _ in range(10):
         state = after_step(settings, state, 1.0)

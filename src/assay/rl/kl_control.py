@@ -92,13 +92,15 @@ def target_at(settings: KLSettings, step: int) -> float:
     return target if settings.highest_target is None else min(target, settings.highest_target)
 
 
-def after_step(settings: KLSettings, state: KLState, kl: float, *, alarmed: bool = False) -> KLState:
+def after_alarm(settings: KLSettings, state: KLState) -> KLState:
+    """The state after an alarm: beta is multiplied by `on_alarm` at once."""
+    return replace(state, alarm=math.log(settings.on_alarm))
+
+
+def after_step(settings: KLSettings, state: KLState, kl: float) -> KLState:
     """The state after a step with this mean KL of an answer, in nats. A KL that is not finite leaves beta as it is: there is
     nothing to go by."""
-    alarm = state.alarm * 0.5 ** (1 / settings.fades)
-    if alarmed:
-        alarm = math.log(settings.on_alarm)
-    state = replace(state, step=state.step + 1, alarm=alarm)
+    state = replace(state, step=state.step + 1, alarm=state.alarm * 0.5 ** (1 / settings.fades))
     if settings.control == "fixed" or not math.isfinite(kl):
         return state
     error = kl / target_at(settings, state.step - 1) - 1
