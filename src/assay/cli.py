@@ -52,6 +52,9 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "best-of-n": Command("what choosing by the reward gains in gold, and where gold peaks", "audit.best_of_n"),
         "verify": Command("do the files, plain transformers and an engine give the same rewards", "audit.verify", True),
     },
+    "rl": {
+        "train": Command("a policy against a reward model, with gold and its own past beside", "rl.train", True),
+    },
     "model": {
         "adopt": Command("make an artifact of another's reward model", "model.adopt", True),
         "calibrate": Command("fit what a margin says of the probability to be right", "model.calibrate"),
@@ -72,7 +75,13 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
 }
 PIPE_CLOSED = 141  # exit status of a program that SIGPIPE ends
-GROUPS = {"": "", "audit": "can it be trusted", "model": "what is done to a saved model", "data": "preferences and labelled steps"}
+GROUPS = {
+    "": "",
+    "audit": "can it be trusted",
+    "rl": "a policy against a reward model",
+    "model": "what is done to a saved model",
+    "data": "preferences and labelled steps",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

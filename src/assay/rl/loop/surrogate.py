@@ -31,8 +31,9 @@ def grpo_losses(
 ) -> torch.Tensor:
     """(N,) mean over an answer's tokens of -min(ratio A, clipped ratio A) + beta ratio k3, the KL to the reference.
 
-    The ratio before k3 makes its gradient that of the KL (DeepSeek-V3.2, arXiv 2512.02556, "unbiased KL estimate"); without it the gradient is
-    that of the other direction's. Source of the rest: arXiv 2402.03300, equation 3; TRL's GRPOTrainer with loss_type="grpo".
+    The ratio before k3 makes its gradient that of the KL ("unbiased KL estimate", DeepSeek-V3.2, arXiv 2512.02556); without it the
+    gradient is that of the KL in the other direction. Source of the rest: arXiv 2402.03300, equation 3; TRL's GRPOTrainer with
+    loss_type="grpo".
     """
     ratio_NT = torch.exp(now_NT - then_NT)
     gain_NT = clipped_gain(ratio_NT, advantage_N[:, None], clip)

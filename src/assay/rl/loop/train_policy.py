@@ -1,8 +1,8 @@
 """A policy trained against a scorer: the loop, its run directory, and what is watched while it runs.
 
-RUN/{config.json, metrics.jsonl, completions.jsonl, checkpoints/, past/, policy/}. metrics.jsonl has a line a step;
-completions.jsonl the best and worst answers of each evaluation; past/ the trained weights at evaluations, which the policy is held
-against.
+RUN/{config.json, metrics.jsonl, evaluations.jsonl, completions.jsonl, checkpoints/, past/, policy/}. metrics.jsonl has a line a
+step; evaluations.jsonl KL, reward and gold of each held-out answer; completions.jsonl the best and worst of them; past/ the trained
+weights at evaluations, which the policy is held against.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from assay.rl.loop.policy_step import Drawn, Shape, draw, generator_of, step_fig
 from assay.scorers.base import Scorer
 from assay.training.checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint, trained_weights
 
-METRICS, COMPLETIONS, CONFIG = "metrics.jsonl", "completions.jsonl", "config.json"
+METRICS, COMPLETIONS, EVALUATIONS, CONFIG = "metrics.jsonl", "completions.jsonl", "evaluations.jsonl", "config.json"
 _EVALUATION, _EARLIER, _TRAINING, _ORDER = 3, 4, 5, 6  # what a generator is for
 
 
@@ -123,6 +123,7 @@ class _Loop:
         with bar as advance:
             if begin == 0:
                 self.keep_past(0)
+                self.evaluate(-1)
             for step in range(begin, settings.steps):
                 row = {"step": step, **self.step(step)}
                 looks = (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps
@@ -194,15 +195,20 @@ class _Loop:
             run.scorer,
             settings,
             samples=1,
-            generator=generator_of(settings.seed, step, _EVALUATION),
+            generator=generator_of(settings.seed, step + 1, _EVALUATION),
         )
-        row: dict[str, Any] = {"eval_reward": nan_mean(drawn.value_PK)}
+        kl_N = weigh(self.model, drawn, settings, 0.0).kl_N
+        row: dict[str, Any] = {"eval_reward": nan_mean(drawn.value_PK), "eval_kl": float(kl_N.mean())}
         gold_N = np.full(len(drawn.completions), np.nan)
         if run.gold is not None:
             gold = run.gold.score(drawn.completions)
             gold_N = np.where(gold.ok, gold.value, np.nan).astype(np.float64)
             row["eval_gold"] = nan_mean(gold_N)
+        columns = {"kl": kl_N, "reward": drawn.value_PK[:, 0], "gold": gold_N}
+        append(run.out / EVALUATIONS, [{"step": step, **{name: listed(one) for name, one in columns.items()}}])
         append(run.out / COMPLETIONS, kept_answers(step, drawn, gold_N, settings.keep))
+        if step < 0:  # the policy that training starts from
+            return row
         self.keep_past(step + 1)
         if self.ground is not None and self.anchor is not None:
             row["ground"] = self.against_past(step)
@@ -324,6 +330,11 @@ def kept_answers(step: int, drawn: Drawn, gold_N: np.ndarray, keep: int) -> list
     return rows
 
 
+def listed(values: np.ndarray) -> list[float | None]:
+    """Numbers as JSON: None where there is none."""
+    return [None if math.isnan(one) else round(float(one), 6) for one in values]
+
+
 def nan_mean(values: np.ndarray) -> float | None:
     kept = values[~np.isnan(values)]
     return float(kept.mean()) if kept.size else None
@@ -349,7 +360,7 @@ def _prepared(run: PolicyRun, identity: Mapping[str, Any]) -> Any:
         raise CheckpointError(f"{run.out} was made with other {', '.join(other)} ({shown}): give the same, or choose another --out")
     found = latest_checkpoint(run.out / "checkpoints") if (run.out / "checkpoints").is_dir() else None
     step = 0 if found is None else found.step
-    for name in (METRICS, COMPLETIONS):
+    for name in (METRICS, COMPLETIONS, EVALUATIONS):
         path = run.out / name
         if path.is_file():
             lines = [
