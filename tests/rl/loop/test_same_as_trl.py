@@ -57,7 +57,7 @@ def ours(estimator: str, base, tmp_path):
     """A model that has moved a little from the one that drew the answers, the answers, and what they weigh."""
     run = a_run(base, tmp_path / "ours", estimator=estimator, samples=8, max_tokens=5, kl=KLSettings(beta=BETA))
     model = load_policy(str(base), params="full", compute=pick_compute("cpu", "float32"))
-    drawn = draw(model, model.plain, run.prompts, run.scorer, run.settings, samples=8, generator=generator_of(3))
+    drawn = draw(model.plain, model.tokens, run.prompts, run.scorer, run.settings, samples=8, generator=generator_of(3))
     generator = generator_of(4)
     with torch.no_grad():
         for weight in model.causal.parameters():
@@ -109,7 +109,7 @@ def test_answers_to_copy_are_drawn_in_the_shares_of_the_policy(base, tmp_path):
     """Sampling against the log-probabilities that training uses: each answer's share is exp of the sum of its tokens'."""
     run = a_run(base, tmp_path / "run", copied, max_tokens=5)
     model = load_policy(str(base), params="full", compute=pick_compute("cpu", "float32"))
-    drawn = draw(model, model.plain, run.prompts, run.scorer, run.settings, samples=4000, generator=generator_of(5))
+    drawn = draw(model.plain, model.tokens, run.prompts, run.scorer, run.settings, samples=4000, generator=generator_of(5))
     sums_N = model.log_probabilities(drawn.rollouts, 1.0).sum(1).exp().numpy()
     texts = np.array([one.response for one in drawn.completions])
     finished_N = drawn.rollouts.finished_N.numpy()

@@ -27,6 +27,24 @@ from assay.rl.loop.rollouts import Rollouts, log_probabilities, parts, states_of
 from assay.training.settings import parse_params
 
 
+class PolicyTokens:
+    """From messages to the tokens that a policy goes on with, and from its tokens to texts. ends: tokens that end an answer."""
+
+    def __init__(self, tokenizer: Any, causal: Any) -> None:
+        limit = position_limit(causal.config)
+        renderer = Renderer(tokenizer, max_length=limit or 32_768)
+        self.tokenizer, self.prompt = tokenizer, PromptTokens(tokenizer, limit)
+        self.ends, self.pad_id = tuple(sorted(end_ids(causal, tokenizer, renderer.closing))), renderer.pad_id
+        if not self.ends:
+            raise ValueError("the policy's tokenizer has no token that ends an answer: set its eos token")
+
+    def texts(self, rollouts: Rollouts) -> list[str]:
+        """The text of each answer, without what ends it."""
+        rows = zip(rollouts.answer_NT.tolist(), rollouts.mask_NT.tolist(), strict=True)
+        ids = [[token for token, kept in zip(*row, strict=True) if kept and token not in self.ends] for row in rows]
+        return list(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
+
+
 class PolicyModel(nn.Module):
     """causal: the policy; with lora a peft model around it. value_head: from states to values, zero at the start (ppo alone).
 
@@ -37,11 +55,7 @@ class PolicyModel(nn.Module):
     def __init__(self, causal: Any, tokenizer: Any, *, params: str, compute: Compute, with_values: bool = False) -> None:
         super().__init__()
         self.tokenizer, self.compute = tokenizer, compute
-        renderer = Renderer(tokenizer, max_length=position_limit(causal.config) or 32_768)
-        self.prompt_tokens = PromptTokens(tokenizer, position_limit(causal.config))
-        self.ends, self.pad_id = tuple(end_ids(causal, tokenizer, renderer.closing)), renderer.pad_id
-        if not self.ends:
-            raise ValueError("the policy's tokenizer has no token that ends an answer: set its eos token")
+        self.tokens = PolicyTokens(tokenizer, causal)
         mode, number = parse_params(params)
         causal = causal.float().to(compute.device).eval()  # no dropout: samples and log-probabilities are of one policy
         self.reference = None if mode == "lora" else deepcopy(causal).requires_grad_(False)
@@ -69,12 +83,6 @@ class PolicyModel(nn.Module):
     def plain(self) -> Any:
         """The causal model under an adapter, if there is one."""
         return self.causal.get_base_model() if hasattr(self.causal, "get_base_model") else self.causal
-
-    def texts(self, rollouts: Rollouts) -> list[str]:
-        """The text of each answer, without what ends it."""
-        rows = zip(rollouts.answer_NT.tolist(), rollouts.mask_NT.tolist(), strict=True)
-        ids = [[token for token, kept in zip(*row, strict=True) if kept and token not in self.ends] for row in rows]
-        return list(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
 
     @torch.no_grad()
     def log_probabilities(self, rollouts: Rollouts, temperature: float, *, reference: bool = False) -> torch.Tensor:

@@ -19,7 +19,7 @@ from assay.records import Completion, Rewards
 from assay.rl import advantages
 from assay.rl.kl_control import kl_estimate
 from assay.rl.loop.loop_settings import PolicySettings
-from assay.rl.loop.policy_model import PolicyModel
+from assay.rl.loop.policy_model import PolicyModel, PolicyTokens
 from assay.rl.loop.rollouts import Rollouts, log_probabilities, parts, sample, states_of
 from assay.rl.loop.surrogate import grpo_losses, ppo_losses, rloo_losses, value_losses
 from assay.scorers.base import Scorer
@@ -51,8 +51,8 @@ def generator_of(*numbers: int) -> torch.Generator:
 
 
 def draw(
-    model: PolicyModel,
     causal: Any,
+    tokens: PolicyTokens,
     prompts: Sequence[Prompt],
     scorer: Scorer,
     settings: PolicySettings,
@@ -61,20 +61,19 @@ def draw(
     generator: torch.Generator,
     shape: Shape | None = None,
 ) -> Drawn:
-    """Answers of `causal`, the policy or the frozen one, scored. Raises `Unreadable` for a prompt that the template refuses."""
+    """Answers of a policy, scored. Raises `Unreadable` for a prompt that the template refuses."""
     began = time.perf_counter()
-    with model.autocast():
-        rollouts = sample(
-            causal,
-            [model.prompt_tokens(prompt.messages) for prompt in prompts],
-            samples,
-            ends=model.ends,
-            pad_id=model.pad_id,
-            max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-            generator=generator,
-        )
-    texts = model.texts(rollouts)
+    rollouts = sample(
+        causal,
+        [tokens.prompt(prompt.messages) for prompt in prompts],
+        samples,
+        ends=tokens.ends,
+        pad_id=tokens.pad_id,
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        generator=generator,
+    )
+    texts = tokens.texts(rollouts)
     asked = [prompt for prompt in prompts for _ in range(samples)]
     completions = [
         Completion(messages=prompt.messages, response=text, ground_truth=prompt.ground_truth)

@@ -146,15 +146,8 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["full_lr"] * min(1.0, (step + 1) / max(settings.warmup, 1))
         beta = beta_of(settings.kl, self.kl)
-        drawn = draw(
-            self.model,
-            self.model.plain,
-            prompts_of_step(run.prompts, settings, step),
-            run.scorer,
-            settings,
-            samples=settings.samples,
-            generator=generator_of(settings.seed, step, _TRAINING),
-            shape=run.shape,
+        drawn = self.draw(
+            self.model.plain, prompts_of_step(run.prompts, settings, step), run.scorer, _TRAINING, step, samples=settings.samples
         )
         self.refuse_silence(drawn)
         weighing = time.perf_counter()
@@ -168,9 +161,18 @@ class _Loop:
             **drawn.seconds,
             "weighing": updating - weighing,
             "updating": ended - updating,
-            "all": time.perf_counter() - began,
+            "all": ended - began,
         }
         return {**figures, **losses, "beta": beta, "seconds": {name: round(one, 4) for name, one in seconds.items()}}
+
+    def draw(self, causal: Any, prompts: Sequence[Prompt], scorer: Scorer, *numbers: int, samples: int = 1) -> Drawn:
+        """Answers, set by the seed and the numbers; those of a step of training are shaped."""
+        generator = generator_of(self.settings.seed, *numbers)
+        shape = self.run.shape if numbers[0] == _TRAINING else None
+        with self.model.autocast():
+            return draw(
+                causal, self.model.tokens, prompts, scorer, self.settings, samples=samples, generator=generator, shape=shape
+            )
 
     def refuse_silence(self, drawn: Drawn) -> None:
         """Three steps in a row without a reward end the run: nothing would be learnt, and it would look like training."""
@@ -188,15 +190,7 @@ class _Loop:
         prompts = run.held_out[: settings.eval_prompts]
         if not prompts:
             return {}
-        drawn = draw(
-            self.model,
-            self.model.plain,
-            prompts,
-            run.scorer,
-            settings,
-            samples=1,
-            generator=generator_of(settings.seed, step + 1, _EVALUATION),
-        )
+        drawn = self.draw(self.model.plain, prompts, run.scorer, _EVALUATION, step + 1)
         kl_N = weigh(self.model, drawn, settings, 0.0).kl_N
         row: dict[str, Any] = {"eval_reward": nan_mean(drawn.value_PK), "eval_kl": float(kl_N.mean())}
         gold_N = np.full(len(drawn.completions), np.nan)
@@ -224,8 +218,7 @@ class _Loop:
         prompts = [run.held_out[i] for i in places]
 
         def answers(causal: Any, which: int) -> Rewards:
-            generator = generator_of(settings.seed, step, _EARLIER, which)
-            return draw(self.model, causal, prompts, anchor, settings, samples=1, generator=generator).rewards
+            return self.draw(causal, prompts, anchor, _EARLIER, step, which).rewards
 
         today = [answers(self.model.plain, which) for which in (0, 1)]  # anew for each opponent
         with self.model.frozen() as frozen:
