@@ -54,6 +54,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
     "rl": {
         "train": Command("a policy against a reward model, with gold and its own past beside", "rl.train", True),
+        "curves": Command("gold and reward against the distance that policies went", "rl.curves"),
     },
     "model": {
         "adopt": Command("make an artifact of another's reward model", "model.adopt", True),

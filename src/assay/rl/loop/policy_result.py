@@ -16,34 +16,13 @@ import numpy as np
 
 from assay.audit.monitors import GroundLost
 from assay.records import Finding, Metric, Report, Table
-from assay.rl.loop.train_policy import COMPLETIONS, EVALUATIONS, read_metrics
+from assay.rl.evaluations import Evaluations, read_evaluations
+from assay.rl.loop.train_policy import COMPLETIONS, read_metrics
 from assay.stats.mean_intervals import mean_interval
 
 REWARD, GOLD, KL = "reward", "gold", "KL"
 _STUCK = 0.5  # share of prompts whose answers all have one reward, above which little is learnt
 _UNFINISHED = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluations:
-    """steps: (E,), -1 before the first. kl_EP, reward_EP, gold_EP: of the same held-out prompts; NaN where there is none."""
-
-    steps: np.ndarray
-    kl_EP: np.ndarray
-    reward_EP: np.ndarray
-    gold_EP: np.ndarray
-
-
-def read_evaluations(out: Path) -> Evaluations:
-    """The evaluations of a run. Raises ValueError for a directory without any."""
-    path = out / EVALUATIONS
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    if not rows:
-        raise ValueError(f"{out} has no evaluations: name a directory that assay rl train made, with held-out prompts")
-    columns = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in ("kl", "reward", "gold")}
-    return Evaluations(
-        steps=np.array([row["step"] for row in rows]), kl_EP=columns["kl"], reward_EP=columns["reward"], gold_EP=columns["gold"]
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +69,7 @@ def _changes(found: Evaluations, seed: int) -> list[Metric]:
     metrics.append(
         _metric(f"{KL} of an answer", found.kl_EP[-1], prompts_P, seed, "nats, to the policy that training started from")
     )
-    if not np.isnan(found.gold_EP).all():
+    if found.has_gold:
         best = int(np.nanargmax(np.nanmean(found.gold_EP, axis=1)))
         lost_P = found.gold_EP[-1] - found.gold_EP[best]
         note = f"the best was at step {found.steps[best]}, chosen by the same answers: it flatters the best a little"
@@ -152,9 +131,9 @@ def _findings(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
 
 
 def _tables(found: Evaluations, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
-    distance_E = np.sqrt(np.maximum(np.nanmean(found.kl_EP, axis=1), 0))
+    distance_E = found.distance_E
     columns = [("reward", found.reward_EP)]
-    if not np.isnan(found.gold_EP).all():
+    if found.has_gold:
         columns.append(("gold", found.gold_EP))
     gains = [np.nanmean(values_EP - values_EP[:1], axis=1) for _, values_EP in columns]
     names = tuple(name for name, _ in columns)
@@ -196,7 +175,7 @@ def _examples(out: Path) -> list[dict[str, object]]:
 def _lead(found: Evaluations, findings: Sequence[Finding]) -> str:
     reward_E = np.nanmean(found.reward_EP, axis=1)
     words = f"The reward went from {reward_E[0]:.3g} to {reward_E[-1]:.3g}"
-    if not np.isnan(found.gold_EP).all():
+    if found.has_gold:
         gold_E = np.nanmean(found.gold_EP, axis=1)
         best = int(np.argmax(gold_E))
         words += f", gold from {gold_E[0]:.3g} to {gold_E[-1]:.3g}"

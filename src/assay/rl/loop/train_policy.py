@@ -26,6 +26,7 @@ from assay.errors import CheckpointError, TrainingError
 from assay.files import json_digest, write_text
 from assay.models.device import pick_compute
 from assay.records import Dtype, Rewards
+from assay.rl.evaluations import EVALUATIONS
 from assay.rl.kl_control import KLState, after_alarm, after_step, beta_of, first_state
 from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_model import PolicyModel, load_policy
@@ -33,7 +34,7 @@ from assay.rl.loop.policy_step import Drawn, Shape, draw, generator_of, step_fig
 from assay.scorers.base import Scorer
 from assay.training.checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint, trained_weights
 
-METRICS, COMPLETIONS, EVALUATIONS, CONFIG = "metrics.jsonl", "completions.jsonl", "evaluations.jsonl", "config.json"
+METRICS, COMPLETIONS, CONFIG = "metrics.jsonl", "completions.jsonl", "config.json"
 _EVALUATION, _EARLIER, _TRAINING, _ORDER = 3, 4, 5, 6  # what a generator is for
 
 
