@@ -19,10 +19,12 @@ from assay.errors import DataError
 from assay.evaluation.evaluate import EvaluationResult, evaluate
 from assay.evaluation.rivals import BAG_OF_WORDS
 from assay.evaluation.steps.evaluate_steps import DATA_SET, StepEvaluationResult, evaluate_steps
+from assay.evaluation.steps.step_findings import calibrated_on_few
 from assay.evaluation.steps.step_scores import labels_of, score_steps
 from assay.evaluation.suites.lookup import LoadedSuite
 from assay.evaluation.suites.summary import SuiteResult, evaluate_suite
 from assay.records import Finding, extended
+from assay.run_files import STEP_CALIBRATION, read_description
 from assay.scorers.base import Scorer
 from assay.scorers.baselines import MAX_PAIRS, fit_bag_of_words, kept_bag_of_words
 from assay.scorers.opened import NamedPairs, Opened, overlap, refuse_seen
@@ -131,7 +133,16 @@ def evaluate_solutions(
     with progress("evaluating", len(named.items), "solutions") as advance:
         result = evaluate_steps(opened.scorer, named.items, title=title, threshold=threshold, seed=seed, advance=advance)
     facts = {"data": named.name, **said, **opened.facts, "overlap with training": seen.fact}
-    return replace(result, page=extended(result.page, findings=seen.findings, facts=facts))
+    findings = (*_rests_on_few(opened), *seen.findings)
+    return replace(result, page=extended(result.page, findings=findings, facts=facts))
+
+
+def _rests_on_few(opened: Opened) -> tuple[Finding, ...]:
+    """That the probabilities of an artifact were calibrated on few problems, where they were."""
+    if opened.artifact is None:
+        return ()
+    few = calibrated_on_few(read_description(opened.artifact).get(STEP_CALIBRATION))
+    return () if few is None else (few,)
 
 
 def words_of_training(opened: Opened) -> Scorer | None:

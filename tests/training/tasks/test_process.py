@@ -26,7 +26,7 @@ from assay.training.losses import step_losses
 from assay.training.prepare import prepare
 from assay.training.rows.solution_rows import solutions
 from assay.training.run import fit_and_save, train, train_and_keep
-from assay.training.tasks.process import asked
+from assay.training.tasks.process import asked, measure
 from assay.wire import report_from_json
 from step_data import MACHINE, step_config, toy_solutions
 from step_models import prefix_oracle
@@ -208,6 +208,11 @@ def test_a_mean_that_serves_all_steps_is_saved_as_a_plain_model(tmp_path):
     np.testing.assert_allclose(np.concatenate([prefix_oracle(saved.path, item) for item in items]), flat, atol=1e-5)
     np.testing.assert_allclose(np.concatenate(scorer.grow(items).steps), flat, atol=1e-4)
     assert {one.name for one in make_certificate(saved.path).findings if one.level == "fail"} == set()
+    page = measure(config, saved.scorer).result.report()
+    entry = read_description(saved.path)[STEP_CALIBRATION]
+    few = next(one for one in page.findings if one.name == "problems calibrated on (steps)")
+    assert few.value == entry["problems_of_rarer"] < few.threshold
+    assert entry["scale_se"] > 0
 
 
 def test_steps_behind_the_limit_are_not_trained_on(tmp_path, capsys):

@@ -12,6 +12,7 @@ import numpy as np
 
 from assay.data.answer_table import AnswerTable
 from assay.records import Finding, Metric, Report, Table
+from assay.report.remedies import SOLUTION_REMEDIES
 from assay.stats.auroc_intervals import auroc_interval
 from assay.stats.calibration_error import ece, expected_ece, reliability_rows
 from assay.stats.mean_intervals import share_interval
@@ -84,7 +85,7 @@ def measure_outcomes(
         if is_above
         else "its interval holds one half: it tells no right from a wrong solution"
     )
-    found = Finding("ok" if is_above else "fail", "outcome AUROC above chance", ranked, 0.5, why, "baseline")
+    found = Finding("ok" if is_above else "fail", "outcome AUROC above chance", ranked, 0.5, why, "baseline", SOLUTION_REMEDIES["baseline"])
     table = Table(
         title="reliability of outcomes",
         columns=("predicted", "observed", "low", "high", "n"),
