@@ -115,8 +115,9 @@ def off(law: tuple[float, float, float, int, int], num_of_rarer: int, by: float)
     """How often P(right) of a line that was fitted where so many problems hold a step of the rarer kind is farther from that of the
     best line than `by`, in the mean over steps.
 
-    law: the logits of steps are normal around a middle with a spread, problems differ by another one and have 1 to so many solutions
-    of 1 to so many steps. A model's log-odds are a line in them, of log scale -0.3 +- 0.5 and shift 0 +- 0.8: often too sure.
+    law: the logits of steps are normal around a middle with a spread, problems differ by another one and have 1 to so many
+    solutions of 1 to so many steps. A model's log-odds are a line in them, of log scale -0.3 +- 0.5 and shift 0 +- 0.8: often too
+    sure.
     """
 
     def one(rng: np.random.Generator) -> bool:
@@ -176,7 +177,7 @@ LEVELS: tuple[Level, ...] = (
     *(
         Level(
             name=f"fit_platt is off by more than {by:g}",
-            law=f"{num} problems with a step of the rarer kind, logits {m:g} +- {d:g}, problems +- {b:g}, 1 to {n} solutions of 1 to {k}",
+            law=f"{num} problems with a step of the rarer kind, logits {m:g} +- {d:g}, problems +- {b:g}, {n} solutions to {k}",
             count=off((m, d, b, n, k), num, by),
             **claim,
         )

@@ -3,11 +3,11 @@
     python benchmarks/step_calibration.py
     python benchmarks/step_calibration.py --runs 1000 --problems 8 16
 
-Steps are drawn by the laws of levels_of_steps.py: a model whose log-odds are a line in the true ones, often too sure. Three lines are
-fitted on the steps of so many problems and held against the best one (fitted on 3,000 new problems) on those: the log-odds as they
-are, the line of highest likelihood (Platt 1999, from 30 steps with 3 of each kind on, else as they are), and `fit_platt`, which has a
-prior towards the log-odds as they are. Figures: log loss above the best line's, and how far P(right) is off in the mean over steps
-(its mean and its 90% quantile over data sets), and how far the threshold, in standard deviations of the log-odds.
+Steps are drawn by the laws of levels_of_steps.py: a model whose log-odds are a line in the true ones, often too sure. Three lines
+are fitted on the steps of so many problems and held against the best one (fitted on 3,000 new problems) on those: the log-odds as
+they are, the line of highest likelihood (Platt 1999, from 30 steps with 3 of each kind on, else as they are), and `fit_platt`, with
+a prior towards the log-odds as they are. Figures: log loss above the best line's, and how far P(right) is off in the mean over
+steps (its mean and its 90% quantile over data sets), and how far the threshold, in standard deviations of the log-odds.
 """
 
 from __future__ import annotations

@@ -25,7 +25,9 @@ def test_a_directory_that_another_process_holds_is_refused_until_that_process_is
     other = subprocess.Popen([sys.executable, "-c", HOLDS, str(run)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
-        wanted = rf"{run} is in use by process {other.pid} on {platform.node()}, since 2.*: give another --out, or wait for it to end"
+        wanted = (
+            rf"{run} is in use by process {other.pid} on {platform.node()}, since 2.*: give another --out, or wait for it to end"
+        )
         with pytest.raises(ValueError, match=wanted), only_run(run):
             pass
         assert (run / LOCK).is_file()

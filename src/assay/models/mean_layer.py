@@ -26,11 +26,11 @@ HEAD_MEAN = "head:mean"  # of --params: the head alone, on the last token and th
 class MeanReadModel(RewardModel):
     """The model that `--params head:mean` trains, on cached states (R, 2D) of a frozen backbone (see `last_and_mean`).
 
-    The head's weights are (K, 2D). The slope of the reward in its inputs (of two outputs, wrong and right, their difference) is w for
-    the last token, then v for the mean times `scale`. The reward is that of `folded`, w . norm(last + added), where added is
+    The head's weights are (K, 2D). The slope of the reward in its inputs (of two outputs, wrong and right, their difference) is w
+    for the last token, then v for the mean times `scale`. The reward is that of `folded`, w . norm(last + added), where added is
     (v . scale mean) size a / (a . a) and a = w times the norm's gain. To first order it is w . norm(last) + v . scale mean, if the
-    root mean square of `last` is `size` (it is within 4% in SmolLM2-135M). scale gives both inputs the same spread between the reads
-    of a prompt, so that weight decay acts on both alike.
+    root mean square of `last` is `size` (it is within 4% in SmolLM2-135M). scale gives both inputs the same spread between the
+    reads of a prompt, so that weight decay acts on both alike.
     Raises ValueError for architectures whose layers have another form than Llama's, and for heads that give more than one reward.
     """
 
@@ -43,7 +43,9 @@ class MeanReadModel(RewardModel):
         width, first = whole.backbone.hidden_size, whole.head
         slopes = head_of(whole.outputs).slopes
         if (num_rewards := len(slopes(first.weight))) > 1:
-            raise ValueError(f"--params head:mean reads one mean for one reward, and this head gives {num_rewards}: use --params head")
+            raise ValueError(
+                f"--params head:mean reads one mean for one reward, and this head gives {num_rewards}: use --params head"
+            )
         has_bias, device = first.bias is not None, first.weight.device
         head = nn.Linear(2 * width, first.out_features, bias=has_bias, dtype=torch.float32, device=device)
         with torch.no_grad():
@@ -126,8 +128,8 @@ def last_and_mean(backbone: Backbone, packed: PackedBatch, hidden_BLD: torch.Ten
 
 
 class MeanRead:
-    """The mean of the states of what each rewarded token of a packed batch sees, itself among it, as a product with weights: a tenth
-    of the cost of adding up tokens. For the last token of a text it is the mean over the text.
+    """The mean of the states of what each rewarded token of a packed batch sees, itself among it, as a product with weights: a
+    tenth of the cost of adding up tokens. For the last token of a text it is the mean over the text.
 
     A shared prompt counts for each of its answers. Places that hold no token are left out, since their states may be NaN.
     """

@@ -144,9 +144,7 @@ def _head_on_states(
     return _head_of(config, whole, table, final_states(frozen, table, with_mean=config.reads_mean, known=known, **settings))
 
 
-def _head_of(
-    config: TrainConfig, whole: RewardModel, table: SplitTable, states_RD: np.ndarray
-) -> tuple[RewardModel, StateSource]:
+def _head_of(config: TrainConfig, whole: RewardModel, table: SplitTable, states_RD: np.ndarray) -> tuple[RewardModel, StateSource]:
     model = MeanReadModel(whole) if config.reads_mean else whole
     if isinstance(model, MeanReadModel):
         prompt_R = np.repeat(table.prompt, table.num_reward_positions)[:NUM_MEASURED]

@@ -33,7 +33,9 @@ def above_chance(metric: Metric) -> Finding:
         return Finding("ok", name, metric.value, 0.5, f"the interval starts at {metric.low:.3f}", "baseline")
     turned = metric.high < 0.5
     why = "is below chance: are the labels of steps, or the classes of the head, swapped?" if turned else "does not exclude a coin"
-    return Finding("fail", name, metric.value, 0.5, f"step AUROC in [{metric.low:.3f}, {metric.high:.3f}] {why}", "baseline", _BASELINE)
+    return Finding(
+        "fail", name, metric.value, 0.5, f"step AUROC in [{metric.low:.3f}, {metric.high:.3f}] {why}", "baseline", _BASELINE
+    )
 
 
 def above_ranking(scores: StepScores, rival: StepRival, labels: StepLabels) -> Finding:
