@@ -66,7 +66,8 @@ def test_an_outcome_model_and_a_process_model_are_evaluated_and_chosen_by_on_one
     choose = ["audit", "best-of-n", runs["process"], "--data", test, "--beside", runs["outcome"], "--prompts", "5", *flags]
     assert main(choose) == 0
     assert capsys.readouterr().out.startswith("Best of n on test.jsonl\n")
-    report = json.loads((tmp_path / "process" / "eval" / "best-of-n-test.json").read_text(encoding="utf-8"))
+    (kept,) = (tmp_path / "process" / "eval").glob("best-of-n-*test*.json")
+    report = json.loads(kept.read_text(encoding="utf-8"))
     assert report["facts"]["problems"] == "5"
     columns = report["tables"][0]["columns"]
     assert {"majority", "oracle", "a random answer", "best of n: min", "best of n: the model beside it"} <= set(columns)

@@ -95,7 +95,10 @@ def choose_among(
         title=title,
         metrics=tuple(last.values()),
         tables=(curves.table("choosing among n solutions"),),
-        findings=tuple(_ahead(curves, name) for name in (f"best of n: {BESIDE}", MAJORITY, RANDOM) if name in curves.figures),
+        findings=(
+            *(_ahead(curves, name) for name in (f"best of n: {BESIDE}", MAJORITY, RANDOM) if name in curves.figures),
+            _unscored(rewards[OWN]),
+        ),
         facts={
             "problems": f"{len(by_problem):,}",
             "solutions": f"{sum(map(len, by_problem)):,} with an outcome",
@@ -125,6 +128,13 @@ def _ahead(curves: ChosenAnswers, name: str) -> Finding:
     seen = f"at n = {curves.sizes[-1]} accuracy differs by {100 * gain:+.1f} points {ends}"
     level: Level = "ok" if interval.low > 0 else "warn"
     return Finding(level, what, gain, 0.0, seen, "baseline", SOLUTION_REMEDIES["baseline"])
+
+
+def _unscored(own_N: np.ndarray) -> Finding:
+    """Solutions without a reward, which are never chosen: those that are too long, most of all."""
+    num = int(np.isnan(own_N).sum())
+    why = f"{num:,} of {len(own_N):,} solutions have no reward and are never chosen" if num else f"all {len(own_N):,} have a reward"
+    return Finding("warn" if num else "ok", "solutions without a reward", num, 0, why)
 
 
 def _lead(own: Metric, last: Mapping[str, Metric], n: int) -> str:
