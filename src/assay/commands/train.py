@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from assay.commands.shared import keep, show
@@ -10,7 +11,7 @@ from assay.report.run_page import write_run_page
 from assay.run_files import read_report
 from assay.training import distributed
 from assay.training.choice import QUICK
-from assay.training.run import train_and_keep
+from assay.training.run import Saved, alone_in, train_and_keep
 from assay.training.settings import TrainConfig as Config
 from assay.training.tasks.task import kind_of
 
@@ -23,10 +24,17 @@ def run(config: Config) -> int:
 
 def train_all(config: Config) -> Path:
     """The whole job; returns the run directory. Of several processes (torchrun) all train, the first one does the rest."""
-    with distributed.process_group(config.machine.device):
-        saved, is_first = train_and_keep(config), distributed.rank() == 0
-    if not is_first:
-        return config.out
+    with ExitStack() as held:
+        with distributed.process_group(config.machine.device):
+            held.enter_context(alone_in(config.out))
+            saved, is_first = train_and_keep(config), distributed.rank() == 0
+        if is_first:
+            _measure(config, saved)
+    return config.out
+
+
+def _measure(config: Config, saved: Saved) -> None:
+    """Calibrate and evaluate what was saved, write the page, and say what was found."""
     measured = kind_of(config.kind).measure(config, saved.scorer)
     report = None if measured is None else keep(measured.result, config.out, measured.kept_as)
     page = write_run_page(config.out)
@@ -38,4 +46,3 @@ def train_all(config: Config) -> Path:
         say("quick", QUICK)
     say("artifact", str(saved.path))
     say("report", str(page))
-    return config.out

@@ -102,8 +102,8 @@ def options(config: TrainConfig, backbone: Backbone) -> Options:
             raise ValueError(
                 f"--quick cuts the base after a third of its layers, and {type(backbone.model).__name__} cannot be cut"
             )
-        named = (config.params,) if config.params.startswith("head") else _head_for(backbone).params
-        return Options(named if config.kind == "pairs" else ("head",), QUICK)
+        own = _head_for(backbone).params if config.kind == "pairs" else ("head",)
+        return Options((config.params,) if config.params.startswith("head") else own, QUICK)
     if config.params != AUTO:
         return Options((config.params,))
     head, blocks = _head_for(backbone) if config.kind == "pairs" else Options(("head",)), _blocks_for(config, backbone)

@@ -74,7 +74,6 @@ def refuse_pair_flags(config: TrainConfig) -> None:
         for name in ("loss", "label_smoothing", "flip_rate", "tie_share", "use_margin", "debias_length")
     }
     given |= {"--augment": regularization.augment is not None, "--replay": regularization.replay > 0}
-    given[f"--params {config.params}"] = config.reads_mean
     for flag, is_given in given.items():
         if is_given:
             raise ValueError(f"{flag} is of pairs, and says nothing to --kind {config.kind}: leave it out")

@@ -27,6 +27,7 @@ from assay.training.prepare import Prepared
 from assay.training.tasks.task import COUNTER_EXAMPLES
 
 SAMPLED = 2000  # training pairs of the report
+ROWS = {"process": "solutions", "outcome": "solutions", "rankings": "lists", "attributes": "answers"}  # what a row is, by kind
 
 
 def training_sample(prepared: Prepared) -> np.ndarray:
@@ -99,6 +100,7 @@ def describe(prepared: Prepared, model: RewardModel, extra: dict[str, Any] | Non
         **({} if prepared.choice is None else {"choice": prepared.choice.entry()}),
         "data": prepared.data,
         "splits": split_sizes(prepared.table),
+        "rows": ROWS.get(config.kind.partition(":")[0], "pairs"),
         "settings": {name: {"value": value, "reason": reasons.get(name, "")} for name, value in prepared.settings.items()},
         "trained_in": prepared.compute.name,
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},

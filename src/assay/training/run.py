@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from assay.models.saved.artifact import NO_FILES, save_artifact
 from assay.models.saved.ensemble_files import MEMBERS, ensemble_entry
 from assay.models.saved.plain import plain_scores
 from assay.records import Completion, Metric, Report, extended
-from assay.run_files import ENSEMBLE, REWARD_FILE, read_description, saved_scales, write_report
+from assay.run_files import ENSEMBLE, REWARD_FILE, only_run, read_description, saved_scales, write_report
 from assay.scorers.base import Scorer
 from assay.scorers.baselines import MAX_PAIRS, keep_bag_of_words
 from assay.scorers.ensemble import PLAIN
@@ -53,8 +53,9 @@ MAX_TRIED = 100  # answers of a split among which whole answers are looked for
 
 
 def train(config: TrainConfig) -> Path:
-    """As `train_and_keep`; returns the artifact's directory."""
-    return train_and_keep(config).path
+    """As `train_and_keep`, alone in --out; returns the artifact's directory."""
+    with alone_in(config.out):
+        return train_and_keep(config).path
 
 
 def train_and_keep(config: TrainConfig) -> Saved:
@@ -74,6 +75,21 @@ def train_and_keep(config: TrainConfig) -> Saved:
     if saved.scorer is None and distributed.rank() == 0:
         return saved._replace(scorer=scorer_of_run(saved.path, prepared))
     return saved
+
+
+@contextmanager
+def alone_in(run: Path) -> Iterator[None]:
+    """Hold a run directory while the block runs, see `only_run`; of several processes the first one does, for all of them."""
+    with ExitStack() as stack:
+        refused = None
+        if distributed.rank() == 0:
+            try:
+                stack.enter_context(only_run(run))
+            except ValueError as error:
+                refused = error
+        if distributed.broadcast_from_rank0(int(refused is not None)):
+            raise refused or ValueError(f"{run} is in use: the first process says by whom")
+        yield
 
 
 def is_unfinished(run: Path) -> bool:

@@ -255,7 +255,7 @@ _BY_MODE = {
     "lora": _Defaults(2, 32, 5e-4, 4.0, 0.0, "about ten times the rate of full fine-tuning, which adapters bear"),
     "head": _Defaults(30, 64, 3e-3, 1.0, 1.0, "a linear head over fixed states: many cheap epochs, regularized by weight decay"),
 }
-_BATCH_WHY = "below the usual 128 of supervised fine-tuning: small preference sets need the steps (at least 30 an epoch)"
+_BATCH_WHY = "below the usual 128 of supervised fine-tuning: small sets need the steps (at least 30 an epoch)"
 
 
 def parse_params(params: str) -> tuple[str, int]:

@@ -50,7 +50,7 @@ from assay.models.shared_trunk import SharedTrunk
 from assay.records import Finding, Metric, PreferencePair, Report, Table, extended
 from assay.report.html import write_html
 from assay.report.run_page import write_run_page
-from assay.run_files import artifact_path, write_report
+from assay.run_files import artifact_path, only_run, write_report
 from assay.scorers.base import Scorer
 from assay.scorers.baselines import fit_bag_of_words
 from assay.scorers.ensemble import members_as_scorers
@@ -112,7 +112,8 @@ class Material(NamedTuple):
 
 def run(config: Config) -> int:
     """Train, try and compare the three models, and print a table of them and one sentence."""
-    demo(config)
+    with only_run(config.out):
+        demo(config)
     return 0
 
 

@@ -87,17 +87,29 @@ def _picks(found: Sequence[Found], classes: Sequence[Sequence[int]]) -> tuple[di
 
 
 def _gold(found: Sequence[Found], prompts: Sequence[Prompt]) -> tuple[np.ndarray, ...] | None:
-    """Whether each solution is right, by math-verify where it is installed, else as a text; None where no prompt says what is."""
+    """Whether each solution is right, by math-verify where it is installed and the truth is an expression, else as a text; None
+    where no prompt says what is."""
     if all(one.ground_truth is None for one in prompts):
         return None
-    rule = built_in_rule("answer") if find_spec("math_verify") is not None else built_in_rule("exact", {"final": True})
     checks = [
         Completion(messages=prompt.messages, response=one.text, ground_truth=prompt.ground_truth)
         for each, prompt in zip(found, prompts, strict=True)
         for one in each.candidates
     ]
-    values = rule.score(checks).value.astype(np.float64)
+    values = built_in_rule("exact", {"final": True}).score(checks).value.astype(np.float64)
+    is_math_N = np.repeat(_are_expressions(prompts), [len(each.candidates) for each in found])
+    if is_math_N.any():
+        maths = [check for check, is_math in zip(checks, is_math_N, strict=True) if is_math]
+        values[is_math_N] = built_in_rule("answer").score(maths).value
     return tuple(np.split(values, np.cumsum([len(each.candidates) for each in found])[:-1]))
+
+
+def _are_expressions(prompts: Sequence[Prompt]) -> np.ndarray:
+    """(P,): whether math-verify, where it is installed, can read the ground truth: a name it cannot."""
+    if find_spec("math_verify") is None:
+        return np.zeros(len(prompts), bool)
+    truths = [Completion(response="The answer is 0.", ground_truth=prompt.ground_truth) for prompt in prompts]
+    return ~np.isnan(built_in_rule("answer").score(truths).value)
 
 
 def _right(picks: Sequence[int | None], gold: Sequence[np.ndarray], found: Sequence[Found]) -> np.ndarray:
