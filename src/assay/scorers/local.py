@@ -12,7 +12,7 @@ import torch
 
 from assay.console import say
 from assay.data.packing import PackedBatch, pack_prefixes
-from assay.data.render import LOST, Rendered, Renderer, warn_of_left_out
+from assay.data.render import LOST, Rendered, Renderer, read_at_end, warn_of_left_out
 from assay.data.text_pair import TextPath
 from assay.files import digest
 from assay.models.device import ScoringPlan, pick_compute, plan_scoring
@@ -277,8 +277,7 @@ class LocalScorer:
         rendered = self.renderer.render(cut)
         self._last = (given, rendered)
         warn_of_left_out(rendered)
-        rendered = without_rendered(cut, rendered) if self.head.reads_steps else rendered
-        return cut, [item._replace(reward_positions=self.head.reads(item.reward_positions)) for item in rendered]
+        return cut, without_rendered(cut, rendered) if self.head.reads_steps else [read_at_end(item) for item in rendered]
 
     def _forward(self, batch: PackedBatch) -> torch.Tensor:
         return self.head.rewards(self.model(batch))
@@ -301,6 +300,8 @@ class LocalScorer:
         with model.backbone.autocast(model.compute_dtype):
             states_RD = prompts.states_at(completion.messages, item.tokens, present_reads(item))
         found_RM[item.reward_positions != LOST] = self.head.rewards(model.read(states_RD)).float().cpu().numpy()
+        if self.head.reads_steps and not np.isfinite(found_RM[item.reward_positions != LOST]).all():
+            return self._read(self._forward, [completion], [item], self.num_members)
         return found_RM
 
 

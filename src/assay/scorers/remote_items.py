@@ -48,6 +48,9 @@ def engine_item(completion: Completion, engine: Engine) -> Item:
 
 def rendered_item(completion: Completion, engine: Engine, rendered: Rendered, renderer: Renderer) -> Item:
     """The completion as the engine takes it, in the tokens or the text that the renderer made of it."""
+    from assay.data.render import read_at_end  # imports transformers' templates
+
+    rendered = read_at_end(rendered)
     if rendered.error is not None:
         return Item(error=rendered.error)
     if engine in TAKES_IDS:  # engines read the last token

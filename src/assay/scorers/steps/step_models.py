@@ -80,9 +80,9 @@ class StepModelScorer:
         for item, logits_RK in zip(rendered, logits, strict=True):
             values_S = np.full(len(item.reads), np.nan, np.float32)
             values_S[item.reads >= 0] = step_values(logits_RK, self.form.value)
-            is_lost = bool(np.isnan(values_S).any())
+            lost = np.flatnonzero(np.isnan(values_S))
             steps.append(values_S)
-            errors.append(item.error or (_NOT_FINITE if is_lost else None))
+            errors.append(item.error or (f"{_NOT_FINITE}, from step {lost[0] + 1} on" if len(lost) else None))
         value_N = np.array([reduce_values(values_S, self.reduction) for values_S in steps], np.float32)
         return Rewards(value=value_N, steps=tuple(steps), error=tuple(errors))
 
@@ -108,17 +108,30 @@ class StepModelScorer:
     def _logits(self, completions: Sequence[Completion], rendered: Sequence[StepTokens]) -> list[np.ndarray]:
         """For each solution (R, K) float32 logits at the steps that are read; NaN where they are not finite.
 
-        A masked token has weight 0, and 0 times NaN is NaN: one solution can spoil the others of its batch, so that what is not
-        finite is computed once more alone.
+        A masked token has weight 0, and 0 times NaN is NaN: one solution can spoil the others of its batch, and a step those before
+        it, so that what is not finite is computed once more alone, and then without the steps at its end.
         """
         num_outputs = self.model.head.out_features
         found = [np.empty((0, num_outputs), np.float32)] * len(rendered)
         places = [i for i, item in enumerate(rendered) if (item.reads >= 0).any()]
-        spoiled = [i for i in self._run(completions, rendered, places, found) if len(places) > 1]
-        for i in spoiled:
-            self._run(completions, rendered, [i], found)
-        for i in places:
-            found[i][~np.isfinite(found[i]).all(axis=1)] = np.nan
+        for i in self._run(completions, rendered, places, found):
+            if len(places) == 1 or self._run(completions, rendered, [i], found):
+                start_RK = self._finite_start(completions[i], rendered[i])
+                found[i][:] = np.nan
+                found[i][: len(start_RK)] = start_RK
+        return found
+
+    def _finite_start(self, completion: Completion, item: StepTokens) -> np.ndarray:
+        """(r, K): the logits of the first steps, as many as are finite without what stands behind them; found by halving."""
+        reads = item.reads[item.reads >= 0]
+        found, num_fine, num_spoilt = np.empty((0, self.model.head.out_features), np.float32), 0, len(reads)
+        while num_spoilt - num_fine > 1:
+            num, rows = (num_fine + num_spoilt) // 2, [found]
+            begun = item._replace(tokens=item.tokens[: reads[num - 1] + 1], reads=reads[:num])
+            if self._run([completion], [begun], [0], rows):
+                num_spoilt = num
+            else:
+                found, num_fine = rows[0], num
         return found
 
     def _run(
