@@ -34,6 +34,7 @@ from assay.scorers.ensemble import Combination, Ensemble
 from assay.scorers.packed_reads import Forward, KnownTexts, PackedReads, at_last_read, num_reads, present_reads
 from assay.scorers.steps.step_rewards import step_rewards, without_rendered
 from assay.scorers.wrappers.scaled import Scaled
+from assay.stats.step_reductions import StepMeaning
 
 # Largest change of a reward between two layouts of the same text, as a share of the head's norm (rewards grow with it): measured on
 # SmolLM2-135M, with a margin. In bfloat16 five standard deviations: at 0.15 one answer in a hundred was outside.
@@ -162,6 +163,12 @@ class LocalScorer:
         """Log-odds above which a step is taken to be right: its calibrated probability is above one half. NaN where the head reads
         no steps."""
         return self.policy.threshold if self.head.reads_steps else float("nan")
+
+    @property
+    def step_meaning(self) -> StepMeaning | None:
+        """Log-odds, and how they were calibrated."""
+        policy = self.policy
+        return StepMeaning(True, policy.scale, policy.shift, policy.threshold) if self.head.reads_steps else None
 
     def step_probability(self, rewards_S: np.ndarray) -> np.ndarray:
         """Calibrated P(right) of the rewards of steps, (S,) float64 in [0, 1]; NaN stays NaN."""

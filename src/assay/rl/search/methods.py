@@ -21,7 +21,7 @@ from assay.rl.search.growing import (
     Score,
     SearchSettings,
 )
-from assay.scorers.base import ReadsSteps, Scorer, capability
+from assay.scorers.base import Scorer, step_reader
 
 NEW = Candidate()
 
@@ -39,7 +39,7 @@ def search(
     score: gives the rewards of solutions as far as they have come, in place of `scorer.score`. Equal arguments give equal results;
     what a ledger of the generator holds is not written anew. Raises ValueError for a product of rewards that are no probabilities.
     """
-    reads = capability(scorer, ReadsSteps)
+    reads = step_reader(scorer)
     probability: Probability | None = None if reads is None else reads.step_probability
     grown = Grown(generator, score or scorer.score, prompts, settings, probability)
     {"best-of-n": _best_of_n, "beam": _beam, "dvts": _trees, "rejection": _rejection}[settings.method](grown)

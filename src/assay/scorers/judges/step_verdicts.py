@@ -34,7 +34,7 @@ from assay.scorers.judges.pointwise import judge_tolerance
 from assay.scorers.judges.verdict_text import outside_of_quotes, whole_text
 from assay.scorers.judges.verdict_tokens import masses_at, masses_of
 from assay.scorers.steps.step_values import said_of_reduction
-from assay.stats.step_reductions import reduce_values
+from assay.stats.step_reductions import StepMeaning, reduce_values
 
 REPLY_TOKENS = {"each step": 2048, "whole solution": 4096}
 # Our own words, where the publisher's are not given.
@@ -123,6 +123,11 @@ class StepVerdicts:
     def step_threshold(self) -> float:
         """Above it a step is taken for right."""
         return self.form.threshold
+
+    @property
+    def step_meaning(self) -> StepMeaning:
+        """Probabilities as they are."""
+        return StepMeaning(False, 1.0, 0.0, self.form.threshold)
 
     def step_probability(self, rewards_S: np.ndarray) -> np.ndarray:
         """P(right) of steps: their values."""

@@ -22,7 +22,7 @@ from assay.models.published.step_heads import PublishedSteps, load_published_ste
 from assay.records import Completion, Dtype, Rewards
 from assay.scorers.base import Scope, TokenCount
 from assay.scorers.steps.step_values import refuse_reduction, said_of_reduction, step_values
-from assay.stats.step_reductions import Reduced, reduce_values
+from assay.stats.step_reductions import Reduced, StepMeaning, reduce_values
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.03}  # of logits, as a share of the head's norm
 _NOT_FINITE = "the model gave logits that are not finite"
@@ -61,10 +61,15 @@ class StepModelScorer:
         """Above it a step is taken for right, as the publisher decides."""
         return self.form.threshold
 
+    @property
+    def step_meaning(self) -> StepMeaning:
+        """Probabilities, as the publisher's value says them; of p(right) - p(wrong) the half of it plus a half."""
+        half = 0.5 if self.form.value == "difference" else 0.0
+        return StepMeaning(False, 1.0 - half, half, self.form.threshold)
+
     def step_probability(self, rewards_S: np.ndarray) -> np.ndarray:
-        """P(right) of steps, as the publisher's value says it; of p(right) - p(wrong) the half of it plus a half."""
-        rewards_S = np.asarray(rewards_S, np.float64)
-        return (rewards_S + 1) / 2 if self.form.value == "difference" else rewards_S
+        """P(right) of steps, see `step_meaning`."""
+        return self.step_meaning.right(rewards_S)
 
     @property
     def computed_in(self) -> str:
