@@ -114,7 +114,9 @@ def test_a_solution_whose_logits_are_not_finite_spoils_no_other(tmp_path):
     rewards = assay.load(f"{path}#trl", dtype="float32").score([solution("trl"), broken, solution("trl", 2)])
     assert rewards.error == (None, "the model gave logits that are not finite, from step 3 on", None)
     np.testing.assert_allclose(rewards.steps[0], clean.steps[0], atol=1e-5)
-    np.testing.assert_allclose(rewards.steps[1], [*clean.steps[1], np.nan], atol=1e-5)  # 0 times NaN is NaN: read once more without it
+    np.testing.assert_allclose(
+        rewards.steps[1], [*clean.steps[1], np.nan], atol=1e-5
+    )  # 0 times NaN is NaN: read once more without it
     assert np.isnan(rewards.value[1])
     np.testing.assert_allclose(rewards.steps[2], clean.steps[1], atol=1e-5)
 

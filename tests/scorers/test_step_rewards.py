@@ -96,7 +96,7 @@ def test_a_weight_that_is_not_finite_spoils_no_other_solution():
 
 @pytest.mark.parametrize("prompt_bytes", [0, 1 << 20])
 def test_steps_before_one_that_the_model_cannot_read_keep_their_rewards(prompt_bytes):
-    """0 times NaN is NaN, so that a forward with the fourth step in it spoils the three before it, and what is kept of the prompt."""
+    """0 times NaN is NaN: a forward with the fourth step in it spoils the three before it, and what is kept of the prompt."""
     scorer = step_scorer(prompt_bytes=prompt_bytes, max_length=512)
     begun = Completion(messages=QUESTION, steps=LONG.steps[:6])
     broken = Completion(messages=QUESTION, steps=(*LONG.steps[:3], "~ it is.\n\n", *LONG.steps[4:6]))

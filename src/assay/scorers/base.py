@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ import numpy as np
 from assay.data.padding import Ends
 from assay.records import Completion, PreferencePair, Rewards
 from assay.stats.metrics import sigmoid
+from assay.stats.step_reductions import StepMeaning
 
 Scope = Literal["global", "prompt"]
 

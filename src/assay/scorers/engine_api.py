@@ -118,7 +118,9 @@ def endpoint(url: str, engine: Engine) -> str:
             f"--against {url!r} is no URL of an engine: give http://HOST:PORT, with a path where it is not {_PATHS[engine]}"
         )
     path = parts.path.rstrip("/")
-    return urlunsplit((parts.scheme, parts.netloc, path if path not in ("", "/v1") else f"{path}{_PATHS[engine]}", parts.query, ""))
+    # no engine has its rewards below /v1, which is where a client of OpenAI's API would ask
+    path = f"{path.removesuffix('/v1')}{_PATHS[engine]}" if path == "" or path.endswith("/v1") else path
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
 def printable_url(url: str) -> str:

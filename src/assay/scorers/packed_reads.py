@@ -80,9 +80,7 @@ class PackedReads:
                 found[places[0][: len(start)]] = start
         return found
 
-    def _finite_start(
-        self, forward: Forward, completion: Completion, item: Rendered, width: int, num_rewards: int
-    ) -> np.ndarray:
+    def _finite_start(self, forward: Forward, completion: Completion, item: Rendered, width: int, num_rewards: int) -> np.ndarray:
         """(r, width): what `forward` gives at the first reads of one completion, as many as are finite without what stands behind
         them; found by halving."""
         reads = present_reads(item)

@@ -13,7 +13,17 @@ from typing import Any
 
 from assay.data.score_template import added_specials
 from assay.records import Completion
-from assay.scorers.base import HasRenderer, LabelsTokens, Scorer, capability, closed, closing_of, padding_of, reads_ground_truth
+from assay.scorers.base import (
+    HasRenderer,
+    LabelsTokens,
+    Scorer,
+    TellsStepMeaning,
+    capability,
+    closed,
+    closing_of,
+    padding_of,
+    reads_ground_truth,
+)
 from assay.serve.batcher import Batcher, EngineDown, QueueFull
 from assay.serve.prometheus import RewardWindow
 from assay.serve.queue import Row

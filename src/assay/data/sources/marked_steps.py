@@ -138,7 +138,9 @@ def mr_ben(row: RowView, reading: StepReading) -> list[Solution]:
     asked = text_of(cell(row, "question" if "question" in row.row else "Question"))
     options = next((row.row[name] for name in ("options", "Options") if isinstance(row.row.get(name), str)), "")
     asked = f"{asked}\n{options.strip()}" if options.strip() else asked
-    row.mark("options", "Options", "Subject", "Sampled_Model", "Question_UUID", "Ground_Truth_Answer", "Ground_Truth_Answer_Modified")
+    row.mark(
+        "options", "Options", "Subject", "Sampled_Model", "Question_UUID", "Ground_Truth_Answer", "Ground_Truth_Answer_Modified"
+    )
     right = first_error(None if is_right else whole_number(said, "first_error_step") - 1, len(steps))
     tags = {name: str(row.row[column]) for name, column in _MR_TAGS.items() if row.row.get(column)}
     truth = as_ground_truth(row.row.get("Ground_Truth_Answer_Modified") or row.row.get("Ground_Truth_Answer"))

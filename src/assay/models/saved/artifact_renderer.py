@@ -50,9 +50,10 @@ def _renderer(path: Path, description: Mapping[str, Any]) -> Renderer | LaidOutR
         raise ArtifactError(
             f"{path} has no tokenizer that can be loaded: name the artifact that the engine serves ({error})"
         ) from error
+    renderer: Renderer | LaidOutRenderer
     if description.get("input") == LAID_OUT:
-        laid_out = LaidOutRenderer.from_settings(tokenizer, dict(description))
-        template, renderer = laid_out.template, laid_out
+        renderer = LaidOutRenderer.from_settings(tokenizer, dict(description))
+        template = renderer.template
     else:
         template = str(tokenizer.chat_template)
         renderer = Renderer(tokenizer, max_length=description["max_length"], overlong=description["overlong"])
