@@ -63,8 +63,8 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class _Course:
-    """How far one solution is: the steps that are asked about, the turns so far, a value and a reason for each step of the solution,
-    and what was written."""
+    """How far one solution is: the steps that are asked about, the turns so far, a value and a reason for each of all its
+    steps, and what was written."""
 
     steps: tuple[str, ...]
     turns: list[Message]
@@ -213,8 +213,8 @@ class StepVerdicts:
         return " ".join(found.word for found in self._verdicts(reply, num_steps).values())
 
     def _verdicts(self, reply: Reply, num_steps: int) -> dict[int, Verdict]:
-        """The verdicts of one reply on a whole solution. Of one that was cut off those on the steps before the last that it came to,
-        whose own verdict might still have changed. Raises `Unreadable` where there is none."""
+        """The verdicts of one reply on a whole solution. Of one that was cut off those on the steps before the last it came to: its
+        verdict might still have changed. Raises `Unreadable` where there is none."""
         text = _TAGS.sub(_blank, reply.text or "")
         if reply.finish != "length":
             return verdicts_on_steps(whole_text(reply._replace(text=text)), self.choices, num_steps)
