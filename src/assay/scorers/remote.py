@@ -45,7 +45,7 @@ from assay.scorers.engine_api import (
 from assay.scorers.http_answers import Refused, Silent, Unanswered, error_text, seconds_of
 from assay.scorers.remote_items import Item, engine_item, ids_item, rendered_item, renderer_for
 from assay.scorers.steps.engine_steps import engine_steps
-from assay.stats.step_reductions import StepMeaning
+from assay.stats.step_meaning import StepMeaning
 from assay.wire import FINGERPRINT_HEADER, completion_to_row, rewards_from_rows
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class RemoteScorer:
         if not (timeout_seconds > 0 and deadline_seconds > 0):
             raise ValueError(f"timeout_seconds {timeout_seconds} and deadline_seconds {deadline_seconds} must be positive")
         self.engine, self.model, self.steps = engine, model, engine_steps(engine, artifact)
-        self.renderer = renderer_for(engine, artifact, renderer) if self.steps is None else self.steps.renderer
+        self.renderer = renderer_for(engine, artifact, renderer) if self.steps is None else None
         self.base = url.rstrip("/") if engine == "assay" else url.rstrip("/").removesuffix("/v1")
         self.address = f"{self.base}/v1/score" if engine == "assay" else endpoint(url, engine)
         self.address = self.address if self.steps is None else labels_endpoint(url)
@@ -302,7 +302,7 @@ class RemoteScorer:
         if self.engine == "assay":
             return str(self._identity["fingerprint"])
         policy = None if self.renderer is None else [self.renderer.tokenizer.chat_template, self.renderer.settings()]
-        steps = [] if self.steps is None else [self.steps.policy.entry()]
+        steps = [] if self.steps is None else [self.steps.identity()]
         return json_digest([self.engine, self.name, self.model, self._identity, policy, *steps])
 
     def _check_identity(self, until: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 from scipy.optimize import minimize
@@ -24,21 +24,6 @@ _LEAST_LOG = -745.0  # of a probability that is 0: the logarithm of the smallest
 STATISTICS = ("min", "mean", "last", "product", "log number", "share below one half")
 """What a learned reduction looks at: logarithms of P(right), of the number of steps, and a share."""
 MIN_SOLUTIONS = 30
-
-
-class StepMeaning(NamedTuple):
-    """What rewards of steps say: P(right) = sigmoid(scale x + shift) of log-odds, or scale x + shift of what lies in an interval. A
-    step is taken for right above the threshold."""
-
-    is_log_odds: bool
-    scale: float
-    shift: float
-    threshold: float
-
-    def right(self, rewards_S: np.ndarray) -> np.ndarray:
-        """P(right) of steps, (S,) float64; NaN stays NaN."""
-        found_S = self.scale * np.asarray(rewards_S, np.float64) + self.shift
-        return sigmoid(found_S) if self.is_log_odds else found_S
 
 
 def as_reduction(word: str) -> Reduction:

@@ -36,6 +36,10 @@ class EngineSteps:
     renderer: Renderer | LaidOutRenderer
     policy: StepPolicy
 
+    def identity(self) -> list[Any]:
+        """What the rewards depend on beside the engine."""
+        return [self.policy.entry(), self.renderer.template, self.renderer.settings()]
+
     def rendered(self, completions: Sequence[Completion]) -> tuple[list[Completion], list[Rendered]]:
         """The completions in steps, and their tokens up to the last step that is read."""
         from assay.data.render import LOST
