@@ -20,8 +20,9 @@ from assay.records import Completion
 from assay.rl.verl import verl_reward
 from assay.scorers.base import closed
 from assay.scorers.checks import check_scorer
+from assay.scorers.http_answers import Silent
 from assay.scorers.local import LocalScorer
-from assay.scorers.remote import RemoteScorer, _Silent
+from assay.scorers.remote import RemoteScorer
 from assay.scorers.wrappers.cached import Cached
 from assay.serve.middleware import Keys
 from fake_engine import fake_engine
@@ -185,7 +186,7 @@ def test_rewards_of_an_engine_that_does_not_say_what_it_serves_are_not_taken(mon
         assert scorer.score([Completion(text="abc")]).value.tolist() == [3.0]
 
         def silent(self, until):
-            raise _Silent("it does not say what it serves")
+            raise Silent("it does not say what it serves")
 
         monkeypatch.setattr(RemoteScorer, "_described", silent)
         rewards = scorer.score([Completion(text="abc"), Completion(text="a")])
