@@ -325,7 +325,7 @@ def test_an_engine_s_answer_that_is_no_number_is_no_reward(value):
 
 
 def test_what_is_no_service_of_assay_is_reported_at_once(monkeypatch):
-    with fake_engine(lambda path, body: (200, {})) as url, pytest.raises(EngineError, match=r"answered 501|not Assay's service"):
+    with fake_engine(lambda path, body: (200, {})) as url, pytest.raises(EngineError, match=r"answered 404|not Assay's service"):
         RemoteScorer(url)
     respond, _ = served([(200, {"rewards": []})])
     with far_side(respond, monkeypatch) as url, pytest.raises(EngineError, match="did not answer with 1 rewards"):
