@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ import numpy as np
 from assay.data.padding import Ends
 from assay.records import Completion, PreferencePair, Rewards
 from assay.stats.metrics import sigmoid
+from assay.stats.step_meaning import StepMeaning
 
 Scope = Literal["global", "prompt"]
 
@@ -127,6 +129,15 @@ class ReadsSteps(Protocol):
 
 
 @runtime_checkable
+class TellsStepMeaning(Protocol):
+    """A scorer that says in numbers what its rewards of steps mean, for a service to hand on; None where it rewards no steps, or
+    does not know."""
+
+    @property
+    def step_meaning(self) -> StepMeaning | None: ...
+
+
+@runtime_checkable
 class LabelsTokens(Protocol):
     """A scorer whose model may label every token, as engines serve it: the labels' names, () where it labels none, and of each of N
     completions the logits (T, labels) float32, or why there are none."""
@@ -188,6 +199,12 @@ def capability(scorer: object, kind: type[Capability], *, of_same_rewards: bool 
             return None
         scorer = inner
     return scorer
+
+
+def step_reader(scorer: Scorer) -> ReadsSteps | None:
+    """The scorer, or the first inside it, that says what its rewards of steps mean; None where none does."""
+    reads = capability(scorer, ReadsSteps)
+    return None if reads is None or math.isnan(reads.step_threshold) else reads
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,7 +18,7 @@ from assay.audit.best_of_n import sizes_up_to
 from assay.audit.chosen_answers import chosen_answers
 from assay.data.prompt_rows import Prompt
 from assay.records import Completion, Finding, Metric, Report, Table
-from assay.rl.search.final_votes import CHOICES, Choice, answer_classes, chosen
+from assay.rl.search.final_votes import CHOICES, NO_ANSWER, Choice, answer_classes, chosen
 from assay.rl.search.growing import UNSCORED, Found, SearchSettings
 from assay.scorers.verifiers.built_in import built_in_rule
 from assay.stats.mean_intervals import change_interval, share_interval
@@ -149,10 +149,18 @@ def _figures(
 
 
 def _curves(found: Sequence[Found], gold: Sequence[np.ndarray], classes: Sequence[Sequence[int]], n: int, seed: int) -> Table:
-    rewards = [np.array([one.value for one in each.candidates], np.float64) for each in found]
-    columns = [np.array(own, np.int64) for own in classes]
-    known = [np.where(np.isnan(own), 0.0, own) for own in gold]
-    return chosen_answers(known, {"reward": rewards}, columns, sizes_up_to(n).tolist(), seed=seed).table("choosing among n")
+    """The ways to choose over n, of all prompts at every n: a solution without an end is a wrong one that is never chosen before
+    one with an end, so that the last line holds the figures above it."""
+    values = [np.array([one.value for one in each.candidates], np.float64) for each in found]
+    lowest = min((float(np.nanmin(own)) for own in values if not np.isnan(own).all()), default=0.0)
+    last = 0.0 if lowest >= 0 else lowest - 1.0
+    lost = [n - len(own) for own in values]
+    rewards = [np.append(own, np.full(num, last)) for own, num in zip(values, lost, strict=True)]
+    columns = [np.append(own, np.full(num, NO_ANSWER)).astype(np.int64) for own, num in zip(classes, lost, strict=True)]
+    known = [np.append(np.where(np.isnan(own), 0.0, own), np.zeros(num)) for own, num in zip(gold, lost, strict=True)]
+    curves = chosen_answers(known, {"reward": rewards}, columns, sizes_up_to(n).tolist(), seed=seed)
+    note = "share of prompts answered rightly, over all draws of n solutions; one that was not finished counts as wrong"
+    return replace(curves.table("choosing among n"), note=note)
 
 
 def _outcomes(found: Sequence[Found]) -> Table:
