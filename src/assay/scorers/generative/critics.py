@@ -284,10 +284,10 @@ def _refuse_settings(form: GenerativeForm, asked: GenerativeAsked, *, writes: bo
         raise ValueError(f"critique=no: #{form.name} was trained to write before its verdict: leave it out")
     if writes and not form.writes:
         raise ValueError(f"critique=yes: #{form.name} was trained to give its verdict alone: leave it out")
-    if asked.samples > 1 and is_direct:
-        raise ValueError(
-            f"samples={asked.samples}: the probabilities of a verdict without a critique are read once: leave samples out"
-        )
+    samples = asked.samples or 1
+    if samples > 1 and is_direct:
+        why = "the probabilities of a verdict without a critique are read once"
+        raise ValueError(f"samples={samples}: {why}: leave samples out")
     if samples > 1 and asked.temperature == 0:
         raise ValueError(f"samples={samples} at temperature 0 are one reply {samples} times: give a temperature")
     if (asked.combine == "sum") and form.gives != "score":
