@@ -15,7 +15,7 @@ QUESTION = "Tell me about water and the dog, and say it is water over the dog, p
 
 
 def solutions(tmp_path, problems: list[int], *, steps: int = 2) -> AnswerTable:
-    """A solution to each of the problems in this order, whose steps are worth 100 i, 100 i + 1, ..; problem 0 is in the test split."""
+    """A solution to each of the problems in this order, whose steps are worth 100 i, 100 i + 1, ..; problem 0 is tested on."""
     rows = [
         AnswerRow(
             [Completion(messages=f"{QUESTION} {problem}", steps=tuple(f"water {i} {k}\n\n" for k in range(1 + i % steps)))],

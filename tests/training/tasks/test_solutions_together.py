@@ -18,12 +18,10 @@ from step_data import step_config, toy_solutions
 
 
 def gradients(prepared, rows) -> tuple[dict[str, torch.Tensor], np.ndarray]:
-    """Of one step over the rows; and the sums of its columns."""
+    """Of one step over the rows; and the columns of its log."""
     prepared.model.zero_grad(set_to_none=True)
-    columns = _backward(prepared.model, prepared.task, rows)
-    return {name: p.grad.clone() for name, p in prepared.model.named_parameters() if p.grad is not None}, columns.numpy() / len(
-        rows
-    )
+    means_C = _backward(prepared.model, prepared.task, rows).numpy() / len(rows)
+    return {name: p.grad.clone() for name, p in prepared.model.named_parameters() if p.grad is not None}, means_C
 
 
 def by_text(prepared, rows) -> dict[bytes, np.ndarray]:
