@@ -83,7 +83,7 @@ def _together(solutions: AnswerTable) -> list[list[int]]:
         if problem in open_rows:
             row, shared, size = open_rows[problem]
             common, num = num_common(shared, tokens), len(rows[row])
-            size_with = size + num * (len(shared) - common) + len(tokens) - common
+            size_with = size + (num - 1) * (len(shared) - common) + len(tokens) - common
             if num < MOST_TOGETHER and size_with <= MOST_TOKENS:
                 rows[row].append(place)
                 open_rows[problem] = (row, shared[:common], size_with)

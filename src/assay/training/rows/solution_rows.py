@@ -109,7 +109,7 @@ def _said_of(reader: StepReader) -> dict[str, Any]:
     return entry | ({"fingerprint": file_sha256(Path(reader.path))[:32]} if Path(reader.path).is_file() else {})
 
 
-def _refuse_tested_problems(config: TrainConfig, table: AnswerTable) -> None:
+def _refuse_tested_problems(config: TrainConfig, table: ProblemTable) -> None:
     """Raises DataError when --eval-data has problems of the data, or of what the model to start from was trained on."""
     if config.eval_data is None:
         return
