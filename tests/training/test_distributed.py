@@ -19,8 +19,10 @@ from several import config_from
 
 from assay.cli import main
 from assay.data.pairs import write_pairs
+from assay.data.steps.step_rows import write_labelled_steps
 from assay.training.checkpoint import latest_checkpoint
 from assay.training.run import train
+from step_data import toy_solutions
 from tiny import save_tiny_base, toy_pairs
 
 pytestmark = pytest.mark.slow
@@ -40,6 +42,8 @@ MODES: dict[str, dict[str, Any]] = {
     "lora-sharded": {"params": "lora:2", "machine": {"shard": True, "gradient_checkpointing": True}},
     "head": {"params": "head"},
     "head-mean": {"params": "head:mean"},
+    "process": {"kind": "process", "params": "blocks:2", "depth": "full", "batch_pairs": 12},
+    "outcome-sharded": {"kind": "outcome", "params": "full", "batch_pairs": 12, "machine": {"shard": True}},
 }
 
 
@@ -56,13 +60,15 @@ def torchrun(*arguments: str) -> subprocess.Popen[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("distributed")
     write_pairs(folder / "toy.jsonl", toy_pairs(150))
+    write_labelled_steps(folder / "steps.jsonl", toy_solutions(200, num_problems=60))  # three or four to a problem
     save_tiny_base(folder / "base")
     return folder
 
 
 def settings(folder: Path, mode: str, out: str) -> dict[str, Any]:
     machine = {"dtype": "float32", "device": "cpu", "batch_tokens": 200, **MODES[mode].get("machine", {})}
-    where = {"data": [str(folder / "toy.jsonl")], "base": str(folder / "base"), "out": str(folder / f"{out}-{mode}")}
+    data = folder / ("steps.jsonl" if "kind" in MODES[mode] else "toy.jsonl")
+    where = {"data": [str(data)], "base": str(folder / "base"), "out": str(folder / f"{out}-{mode}")}
     return {**SHARED, **MODES[mode], **where, "machine": machine}
 
 

@@ -129,7 +129,7 @@ class AnswerTable:
 
     def groups(self, row: int, *, share: bool) -> list[Group]:
         """The answers as one group with a shared prompt, or each as a lone sequence."""
-        return _laid_out(self[row], share)
+        return laid_out(self[row], share)
 
 
 class TwoOfEach:
@@ -150,10 +150,11 @@ class TwoOfEach:
     def groups(self, row: int, *, share: bool) -> list[Group]:
         """Both answers as one group, or each as a lone sequence."""
         answers = self._table[int(self._rows[row])]
-        return _laid_out([answers[int(self._first[row])], answers[int(self._second[row])]], share)
+        return laid_out([answers[int(self._first[row])], answers[int(self._second[row])]], share)
 
 
-def _laid_out(answers: Sequence[AnswerTokens], share: bool) -> list[Group]:
+def laid_out(answers: Sequence[AnswerTokens], share: bool) -> list[Group]:
+    """Answers as one group with what they begin with in common, or each as a lone sequence."""
     if share:
         return [make_group([answer.tokens for answer in answers], [answer.reward_positions for answer in answers])]
     return [make_group([answer.tokens], [answer.reward_positions]) for answer in answers]

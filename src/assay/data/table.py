@@ -43,7 +43,7 @@ class TokenPair(NamedTuple):
 
 
 class SequenceTable(Protocol):
-    """N rows of token sequences. A row is an item to train on: a pair, a ranked list, a solution with its steps.
+    """N rows of token sequences. A row is what is trained on together: a pair, a ranked list, some solutions to one problem.
 
     num_reward_positions: (N,) rewarded tokens of each row. first_reward_position: (N,) how many the rows before it have.
     fingerprint: of the content.

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from assay.console import progress, say
+from assay.data.problem_table import num_items, up_to
 from assay.data.render import Renderer
 from assay.data.table import SplitTable
 from assay.files import digest
@@ -32,7 +33,7 @@ from assay.training.trained import Trained, head_above, trained_part
 from assay.training.weight_decay import NUM_FITS, choose_decay
 
 MAX_KNOWN = 50_000  # rows; of more, training texts are not looked up
-MAX_HELDOUT = 1000  # held-out rows evaluated during training
+MAX_HELDOUT = 1000  # held-out pairs, lists or solutions that are evaluated during training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +77,9 @@ class Prepared:
 
     @property
     def heldout_rows(self) -> np.ndarray:
-        """Rows to evaluate during training: at most 1,000 of the calibration split, drawn at random."""
-        drawn = np.random.default_rng(self.config.seed).permutation(self.table.rows("calibration"))[:MAX_HELDOUT]
-        return np.sort(drawn)
+        """Rows to evaluate during training: at most 1,000 pairs of the calibration split, drawn at random."""
+        drawn = np.random.default_rng(self.config.seed).permutation(self.table.rows("calibration"))
+        return np.sort(up_to(self.table, drawn, MAX_HELDOUT))
 
     def known_texts(self) -> KnownTexts | None:
         """The texts of the table whose states this run keeps, so that the saved model need not compute them again."""
@@ -193,7 +194,8 @@ def _candidate(parts: _Parts, config: TrainConfig) -> Candidate:
 
 
 def _derived(parts: _Parts, config: TrainConfig) -> Derived:
-    return derive(config, len(training_rows(parts.table)), parts.whole.backbone.hidden_size, parts.compute.device)
+    rows, width = training_rows(parts.table), parts.whole.backbone.hidden_size
+    return derive(config, num_items(parts.table, rows), width, parts.compute.device, num_rows=len(rows))
 
 
 def _chosen(parts: _Parts, config: TrainConfig, asked: Options) -> tuple[Candidate, Choice | None]:

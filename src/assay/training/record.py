@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from assay.data.problem_table import num_items, up_to
 from assay.data.run_data import has_unknown_past
 from assay.data.table import SplitTable
 from assay.evaluation.evaluate import gap_finding
@@ -32,7 +33,8 @@ ROWS = {"process": "solutions", "outcome": "solutions", "rankings": "lists", "at
 
 def training_sample(prepared: Prepared) -> np.ndarray:
     """Rows of at most 2,000 training pairs, whose accuracy is compared with the held-out one."""
-    return np.sort(np.random.default_rng(prepared.config.seed).permutation(prepared.table.rows("train"))[:SAMPLED])
+    drawn = np.random.default_rng(prepared.config.seed).permutation(prepared.table.rows("train"))
+    return np.sort(up_to(prepared.table, drawn, SAMPLED))
 
 
 def accuracy_report(
@@ -133,11 +135,11 @@ def _absolute(name: str) -> str:
 
 
 def split_sizes(table: SplitTable) -> dict[str, dict[str, Any]]:
-    """Number of rows (pairs, in most kinds) and fingerprint of the prompts of each split."""
+    """Number of pairs (lists, solutions) and fingerprint of the prompts of each split."""
     sizes = {}
     added = (COUNTER_EXAMPLES,) if len(table.rows(COUNTER_EXAMPLES)) else ()
     for name in ("train", "calibration", "test", *added):
         prompts = np.unique(table.prompt[table.rows(name)])
         digest = digest_of(prompts.tobytes())
-        sizes[name] = {"num_pairs": len(table.rows(name)), "num_prompts": len(prompts), "fingerprint": digest}
+        sizes[name] = {"num_pairs": num_items(table, table.rows(name)), "num_prompts": len(prompts), "fingerprint": digest}
     return sizes

@@ -280,8 +280,11 @@ def parse_depth(depth: str, num_layers: int) -> int | None:
     raise ValueError(f"--depth {depth!r}: use full, auto, a number of layers of at least 1, or a share of them such as 1/3")
 
 
-def derive(config: TrainConfig, num_pairs: int, hidden_size: int, device: torch.device) -> Derived:
-    """Loop settings for `num_pairs` training pairs and a base of that width: the flags, else defaults with reasons."""
+def derive(config: TrainConfig, num_pairs: int, hidden_size: int, device: torch.device, *, num_rows: int | None = None) -> Derived:
+    """Loop settings for `num_pairs` training pairs and a base of that width: the flags, else defaults with reasons.
+
+    num_rows: of the table, where a row holds several (solutions to one problem): a step takes as many rows as hold its pairs.
+    """
     mode, _ = parse_params(config.params)
     default = _BY_MODE[mode]
     shrink = 1.0 if mode == "head" else min(1.0, TRIED_WIDTH / hidden_size)
@@ -296,9 +299,14 @@ def derive(config: TrainConfig, num_pairs: int, hidden_size: int, device: torch.
             "reward models overfit within one or two passes" if mode != "head" else "a pass over cached states takes moments"
         )
     rate = config.learning_rate or default.learning_rate * shrink
+    batch_pairs = config.batch_pairs or min(default.batch_size, max(8, num_pairs // 30))
+    per_row = 1.0 if num_rows is None else num_pairs / num_rows
+    if per_row > 1:
+        why = f"{batch_pairs} a step, {per_row:.3g} in a row"
+        reasons["batch_size"] = f"{reasons['batch_size']}; {why}" if "batch_size" in reasons else why
     loop = LoopSettings(
         epochs=config.epochs or default.epochs,
-        batch_size=config.batch_pairs or min(default.batch_size, max(8, num_pairs // 30)),
+        batch_size=max(1, round(batch_pairs / per_row)),
         learning_rate=rate,
         head_learning_rate=rate * default.head_factor,
         dropout=config.regularization.dropout,

@@ -144,8 +144,8 @@ def test_the_reduction_may_be_learned_from_outcomes(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_that_was_interrupted_goes_on_to_the_same_model_and_starts_another(tmp_path):
-    items = toy_solutions(80)
-    whole = step_config(tmp_path, items, params="blocks:2", epochs=2)
+    items = toy_solutions(120, num_problems=50)  # two or three to a problem, which share its question
+    whole = step_config(tmp_path, items, params="blocks:2", epochs=2, batch_pairs=10)
     rewards = load(train(whole), dtype="float32", device="cpu").score([item.completion for item in items[:5]])
     cut = replace(whole, out=tmp_path / "cut")
     prepared = prepare(cut)

@@ -1,4 +1,4 @@
-"""Solutions with labelled steps for a run: read, split by problem, and rendered into a table on disk, a solution a row."""
+"""Solutions with labelled steps for a run: read, split by problem, and rendered into a table on disk, by problem."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from assay.console import console, say
 from assay.data.answer_table import AnswerRow, AnswerTable, build_answer_table
+from assay.data.problem_table import ProblemTable, num_items
 from assay.data.split import Split, refuse_overlap
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.data.steps.step_rows import StepReader, read_labelled_steps
@@ -55,7 +56,7 @@ def problem_of(item: LabelledSteps) -> Problem:
 
 def read_solution_table(
     config: TrainConfig, renderer: Any, numbers_of: NUMBERS_OF, *, names: Sequence[str], reads_steps: bool
-) -> tuple[AnswerTable, list[dict[str, Any]]]:
+) -> tuple[ProblemTable, list[dict[str, Any]]]:
     """Read, split and tokenise the solutions once; what was read, set aside and cut is printed, and returned for reward.json.
 
     numbers_of: of a solution; names: of them. reads_steps: see `build_answer_table`. Raises DataError where nothing is left to
@@ -64,21 +65,21 @@ def read_solution_table(
     files, path = readers(config), config.out / "cache" / "answers.arrow"
     with distributed.rank0_first():
         if distributed.rank() != 0:
-            return AnswerTable(path), []
+            return ProblemTable(AnswerTable(path)), []
         unused: dict[str, int] = {}
         with console.status("reading and tokenising"):
             rows = (row for reader in files for row in _rows(config, reader, numbers_of, unused))
             try:
-                table, count = build_answer_table(rows, renderer, path, names=names, fewest=1, reads_steps=reads_steps)
+                solved, count = build_answer_table(rows, renderer, path, names=names, fewest=1, reads_steps=reads_steps)
             except DataError as error:
                 why = "; ".join(f"{number:,} solutions: {reason}" for reason, number in unused.items())
                 read = "\n".join(f"{reader.path}: {reader.summary()}" for reader in files)
                 raise DataError(f"{error}\n{read}" + (f"\nnot trained on: {why}" if why else "")) from error
-    data = [_said_of(reader) for reader in files]
+    table, data = ProblemTable(solved), [_said_of(reader) for reader in files]
     for reason, number in unused.items():
         say("not trained on", f"{number:,} solutions: {reason}")
     say("rendered", count.summary())
-    sizes = {name: len(table.rows(name)) for name in ("train", "calibration", "test")}
+    sizes = {name: num_items(table, table.rows(name)) for name in ("train", "calibration", "test")}
     say("split", ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + " solutions, by hash of the problem")
     if not sizes["train"]:
         fix = "give more problems, or lower --calibration and --test"
@@ -108,7 +109,7 @@ def _said_of(reader: StepReader) -> dict[str, Any]:
     return entry | ({"fingerprint": file_sha256(Path(reader.path))[:32]} if Path(reader.path).is_file() else {})
 
 
-def _refuse_tested_problems(config: TrainConfig, table: AnswerTable) -> None:
+def _refuse_tested_problems(config: TrainConfig, table: ProblemTable) -> None:
     """Raises DataError when --eval-data has problems of the data, or of what the model to start from was trained on."""
     if config.eval_data is None:
         return

@@ -3,8 +3,8 @@
     --kind outcome               the outcomes of the data
     --kind outcome:all-steps     right where every labelled step is, wrong where one is not, for data without outcomes
 
-Binary cross-entropy on the same solutions that --kind process reads. What is saved is a plain model of one reward, like any other.
-Its calibrated P(right) is in reward.json. Shapes: N solutions.
+Binary cross-entropy on the same solutions that --kind process reads, with the same rows and steps (tasks/process). What is saved is
+a plain model of one reward, like any other. Its calibrated P(right) is in reward.json. Shapes: N solutions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from assay.console import say
-from assay.data.answer_table import AnswerTable
+from assay.data.problem_table import ProblemTable, num_items
 from assay.data.render import Renderer
 from assay.data.split import Split
 from assay.data.steps.labelled_steps import LabelledSteps
@@ -43,7 +43,7 @@ from assay.training.rows.solution_rows import read_solution_table, solutions
 from assay.training.rows.step_calibration import calibrate_steps, keep_problems
 from assay.training.rows.step_probe import pairs_of_outcomes, probe_reads
 from assay.training.settings import TrainConfig
-from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
+from assay.training.tasks.task import BatchLoss, Built, Finished, Measured, of_rows
 
 OUTPUTS: Outputs = "members"
 HEAD = SCALAR
@@ -52,12 +52,13 @@ ALL_STEPS = "all-steps"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeTask:
-    """Train on outcomes, a solution a row. offset: log-odds of a right answer among the training solutions, which the reward is
-    added to: a reward has no zero of its own, and a plain model of one reward no bias."""
+    """Train on outcomes. offset: log-odds of a right answer among the training solutions, which the reward is added to: a reward
+    has no zero of its own, and a plain model of one reward no bias. per_row: see `process.ProcessTask`."""
 
-    table: AnswerTable
+    table: ProblemTable
     source: Source
     offset: float = 0.0
+    per_row: float = 1.0
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -67,11 +68,12 @@ class OutcomeTask:
         return self.source.batches(rows)
 
     def loss(self, model: RewardModel, batch: Any) -> BatchLoss:
-        return self._summed(self.source.outputs(model, batch)[:, 0].float(), batch.rows)
+        columns_NC = self._of_solutions(self.source.outputs(model, batch)[:, 0].float(), batch.rows)
+        return of_rows(columns_NC, self.table.num_solutions[batch.rows], self.per_row)
 
     def evaluate(self, model: RewardModel, rows: np.ndarray) -> dict[str, float]:
-        sums = self._summed(torch.from_numpy(self.rewards(model, rows)), rows).columns / len(rows)
-        return dict(zip(self.columns[:2], sums.tolist(), strict=False))
+        columns_C = self._of_solutions(torch.from_numpy(self.rewards(model, rows)), rows).mean(0)
+        return dict(zip(self.columns[:2], columns_C.tolist(), strict=False))
 
     def rewards(self, model: RewardModel, rows: np.ndarray) -> np.ndarray:
         """Rewards (N,), float32, of the solutions of the rows. Every process gets all of them."""
@@ -81,12 +83,13 @@ class OutcomeTask:
         """(N,) P(final answer right) in the data."""
         return self.table.values[self.table.places(rows), 0]
 
-    def _summed(self, rewards_N: torch.Tensor, rows: np.ndarray) -> BatchLoss:
+    def _of_solutions(self, rewards_N: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """(N, 3): loss of each solution, whether it is right at one half, |reward|."""
         right_N = torch.from_numpy(self.labels(rows)).to(rewards_N.device)
         log_odds_N = rewards_N + self.offset
-        loss = step_losses(log_odds_N, right_N, torch.ones(2, device=rewards_N.device)).sum()
+        loss_N = step_losses(log_odds_N, right_N, torch.ones(2, device=rewards_N.device))
         is_right_N = torch.where(right_N == 0.5, 0.5, ((log_odds_N.detach() > 0) == (right_N > 0.5)).float())
-        return BatchLoss(loss, torch.stack([loss.detach(), is_right_N.sum(), rewards_N.detach().abs().sum()]))
+        return torch.stack([loss_N, is_right_N, rewards_N.detach().abs()], dim=1)
 
 
 def check_flags(config: TrainConfig) -> None:
@@ -117,31 +120,33 @@ def _numbers(config: TrainConfig) -> Callable[[LabelledSteps], np.ndarray | str]
 
 def read_rows(
     config: TrainConfig, renderer: Renderer, split: Callable[[PreferencePair], str] | None
-) -> tuple[AnswerTable, list[dict[str, Any]]]:
+) -> tuple[ProblemTable, list[dict[str, Any]]]:
     if split is not None:
         raise ValueError("--kind outcome is split by the hash of the problem alone")
     return read_solution_table(config, renderer, _numbers(config), names=("right",), reads_steps=False)
 
 
-def num_outputs(table: AnswerTable) -> int:
+def num_outputs(table: ProblemTable) -> int:
     return 1
 
 
-def probe_depth(backbone: Backbone, table: AnswerTable, compute: Compute, config: TrainConfig, least: int) -> Probed | None:
+def probe_depth(backbone: Backbone, table: ProblemTable, compute: Compute, config: TrainConfig, least: int) -> Probed | None:
     """After every layer a linear model of right above wrong solutions; None where too few problems are there."""
-    pairs = pairs_of_outcomes(table, table.rows("train"), seed=config.seed)
-    return probe_reads(backbone, table, pairs, compute, seed=config.seed, least=least)
+    solutions = table.solutions
+    pairs = pairs_of_outcomes(solutions, solutions.rows("train"), seed=config.seed)
+    return probe_reads(backbone, solutions, pairs, compute, seed=config.seed, least=least)
 
 
-def build_task(config: TrainConfig, table: AnswerTable, source: Source) -> Built:
+def build_task(config: TrainConfig, table: ProblemTable, source: Source) -> Built:
     """Raises ValueError where all outcomes are one."""
-    share = float(table.values[table.places(table.rows("train")), 0].mean())
+    rows = table.rows("train")
+    share = float(table.values[table.places(rows), 0].mean())
     if not 0 < share < 1:
         known = "right" if share == 1 else "wrong"
         raise ValueError(f"--kind {config.kind}: every training solution is {known}, so that there is nothing to learn")
     offset = math.log(share / (1 - share))
     say("labels", f"{share:.1%} of the training solutions have a right final answer")
-    task = OutcomeTask(table=table, source=source, offset=offset)
+    task = OutcomeTask(table=table, source=source, offset=offset, per_row=num_items(table, rows) / len(rows))
     why = f"log-odds of a right answer among the training solutions, {share:.1%} of them"
     return Built(task, {"loss": "binary cross-entropy", "offset": offset}, {"offset": why})
 
@@ -154,7 +159,7 @@ def training_report(prepared: Prepared, log: list[dict[str, Any]]) -> Report:
         log_odds_N = task.rewards(prepared.model, rows) + task.offset
         metrics += figures(f"{split} outcomes", log_odds_N, task.labels(rows), prepared.table, rows)
     tables = (curve(log, "loss"), curve(log, "accuracy"), *(() if prepared.probe is None else (prepared.probe.table(),)))
-    num = f"{len(prepared.table.rows('train')):,}"
+    num = f"{num_items(prepared.table, prepared.table.rows('train')):,}"
     facts = {"params": prepared.config.params, "base": prepared.base.name, "training solutions": num}
     return Report(title="Training", metrics=tuple(metrics), tables=tables, facts=facts)
 

@@ -3,8 +3,12 @@
     --kind process[:WORD,...]    a reduction (min, product, last, mean), a rule for steps (blank-lines, lines, ...), balanced
 
 Soft labels are targets as they are; steps of which nothing is known are not trained on. The loss is a mean over the steps of a
-solution, so that a long one weighs as a short one does. What is saved is a plain token-classification model; how steps are cut,
-calibrated and reduced is in reward.json (models/saved/step_policy). Shapes: R steps, K = 2 outputs (wrong, right), N solutions.
+solution, so that a long one weighs as a short one does, and every solution weighs alike, however many its problem has. A row is
+some solutions to one problem, whose question is computed once (data/problem_table): a step takes whole rows, as many as hold about
+--batch-pairs solutions on average, in a new order each epoch. What is saved is a plain token-classification model; how steps are
+cut, calibrated and reduced is in reward.json (models/saved/step_policy).
+
+Shapes: R steps, K = 2 outputs (wrong, right), N solutions, M rows of them.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import numpy as np
 import torch
 
 from assay.console import say
-from assay.data.answer_table import AnswerTable
+from assay.data.problem_table import ProblemTable, num_items
 from assay.data.render import Renderer
 from assay.data.split import Split
 from assay.data.steps.labelled_steps import LabelledSteps
@@ -46,7 +50,7 @@ from assay.training.rows.solution_rows import read_solution_table, solutions
 from assay.training.rows.step_calibration import calibrate_steps, keep_problems
 from assay.training.rows.step_probe import pairs_of_steps, probe_reads
 from assay.training.settings import TrainConfig
-from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
+from assay.training.tasks.task import BatchLoss, Built, Finished, Measured, of_rows
 
 OUTPUTS: Outputs = "steps"
 HEAD = PROCESS
@@ -66,11 +70,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessTask:
-    """Train on labelled steps, a solution a row. weight_2: of the classes wrong and right in the loss."""
+    """Train on labelled steps. weight_2: of the classes wrong and right in the loss. per_row: solutions of a training row, on
+    average: the loop divides by rows, and a solution is to weigh as if it were divided by solutions."""
 
-    table: AnswerTable
+    table: ProblemTable
     source: Source
     weight_2: tuple[float, float] = (1.0, 1.0)
+    per_row: float = 1.0
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -81,11 +87,12 @@ class ProcessTask:
 
     def loss(self, model: RewardModel, batch: Any) -> BatchLoss:
         log_odds_R = _log_odds(self.source.outputs(model, batch).float())
-        return self._summed(log_odds_R, batch.rows)
+        columns_NC = self._of_solutions(log_odds_R, batch.rows)
+        return of_rows(columns_NC, self.table.num_solutions[batch.rows], self.per_row)
 
     def evaluate(self, model: RewardModel, rows: np.ndarray) -> dict[str, float]:
-        sums = self._summed(torch.from_numpy(self.rewards(model, rows)), rows).columns / len(rows)
-        return dict(zip(self.columns[:2], sums.tolist(), strict=False))
+        columns_C = self._of_solutions(torch.from_numpy(self.rewards(model, rows)), rows).mean(0)
+        return dict(zip(self.columns[:2], columns_C.tolist(), strict=False))
 
     def rewards(self, model: RewardModel, rows: np.ndarray) -> np.ndarray:
         """Log-odds (R,), float32, of the steps of the rows, row after row. Every process gets all of them."""
@@ -95,21 +102,19 @@ class ProcessTask:
         """(R,) P(right) of the same steps in the data, NaN where nothing is known."""
         return self.table.values[self.table.places(rows), 0]
 
-    def _summed(self, log_odds_R: torch.Tensor, rows: np.ndarray) -> BatchLoss:
-        """Sums over the solutions of the mean loss of their labelled steps, of the share that is right at one half, of
-        |rewards|."""
+    def _of_solutions(self, log_odds_R: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """(N, 3): of each solution the mean loss of its labelled steps, the share that is right at one half, mean |reward|."""
         device = log_odds_R.device
         right_R = torch.from_numpy(self.labels(rows)).to(device)
         known_R = ~torch.isnan(right_R)
-        sizes_N = torch.from_numpy(self.table.num_reward_positions[rows]).to(device)
-        row_R = torch.repeat_interleave(torch.arange(len(rows), device=device), sizes_N)
-        num_N = torch.zeros(len(rows), device=device).index_add(0, row_R, known_R.float()).clamp_min(1)
-        share_R = known_R / num_N[row_R]
-        loss = (step_losses(log_odds_R, right_R, torch.tensor(self.weight_2, device=device)) * share_R).sum()
+        sizes_N = torch.from_numpy(self.table.reads_of_solutions(rows)).to(device)
+        solution_R = torch.repeat_interleave(torch.arange(len(sizes_N), device=device), sizes_N)
+        num_N = torch.zeros(len(sizes_N), device=device).index_add(0, solution_R, known_R.float()).clamp_min(1)
+        loss_R = step_losses(log_odds_R, right_R, torch.tensor(self.weight_2, device=device))
         seen_R = log_odds_R.detach()
         is_right_R = torch.where(right_R == 0.5, 0.5, ((seen_R > 0) == (right_R > 0.5)).float())
-        columns = [loss.detach(), (is_right_R * share_R).sum(), (seen_R.abs() * share_R).sum()]
-        return BatchLoss(loss, torch.stack(columns))
+        columns_RC = torch.stack([loss_R, is_right_R, seen_R.abs()], dim=1) * (known_R / num_N[solution_R])[:, None]
+        return torch.zeros(len(sizes_N), columns_RC.shape[1], device=device).index_add(0, solution_R, columns_RC)
 
 
 def _log_odds(outputs_R2: torch.Tensor) -> torch.Tensor:
@@ -149,26 +154,28 @@ def labels_of(item: LabelledSteps) -> np.ndarray | str:
 
 def read_rows(
     config: TrainConfig, renderer: Renderer, split: Callable[[PreferencePair], str] | None
-) -> tuple[AnswerTable, list[dict[str, Any]]]:
+) -> tuple[ProblemTable, list[dict[str, Any]]]:
     if split is not None:
         raise ValueError("--kind process is split by the hash of the problem alone")
     return read_solution_table(config, renderer, labels_of, names=("right", "outcome"), reads_steps=True)
 
 
-def num_outputs(table: AnswerTable) -> int:
+def num_outputs(table: ProblemTable) -> int:
     return 2
 
 
-def probe_depth(backbone: Backbone, table: AnswerTable, compute: Compute, config: TrainConfig, least: int) -> Probed | None:
+def probe_depth(backbone: Backbone, table: ProblemTable, compute: Compute, config: TrainConfig, least: int) -> Probed | None:
     """After every layer a linear model of right above wrong steps of one solution; None where too few problems have both."""
-    pairs = pairs_of_steps(table, table.rows("train"), seed=config.seed)
-    return probe_reads(backbone, table, pairs, compute, seed=config.seed, least=least)
+    solutions = table.solutions
+    pairs = pairs_of_steps(solutions, solutions.rows("train"), seed=config.seed)
+    return probe_reads(backbone, solutions, pairs, compute, seed=config.seed, least=least)
 
 
-def build_task(config: TrainConfig, table: AnswerTable, source: Source) -> Built:
+def build_task(config: TrainConfig, table: ProblemTable, source: Source) -> Built:
     """With `balanced`, weights by which wrong and right training steps count alike. Raises ValueError where all labels are one."""
-    task = ProcessTask(table=table, source=source)
-    share = _share_right(task, table.rows("train"))
+    rows = table.rows("train")
+    task = ProcessTask(table=table, source=source, per_row=num_items(table, rows) / len(rows))
+    share = _share_right(task, rows)
     if not 0 < share < 1:
         known = "right" if share == 1 else "wrong"
         raise ValueError(f"--kind {config.kind}: every labelled training step is {known}, so that there is nothing to learn")
@@ -185,7 +192,7 @@ def build_task(config: TrainConfig, table: AnswerTable, source: Source) -> Built
 
 def _share_right(task: ProcessTask, rows: np.ndarray) -> float:
     """Mean over the solutions of the mean label of their labelled steps."""
-    sizes_N = task.table.num_reward_positions[rows]
+    sizes_N = task.table.reads_of_solutions(rows)
     labels_N = np.split(task.labels(rows), np.cumsum(sizes_N)[:-1])
     return float(np.mean([np.nanmean(labels_S) for labels_S in labels_N if not np.isnan(labels_S).all()] or [math.nan]))
 
@@ -200,7 +207,7 @@ def training_report(prepared: Prepared, log: list[dict[str, Any]]) -> Report:
     facts = {
         "params": prepared.config.params,
         "base": prepared.base.name,
-        "training solutions": f"{len(prepared.table.rows('train')):,}",
+        "training solutions": f"{num_items(prepared.table, prepared.table.rows('train')):,}",
         "steps without a label": f"{int(np.isnan(prepared.table.values[:, 0]).sum()):,} of {len(prepared.table.values):,}",
     }
     return Report(title="Training", metrics=tuple(metrics), tables=tables, facts=facts)
@@ -218,10 +225,10 @@ def finish(prepared: Prepared, model: RewardModel) -> Finished:
     return Finished(model, entries, {})
 
 
-def _with_learned(policy: StepPolicy, log_odds_R: np.ndarray, table: AnswerTable, rows: np.ndarray) -> StepPolicy:
+def _with_learned(policy: StepPolicy, log_odds_R: np.ndarray, table: ProblemTable, rows: np.ndarray) -> StepPolicy:
     """The policy with a reduction that is learned from the outcomes of the calibration split, or, having said why not, as it
     was."""
-    ends = np.cumsum(table.num_reward_positions[rows])
+    ends = np.cumsum(table.reads_of_solutions(rows))
     steps_N = np.split(policy.scale * log_odds_R.astype(np.float64) + policy.shift, ends[:-1])
     weights = learn_reduction(steps_N, table.values[table.places(rows), 1][ends - 1])
     if isinstance(weights, str):

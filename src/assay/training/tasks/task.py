@@ -36,11 +36,22 @@ class BatchLoss(NamedTuple):
     columns: torch.Tensor
 
 
+def of_rows(columns_NC: torch.Tensor, sizes_M: np.ndarray, per_row: float) -> BatchLoss:
+    """The loss of M rows that hold several items each, whose columns are given item after item, the loss in the first.
+
+    sizes_M: items of each row. per_row: of a row of the training split on average: the loss is summed over items and divided by it,
+    so that every item weighs alike. The columns of the log are means over the items of a row, summed over the rows.
+    """
+    row_N = torch.repeat_interleave(torch.arange(len(sizes_M)), torch.from_numpy(sizes_M))
+    share_N = (1.0 / torch.from_numpy(sizes_M))[row_N].to(columns_NC)
+    return BatchLoss(columns_NC[:, 0].sum() / per_row, (columns_NC.detach() * share_N[:, None]).sum(0))
+
+
 class Task(Protocol):
     """Rows of a table as micro-batches, their loss, and figures of held-out rows.
 
-    A row is one item of the task: a pair, a ranked list, a solution with its steps. The loop divides the loss and the columns of an
-    optimiser step by its number of rows: a task whose rows hold several labels decides itself how they weigh.
+    A row is one item of the task (a pair, a ranked list) or some (solutions to one problem). The loop divides the loss and the
+    columns of an optimiser step by its number of rows: a task whose rows hold several labels decides itself how they weigh.
     """
 
     @property
