@@ -23,6 +23,7 @@ from assay.run_files import UNKNOWN_PAST
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
 from assay.training.choice import QUICK
+from assay.training.neutral import off_neutral, reached
 from assay.training.prepare import Prepared
 from assay.training.tasks.task import COUNTER_EXAMPLES
 
@@ -49,9 +50,12 @@ def accuracy_report(
         tables = (*tables, prepared.choice.table())
     if prepared.probe is not None:
         tables = (*tables, prepared.probe.table())
-    findings: tuple[Finding, ...] = ()
+    worth = reached(prepared)
+    if prepared.neutral is not None:
+        tables = (*tables, prepared.neutral.table(worth))
+    findings = tuple(off_neutral(worth))
     if not (np.isnan(train.value) or np.isnan(heldout.value)):
-        findings = (gap_finding(train, heldout),)
+        findings = (gap_finding(train, heldout), *findings)
     if prepared.config.machine.quick:
         findings += (Finding("warn", "quick run", float(prepared.trained.whole.backbone.num_layers), math.nan, QUICK),)
     facts = {"params": prepared.config.params, "base": prepared.base.name, "training pairs": num_pairs}
