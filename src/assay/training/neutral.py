@@ -95,9 +95,9 @@ class Neutral:
         )
         columns = ("edit", "counter-examples", "label", "rise, label 1", "rise, label 0.5", "rise, held out", "prompts")
         note = (
-            "The label is the probability that the plain answer beats the edited one, chosen so that the edit is worth nothing. Rises "
-            "are in median margins with their standard errors: of the first two on training prompts that were kept apart, the last "
-            "one that of the finished model on calibration prompts."
+            "The label is the probability that the plain answer beats the edited one, chosen so that the edit is worth nothing. "
+            "Rises are in median margins with their standard errors: the first two on training prompts that were kept apart, the "
+            "last one that of the finished model on calibration prompts."
         )
         return Table(title="labels of the counter-examples", columns=columns, rows=rows, note=note)
 

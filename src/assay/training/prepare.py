@@ -41,8 +41,8 @@ class Prepared:
     """A run that is ready to be fitted. data: what was read of each file. saved_dtype: number format of the saved backbone.
 
     table, built: as the kind of training makes them. split_by_prompt: by the hash of the prompt, so that config.json can repeat it.
-    probe: with --depth auto, what it found. choice: with --params auto, what was chosen of what. neutral: labels that were found for
-    the counter-examples of --augment.
+    probe: with --depth auto, what it found. choice: with --params auto, what was chosen of what. neutral: labels that were
+    found for the counter-examples of --augment.
     """
 
     kind: Kind

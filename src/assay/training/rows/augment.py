@@ -33,7 +33,7 @@ AUGMENTED = "assay.augment"
 """Tag of a pair that was made here; its value is the probe's name."""
 
 CONTRAST = "assay.contrast"
-"""Tag of a pair that is an answer against its worthless or restyled self, whose label may be moved; its value is the probe's kind."""
+"""Tag of a pair that is an answer against its edited self, and whose label may be moved; its value is the probe's kind."""
 
 PREFERENCE = {"worthless": 0.9, "style": 0.5, "destructive": 1.0}
 KEPT_TRUE = 1 / 3  # of the pairs made with worthless and style probes

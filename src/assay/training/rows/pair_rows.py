@@ -118,8 +118,8 @@ def with_replay(pairs: Iterable[PreferencePair], config: TrainConfig) -> Iterato
 def with_counter_examples(pairs: Iterable[PreferencePair], config: TrainConfig, by_prompt: bool) -> Iterator[PreferencePair]:
     """The pairs; with --augment each training pair is followed by the counter-examples made from it.
 
-    Where labels are looked for, the first calibration pairs are followed by an answer against its edited self, on which is seen what
-    the edits are worth in the end.
+    Where labels are looked for, the first calibration pairs are followed by an answer against its edited self, on which is seen
+    what the edits are worth in the end.
     """
     regularization = config.regularization
     if regularization.augment is None:
@@ -149,7 +149,7 @@ def _split_of(config: TrainConfig, pair: PreferencePair) -> str:
 
 
 def _split_with_added(config: TrainConfig, pair: PreferencePair) -> str:
-    """As `_split_of`; counter-examples are in a split of their own, those whose label may be moved in a part of it for each edit."""
+    """As `_split_of`; counter-examples are in a split of their own, those whose label may be moved in a part for each edit."""
     name = _split_of(config, pair)
     if AUGMENTED not in pair.tags or config.regularization.augment is None:
         return name
