@@ -39,7 +39,7 @@ def read_sample(name: str, limit: int, *, form: str | None = None, names: Mappin
     return Sample(answers_of(kept), kept)
 
 
-def _without_labels(name: str, names: Mapping[str, str], seed: int, error: DataError) -> tuple[list[Completion], str]:
+def _without_labels(name: str, names: Mapping[str, str], seed: int, error: DataError) -> tuple[Sequence[Completion], str]:
     """A set of completions, or of candidates with gold, which is not looked at; and which it was. Raises `error` for neither."""
     try:
         found = (item for _, item in read_completions(name) if isinstance(item, Completion))
