@@ -142,7 +142,7 @@ def test_labels_are_found_and_said_with_what_the_edits_are_worth_on_calibration_
     labels = {name: entry["value"] for name, entry in settings.items() if name.startswith("label_of_")}
     assert labels
     assert all(0.5 <= label <= 1 for label in labels.values())
-    assert "training prompts kept apart" in settings["label_of_other_worthless_edits"]["reason"]
+    assert "training prompts kept apart" in settings["label_of_worthless_edits"]["reason"]
     report = report_from_json((config.out / "eval" / "training.json").read_text())
     table = next(table for table in report.tables if table.title == "labels of the counter-examples")
     assert {f"label_of_{row[0].replace(' ', '_')}" for row in table.rows} == set(labels)

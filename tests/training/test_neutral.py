@@ -54,6 +54,8 @@ def test_an_edit_with_many_counter_examples_has_a_label_of_its_own_and_others_sh
         "filler": list(range(50)),
         "other worthless edits": list(range(50, 72)),
     }, "ten of a style are too few to find a label by"
+    assert list(groups_of({name: rows[:20] for name, rows in parts.items()})) == ["worthless edits"]
+    assert list(groups_of({"style/bold": np.arange(20)})) == ["bold"]
 
 
 def test_some_rows_are_whole_prompts():

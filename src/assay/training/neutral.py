@@ -172,10 +172,18 @@ def groups_of(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _grouped(parts: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
+    """Edits by the name of their group: "flattery", "style edits", or "other style edits" where some have a label of their own."""
+    groups, rest = dict[str, list[str]](), dict[str, list[str]]()
     for edit in sorted(parts):
         kind, _, name = edit.partition("/")
-        groups.setdefault(name if len(parts[edit]) >= OWN else f"other {kind} edits", []).append(edit)
+        if len(parts[edit]) >= OWN:
+            groups[name] = [edit]
+        else:
+            rest.setdefault(kind, []).append(edit)
+    for kind, edits in rest.items():
+        are_all = all(edit in edits for edit in parts if edit.partition("/")[0] == kind)
+        alone = edits[0].partition("/")[2] if len(edits) == 1 else ""
+        groups[alone or f"{'' if are_all else 'other '}{kind} edits"] = edits
     return groups
 
 
