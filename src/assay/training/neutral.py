@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 TIE, SURE = 0.5, 1.0  # labels to begin with: probability that the plain answer wins
 NEAR = 0.05  # median margins that count as neutral
-APART = 4  # of so many counter-examples the prompt of one is kept apart, to measure the rise on
+ONE_IN = 3  # prompts kept apart, with their pairs and counter-examples
+APART = 4  # in the demo: of so many counter-examples the prompt of one is kept apart, to measure the rise on
 OWN = 40  # counter-examples of an edit from which on it has a label of its own
 FEWEST = 16  # counter-examples of a group; of fewer the labels stay as they are
 NUM_FITS = {"head": 4}  # before the one that is kept: with those two labels, and while a habit is off neutral
@@ -139,6 +140,7 @@ def with_neutral_labels(prepared: Prepared) -> Prepared:
                 {habit: np.intersect1d(its, rows) for habit, its in habits.items()},
                 lambda run, on: fit(run.model, run.task, on, loop, on_steps=advance),
                 num_fits=num_fits,
+                from_all=True,
             )
         prepared.model.load_state_dict(start, strict=False)
         found = replace(found, numbers={habit: len(its) for habit, its in habits.items()})
@@ -204,18 +206,29 @@ def find_labels(
     fit_rows: Callable[[Prepared, np.ndarray], object],
     *,
     num_fits: int = NUM_FITS["head"],
+    from_all: bool = False,
 ) -> Neutral:
     """The labels of the counter-examples that leave each habit neutral. The model is left fitted with some of those tried.
 
     habits: rows of the counter-examples of each, a part of `rows`. fit_rows: fits the model of a run to some rows.
+    from_all: keep a part of all prompts apart, so that counter-examples are as large a share of the rest as of all. Else prompts of
+    counter-examples alone are, and the others have more to fit on; with few counter-examples the labels then come out too high.
     """
+    prompt_P = prepared.table.prompt
     apart = {habit: its[::APART] for habit, its in habits.items()}
-    measured = np.concatenate(list(apart.values()))
-    kept = rows[~np.isin(prepared.table.prompt[rows], prepared.table.prompt[measured])]
+    drawn = prompt_P[np.concatenate(list(apart.values()))]
+    if from_all:
+        drawn = np.random.default_rng([prepared.config.seed, 19]).permutation(np.unique(prompt_P[rows]))[::ONE_IN]
+        found = {habit: its[np.isin(prompt_P[its], drawn)] for habit, its in habits.items()}
+        apart = {habit: its if len(its) else apart[habit] for habit, its in found.items()}
+        drawn = np.concatenate([drawn, prompt_P[np.concatenate(list(apart.values()))]])
+    kept = rows[~np.isin(prompt_P[rows], drawn)]
     pairs = np.setdiff1d(kept, np.concatenate([*habits.values(), prepared.table.rows(COUNTER_EXAMPLES)]))
     start, tried = trained_weights(prepared.model), list[Tried]()
     for number in range(num_fits):
         labels = dict.fromkeys(habits, (SURE, TIE)[number]) if number < 2 else next_labels(tried)
+        if any(labels == one.labels for one in tried):
+            break  # there is nothing left to move
         prepared.model.load_state_dict(start, strict=False)
         fit_rows(labelled(prepared, habits, labels), kept)
         tried.append(Tried(labels, rises_of(prepared, pairs, apart)))
