@@ -22,12 +22,13 @@ from assay.bulk.score_ray import Cluster, score_on_ray
 from assay.console import progress, say
 from assay.data.pairs import read_completions
 from assay.data.rows import is_hub
-from assay.records import Dtype
+from assay.generation.generator import Estimate, total_of
+from assay.records import Completion, Dtype
 from assay.run_files import LEDGER
-from assay.scorers.base import HasPlan, Scope, capability
+from assay.scorers.base import CountsTokens, HasPlan, Scope, TellsCost, TokenCount, capability
 from assay.scorers.judges.open_judge import is_judge
 from assay.scorers.judges.options import JudgeOptions
-from assay.scorers.opened import open_scorer
+from assay.scorers.opened import Opened, open_scorer
 from assay.scorers.ray import RayScorer, connect, factory_of
 from assay.scorers.verifiers.confined import CodeFlags
 
@@ -46,6 +47,8 @@ class ScoreConfig:
     """Drop the rows of a run that was stopped and start again."""
     cache: Path | None = None
     """SQLite file of cached rewards; created if it does not exist."""
+    dry_run: bool = False
+    """Say what it would cost and stop: calls and price of a judge, tokens of a model."""
     ray: int | None = None
     """Score on so many Ray actors."""
     ray_address: str | None = None
@@ -75,14 +78,44 @@ def score_file(config: ScoreConfig) -> tuple[int, int]:
     read_completions(config.input)  # so that a missing file is reported before the model is loaded
     with locked(config.output):
         engine = _on_ray(config, config.ray) if config.ray is not None else _here(config)
-        if engine.scope != "global":
-            raise ValueError(f"{config.model} compares the answers to a prompt with each other: a file is scored a part at a time")
+        _refuse_prompt_scope(config, engine.scope)
         journal = Journal(config.output, _state(config.input, engine.fingerprint), chunk=CHUNK, restart=config.restart)
         with closing(journal):
             _write(journal, config, engine.chunks_after(journal.num_rows, journal.last_row))
             journal.finish()
         engine.say_bill()
     return journal.num_rows, journal.num_failed
+
+
+def say_cost(config: ScoreConfig) -> int:
+    """Say what the rows of a file would cost: the calls of a judge and their price at most, or the tokens that a model would read.
+
+    Nothing is asked and nothing scored; rows of an unfinished run count too. Returns the number of rows.
+    """
+    scorer = _opened(config).scorer
+    _refuse_prompt_scope(config, scorer.scope)
+    judge, counting = capability(scorer, TellsCost), capability(scorer, CountsTokens)
+    num_rows, estimates, counts = 0, list[Estimate](), list[TokenCount]()
+    for chunk in chunks_after(config.input):
+        completions = [item for _, item in chunk if isinstance(item, Completion)]
+        num_rows += len(chunk)
+        if judge is not None:
+            estimates.append(judge.estimate(completions))
+        elif counting is not None:
+            counts += counting.token_counts(completions)
+    if estimates:
+        say("judge", total_of(estimates).summary())
+    elif counts:
+        num_cut, num_tokens = sum(count.is_cut for count in counts), sum(count.num_tokens for count in counts)
+        say("tokens", f"{num_tokens:,} to read at most, as prompts that are shared are read once; {num_cut:,} answers are cut")
+    else:
+        say("cost", f"{config.model} says nothing of what it costs")
+    return num_rows
+
+
+def _refuse_prompt_scope(config: ScoreConfig, scope: Scope) -> None:
+    if scope != "global":
+        raise ValueError(f"{config.model} compares the answers to a prompt with each other: a file is scored a part at a time")
 
 
 class _Engine(NamedTuple):
@@ -94,9 +127,9 @@ class _Engine(NamedTuple):
     say_bill: Callable[[], None] = lambda: None
 
 
-def _here(config: ScoreConfig) -> _Engine:
+def _opened(config: ScoreConfig) -> Opened:
     """The model in this process."""
-    opened = open_scorer(
+    return open_scorer(
         config.model,
         dtype=config.dtype,
         device=config.device,
@@ -106,6 +139,10 @@ def _here(config: ScoreConfig) -> _Engine:
         ledger=config.output.with_name(f"{config.output.name}.{LEDGER}"),
         run_code=config.code.allowed,
     )
+
+
+def _here(config: ScoreConfig) -> _Engine:
+    opened = _opened(config)
     scorer = opened.scorer
     if (planned := capability(scorer, HasPlan)) is not None:
         say("budget", planned.plan.summary())

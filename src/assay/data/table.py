@@ -103,8 +103,14 @@ class PairTable:
         return TokenPair(chosen, rejected, reward_positions)
 
     def rows(self, split: str) -> np.ndarray:
-        """The rows of one split, ascending."""
-        return np.flatnonzero(self._split == self._splits.index(split)) if split in self._splits else np.empty(0, np.int64)
+        """The rows of one split and of its parts ("split:part"), ascending."""
+        numbers = [i for i, name in enumerate(self._splits) if name.partition(":")[0] == split]
+        return np.flatnonzero(np.isin(self._split, numbers))
+
+    def parts(self, split: str) -> dict[str, np.ndarray]:
+        """The rows of each named part of a split, ascending; those of no part are in none."""
+        named = {name: i for i, name in enumerate(self._splits) if name.startswith(f"{split}:")}
+        return {name.partition(":")[2]: np.flatnonzero(self._split == i) for name, i in named.items()}
 
     def groups(self, row: int, *, share: bool) -> list[Group]:
         """The pair as one group with a shared prompt, or as two lone sequences."""
@@ -129,7 +135,7 @@ def build_table(
 ) -> tuple[PairTable, RenderCount]:
     """Render and tokenise pairs once into `path` (.arrow, with a .json beside it), streaming: memory does not grow with the pairs.
 
-    split: the name of the split that a pair is in.
+    split: the name of the split that a pair is in; "split:part" for one of up to 120 parts of it.
     A pair that `render_pairs` sets aside is counted. Raises NothingLeft, a DataError, when no pair is left.
     """
     count, digest = RenderCount(), hashlib.sha256()

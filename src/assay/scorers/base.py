@@ -104,6 +104,13 @@ class HasPlan(Protocol):
     def plan(self) -> Any: ...
 
 
+@runtime_checkable
+class TellsCost(Protocol):
+    """A scorer that pays for calls, and says what they would come to: an `Estimate` of generation/."""
+
+    def estimate(self, completions: Sequence[Completion]) -> Any: ...
+
+
 class TokenCount(NamedTuple):
     """How many tokens of a completion are read (0 where it cannot be rendered), and whether others were cut off for its length."""
 

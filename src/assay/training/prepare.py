@@ -26,6 +26,7 @@ from assay.training.cache import KnownStates
 from assay.training.choice import Candidate, Choice, KeptChoice, Options, choose, options
 from assay.training.depth import DepthProbe, Probed
 from assay.training.known_texts import KnownTexts, known_texts
+from assay.training.neutral import Neutral
 from assay.training.settings import Derived, TrainConfig, derive, parse_depth, parse_params
 from assay.training.start import check_layers, starting_point
 from assay.training.tasks.task import COUNTER_EXAMPLES, Built, Kind, kind_of
@@ -41,7 +42,8 @@ class Prepared:
     """A run that is ready to be fitted. data: what was read of each file. saved_dtype: number format of the saved backbone.
 
     table, built: as the kind of training makes them. split_by_prompt: by the hash of the prompt, so that config.json can repeat it.
-    probe: with --depth auto, what it found. choice: with --params auto, what was chosen of what.
+    probe: with --depth auto, what it found. choice: with --params auto, what was chosen of what. neutral: labels that were
+    found for the counter-examples of --augment.
     """
 
     kind: Kind
@@ -59,6 +61,7 @@ class Prepared:
     split_by_prompt: bool
     probe: DepthProbe | None = None
     choice: Choice | None = None
+    neutral: Neutral | None = None
 
     @property
     def model(self) -> RewardModel:

@@ -24,11 +24,13 @@ from assay.run_files import UNKNOWN_PAST
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
 from assay.training.choice import QUICK
+from assay.training.neutral import off_neutral, reached
 from assay.training.prepare import Prepared
 from assay.training.tasks.task import COUNTER_EXAMPLES
 
 SAMPLED = 2000  # training pairs of the report
 ROWS = {"process": "solutions", "outcome": "solutions", "rankings": "lists", "attributes": "answers"}  # what a row is, by kind
+DRAWN = 50  # points of a training curve: a step's loss alone is noise
 
 
 def training_sample(prepared: Prepared) -> np.ndarray:
@@ -52,9 +54,12 @@ def accuracy_report(
         tables = (*tables, prepared.choice.table())
     if prepared.probe is not None:
         tables = (*tables, prepared.probe.table())
-    findings: tuple[Finding, ...] = ()
+    worth = reached(prepared)
+    if prepared.neutral is not None:
+        tables = (*tables, prepared.neutral.table(worth))
+    findings = tuple(off_neutral(worth))
     if not (np.isnan(train.value) or np.isnan(heldout.value)):
-        findings = (gap_finding(train, heldout),)
+        findings = (gap_finding(train, heldout), *findings)
     if prepared.config.machine.quick:
         findings += (Finding("warn", "quick run", float(prepared.trained.whole.backbone.num_layers), math.nan, QUICK),)
     facts = {"params": prepared.config.params, "base": prepared.base.name, "training pairs": num_pairs}
@@ -76,9 +81,20 @@ def _accuracy(prepared: Prepared, name: str, rewards_P2: np.ndarray, rows: np.nd
 
 
 def curve(rows: list[dict[str, Any]], name: str) -> Table:
-    """A figure by epoch, on training and on held-out pairs."""
-    points = tuple(tuple(row.get(key, float("nan")) for key in ("epoch", name, f"heldout_{name}")) for row in rows)
-    return Table(title=name, columns=("epoch", "training", "held out"), rows=points, chart="line")
+    """A figure by epoch, on training and on held-out pairs, at about `DRAWN` points or fewer: steps in between are averaged.
+
+    They are those of the evaluations where there are enough of them.
+    """
+    evaluated = [i for i, row in enumerate(rows) if f"heldout_{name}" in row]
+    spread = range(len(rows) - 1, -1, -math.ceil(len(rows) / DRAWN)) if rows else ()
+    places = evaluated if len(evaluated) >= DRAWN / 2 else sorted({*evaluated, *spread})
+    points, begin = [], 0
+    for place in places:
+        since = [row[name] for row in rows[begin : place + 1] if name in row]
+        held_out = rows[place].get(f"heldout_{name}", float("nan"))
+        points.append((rows[place]["epoch"], sum(since) / len(since) if since else float("nan"), held_out))
+        begin = place + 1
+    return Table(title=name, columns=("epoch", "training", "held out"), rows=tuple(points), chart="line")
 
 
 def trained_prompts(prepared: Prepared) -> np.ndarray:

@@ -42,6 +42,7 @@ from assay.training.members import (
     scales_of,
     with_diversity,
 )
+from assay.training.neutral import with_neutral_labels
 from assay.training.prepare import Prepared, prepare
 from assay.training.record import accuracy_report, describe, trained_prompts, training_sample, write_config
 from assay.training.settings import TrainConfig
@@ -111,6 +112,7 @@ class Saved(NamedTuple):
 
 def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Saved:
     """Fit on the training split; save the artifact and the training report. extra: further entries of reward.json."""
+    prepared = with_neutral_labels(prepared)
     config, loop, model = prepared.config, prepared.derived.loop, prepared.model
     if config.members.ensemble > 1:
         return fit_and_save_members(prepared, extra)

@@ -43,6 +43,8 @@ class Regularization:
     """Counter-examples: probes (all), or a report of audit probe."""
     augment_share: Annotated[float, tyro.conf.arg(metavar="N")] = 0.25
     """Share of counter-examples among the training pairs."""
+    augment_label: Annotated[float | None, tyro.conf.arg(metavar="N")] = None
+    """Label against worthless edits; found when left out."""
     replay: float = 0.0
     """Share of training pairs drawn from those of --init-from."""
 
@@ -55,6 +57,17 @@ class Regularization:
             raise ValueError(f"--early-stopping {self.early_stopping} must be 0 (off) or a number of evaluations")
         if not 0 < self.augment_share < 1:
             raise ValueError(f"--augment-share {self.augment_share} must lie between 0 and 1; leave --augment out for none")
+        if self.augment_label is not None and not 0.5 <= self.augment_label <= 1:
+            raise ValueError(
+                f"--augment-label {self.augment_label} must lie between 0.5 (a tie) and 1 (the plain answer wins surely)"
+            )
+        if self.augment_label is not None and self.augment is None:
+            raise ValueError(f"--augment-label {self.augment_label} is of the counter-examples of --augment: give that too")
+
+    @property
+    def finds_labels(self) -> bool:
+        """Whether labels of counter-examples are looked for that leave the edits worth nothing."""
+        return self.augment is not None and self.augment_label is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,6 @@ import tyro
 from assay.audit.parity.certificate import make_certificate
 from assay.audit.probes.battery import run_probes
 from assay.commands.demo.bias import FLATTERY, MARKDOWN, PLANTED, PRAISE, plant, probes, repairing
-from assay.commands.demo.repair import neutral_fit
 from assay.commands.demo.table import (
     BIASED,
     CLEAN,
@@ -60,6 +59,7 @@ from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
 from assay.training.checkpoint import trained_weights
 from assay.training.loop import fit
+from assay.training.neutral import find_labels, labelled
 from assay.training.prepare import Prepared, prepare
 from assay.training.rows.augment import AUGMENTED, augment
 from assay.training.run import fit_and_save
@@ -133,7 +133,9 @@ def demo(config: Config) -> Report:
         if name == CLEAN:
             fit_and_save(prepared, {"title": "Assay demo reward model", "data_note": DATA_NOTE, "data": [starter_entry(material)]})
         elif name == REPAIRED:
-            labels = neutral_fit(prepared, rows, material.habits, start, lambda run, rows: fit_rows(run, rows, REPAIRED))
+            labels = find_labels(prepared, rows, material.habits, lambda run, rows: fit_rows(run, rows, REPAIRED)).labels
+            prepared.model.load_state_dict(start, strict=False)
+            fit_rows(labelled(prepared, material.habits, labels), rows, REPAIRED)
         else:
             fit_rows(prepared, rows, name)
         models[name] = kept(prepared.trained)

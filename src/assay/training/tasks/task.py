@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from assay.training.settings import TrainConfig
 
 COUNTER_EXAMPLES = "augmented"  # split of the rows that --augment makes; they are trained on too
+CHECKED = "augmented-check"  # of contrasts made from calibration pairs, on which is seen what the edits are worth in the end
 
 
 class BatchLoss(NamedTuple):
