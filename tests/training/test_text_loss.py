@@ -52,6 +52,13 @@ def test_the_loss_of_grm_by_its_number(tmp_path):
     assert sums[-1].item() == pytest.approx(30)
 
 
+def test_a_table_without_the_places_of_answers_is_refused(tmp_path):
+    prepared = prepare(config_of(tmp_path, toy_pairs(12), params="blocks:2", depth="full", machine=SMALL))
+    batch = prepared.task.batches(np.arange(3))[0]
+    with pytest.raises(ValueError, match="the table does not say where answers begin"):
+        text_places(batch, prepared.table, np.ones((len(batch.rows), 2), bool))
+
+
 def test_each_form_by_hand():
     assert of((-300.0, -9.0), text_loss="sft:sum") == 300
     assert of((-300.0, -9.0), (200, 3), text_loss="sft:per-token") == pytest.approx(1.5)
