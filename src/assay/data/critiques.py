@@ -1,7 +1,7 @@
 """Critiques that stand beside the pairs of a data set: what was said of the two answers, or of one of them.
 
-A row has them in its columns `critique`, `chosen_critique` and `rejected_critique` (or in its ground truth). A critique of both answers
-calls them {chosen} and {rejected}, so that it can be told in both orders; one that names neither is told as it is.
+A row has them in its columns `critique`, `chosen_critique` and `rejected_critique` (or in its ground truth). A critique of both
+answers calls them {chosen} and {rejected}, so that it can be told in both orders; one that names neither is told as it is.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def said_of(text: str) -> Said:
 
 
 def told_of_two(text: str, chosen: str, rejected: str) -> str:
-    """A critique of both answers with their names in an order. Raises `Unclear` for names that an order decides, such as Answer A."""
+    """A critique of both answers with their names in an order.
+
+    Raises `Unclear` for names that an order decides, such as Answer A.
+    """
     if CHOSEN not in text and REJECTED not in text and (found := _NAMED.search(text) or _ORDERED.search(text)) is not None:
         raise Unclear(f"it says {found[0]!r}, and which answer that is depends on an order: write {CHOSEN} and {REJECTED}")
     return text.replace(CHOSEN, chosen).replace(REJECTED, rejected)
