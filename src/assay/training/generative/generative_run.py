@@ -272,7 +272,7 @@ def fit_settings(config: TrainConfig, num_questions: int, width: int, compute: C
 
 
 def judged_pairs(splits: Splits, most: int, seed: int) -> list[PreferencePair]:
-    """The held-out pairs that stages are measured on: whole prompts of the test split, else of the calibration one, without ties."""
+    """The held-out pairs that stages are measured on: whole prompts of the test split, else of the calibration one. No ties."""
     held = splits.test or splits.calibration
     drawn = draw_pairs(held, most, seed=seed) if len(held) > most else held  # the pairs that `Opened.own_pairs` draws
     return [pair for pair in drawn if not pair.is_tie]
