@@ -16,7 +16,8 @@ CRITIQUE_FIELDS = ("critique", "chosen_critique", "rejected_critique")
 CHOSEN, REJECTED = "{chosen}", "{rejected}"
 FIRST_NAMES, SECOND_NAMES = ("1", "one", "first", "A"), ("2", "two", "second", "B")
 _NOUNS = r"assistant|answer|response|output|model|completion|candidate|ai"
-_NAMED = re.compile(rf"(?i:\b(?:the\s+)?(?:{_NOUNS}))\s*['\"(]?(?P<mark>[ABMm12]|(?i:one|two)\b)(?!\w)['\")]?")
+_MARKS = r"[ABMm12]|(?i:one|two)\b"
+_NAMED = re.compile(rf"(?i:\b(?:the\s+)?(?:{_NOUNS}))\s*(?:['\"(](?P<quoted>{_MARKS})['\")]|(?P<mark>{_MARKS})(?!\w))")
 _ORDERED = re.compile(rf"\b(?i:the\s+(?P<mark>first|second)\s+(?:{_NOUNS}))\b")
 _VERDICT = re.compile(r"^[ \t*_#>-]*(?:final[ \t]+)?verdict[ \t*_]*:[ \t*_]*(?P<said>.*?)[ \t*_.]*$", re.IGNORECASE | re.MULTILINE)
 
@@ -76,7 +77,8 @@ def by_label(text: str, of_chosen: Collection[str]) -> str:
     """
 
     def name(found: re.Match[str]) -> str:
-        mark = found["mark"] if len(found["mark"]) == 1 else found["mark"].lower()
+        said = found["mark"] or found.groupdict().get("quoted") or ""
+        mark = said if len(said) == 1 else said.lower()
         return CHOSEN if mark in of_chosen else REJECTED
 
     return _ORDERED.sub(name, _NAMED.sub(name, text))
