@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 import assay
 from assay.cli import main
@@ -15,7 +15,7 @@ from assay.data.pairs import write_pairs
 from assay.records import Completion
 from assay.run_files import read_description, read_report
 from assay.scorers.generative.own_forms import own_form
-from assay.training.generative.generative_artifact import golden_log_odds
+from assay.training.generative.generative_artifact import golden_verdicts
 from assay.training.generative.generative_run import check_flags, fit_settings, room_for
 from assay.training.generative.kind_words import GenerativeKind
 from assay.training.generative.stage_figures import RIGHT, UNREAD
@@ -73,8 +73,8 @@ def test_the_artifact_is_a_plain_language_model_and_scores_as_it_says(direct):
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
     golden = json.loads((artifact / "golden.json").read_text())
-    again = golden_log_odds(artifact, AutoTokenizer.from_pretrained(artifact), own_form("pointwise", critique=False))
-    assert [one["log_odds"] for one in golden["items"]] == pytest.approx([one["log_odds"] for one in again], abs=1e-5)
+    assert golden["items"] == golden_verdicts(artifact, own_form("pointwise", critique=False))
+    assert all(one["error"] is None or "probability" in one["error"] for one in golden["items"])
     scorer = assay.load(direct, dtype="float32", device="cpu")
     answers = [
         Completion(messages="Tell me about egg 900", response=f"It is {word} in the story, 2 of two.") for word in ("water", "lazy")

@@ -6,6 +6,7 @@ Golden texts are questions up to the verdict, with the log-odds of its two words
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from assay.files import digest, new_directory, write_text
-from assay.generation.prompt_tokens import PromptTokens
-from assay.generation.spellings import SpelledTokens
-from assay.messages import Message
+from assay.generation.generator import Generator
+from assay.generation.local_model import load_language_model
+from assay.generation.replies import Ask, Sampling
+from assay.messages import Message, as_messages
 from assay.models.bases import no_progress_bars
 from assay.models.saved.artifact import weights_digest
 from assay.models.saved.golden import GOLDEN_FILE, GOLDEN_SCHEMA
@@ -27,6 +29,7 @@ from assay.models.saved.older_readers import with_old_names
 from assay.records import Completion
 from assay.run_files import CARD, PROMPTS_FILE, SCHEMA_VERSION, write_description
 from assay.scorers.generative.own_forms import OwnForm
+from assay.scorers.judges.verdict_tokens import masses_of
 
 _SPOON = "Which is heavier, a silver spoon or a wooden spoon of the same size?"
 _TEXTS = (
@@ -38,7 +41,7 @@ _TEXTS = (
 
 _LOAD_TRANSFORMERS = """\
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 path = "path/to/this/directory"
 tokenizer = AutoTokenizer.from_pretrained(path)
@@ -104,7 +107,7 @@ def save_generative(
                 "calibration": None,
             },
         )
-        _write_golden(work, tokenizer, own)
+        _write_golden(work, own)
     return written
 
 
@@ -115,27 +118,31 @@ def _linked(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-@no_progress_bars()
-def golden_log_odds(path: Path, tokenizer: Any, own: OwnForm) -> list[dict[str, Any]]:
-    """The golden questions of a form, with their tokens and log-odds of the first word against the second, in float32."""
-    causal = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32, trust_remote_code=False).eval()
-    prompts, spelled = PromptTokens(tokenizer, None), SpelledTokens(tokenizer).of(own.words)
+def golden_verdicts(path: Path, own: OwnForm) -> list[dict[str, Any]]:
+    """The golden questions of a form, begun up to the verdict: their tokens, and the log-odds of the first word against the second.
+
+    In float32 on a CPU; a question whose verdict has too little probability has none, with the reason.
+    """
+    backend = load_language_model(path, dtype="float32", device="cpu")
+    asks = [
+        Ask(messages=(*own.prompt(*answers), Message("assistant", own.lead)), sampling=Sampling(choices=own.words))
+        for answers in _answers(own)
+    ]
+    answered = Generator(backend).ask(asks, lambda ask, reply: list(masses_of(reply, own.words).choices))
     found = []
-    for number, (question, one, other) in enumerate(_TEXTS):
-        answers = [Completion(messages=question, response=text) for text in (one, other)]  # type: ignore[arg-type]
-        messages = own.prompt(*answers[: 1 if own.form.asks == "one" else 2])
-        tokens = prompts((*messages, Message("assistant", own.lead)))
-        with torch.no_grad():
-            logits_V = causal(input_ids=torch.from_numpy(tokens[None].astype(np.int64)), use_cache=False).logits[0, -1]
-        good, bad = (torch.logsumexp(logits_V[torch.from_numpy(ids)], dim=0) for ids in spelled.single)
-        found.append({"id": f"question {number + 1}", "token_ids": tokens.tolist(), "log_odds": float(good - bad)})
+    for number, (ask, one) in enumerate(zip(asks, answered, strict=True), start=1):
+        odds = None if one.error is not None else math.log(one.verdict[0]) - math.log(one.verdict[1])
+        tokens = backend.tokens(ask.messages).tolist()
+        found.append({"id": f"question {number}", "token_ids": tokens, "log_odds": odds, "error": one.error})
     return found
 
 
-def _write_golden(path: Path, tokenizer: Any, own: OwnForm) -> None:
-    spelled = SpelledTokens(tokenizer).of(own.words)
-    whole = all(len(ids) for ids in spelled.single)
-    items = golden_log_odds(path, tokenizer, own) if whole else []
-    left_out = {} if whole else {"all": f"{' or '.join(own.words)} is no single token of this model"}
-    content = {"schema_version": GOLDEN_SCHEMA, "kind": "generative", "words": own.words, "items": items, "left_out": left_out}
+def _answers(own: OwnForm) -> list[list[Completion]]:
+    texts = [(question, (one, other)[: 1 if own.form.asks == "one" else 2]) for question, one, other in _TEXTS]
+    return [[Completion(messages=as_messages(question), response=text) for text in shown] for question, shown in texts]
+
+
+def _write_golden(path: Path, own: OwnForm) -> None:
+    items = golden_verdicts(path, own)
+    content = {"schema_version": GOLDEN_SCHEMA, "kind": "generative", "words": own.words, "items": items, "left_out": {}}
     write_text(path / GOLDEN_FILE, json.dumps(content, indent=1))
