@@ -18,14 +18,14 @@ import numpy as np
 
 from assay.files import json_digest
 from assay.generation.generator import Estimate, Generator
-from assay.generation.replies import Answered, Ask, Reply, Sampling
+from assay.generation.replies import Answered, Ask, Reply, Sampling, Unreadable
 from assay.messages import Message, Messages
 from assay.records import Completion
 from assay.scorers.generative.form_prompts import FormPrompt
 from assay.scorers.generative.generative_forms import Combine, GenerativeForm, generative_form
 from assay.scorers.generative.reply_verdicts import text_before, written_verdict
 from assay.scorers.judges.outside_shares import OutsideShares
-from assay.scorers.judges.verdict_tokens import Masses, masses_at, masses_of
+from assay.scorers.judges.verdict_tokens import READ_TEXT, Masses, masses_at, masses_of
 
 Reading = Literal["auto", "tokens", "text"]
 VERDICT_ROOM = 24  # tokens of a reply that is a verdict alone
@@ -197,7 +197,7 @@ class Critic:
 
     def outside(self) -> str | None:
         """How much probability lay outside of the verdicts so far, in words; None of verdicts in text."""
-        return self.outside_shares.summary()
+        return self.outside_shares.summary(fix="reading=text")
 
     def _asks(self, question: Question) -> list[Ask]:
         messages = self.prompt.messages(question.answers)
@@ -226,7 +226,7 @@ class Critic:
         begun = ask.messages[-1].content if ask.goes_on else ""
         verdict = written_verdict(reply, self.form, num_answers, begun=begun)
         if self.by_token and not self.is_local:
-            masses = masses_at(reply, verdict.offset, words)
+            masses = _masses_at(reply, verdict.offset, words)
             return {"found": self._of_masses(masses), "outside": masses.outside, "at": verdict.offset}
         if verdict.word is None:
             return {"found": list(verdict.scores), "at": verdict.offset}
@@ -274,6 +274,17 @@ class Critic:
             "value": f"{'probabilities of the verdict' if self.by_token else 'what is written'}; {said} of {self.samples} "
             f"{'replies' if self.samples > 1 else 'reply'}",
         }
+
+
+def _masses_at(reply: Reply, offset: int, words: Sequence[str]) -> Masses:
+    """`masses_at`, with what to do here where there are none."""
+    try:
+        return masses_at(reply, offset, words)
+    except Unreadable as reason:
+        said = str(reason).replace(READ_TEXT, "reading=text")
+        for only_in_a_rubric in ("choices of one token, or ", "the scale one digit, or "):
+            said = said.replace(only_in_a_rubric, "")
+        raise Unreadable(said) from None
 
 
 def _by_token(generator: Generator, form: GenerativeForm, asked: GenerativeAsked) -> bool:
