@@ -23,7 +23,7 @@ from assay.messages import Message, Messages
 from assay.records import Completion
 from assay.scorers.generative.form_prompts import FormPrompt
 from assay.scorers.generative.generative_forms import Combine, GenerativeForm, generative_form
-from assay.scorers.generative.reply_verdicts import text_before, written_verdict
+from assay.scorers.generative.reply_verdicts import written_verdict
 from assay.scorers.judges.outside_shares import OutsideShares
 from assay.scorers.judges.verdict_tokens import READ_TEXT, Masses, masses_at, masses_of
 
@@ -55,7 +55,7 @@ class GenerativeAsked(NamedTuple):
 
     def over(self, saved: GenerativeAsked) -> GenerativeAsked:
         """This, with what it leaves open taken from `saved`."""
-        return GenerativeAsked(*(mine if mine not in (None, "") else theirs for mine, theirs in zip(self, saved, strict=True)))
+        return saved._replace(**{name: value for name, value in self._asdict().items() if value not in (None, "")})
 
 
 def read_generative_spec(text: str) -> GenerativeAsked:
@@ -135,7 +135,7 @@ class Opinion(NamedTuple):
     def text(self) -> str | None:
         """The replies, and how many of them could not be read."""
         said = "\n\n".join(text for text in self.texts if text)
-        num_lost = int((~self.is_read).sum())
+        num_lost = int((~self.is_read).sum()) if len(self.errors) > 1 else 0
         return (f"{said}\n({num_lost} of {len(self.errors)} replies have no verdict)" if num_lost and said else said) or None
 
 
@@ -202,7 +202,8 @@ class Critic:
     def _asks(self, question: Question) -> list[Ask]:
         messages = self.prompt.messages(question.answers)
         if self.is_direct and self.form.lead:
-            messages = going_on(messages, self.form.lead)
+            verdict, lead = self.form.spelled[0], self.form.lead
+            messages = going_on(messages, self._before(verdict, verdict.index(self.form.words[0], len(lead))))
         shared = json_digest([turn.hashed() for turn in question.answers[0].messages])
         return [
             Ask(
@@ -238,7 +239,7 @@ class Critic:
         places = [i for i, one in enumerate(answered) if one.error is None]
         behind = []
         for i in places:
-            critique = text_before(str(answered[i].reply.text), answered[i].verdict["at"])
+            critique = self._before(str(answered[i].reply.text), answered[i].verdict["at"])
             behind.append(replace(asks[i], messages=going_on(asks[i].messages, critique), sampling=sampling))
 
         def read(_: Ask, reply: Reply) -> dict[str, Any]:
@@ -249,6 +250,10 @@ class Critic:
         for i, one in zip(places, self.generator.ask(behind, read), strict=True):
             found[i] = one
         return found
+
+    def _before(self, text: str, offset: int) -> str:
+        """What stands before the token of a verdict, in this model's tokens."""
+        return str(self.generator.backend.tokens.before(text, offset))  # type: ignore[attr-defined]
 
     def _of_masses(self, masses: Masses) -> list[float]:
         """The probability of each word; of scores their expected value."""
