@@ -42,6 +42,10 @@ class PromptTokens:
             raise Unreadable(f"the messages are {len(tokens):,} tokens, and the model takes {self.max_length:,} with its reply")
         return np.asarray(tokens, np.int32)
 
+    def reply(self, text: str) -> list[int]:
+        """The tokens of a whole reply behind a prompt: what it says, which is never a control token."""
+        return self._encode(text, split_special_tokens=any(special in text for special in self._special))
+
     def before(self, text: str, offset: int) -> str:
         """The text up to where the token begins that says the word at `offset`: in most vocabularies " A" is one token, in others
         the space is a token of its own."""
