@@ -63,8 +63,8 @@ def total_of(estimates: Sequence[Estimate]) -> Estimate:
     """What asks that share no call come to together; the price is not known where that of one is not."""
     prices = [one.price for one in estimates if one.price is not None]
     price = sum(prices) if len(prices) == len(estimates) else None
-    counts = (sum(column) for column in zip(*(one[:4] for one in estimates), strict=True))
-    return Estimate(*counts, price)
+    calls, known, to_read, to_write = (sum(column) for column in zip(*(one[:4] for one in estimates), strict=True))
+    return Estimate(calls, known, to_read, to_write, price)
 
 
 class Generator:
