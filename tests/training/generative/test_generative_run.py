@@ -14,8 +14,8 @@ from assay.cli import main
 from assay.data.pairs import write_pairs
 from assay.records import Completion
 from assay.run_files import read_description, read_report
+from assay.scorers.generative.golden_verdicts import golden_verdicts, largest_change, read_golden_verdicts
 from assay.scorers.generative.own_forms import own_form
-from assay.training.generative.generative_artifact import golden_verdicts
 from assay.training.generative.generative_run import check_flags, fit_settings, room_for
 from assay.training.generative.kind_words import GenerativeKind
 from assay.training.generative.stage_figures import RIGHT, UNREAD
@@ -72,9 +72,10 @@ def test_the_artifact_is_a_plain_language_model_and_scores_as_it_says(direct):
     _, loading = AutoModelForCausalLM.from_pretrained(artifact, output_loading_info=True)
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
-    golden = json.loads((artifact / "golden.json").read_text())
-    assert golden["items"] == golden_verdicts(artifact, own_form("pointwise", critique=False))
-    assert all(one["error"] is None or "probability" in one["error"] for one in golden["items"])
+    own = own_form("pointwise", critique=False)
+    saved = read_golden_verdicts(artifact)
+    assert len(saved) == 4
+    assert largest_change(saved, golden_verdicts(artifact, own)) == 0.0
     scorer = assay.load(direct, dtype="float32", device="cpu")
     answers = [
         Completion(messages="Tell me about egg 900", response=f"It is {word} in the story, 2 of two.") for word in ("water", "lazy")
@@ -84,6 +85,18 @@ def test_the_artifact_is_a_plain_language_model_and_scores_as_it_says(direct):
     card = (artifact / "README.md").read_text()
     assert "text-generation" in card
     assert "trained in stages: sft" in card
+
+
+@pytest.mark.slow
+def test_its_certificate_is_sound_until_its_verdicts_change(direct, tmp_path, capsys):
+    copy = tmp_path / "artifact"
+    shutil.copytree(direct / "artifact", copy)
+    assert main(["audit", "verify", str(copy)]) == 0
+    golden = json.loads((copy / "golden.json").read_text())
+    golden["items"][0]["log_odds"] = 99.0
+    (copy / "golden.json").write_text(json.dumps(golden))
+    assert main(["audit", "verify", str(copy)]) == 4
+    assert "golden verdicts" in capsys.readouterr().out
 
 
 @pytest.mark.slow

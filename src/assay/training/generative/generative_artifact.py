@@ -6,7 +6,6 @@ Golden texts are questions up to the verdict, with the log-odds of its two words
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,26 +17,12 @@ import torch
 from transformers import AutoTokenizer
 
 from assay.files import digest, new_directory, write_text
-from assay.generation.generator import Generator
-from assay.generation.local_model import load_language_model
-from assay.generation.replies import Ask, Sampling
-from assay.messages import Message, as_messages
 from assay.models.bases import no_progress_bars
 from assay.models.saved.artifact import weights_digest
-from assay.models.saved.golden import GOLDEN_FILE, GOLDEN_SCHEMA
 from assay.models.saved.older_readers import with_old_names
-from assay.records import Completion
 from assay.run_files import CARD, PROMPTS_FILE, SCHEMA_VERSION, write_description
+from assay.scorers.generative.golden_verdicts import write_golden_verdicts
 from assay.scorers.generative.own_forms import OwnForm
-from assay.scorers.judges.verdict_tokens import masses_of
-
-_SPOON = "Which is heavier, a silver spoon or a wooden spoon of the same size?"
-_TEXTS = (
-    ("How long must an egg boil until it is hard?", "About ten minutes.", "It depends."),
-    (_SPOON, "The silver one: silver is denser than wood.", "Spoons are made of wood."),
-    ("Wie heisst die Hauptstadt von Österreich?", "Wien.", "Bern."),
-    ("Add 17 and 25.", "42", "32"),
-)
 
 _LOAD_TRANSFORMERS = """\
 ```python
@@ -107,7 +92,7 @@ def save_generative(
                 "calibration": None,
             },
         )
-        _write_golden(work, own)
+        write_golden_verdicts(work, own)
     return written
 
 
@@ -116,33 +101,3 @@ def _linked(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def golden_verdicts(path: Path, own: OwnForm) -> list[dict[str, Any]]:
-    """The golden questions of a form, begun up to the verdict: their tokens, and the log-odds of the first word against the second.
-
-    In float32 on a CPU; a question whose verdict has too little probability has none, with the reason.
-    """
-    backend = load_language_model(path, dtype="float32", device="cpu")
-    asks = [
-        Ask(messages=(*own.prompt(*answers), Message("assistant", own.lead)), sampling=Sampling(choices=own.words))
-        for answers in _answers(own)
-    ]
-    answered = Generator(backend).ask(asks, lambda ask, reply: list(masses_of(reply, own.words).choices))
-    found = []
-    for number, (ask, one) in enumerate(zip(asks, answered, strict=True), start=1):
-        odds = None if one.error is not None else math.log(one.verdict[0]) - math.log(one.verdict[1])
-        tokens = backend.tokens(ask.messages).tolist()
-        found.append({"id": f"question {number}", "token_ids": tokens, "log_odds": odds, "error": one.error})
-    return found
-
-
-def _answers(own: OwnForm) -> list[list[Completion]]:
-    texts = [(question, (one, other)[: 1 if own.form.asks == "one" else 2]) for question, one, other in _TEXTS]
-    return [[Completion(messages=as_messages(question), response=text) for text in shown] for question, shown in texts]
-
-
-def _write_golden(path: Path, own: OwnForm) -> None:
-    items = golden_verdicts(path, own)
-    content = {"schema_version": GOLDEN_SCHEMA, "kind": "generative", "words": own.words, "items": items, "left_out": {}}
-    write_text(path / GOLDEN_FILE, json.dumps(content, indent=1))
