@@ -28,6 +28,7 @@ MONITOR = "monitor"  # folder of what drift is measured against; not part of the
 ENSEMBLE = "ensemble"  # the kind of a directory of members, and the entry that says how they are combined
 CARD = "card"  # the entry that says what the model card says of a head that is no scalar reward
 STEPS = "steps"  # the entry that says how a process reward model reads a solution; it decides its score
+GENERATIVE = "generative"  # the entry that says how a model that writes its verdict is asked; it decides its score
 STEP_CALIBRATION = "step_calibration"  # the entry that says how the probabilities of steps were calibrated
 ADOPTED = "adopted"  # the entry of an artifact made of another's model: where it came from, and what was assumed
 UNKNOWN_PAST = "unknown_past"  # the entry of a model that was trained on from such a one
@@ -119,10 +120,10 @@ def write_description(path: str | Path, description: Mapping[str, Any]) -> dict[
 
 
 def fingerprint(description: Mapping[str, Any]) -> str:
-    """Digest of what decides a score: weights, template, length policy, saved dtype, calibration, how members are combined, and how
-    steps are read."""
+    """Digest of what decides a score: weights, template, length policy, saved dtype, calibration, how members are combined, how
+    steps are read, and how a generative model is asked."""
     parts = [description.get(part) for part in _DECIDING]
-    parts += [description[part] for part in (ENSEMBLE, STEPS) if description.get(part)]
+    parts += [description[part] for part in (ENSEMBLE, STEPS, GENERATIVE) if description.get(part)]
     return json_digest(parts)
 
 

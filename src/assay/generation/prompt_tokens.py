@@ -41,6 +41,10 @@ class PromptTokens:
             raise Unreadable(f"the messages are {len(tokens):,} tokens, and the model takes {self.max_length:,} with its reply")
         return np.asarray(tokens, np.int32)
 
+    def reply(self, text: str) -> list[int]:
+        """The tokens of a whole reply behind a prompt: what it says, which is never a control token."""
+        return self._encode(text, split_special_tokens=any(special in text for special in self._special))
+
     def _templated(self, turns: list[dict[str, Any]]) -> str:
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False))
 

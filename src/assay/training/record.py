@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from assay.data.table import SplitTable
 from assay.evaluation.evaluate import gap_finding
 from assay.files import digest as digest_of
 from assay.files import write_text
+from assay.models.bases import Base
 from assay.models.reward_model import RewardModel
 from assay.records import Finding, Metric, Report, Table
 from assay.run_files import UNKNOWN_PAST
@@ -24,6 +26,7 @@ from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
 from assay.training.choice import QUICK
 from assay.training.prepare import Prepared
+from assay.training.settings import TrainConfig
 from assay.training.tasks.task import COUNTER_EXAMPLES
 
 SAMPLED = 2000  # training pairs of the report
@@ -108,21 +111,40 @@ def describe(prepared: Prepared, model: RewardModel, extra: dict[str, Any] | Non
 
 
 def write_config(prepared: Prepared) -> None:
-    """config.json: the flags (files by their absolute path), the derived settings, and what was read."""
-    config = prepared.config
+    """config.json: see `config_content`."""
+    content = config_content(
+        prepared.config,
+        settings=prepared.settings,
+        data=prepared.data,
+        base=prepared.base,
+        split_by_prompt=prepared.split_by_prompt,
+        choice=None if prepared.choice is None else prepared.choice.entry(),
+    )
+    write_text(prepared.config.out / "config.json", json.dumps(content, indent=1, default=str))
+
+
+def config_content(
+    config: TrainConfig,
+    *,
+    settings: Mapping[str, Any],
+    data: list[dict[str, Any]],
+    base: Base,
+    split_by_prompt: bool = True,
+    choice: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The flags (files by their absolute path), the derived settings, and what was read."""
     paths = {
         "data": [_absolute(name) for name in config.data],
         "init_from": _absolute(str(config.init_from)) if config.init_from is not None else None,
         "eval_data": _absolute(config.eval_data) if config.eval_data is not None else None,
     }
-    content = {
-        "config": {**asdict(config), "depth": config.depth_rule, **paths, "split_by_prompt": prepared.split_by_prompt},
-        "settings": prepared.settings,
-        "choice": None if prepared.choice is None else prepared.choice.entry(),
-        "data": prepared.data,
-        "base": prepared.base._asdict(),
+    return {
+        "config": {**asdict(config), "depth": config.depth_rule, **paths, "split_by_prompt": split_by_prompt},
+        "settings": settings,
+        "choice": choice,
+        "data": data,
+        "base": base._asdict(),
     }
-    write_text(prepared.config.out / "config.json", json.dumps(content, indent=1, default=str))
 
 
 def _absolute(name: str) -> str:
@@ -132,10 +154,12 @@ def _absolute(name: str) -> str:
 
 def split_sizes(table: SplitTable) -> dict[str, dict[str, Any]]:
     """Number of rows (pairs, in most kinds) and fingerprint of the prompts of each split."""
-    sizes = {}
     added = (COUNTER_EXAMPLES,) if len(table.rows(COUNTER_EXAMPLES)) else ()
-    for name in ("train", "calibration", "test", *added):
-        prompts = np.unique(table.prompt[table.rows(name)])
-        digest = digest_of(prompts.tobytes())
-        sizes[name] = {"num_pairs": len(table.rows(name)), "num_prompts": len(prompts), "fingerprint": digest}
-    return sizes
+    names = ("train", "calibration", "test", *added)
+    return {name: split_size(len(table.rows(name)), table.prompt[table.rows(name)]) for name in names}
+
+
+def split_size(num_rows: int, prompts: np.ndarray) -> dict[str, Any]:
+    """The same of one split. prompts: hashes, each as often as it likes."""
+    unique = np.unique(prompts)
+    return {"num_pairs": num_rows, "num_prompts": len(unique), "fingerprint": digest_of(unique.tobytes())}
