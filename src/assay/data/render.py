@@ -50,13 +50,15 @@ _DATE_MACRO = (
 class Rendered(NamedTuple):
     """Tokens of one completion: tokens (T,) int32, reward_positions (R,) int32 indices of the rewarded tokens (`LOST` for a step
     that was cut off), whether an end was cut off, and the reason when it could not be rendered (tokens and reward positions are
-    then empty). left_out: parts of the prompt that the template does not render."""
+    then empty). left_out: parts of the prompt that the template does not render. answer_start: see `answer_starts`; -1 where it was
+    not asked for."""
 
     tokens: np.ndarray
     reward_positions: np.ndarray
     is_cut: bool = False
     error: str | None = None
     left_out: tuple[str, ...] = ()
+    answer_start: int = -1
 
 
 class AnswerTokens(NamedTuple):
@@ -245,6 +247,16 @@ class Renderer:
 def _templated(tokenizer: Any, conversation: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
     """A conversation as text. Raises what the chat template and its sandbox raise, `_REFUSALS`."""
     return str(tokenizer.apply_chat_template(conversation, tools=list(tools) or None, tokenize=False))
+
+
+def generation_prompt(tokenizer: Any, completion: Completion) -> str:
+    """The conversation before the answer, as text, with what asks for one; "" of a template that does not ask."""
+    turns, tools = completion.conversation()[:-1], list(completion.tools) or None
+    try:
+        asked = str(tokenizer.apply_chat_template(turns, tools=tools, add_generation_prompt=True, tokenize=False))
+        return asked if asked != _templated(tokenizer, turns, completion.tools) else ""
+    except _REFUSALS:
+        return ""
 
 
 def warn_of_left_out(rendered: Sequence[Rendered]) -> None:

@@ -97,7 +97,7 @@ def describe(prepared: Prepared, model: RewardModel, extra: dict[str, Any] | Non
         "base_license": prepared.base.license,
         "base_revision": getattr(model.backbone.config, "_commit_hash", None),
         "depth": model.backbone.num_layers,
-        "objective": config.objective.loss,
+        "objective": config.objective.name,
         "params": config.params,
         **({} if prepared.choice is None else {"choice": prepared.choice.entry()}),
         "data": prepared.data,

@@ -16,7 +16,7 @@ from assay.models.device import token_budget
 from assay.records import Dtype
 from assay.scorers.ensemble import Combination, How
 from assay.training.loop import LoopSettings
-from assay.training.objective import Objective
+from assay.training.objective import Objective, refuse_text_loss
 
 ModelPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]  # the first word after a command
 Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A=B")]
@@ -169,6 +169,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         parse_params(self.params)
         parse_depth(self.depth_rule, 1)
+        refuse_text_loss(self)
         if self.machine.shard and parse_params(self.params)[0] == "head":
             raise ValueError(f"--shard spreads trained layers over the processes, --params {self.params} trains none: leave it out")
         if self.members.ensemble > 1 and self.kind != "pairs":
@@ -228,6 +229,8 @@ class TrainConfig:
             return self.depth
         if self.machine.quick:
             return QUICK_DEPTH
+        if self.objective.text_loss is not None:  # read from the base's own last layer
+            return "full"
         return "auto" if self.init_from is None and parse_params(self.params)[0] in (AUTO, "head", "blocks") else "full"
 
 

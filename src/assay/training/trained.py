@@ -92,6 +92,8 @@ def trained_part(
             else:
                 model, cache = _blocks_on_trunk(whole, number, dropout, table, settings)
                 source = replace(tokens, cache=cache)
+    if model.text_head is not None and mode != "full":
+        model.text_head = model.text_head.frozen(whole.compute_dtype)
     model.dropout = dropout
     return Trained(model=model, whole=whole, adapters=adapters), source
 
@@ -160,7 +162,8 @@ def _blocks_on_trunk(
         part.float().requires_grad_(True)
     add_dropout(top.model, dropout)
     cache = build_cache(in_dtype(trunk, whole.compute_dtype), table, dtype=whole.compute_dtype, **settings)
-    return RewardModel(top, whole.head, outputs=whole.outputs, compute_dtype=whole.compute_dtype), cache
+    top_model = RewardModel(top, whole.head, outputs=whole.outputs, compute_dtype=whole.compute_dtype, text_head=whole.text_head)
+    return top_model, cache
 
 
 def in_dtype(backbone: Backbone, dtype: torch.dtype) -> Backbone:

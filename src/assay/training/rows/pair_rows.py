@@ -46,7 +46,13 @@ def read_table(
         with console.status("reading and tokenising"):
             pairs = with_counter_examples(with_replay(itertools.chain.from_iterable(readers), config), config, split is None)
             try:
-                table, count = build_table(pairs, renderer, path, split=lambda pair: counted(spread, pair, split_of_pair(pair)))
+                table, count = build_table(
+                    pairs,
+                    renderer,
+                    path,
+                    split=lambda pair: counted(spread, pair, split_of_pair(pair)),
+                    with_starts=config.objective.text_loss is not None,
+                )
             except NothingLeft as error:
                 raise DataError(f"{error}\n{why_no_pairs(readers)}") from error
     data = say_read(config, readers)
