@@ -1,7 +1,7 @@
 """Critiques that stand beside the pairs of a data set: what was said of the two answers, or of one of them.
 
-A row has them in its columns `critique`, `chosen_critique` and `rejected_critique` (or in its ground truth). A critique of both answers
-calls them {chosen} and {rejected}, so that it can be told in both orders; one that names neither is told as it is.
+A row has them in its columns `critique`, `chosen_critique` and `rejected_critique` (or in its ground truth). A critique of both
+answers calls them {chosen} and {rejected}, so that it can be told in both orders; one that names neither is told as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ CRITIQUE_FIELDS = ("critique", "chosen_critique", "rejected_critique")
 CHOSEN, REJECTED = "{chosen}", "{rejected}"
 FIRST_NAMES, SECOND_NAMES = ("1", "one", "first", "A"), ("2", "two", "second", "B")
 _NOUNS = r"assistant|answer|response|output|model|completion|candidate|ai"
-_NAMED = re.compile(rf"(?i:\b(?:the\s+)?(?:{_NOUNS}))\s*['\"(]?(?P<mark>[ABMm12]|(?i:one|two)\b)(?!\w)['\")]?")
+_MARKS = r"[ABMm12]|(?i:one|two)\b"
+_NAMED = re.compile(rf"(?i:\b(?:the\s+)?(?:{_NOUNS}))\s*(?:['\"(](?P<quoted>{_MARKS})['\")]|(?P<mark>{_MARKS})(?!\w))")
 _ORDERED = re.compile(rf"\b(?i:the\s+(?P<mark>first|second)\s+(?:{_NOUNS}))\b")
 _VERDICT = re.compile(r"^[ \t*_#>-]*(?:final[ \t]+)?verdict[ \t*_]*:[ \t*_]*(?P<said>.*?)[ \t*_.]*$", re.IGNORECASE | re.MULTILINE)
 
@@ -60,7 +61,10 @@ def said_of(text: str) -> Said:
 
 
 def told_of_two(text: str, chosen: str, rejected: str) -> str:
-    """A critique of both answers with their names in an order. Raises `Unclear` for names that an order decides, such as Answer A."""
+    """A critique of both answers with their names in an order.
+
+    Raises `Unclear` for names that an order decides, such as Answer A.
+    """
     if CHOSEN not in text and REJECTED not in text and (found := _NAMED.search(text) or _ORDERED.search(text)) is not None:
         raise Unclear(f"it says {found[0]!r}, and which answer that is depends on an order: write {CHOSEN} and {REJECTED}")
     return text.replace(CHOSEN, chosen).replace(REJECTED, rejected)
@@ -73,7 +77,8 @@ def by_label(text: str, of_chosen: Collection[str]) -> str:
     """
 
     def name(found: re.Match[str]) -> str:
-        mark = found["mark"] if len(found["mark"]) == 1 else found["mark"].lower()
+        said = found["mark"] or found.groupdict().get("quoted") or ""
+        mark = said if len(said) == 1 else said.lower()
         return CHOSEN if mark in of_chosen else REJECTED
 
     return _ORDERED.sub(name, _NAMED.sub(name, text))

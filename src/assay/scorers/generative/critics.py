@@ -19,13 +19,13 @@ import numpy as np
 from assay.files import json_digest
 from assay.generation.generator import Estimate, Generator
 from assay.generation.replies import Answered, Ask, Reply, Sampling
-from assay.messages import Message
+from assay.messages import Message, Messages
 from assay.records import Completion
 from assay.scorers.generative.form_prompts import FormPrompt
 from assay.scorers.generative.generative_forms import Combine, GenerativeForm, generative_form
 from assay.scorers.generative.reply_verdicts import text_before, written_verdict
 from assay.scorers.judges.outside_shares import OutsideShares
-from assay.scorers.judges.verdict_tokens import masses_at, masses_of
+from assay.scorers.judges.verdict_tokens import Masses, masses_at, masses_of
 
 Reading = Literal["auto", "tokens", "text"]
 VERDICT_ROOM = 24  # tokens of a reply that is a verdict alone
@@ -101,10 +101,12 @@ def _setting(text: str, key: str, value: str) -> Any:
 
 
 class Question(NamedTuple):
-    """Answers to one prompt in the order in which they are shown. order: that order, in words, for the ledger."""
+    """Answers to one prompt in the order in which they are shown. order: that order, in words, for the ledger. samples: the
+    numbers of the replies that are drawn, None for all."""
 
     answers: tuple[Completion, ...]
     order: str = ""
+    samples: tuple[int, ...] | None = None
 
 
 class Opinion(NamedTuple):
@@ -169,14 +171,16 @@ class Critic:
 
     def opinions(self, questions: Sequence[Question]) -> list[Opinion]:
         """What the model says of each question, in order."""
-        asks = [ask for question in questions for ask in self._asks(question)]
-        sizes = {ask: len(question.answers) for question in questions for ask in self._asks(question)}
+        plans = [self._asks(question) for question in questions]
+        asks = [ask for plan in plans for ask in plan]
+        sizes = {ask: len(question.answers) for question, plan in zip(questions, plans, strict=True) for ask in plan}
         answered = self.generator.ask(asks, lambda ask, reply: self._read(ask, reply, sizes[ask]))
         found = self._behind(asks, answered) if self.by_token and self.is_local and not self.is_direct else list(answered)
         self.outside_shares.take(found)
-        k, opinions = self.samples, []
-        for i, question in enumerate(questions):
-            mine, replies = found[i * k : (i + 1) * k], answered[i * k : (i + 1) * k]
+        opinions, end = [], 0
+        for question, plan in zip(questions, plans, strict=True):
+            start, end = end, end + len(plan)
+            mine, replies = found[start:end], answered[start:end]
             width = len(question.answers) if self.form.gives == "score" else len(self.form.words)
             rows = [[np.nan] * width if one.error is not None else one.verdict["found"] for one in mine]
             texts = tuple(None if self.is_direct else one.reply.text for one in replies)
@@ -198,7 +202,7 @@ class Critic:
     def _asks(self, question: Question) -> list[Ask]:
         messages = self.prompt.messages(question.answers)
         if self.is_direct and self.form.lead:
-            messages = (*messages, Message("assistant", self.form.lead))
+            messages = going_on(messages, self.form.lead)
         shared = json_digest([turn.hashed() for turn in question.answers[0].messages])
         return [
             Ask(
@@ -209,7 +213,7 @@ class Critic:
                 rubric=self.prompt.fingerprint,
                 shared=shared,
             )
-            for k in range(self.samples)
+            for k in (range(self.samples) if question.samples is None else question.samples)
         ]
 
     def _read(self, ask: Ask, reply: Reply, num_answers: int) -> dict[str, Any]:
@@ -218,13 +222,14 @@ class Critic:
         words = self.form.words
         if self.is_direct:
             masses = masses_of(reply, words)
-            return {"found": list(masses.choices), "outside": masses.outside}
-        verdict = written_verdict(reply, self.form, num_answers)
-        if verdict.word is None:
-            return {"found": list(verdict.scores), "at": verdict.offset}
+            return {"found": self._of_masses(masses), "outside": masses.outside}
+        begun = ask.messages[-1].content if ask.goes_on else ""
+        verdict = written_verdict(reply, self.form, num_answers, begun=begun)
         if self.by_token and not self.is_local:
             masses = masses_at(reply, verdict.offset, words)
-            return {"found": list(masses.choices), "outside": masses.outside, "at": verdict.offset}
+            return {"found": self._of_masses(masses), "outside": masses.outside, "at": verdict.offset}
+        if verdict.word is None:
+            return {"found": list(verdict.scores), "at": verdict.offset}
         return {"found": [float(word == verdict.word) for word in words], "at": verdict.offset}
 
     def _behind(self, asks: Sequence[Ask], answered: Sequence[Answered]) -> list[Answered]:
@@ -234,16 +239,22 @@ class Critic:
         behind = []
         for i in places:
             critique = text_before(str(answered[i].reply.text), answered[i].verdict["at"])
-            behind.append(replace(asks[i], messages=(*asks[i].messages, Message("assistant", critique)), sampling=sampling))
+            behind.append(replace(asks[i], messages=going_on(asks[i].messages, critique), sampling=sampling))
 
         def read(_: Ask, reply: Reply) -> dict[str, Any]:
             masses = masses_of(reply, self.form.words)
-            return {"found": list(masses.choices), "outside": masses.outside}
+            return {"found": self._of_masses(masses), "outside": masses.outside}
 
         found = list(answered)
         for i, one in zip(places, self.generator.ask(behind, read), strict=True):
             found[i] = one
         return found
+
+    def _of_masses(self, masses: Masses) -> list[float]:
+        """The probability of each word; of scores their expected value."""
+        if self.form.gives == "choice":
+            return list(masses.choices)
+        return [sum(share * float(word) for share, word in zip(masses.choices, self.form.words, strict=True))]
 
     def _assumed(self) -> dict[str, str]:
         form = self.form
@@ -268,10 +279,12 @@ class Critic:
 def _by_token(generator: Generator, form: GenerativeForm, asked: GenerativeAsked) -> bool:
     """Whether the verdict's probabilities are read. Raises ValueError where they are asked for and not to be had."""
     reading, combine = asked.reading or "auto", asked.combine or form.combine
-    if reading == "text" or (reading == "auto" and (not form.words or combine == "vote")):
+    if reading == "text" or (reading == "auto" and (form.gives == "score" or not form.by_token or combine == "vote")):
         return False
-    if not form.words:
-        raise ValueError(f"reading=tokens: #{form.name} gives scores, which are read as they are written: leave it out")
+    if not form.words or not form.by_token:
+        raise ValueError(
+            f"reading=tokens: what #{form.name} says is no single token: it is read as it is written; leave reading out"
+        )
     features = generator.features()
     if reading == "tokens" and not features.logprobs:
         why = f"{generator.backend.model} gives no probabilities of tokens ({features.summary()})"
@@ -290,10 +303,20 @@ def _refuse_settings(form: GenerativeForm, asked: GenerativeAsked, *, writes: bo
         raise ValueError(f"samples={samples}: {why}: leave samples out")
     if samples > 1 and asked.temperature == 0:
         raise ValueError(f"samples={samples} at temperature 0 are one reply {samples} times: give a temperature")
+    if asked.orders is not None and form.asks != "two":
+        shown = "one answer" if form.asks == "one" else "all answers, sample after sample in the other order"
+        raise ValueError(f"orders={asked.orders}: #{form.name} is shown {shown}: leave orders out")
     if (asked.combine == "sum") and form.gives != "score":
         raise ValueError(f"combine=sum: #{form.name} gives a verdict in words, not scores: use mean or vote")
     if asked.combine == "vote" and form.gives == "score" and form.asks == "one":
         raise ValueError(f"combine=vote: #{form.name} scores one answer, and scores are no votes: use mean or sum")
+
+
+def going_on(messages: Messages, text: str) -> Messages:
+    """The messages with a text that the reply goes on with, behind the one that it was begun with."""
+    if messages and messages[-1].role == "assistant":
+        return (*messages[:-1], Message("assistant", f"{messages[-1].content}{text}"))
+    return (*messages, Message("assistant", text)) if text else messages
 
 
 def first_share(opinion: Opinion, form: GenerativeForm, combine: Combine) -> float:
@@ -307,9 +330,7 @@ def first_share(opinion: Opinion, form: GenerativeForm, combine: Combine) -> flo
         return float(np.mean(0.5 + 0.5 * np.sign(read_KC[:, 0] - read_KC[:, 1])))
     if combine == "vote":
         read_KC = _votes(read_KC)
-    share_C = read_KC.mean(axis=0)
-    tie = float(share_C[2]) if len(share_C) > 2 else 0.0
-    return float(share_C[0] + tie / 2)
+    return float(read_KC.mean(axis=0) @ np.array(form.shares))
 
 
 def log_odds(opinion: Opinion, *, by_token: bool, combine: Combine) -> float:

@@ -1,8 +1,9 @@
 """The prompt of a form: the publisher's text from the model's own files or a file that is given, else our own words, and that is
 said.
 
-A template is the text of the user's turn, or of several turns, each behind a line `[system]` or `[user]`. Fields are written as in
-Python ("{question}", "{answer_a}", under the names that publishers give them) or as Jinja ("{{ question }}"). No torch.
+A template is the text of the user's turn, or of several turns, each behind a line `[system]`, `[user]` or `[assistant]` (what the
+reply is begun with). Fields are written as in Python ("{question}", "{answer_a}", under the names that publishers give them) or as
+Jinja ("{{ question }}"). The text of another field, such as a rubric, stands behind a line with its name: `[rubric]`. No torch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from assay.scorers.judges.wording import answer_text, conversation_text
 
 PROMPT_FILES = ("judge_prompt.txt", "judge_prompt.jinja", "prompt_template.txt", "prompt.txt", "prompt.jinja")
 """Files of a model's directory that are taken for its prompt."""
-_TURN = re.compile(r"^\[(system|user)\][ \t]*\n", re.MULTILINE)
+_TURNS = ("system", "user", "assistant")
+_SECTION = re.compile(r"^\[([a-z]\w*)\][ \t]*(?:\n|\Z)", re.MULTILINE)
 _FIELD = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}|\{([A-Za-z_]\w*)\}")
 _JINJA = re.compile(r"\{%|\{\{-?\s*[A-Za-z_]\w*\s*(?:\}\}|-\}\}|[|.\[(])")
 _QUESTION = (
@@ -46,24 +48,30 @@ _ANSWER = ("answer", "response", "origresponse", "output", "completion", "assist
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormPrompt:
     """What a form is asked with. text: the template, None for our own words. critique: whether our own words ask for one.
-    origin: where the prompt is from, in words. is_published: whether its digest is a published one."""
+    in_roles: the answers are turns of their own in the model's chat template. origin: where the prompt is from, in words.
+    is_published: whether it is the model's own or has a published digest."""
 
     form: GenerativeForm
     text: str | None = None
     critique: bool = True
+    in_roles: bool = False
     origin: str = ""
     is_published: bool = False
 
     def messages(self, answers: Sequence[Completion]) -> Messages:
-        """The turns that ask about these answers. Raises ValueError for a template that cannot be filled."""
+        """The turns that ask about these answers; a last one of the assistant is how the reply begins. Raises ValueError for a
+        template that cannot be filled."""
+        if self.in_roles:
+            return (*answers[0].messages, *(Message(f"response_{k}", answer_text(one)) for k, one in enumerate(answers, 1)))
         if self.text is None:
             return (Message("user", own_text(self.form, answers, critique=self.critique)),)
-        fields = fields_of(self.form, answers)
-        return tuple(Message(role, filled(text, fields).strip()) for role, text in turns_of(self.text))
+        turns, others = sections_of(self.text)
+        fields = {**fields_of(self.form, answers), **others}
+        return tuple(Message(role, filled(text, fields).strip()) for role, text in turns)
 
     def why_not(self, answers: Sequence[Completion]) -> str | None:
         """Why these answers cannot be asked about; None where they can."""
-        if self.text is None:
+        if self.text is None and not self.in_roles:
             return why_unaskable(answers)
         for answer in answers:
             if answer.response is None:
@@ -75,7 +83,7 @@ class FormPrompt:
     @property
     def fingerprint(self) -> str:
         """Digest of all that decides what is asked."""
-        return json_digest([self.form.name, self.text, self.critique, OWN_WORDS])
+        return json_digest([self.form.name, self.text, self.critique, self.in_roles, OWN_WORDS])
 
 
 def form_prompt(
@@ -94,6 +102,9 @@ def form_prompt(
         raise ValueError(f"template={template}: there is no such file")
     if file is None and checkpoint is not None and not form.is_own:
         file = next((checkpoint / name for name in PROMPT_FILES if (checkpoint / name).is_file()), None)
+    if file is None and form.roles and _knows_roles(checkpoint):
+        own = "the model's own chat template, with the answers as turns response_1 and response_2"
+        return FormPrompt(form=form, in_roles=True, origin=own, is_published=True)
     if file is None:
         return FormPrompt(form=form, critique=critique, origin=_of_own_words(form))
     text = file.read_text(encoding="utf-8")
@@ -104,16 +115,28 @@ def form_prompt(
 
 
 def prompt_digest(text: str) -> str:
-    """Digest of a prompt that does not depend on white space, on how its fields are named, or on how turns are marked."""
-    bare = _FIELD.sub("{}", _TURN.sub("", text)).replace("{{", "{").replace("}}", "}")
+    """Digest of a prompt that does not depend on white space, on how its fields are named, or on how turns are marked; what stands
+    in its fields does not count."""
+    turns = "".join(turn for _, turn in sections_of(text)[0])
+    bare = _FIELD.sub("{}", turns).replace("{{", "{").replace("}}", "}")
     return digest(re.sub(r"\s+", "", bare))
 
 
-def turns_of(text: str) -> list[tuple[str, str]]:
-    """(role, text) of each turn of a template."""
-    parts = _TURN.split(text)
-    turns = [("user", parts[0])] if parts[0].strip() else []
-    return turns + list(zip(parts[1::2], parts[2::2], strict=True))
+def sections_of(text: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """The turns of a template, (role, text) each, and the texts of other fields that stand in it."""
+    fields = {found[1] or found[2] for found in _FIELD.finditer(text)}
+    marks = [mark for mark in _SECTION.finditer(text) if mark[1] in _TURNS or mark[1] in fields]
+    before = text[: marks[0].start()] if marks else text
+    turns = [("user", before)] if before.strip() else []
+    others: dict[str, str] = {}
+    ends = [*(mark.start() for mark in marks), len(text)][1:]
+    for mark, end in zip(marks, ends, strict=True):
+        content = text[mark.end() : end]
+        if mark[1] in _TURNS:
+            turns.append((mark[1], content))
+        else:
+            others[mark[1]] = content.strip()
+    return turns, others
 
 
 def fields_of(form: GenerativeForm, answers: Sequence[Completion]) -> dict[str, Any]:
@@ -148,12 +171,20 @@ def filled(text: str, fields: Mapping[str, Any]) -> str:
     def put(found: re.Match[str]) -> str:
         if found[0] in ("{{", "}}"):
             return found[0][0]
-        name = known_field(found[0][1:-1])
-        if name is None or name not in fields:
-            raise ValueError(f"the template has a field {found[0]}, which is not known: write its text out in the file")
-        return str(fields[name])
+        name = found[0][1:-1]
+        name = name if name in fields else known_field(name) or ""
+        if name not in fields:
+            fix = f"write its text into the file, behind a line [{found[0][1:-1]}]"
+            raise ValueError(f"the template has a field {found[0]}, which is not known: {fix}")
+        return _numbered(fields[name]) if name == "answers" else str(fields[name])
 
     return whole.sub(put, text)
+
+
+def _numbered(answers: Sequence[str]) -> str:
+    """Several answers as DeepSeek-GRM has them."""
+    marked = [f"[The Begin of Response {k}]\n{text}\n[The End of Response {k}]" for k, text in enumerate(answers, 1)]
+    return "\n".join(marked)
 
 
 def known_field(name: str) -> str | None:
@@ -185,15 +216,24 @@ def _try_out(form: GenerativeForm, text: str, file: Path) -> None:
         )
 
 
+def _knows_roles(checkpoint: Path | None) -> bool:
+    """Whether the model's chat template has a place for answers as turns; behind an endpoint the publisher's model is taken to."""
+    if checkpoint is None:
+        return True
+    files = [checkpoint / name for name in ("chat_template.jinja", "tokenizer_config.json") if (checkpoint / name).is_file()]
+    return any("response_1" in file.read_text(encoding="utf-8") for file in files)
+
+
 def _of_own_words(form: GenerativeForm) -> str:
     if form.is_own:
         return "Assay's own"
-    return f"our own words, so that the numbers are not the publisher's; {form.prompt}: give it with template=FILE"
+    missing = form.prompt or "the model's chat template has no turns for answers"
+    return f"our own words, so that the numbers are not the publisher's; {missing}: give it with template=FILE"
 
 
 def _of_unknown(form: GenerativeForm, text: str) -> str:
     if not form.digests:
-        return f"no digest of the published prompt is known (this one: {prompt_digest(text)})"
+        return f"no digest of the published prompt is known, so that this one ({prompt_digest(text)}) is taken as it is"
     return f"not the published prompt (digest {prompt_digest(text)}), so that the numbers are not the publisher's"
 
 

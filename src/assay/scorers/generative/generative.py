@@ -18,6 +18,7 @@ from assay.records import Completion, PreferencePair, Rewards
 from assay.scorers.base import Scope
 from assay.scorers.generative.critics import Critic, GenerativeAsked, Opinion, Question, first_share, log_odds
 from assay.scorers.generative.form_prompts import FormPrompt
+from assay.scorers.generative.generative_lists import GenerativeLister
 from assay.scorers.judges.pairwise import BACKWARD, FORWARD, Comparison, prompt_groups, strengths_in_prompts
 from assay.scorers.judges.pointwise import judge_tolerance
 
@@ -96,15 +97,15 @@ class GenerativeComparer:
     """Compares two answers, in both orders unless asked otherwise: a `Comparer`, and a scorer of all answers to a prompt.
 
     num_compared, num_agreed: pairs that both orders had a verdict on, and where both favoured the same answer.
-    Raises ValueError for a form that asks about one answer, and as `Critic`.
+    Raises ValueError for a form that does not ask about two answers, and as `Critic`.
     """
 
     scope: Scope = "prompt"
 
     def __init__(self, generator: Generator, prompt: FormPrompt, asked: GenerativeAsked = GenerativeAsked()) -> None:  # noqa: B008
         self.critic = Critic(generator, prompt, asked)
-        if self.critic.form.asks == "one":
-            raise ValueError(f"#{self.critic.form.name} scores one answer alone: use generative_scorer")
+        if self.critic.form.asks != "two":
+            raise ValueError(f"#{self.critic.form.name} does not compare two answers: use generative_scorer")
         self.generator, self.assumed = generator, self.critic.assumed
         self.fingerprint = self.critic.fingerprint
         self.tolerance = _LOG_ODDS_TOLERANCE * judge_tolerance(generator)
@@ -203,6 +204,12 @@ def generative_scorer(
     generator: Generator,
     prompt: FormPrompt,
     asked: GenerativeAsked = GenerativeAsked(),  # noqa: B008  (immutable)
-) -> GenerativeScorer | GenerativeComparer:
-    """The scorer of a form: of one answer or of two. Raises ValueError as `Critic`."""
-    return GenerativeScorer(generator, prompt, asked) if prompt.form.asks == "one" else GenerativeComparer(generator, prompt, asked)
+) -> GenerativeScorer | GenerativeComparer | GenerativeLister:
+    """The scorer of a form: of one answer, of two, or of all answers to a prompt. Raises ValueError as `Critic`."""
+    match prompt.form.asks:
+        case "one":
+            return GenerativeScorer(generator, prompt, asked)
+        case "two":
+            return GenerativeComparer(generator, prompt, asked)
+        case _:
+            return GenerativeLister(generator, prompt, asked)

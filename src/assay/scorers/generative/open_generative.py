@@ -16,6 +16,7 @@ from assay.scorers.generative.critics import GenerativeAsked
 from assay.scorers.generative.form_prompts import form_prompt
 from assay.scorers.generative.generative import GenerativeComparer, GenerativeScorer, generative_scorer
 from assay.scorers.generative.generative_forms import GenerativeForm, generative_form
+from assay.scorers.generative.generative_lists import GenerativeLister
 from assay.scorers.judges.open_judge import generator_of, merged_settings
 from assay.scorers.judges.options import JudgeOptions
 
@@ -32,7 +33,7 @@ def open_generative(
     device: str = "auto",
     max_tokens: int | None = None,
     ledger: Path | None = None,
-) -> GenerativeScorer | GenerativeComparer:
+) -> GenerativeScorer | GenerativeComparer | GenerativeLister:
     """The scorer of a form: a directory or hub id in this process, or its name at the endpoint that the options name.
 
     What is assumed is printed. Raises ValueError for a template or settings that cannot be used, and as `open_judge` does.
@@ -57,7 +58,7 @@ def open_trained(
     device: str = "auto",
     max_tokens: int | None = None,
     ledger: Path | None = None,
-) -> GenerativeScorer | GenerativeComparer:
+) -> GenerativeScorer | GenerativeComparer | GenerativeLister:
     """The scorer of an artifact that was trained here, asked as its reward.json says. asked: settings in place of that.
 
     Raises ValueError and ArtifactError as `trained_asked`.

@@ -31,9 +31,19 @@ class WrittenVerdict(NamedTuple):
     offset: int
 
 
-def written_verdict(reply: Reply, form: GenerativeForm, num_answers: int = 1) -> WrittenVerdict:
-    """The verdict of a whole reply. Raises `Unreadable` with the reason where there is none."""
-    text = whole_text(reply, fix="give it more room with max_tokens")
+def written_verdict(reply: Reply, form: GenerativeForm, num_answers: int = 1, *, begun: str = "") -> WrittenVerdict:
+    """The verdict of a whole reply. begun: what the reply goes on with, such as "<think>"; offsets are those of the reply alone.
+
+    Raises `Unreadable` with the reason where there is none.
+    """
+    whole = whole_text(reply._replace(text=begun + (reply.text or "")), fix="give it more room with max_tokens")
+    found = _verdict(whole, form, num_answers)
+    if found.offset < len(begun):
+        raise Unreadable("the reply has no verdict of its own: it is the text that it was begun with")
+    return found._replace(offset=found.offset - len(begun))
+
+
+def _verdict(text: str, form: GenerativeForm, num_answers: int) -> WrittenVerdict:
     places = _places(text, form)
     if not places:
         raise Unreadable(f"the reply has no verdict of the form {' or '.join(form.spelled)} outside of thoughts and quotations")
@@ -80,14 +90,19 @@ def _is_quoted(text: str, place: re.Match[str]) -> bool:
 
 
 def _says(place: re.Match[str], form: GenerativeForm) -> str:
-    return normal(place["said"]) if form.gives == "choice" else " ".join(_NUMBER.findall(place["said"]))
+    return _bare(place["said"]) if form.gives == "choice" else " ".join(_NUMBER.findall(place["said"]))
 
 
 def _word(said: str, form: GenerativeForm) -> str:
-    named: Mapping[str, str] = {normal(word): word for word in form.words}
-    if normal(said) not in named:
+    named: Mapping[str, str] = {_bare(word): word for word in form.words}
+    if _bare(said) not in named:
         raise Unreadable(f"the verdict is {said[:40]!r}, and must be one of {', '.join(form.words)}")
-    return named[normal(said)]
+    return named[_bare(said)]
+
+
+def _bare(said: str) -> str:
+    """A word without case and white space."""
+    return normal(re.sub(r"\s+", "", said))
 
 
 def _scores(said: str, form: GenerativeForm, num_answers: int) -> tuple[float, ...]:

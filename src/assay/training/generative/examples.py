@@ -109,7 +109,10 @@ def _balanced(kept: Sequence[tuple[Written, Example]]) -> list[Example]:
 
 
 def answer_examples(pairs: Sequence[PreferencePair], writer: Writer, weight: float, left_out: LeftOut) -> list[Example]:
-    """The better answers themselves behind their prompts, at that weight (GenRM's lambda: Zhang et al. 2024, where generation and verification are trained together)."""
+    """The better answers themselves behind their prompts, at that weight.
+
+    It is the lambda of GenRM, which learns to answer beside judging: Zhang et al. (2024).
+    """
     found = []
     for pair in pairs:
         if pair.is_tie:

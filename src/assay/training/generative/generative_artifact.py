@@ -55,8 +55,8 @@ def card_entry(own: OwnForm, stages: str, more: str) -> dict[str, str]:
         "lead": f"It is shown {asked} and {writes}: {' or '.join(own.words)}. It was trained in stages: {stages}.{more}",
         "load_transformers": _LOAD_TRANSFORMERS,
         "pipeline_tag": "text-generation",
-        "reading": "The reward is the log-odds of the verdict's words where the verdict stands. A reply without a verdict has no reward: "
-        "it is neither a tie nor a loss. A critique is written to give a verdict; it is no proof of it.",
+        "reading": "The reward is the log-odds of the verdict's words where the verdict stands. A reply without a verdict has no "
+        "reward: it is neither a tie nor a loss. A critique is written to give a verdict; it is no proof of it.",
     }
 
 

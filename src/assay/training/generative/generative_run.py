@@ -79,8 +79,8 @@ class Splits(NamedTuple):
 def train_generative(config: TrainConfig) -> Path:
     """Train all stages, save the artifact, and write the training report; returns the artifact's directory.
 
-    Raises ValueError for settings or data that cannot be used, and for an --out that holds a run which was neither to be resumed nor
-    overwritten; TrainingError when training has to stop.
+    Raises ValueError for settings or data that cannot be used, and for an --out that holds a run which was neither to be resumed
+    nor overwritten; TrainingError when training has to stop.
     """
     check_flags(config)
     require_trl()
@@ -184,7 +184,8 @@ def _start(config: TrainConfig) -> tuple[Base, Path]:
             f"--base {config.base} is a reward model, whose training prompts would be forgotten: give it as --init-from"
         )
     path = Path(base.path) if Path(base.path).is_dir() else fetch(base.path)
-    names = getattr(AutoConfig.from_pretrained(str(path), trust_remote_code=False), "architectures", None) or ()
+    config_ = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+    names: list[str] = list(getattr(config_, "architectures", None) or ())
     if any(name.endswith("Classification") for name in names):
         raise ValueError(f"--base {config.base} is {names[0]}, which cannot write: give a causal language model")
     return base, path
@@ -271,7 +272,7 @@ def fit_settings(config: TrainConfig, num_questions: int, width: int, compute: C
 
 
 def judged_pairs(splits: Splits, most: int, seed: int) -> list[PreferencePair]:
-    """The held-out pairs that stages are measured on: whole prompts of the test split, else of the calibration split, without ties."""
+    """The held-out pairs that stages are measured on: whole prompts of the test split, else of the calibration one. No ties."""
     held = splits.test or splits.calibration
     drawn = draw_pairs(held, most, seed=seed) if len(held) > most else held  # the pairs that `Opened.own_pairs` draws
     return [pair for pair in drawn if not pair.is_tie]
@@ -325,7 +326,7 @@ def _save(
         "data": splits.data,
         "splits": {name: split_size(len(pairs), prompt_hashes(pairs)) for name, pairs in splits.named.items()},
         "settings": {name: {"value": value, "reason": reasons.get(name, "")} for name, value in settings.items()},
-        "stages": {name: counts for name, counts in trained.facts.items()},
+        "stages": dict(trained.facts),
         "trained_in": course.compute.name,
         "dtype": str(course.saved_dtype).removeprefix("torch."),
         "template_changes": list(course.writer.template_changes),

@@ -22,11 +22,11 @@ class GenerativeKind:
     """How a model that writes is trained.
 
     form: two answers and A or B, or one answer and Yes or No. critique: whether one is written, None for as the rows have them.
-    star: critiques that are sampled for each question, of which those with the right verdict are trained on; 0 for no such stage.
-    keep: how many of a question at most. hint: where none was right, sample again with the verdict told. dpo: beta of a last stage of
-    right against wrong critiques of one question; 0 for none. answers: weight of training on the right answers themselves (GenRM's
-    lambda). tokens: of a critique at most, None for as the rows have them. orders: in which two answers are shown in training. judged:
-    held-out pairs at most that each stage is measured on.
+    star: critiques that are sampled for each question, of which those with the right verdict are trained on; 0 for no such
+    stage. keep: how many of a question at most. hint: where none was right, sample again with the verdict told. dpo: beta of a
+    last stage of right against wrong critiques of one question; 0 for none. answers: weight of training on the right answers
+    themselves (GenRM's lambda). tokens: of a critique at most, None for as the rows have them. orders: in which two answers are
+    shown in training. judged: held-out pairs at most that each stage is measured on.
     """
 
     form: Form = "pairwise"

@@ -1,8 +1,8 @@
 """The loss of a causal language model at the tokens that are learnt, and nowhere else.
 
-TRL's trainers ask a model for the log-probabilities of all labels (`fused_lm_head=True`). On a GPU its kernel projects labelled places
-alone; elsewhere it projects every place and computes the logits a second time on the way back. A prompt is most of a row here, and the
-output matrix a fifth of a small model: so off the GPU the labelled places are taken out first.
+TRL's trainers ask a model for the log-probabilities of all labels (`fused_lm_head=True`). On a GPU its kernel projects labelled
+places alone; elsewhere it projects every place and computes the logits a second time on the way back. A prompt is most of a row
+here, and the output matrix a fifth of a small model: so off the GPU the labelled places are taken out first.
 
 Shapes: B rows, L columns, R labelled places, D hidden size, V tokens of the vocabulary.
 """

@@ -43,8 +43,8 @@ class LeftOut:
 
 
 class PairQuestion(NamedTuple):
-    """One question about a pair. pair: its number among those given; key: hash of its prompt. right: the verdict that its label says.
-    critique: what the row says of it, without a verdict; None where it says nothing that can be used. weight: in the loss."""
+    """One question about a pair. pair: its number among those given; key: hash of its prompt. right: the verdict that its label
+    says. critique: what the row says of it, without a verdict; None where it says nothing that can be used. weight: in the loss."""
 
     pair: int
     key: str

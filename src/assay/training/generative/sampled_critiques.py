@@ -1,5 +1,6 @@
-"""Rejection sampling: critiques that the model itself writes, sorted by whether their verdict is right (STaR: Zelikman et al. 2022).
+"""Rejection sampling: critiques that the model itself writes, sorted by whether their verdict is right (STaR).
 
+Source: Zelikman et al. (2022).
 Every reply goes through the ledger, so that a run that goes on samples nothing twice.
 """
 
@@ -28,8 +29,8 @@ _AT_ONCE = 32  # questions between two moves of the progress bar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """Replies of Q questions, as `OwnForm.target` writes them, each once. right, wrong: by the verdict. unread: why others count for
-    neither. hinted: questions whose right replies came with a hint. num_sampled: replies in all, without hints."""
+    """Replies of Q questions, as `OwnForm.target` writes them, each once. right, wrong: by the verdict. unread: why others count
+    for neither. hinted: questions whose right replies came with a hint. num_sampled: replies in all, without hints."""
 
     questions: tuple[PairQuestion, ...]
     right: tuple[tuple[str, ...], ...]
@@ -69,8 +70,8 @@ def sample_critiques(
     seed: int,
     hint: bool,
 ) -> Sampled:
-    """`samples` replies to each question at temperature 1. hint: questions without a right one are asked again with the verdict told
-    (STaR's rationalisation); what comes of it is learnt without the hint."""
+    """`samples` replies to each question at temperature 1. hint: questions without a right one are asked again with the verdict
+    told (STaR's rationalisation); what comes of it is learnt without the hint."""
     replies = _replies(generator, [one.messages for one in questions], samples, max_tokens, seed, "sampling")
     unread: Counter[str] = Counter()
     sorted_ = [_sorted(found, one, own, unread) for found, one in zip(replies, questions, strict=True)]

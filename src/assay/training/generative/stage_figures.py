@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,9 @@ _AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageFigures:
-    """How a stage judged P pairs. stage: its name. probabilities: P(chosen is better), None where there is no verdict. agree: whether
-    both orders favour the same answer, None of single answers and where an order has no verdict. judgements: questions that were
-    asked; tokens_read, tokens_written, seconds: of all. errors: reason -> pairs."""
+    """How a stage judged P pairs. stage: its name. probabilities: P(chosen is better), None where there is no verdict. agree:
+    whether both orders favour the same answer, None of single answers and where an order has no verdict. judgements: questions
+    that were asked; tokens_read, tokens_written, seconds: of all. errors: reason -> pairs."""
 
     stage: str
     probabilities: tuple[float | None, ...]
@@ -106,11 +107,11 @@ def stage_report(figures: Sequence[StageFigures], pairs: Sequence[PreferencePair
     rows = tuple(_row(one, preference_P, prompts_P) for one in figures)
     columns = ("stage", RIGHT, "low", "high", ACCURACY, CONSISTENT, UNREAD, "Brier", "tokens read", "tokens written", "seconds")
     note = (
-        f"{len(pairs):,} pairs of {name}. {RIGHT}: of all pairs, one without a verdict is not right; {ACCURACY}: of those with a verdict. "
-        "Tokens and seconds are of one judgement; where the ledger knew the reply, it cost nothing"
+        f"{len(pairs):,} pairs of {name}. {RIGHT}: of all pairs, one without a verdict is not right; {ACCURACY}: of those with "
+        "a verdict. Tokens and seconds are of one judgement; where the ledger knew the reply, it cost nothing"
     )
     table = Table(title="Stages", columns=columns, rows=rows, note=note)
-    changes = [_change(before, after, preference_P, prompts_P) for before, after in zip(figures, figures[1:], strict=False)]
+    changes = [_change(before, after, preference_P, prompts_P) for before, after in pairwise(figures)]
     finding = _unread_finding(last)
     return Report(
         title="Stages of training",

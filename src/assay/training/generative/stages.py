@@ -1,7 +1,7 @@
 """The stages of training: supervised fine-tuning, rejection sampling (STaR), and DPO of right against wrong critiques.
 
-Each stage starts from the model of the one before, and leaves a whole model under checkpoints/. A stage that is there already, of the
-same data and settings, is not done again; inside of a stage training goes on from its own checkpoints.
+Each stage starts from the model of the one before, and leaves a whole model under checkpoints/. A stage that is there already, of
+the same data and settings, is not done again; inside of a stage training goes on from its own checkpoints.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ DPO_RATE = 0.05  # of the rate of fine-tuning: a preference loss moves a model t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """All that the stages need. base: directory of the model to start from. questions: of the training pairs; pairs: these. judged: the
-    held-out pairs that stages are measured on. max_tokens: of a critique. saved_dtype: of the weights. on_row: takes figures of steps."""
+    """All that the stages need. base: directory of the model to start from. questions: of the training pairs; pairs: these. judged:
+    the held-out pairs that stages are measured on. max_tokens: of a critique. saved_dtype: of the weights. on_row: takes figures of
+    steps."""
 
     out: Path
     base: Path
@@ -162,10 +163,9 @@ def _trained(course: Course, number: int, stage: Stage, start: Path, work: Seque
         settings,
         identity=json_digest([settings.identity, stage, _start_identity(start), shown, json_digest([list(one) for one in work])]),
     )
-    if course.resume and (path / "stage.json").is_file():
-        if json.loads((path / "stage.json").read_text(encoding="utf-8")).get("identity") == settings.identity:
-            say(stage, f"is there already: {path}")
-            return path
+    if course.resume and _identity_of(path) == settings.identity:
+        say(stage, f"is there already: {path}")
+        return path
     steps = course.checkpoints / f"{number}-{stage}-steps"
     causal = _loaded(start, course.compute)
     tokens = sum(len(one.tokens) for one in work if isinstance(one, Example))
@@ -189,10 +189,13 @@ def _trained(course: Course, number: int, stage: Stage, start: Path, work: Seque
 
 def _start_identity(start: Path) -> str:
     """Of a model's weights, by their files."""
-    note = start / "stage.json"
-    if note.is_file():
-        return str(json.loads(note.read_text(encoding="utf-8"))["identity"])
-    return weights_digest(start)
+    return _identity_of(start) or weights_digest(start)
+
+
+def _identity_of(path: Path) -> str | None:
+    """Digest of what a stage's model was made of; None for another directory."""
+    note = path / "stage.json"
+    return str(json.loads(note.read_text(encoding="utf-8"))["identity"]) if note.is_file() else None
 
 
 @no_progress_bars()

@@ -1,4 +1,4 @@
-"""Fine-tuning of a causal language model with TRL's trainers: on replies (`fit_replies`), and on right against wrong ones (`fit_contrasts`).
+"""Fine-tuning of a causal language model with TRL's trainers: on replies, and on right replies against wrong ones.
 
 TRL computes losses and takes steps. Order of the rows, schedule, optimiser and checkpoints are ours, so that a run that was stopped
 goes on from safetensors, step by step the same: transformers' own checkpoints are pickles.
@@ -36,8 +36,8 @@ _OF_CONTRASTS = {"rewards/accuracies": "accuracy", "rewards/margins": "margin"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitSettings:
-    """How one stage is trained. batch_size: rows of a step. batch_tokens: of a micro-batch. compute_dtype: autocast runs in it where it
-    is not float32. identity: digest of all that decides the stage, which a checkpoint must have to be gone on from."""
+    """How one stage is trained. batch_size: rows of a step. batch_tokens: of a micro-batch. compute_dtype: autocast runs in it
+    where it is not float32. identity: digest of all that decides the stage, which a checkpoint must have to be gone on from."""
 
     params: str
     epochs: int
@@ -81,7 +81,7 @@ def fit_replies(
 
     on_row: called with the figures of each step. Raises ValueError without TRL, TrainingError where the loss is not finite.
     """
-    columns = {
+    columns: dict[str, list[Any]] = {
         "input_ids": [list(one.tokens) for one in examples],
         "labels": [[IGNORED] * one.start + list(one.tokens[one.start :]) for one in examples],
         "weights": [one.weight for one in examples],
@@ -100,9 +100,11 @@ def fit_contrasts(
     resume: bool,
     on_row: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Direct preference optimisation of right replies against wrong ones, in place; the reference is the model as it came (Rafailov et
-    al. 2023, equation 7). Raises as `fit_replies`."""
-    columns = {
+    """Direct preference optimisation of right replies against wrong ones, in place; the reference is the model as it came.
+
+    Source: Rafailov et al. (2023), equation 7. Raises as `fit_replies`.
+    """
+    columns: dict[str, list[Any]] = {
         "prompt_ids": [list(one.prompt) for one in contrasts],
         "chosen_ids": [list(one.right) for one in contrasts],
         "rejected_ids": [list(one.wrong) for one in contrasts],
