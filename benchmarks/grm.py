@@ -70,15 +70,15 @@ class GrmConfig:
     """Where the sets lie."""
     keep: Path
     """Data, the trunk's states and what each fit gave are kept here."""
-    arms: tuple[str, ...] = tuple(ARMS)
+    arms: tuple[str, ...] = tuple(ARMS)[:3]
     seeds: int = 3
-    pool: int = 450
+    pool: int = 240
     """Training pairs from which each seed draws."""
-    pairs: int = 300
+    pairs: int = 200
     """Training pairs of a seed."""
-    tested: int = 250
+    tested: int = 160
     """Pairs of each set to test on."""
-    longest: int = 320
+    longest: int = 256
     params: str = "blocks:4"
     epochs: int | None = None
     base: str | None = None

@@ -254,7 +254,7 @@ def generation_prompt(tokenizer: Any, completion: Completion) -> str:
     turns, tools = completion.conversation()[:-1], list(completion.tools) or None
     try:
         asked = str(tokenizer.apply_chat_template(turns, tools=tools, add_generation_prompt=True, tokenize=False))
-        return asked if asked != _templated(tokenizer, turns, completion.tools) else ""
+        return "" if _templated(tokenizer, turns, completion.tools).startswith(asked) else asked
     except _REFUSALS:
         return ""
 

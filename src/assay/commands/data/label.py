@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from assay.bulk.label import Draws, Labelled, Ledgered, asks_of, judged, labelled, pairs_to_judge, price_of_each, sampled
+from assay.bulk.label import (
+    Draws,
+    Labelled,
+    Ledgered,
+    asks_of,
+    judged,
+    labelled,
+    open_labeller,
+    pairs_to_judge,
+    price_of_each,
+    sampled,
+)
 from assay.commands.shared import Columns, Ignored
 from assay.console import print_error, say
 from assay.data.columns import renaming
@@ -22,12 +33,8 @@ from assay.generation.ledger import Ledger
 from assay.generation.policy import Policy
 from assay.generation.prices import dollars
 from assay.records import Dtype
-from assay.rubrics.shipped import why_no_rubric
-from assay.scorers.base import Scorer, capability
-from assay.scorers.in_order import TellsOrders
-from assay.scorers.judges.open_judge import is_judge
+from assay.scorers.base import Scorer
 from assay.scorers.judges.options import JudgeOptions
-from assay.scorers.opened import open_scorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +101,7 @@ def run(config: Config) -> int:
         print_error(f"there is no prompt in {config.prompts} that can be answered")
         return 2
     ledger = Ledger(config.judging.ledger or config.out.with_name(f"{config.out.name}.ledger.sqlite"))
-    judge = _judge(config, ledger)
+    judge = open_labeller(config.judge, config.judging, ledger, device=config.device, dtype=config.dtype)
     policy = Generator(
         config.policy.backend(dtype=config.dtype, device=config.device),
         ledger=ledger,
@@ -150,16 +157,3 @@ def _keep(config: Config, found: Labelled, judge: Scorer, policy: Generator) -> 
     say("written", f"{count:,} pair{'' if count == 1 else 's'} -> {config.out}" + ("" if count else ", which is empty"))
     if not found.pairs:
         print_error("no pair came of it: give a judge whose verdicts stand in both orders, or more prompts and answers")
-
-
-def _judge(config: Config, ledger: Ledger) -> Scorer:
-    """The judge: of a rubric one that compares, unless another mode is asked for; its calls are in the same ledger."""
-    judging: JudgeOptions | None = None
-    if is_judge(config.judge):
-        judging = replace(config.judging, ledger=ledger.path, judge_mode=config.judging.judge_mode or "pairwise")
-    elif config.judging != JudgeOptions(ledger=config.judging.ledger):
-        raise ValueError(f"--judge {why_no_rubric(config.judge)}")
-    judge = open_scorer(config.judge, device=config.device, dtype=config.dtype, judge=judging).scorer
-    if capability(judge, TellsOrders) is None:
-        say("note", "this judge scores one answer at a time: there is no order that a verdict could turn with")
-    return judge

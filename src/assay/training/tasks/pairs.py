@@ -139,7 +139,10 @@ def build_task(config: TrainConfig, table: PairTable, source: Source) -> Built:
         say("length slope", f"{slope:g}: {why}")
         reasons = {"length_slope": why}
     task = PairTask(table=table, source=source, objective=config.objective, length_slope=slope)
-    return Built(task, {**asdict(config.objective), "length_slope": slope}, reasons)
+    settings = {**asdict(config.objective), "length_slope": slope}
+    if config.objective.text_loss is None:
+        settings = {name: value for name, value in settings.items() if name not in ("text_loss", "text_weight")}
+    return Built(task, settings, reasons)
 
 
 def training_report(prepared: Prepared, log: list[dict[str, Any]]) -> Report:
