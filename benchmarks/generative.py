@@ -37,7 +37,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,12 @@ from assay import cli  # first: it sets OpenMP up before torch is loaded
 # isort: split
 import torch
 import tyro
-from generative_arms import judge, kept_or_new, train_arm
+from generative_distil import distil_part
 from generative_real import ROWS, RealSettings, real_part
-from generative_relay import all_tested, control_part, file_name, relay_part, scalar_words, without_pairs
-from generative_worlds import ARMS, CRITIQUE, SCALAR, RelaySettings, epochs_of, relay_of_seed
+from generative_relay import control_part, relay_part
+from generative_worlds import ARMS, CRITIQUE, SCALAR, RelaySettings
 
 from assay.commands.demo.run import packaged_base
-from assay.console import say
-from assay.data.pairs import write_pairs
-from assay.recipes.worlds.relay_pairs import PairWorldSettings, relay_pairs
-from assay.scorers.load import load
-from assay.stats.metrics import sigmoid
 
 PARTS = ("relay", "control", "real", "distil")
 
@@ -171,45 +166,6 @@ def real_settings(config: GenerativeConfig, base: str) -> RealSettings:
         batch=config.batch,
         dtype=config.dtype,
     )
-
-
-def distil_part(settings: RelaySettings, seed: int, runs: Path, keep: Path | None) -> dict[str, Any]:
-    """A scalar model of what the critique model says of new pairs, beside one of their true labels, on the tests of the relay part.
-
-    The critique model is that of the relay part in `runs`. Raises ValueError where it is not there.
-    """
-    path = None if keep is None else keep / f"distil-{seed}.json"
-    found = kept_or_new(path, asdict(settings), lambda: _distilled(settings, seed, runs))
-    return {**found, "of the model": without_pairs(found["of the model"]), "of true labels": without_pairs(found["of true labels"])}
-
-
-def _distilled(settings: RelaySettings, seed: int, runs: Path) -> dict[str, Any]:
-    teacher = runs / f"relay-{seed}" / file_name(CRITIQUE)
-    if not teacher.exists():
-        raise ValueError(
-            f"the part distil labels with the critique model of seed {seed}: run --parts relay distil together, or with --runs"
-        )
-    place, world = runs / f"distil-{seed}", relay_of_seed(settings, seed)
-    fresh = list(relay_pairs(PairWorldSettings(pairs=settings.pairs, lengths=settings.lengths, seed=9000 + seed)))
-    judged = judge(load(teacher, dtype=settings.dtype), [one.pair for one in fresh])  # type: ignore[arg-type]
-    soft = sigmoid(judged.margins)
-    labelled = [replace(one.pair, preference=float(p)) for one, p in zip(fresh, soft, strict=True) if p == p]
-    say("labelled", f"{len(labelled)} of {len(fresh)} pairs in {judged.seconds} s")
-    epochs = epochs_of(settings, SCALAR, fresh)
-    result: dict[str, Any] = {
-        "labelling seconds": judged.seconds,
-        "labelled": len(labelled),
-        "labels right": round(float((soft > 0.5).mean()), 4),
-    }
-    place.mkdir(parents=True, exist_ok=True)
-    for name, pairs in (("of the model", labelled), ("of true labels", [one.pair for one in fresh])):
-        data = place / f"{file_name(name)}.jsonl"
-        write_pairs(data, pairs)
-        run = train_arm(scalar_words(settings, SCALAR, data, seed, settings.scalars[0], epochs), place / file_name(name))
-        result[name] = {"seconds": run.seconds, **all_tested(settings, SCALAR, run, world.tests)}
-    hard = [name for name in result["of the model"]["tests"] if name[0] in "345" and name.isdigit()]
-    shares = [result["of the model"]["tests"][name]["right of all"][0] for name in hard]
-    return result | {"claim: at most .70 at 3 passes or more": all(share <= 0.7 for share in shares) if shares else None}
 
 
 if __name__ == "__main__":

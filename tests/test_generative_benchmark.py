@@ -50,6 +50,47 @@ def test_scalar_arms_are_judged_at_each_number_of_passes_and_kept(base, tmp_path
     assert [seed["bag of words"]["tests"][name]["accuracy"][0] for name in ("1", "2")] == [0.5, 0.5]
 
 
+def test_models_that_write_are_trained_judged_and_priced(base, tmp_path):
+    arms = ("critique", "direct", "star, half of the chains", "grm")
+    found = document(*TINY, "--pairs", "16", "--base", base, "--runs", str(tmp_path / "runs"), "--arms", *arms)["relay"]
+    (seed,) = found["seeds"].values()
+    for arm in arms:
+        one = seed[arm]
+        assert one["seconds"] > 0
+        assert set(one["tests"]) == {"1", "2"}
+        assert 0 <= one["tests"]["1"]["no verdict"] <= 1
+        if arm != "grm":
+            assert one["costs"]["tokens read a pair"] > 100
+            assert one["costs"]["dollars a thousand pairs as gpt-4o-mini"] > 0
+    assert seed["direct"]["epochs"] >= seed["critique"]["epochs"] == 1  # as many tokens
+    assert seed["direct"]["tests"]["1"]["no verdict"] == 0  # its verdict is read by tokens
+
+
+def test_controls_and_distillation_run_beside_the_relay(base, tmp_path):
+    words = (*TINY, "--pairs", "10", "--test-pairs", "4", "--base", base, "--arms", "critique")
+    found = document(*words, "--runs", str(tmp_path / "runs"), "--parts", "relay", "control", "distil", "--control-pairs", "10")
+    assert set(found["control"]) == {"one pass", "brevity"}
+    for one in found["control"].values():
+        assert isinstance(one["claim: at most .03"], bool)
+        assert set(one["all seeds"]) == {"critique", "scalar"}
+    distilled = found["distil"]["0"]
+    assert "pairs judged" in distilled["labels"]
+    assert distilled["students"] or distilled["not run"]  # a random base may give no verdict
+
+
+@pytest.mark.skipif(not (DATA / "pandalm").is_dir(), reason="the shared data are not here")
+def test_real_pairs_give_a_row_for_every_model_beside_words_and_length(base):
+    rows = ("log-odds", "direct", "critique", "scalar, head:mean", "bag of words", "length")
+    words = ("--quick", "--parts", "real", "--folder", str(DATA), "--base", base, "--rows", *rows)
+    found = document(*words)["real"]
+    assert found["with a critique"] > 0
+    (seed,) = found["seeds"].values()
+    for row in rows:
+        assert set(seed[row]["sets"]) == {"pandalm", "autoj", "llmbar", "rmb"}
+        assert row in seed["better than bag of words"]
+    assert "same on swap" in seed["log-odds"]["sets"]["pandalm"]
+
+
 def test_settings_that_differ_are_not_mixed_and_unknown_arms_are_refused(base, tmp_path):
     words = (*TINY, "--base", base, "--keep", str(tmp_path / "keep"), "--arms", "scalar")
     document(*words)
