@@ -79,6 +79,8 @@ class GenerativeConfig:
     control_test: int = 200
     real_limit: int = 100
     real_pairs: int = 400
+    real_max_length: int = 1024
+    real_learning_rate: float = 1e-4
     dtype: str = "auto"
     folder: Path = Path(os.environ.get("ASSAY_DATA") or Path(__file__).parents[2] / "shared" / "data")
     """Of the real sets."""
@@ -163,7 +165,9 @@ def real_settings(config: GenerativeConfig, base: str) -> RealSettings:
         train_pairs=config.real_pairs,
         epochs=config.epochs,
         params=config.params,
+        learning_rate=config.real_learning_rate,
         batch=config.batch,
+        max_length=config.real_max_length,
         dtype=config.dtype,
     )
 

@@ -19,6 +19,7 @@ from assay import cli  # noqa: F401  first: it sets OpenMP up before torch is lo
 # isort: split
 import numpy as np
 from generative_arms import Judged, costs, figures, judge, kept_or_new, rounded, train_arm
+from generative_critiques import critiqued_pairs
 
 from assay.console import say
 from assay.data.pairs import read_pairs, write_pairs
@@ -30,8 +31,7 @@ from assay.scorers.baselines import LengthScorer, fit_bag_of_words
 from assay.scorers.load import load
 
 SETS = {"pandalm": "pandalm/testset-v1", "autoj": "autoj/pairwise", "llmbar": "llmbar/natural", "rmb": "rmb/pairs"}
-TRAINED_ON = ("vicuna-bench-reviews", "alpacaeval/preferences_with_explanations.jsonl.gz")
-CRITIQUES = ("critique", "chosen_critique", "rejected_critique")
+TRAINED_ON = ("vicuna-reviews", "alpacaeval")
 WORDS, LENGTH = "bag of words", "length"
 GENERATIVE = {
     "direct": "pairwise,direct",
@@ -44,6 +44,7 @@ SCALAR = {
     "scalar, auto": ("--params", "auto"),
     "scalar, head:mean": ("--params", "head:mean"),
 }
+CHARACTERS = 3  # a token at least, of the pairs that are trained on
 ROWS = (*ASKED, *GENERATIVE, *SCALAR, WORDS, LENGTH)
 
 
@@ -74,11 +75,11 @@ def real_part(settings: RealSettings, seeds: Sequence[int], rows: Sequence[str],
     tests, shared = test_pairs(settings, train)
     data = runs / "real-pairs.jsonl"
     runs.mkdir(parents=True, exist_ok=True)
-    write_pairs(data, train, beside=critiques_of)
+    write_pairs(data, train)
     result: dict[str, Any] = {
         "settings": asdict(settings) | {"base": Path(settings.base).name, "folder": Path(settings.folder).name},
         "training pairs": len(train),
-        "with a critique": sum(bool(critiques_of(pair)) for pair in train),
+        "by set": {name: sum(pair.source == name for pair in train) for name in TRAINED_ON},
         "test pairs": {name: len(pairs) for name, pairs in tests.items()},
         "left out, prompt is in training": shared,
         "seeds": {},
@@ -95,18 +96,18 @@ def real_part(settings: RealSettings, seeds: Sequence[int], rows: Sequence[str],
 
 
 def training_pairs(settings: RealSettings) -> list[PreferencePair]:
-    """Of each training set some, drawn by whole prompts, ties left out."""
-    found = []
+    """Of each training set some, drawn by whole prompts; short enough that a question about both answers fits."""
+    found, room = [], CHARACTERS * settings.max_length
+    known = [pair for pair in critiqued_pairs(Path(settings.folder)) if size(pair) <= room]
     for name in TRAINED_ON:
-        labelled = [pair for pair in read_pairs(Path(settings.folder) / name) if not pair.is_tie]
-        found += draw_pairs(labelled, settings.train_pairs, seed=0)
+        found += draw_pairs([pair for pair in known if pair.source == name], settings.train_pairs, seed=0)
     return found
 
 
-def critiques_of(pair: PreferencePair) -> Mapping[str, str]:
-    """What the data say of a pair's answers."""
-    truth = pair.ground_truth or {}
-    return {name: truth[name] for name in CRITIQUES if isinstance(truth.get(name), str)}
+def size(pair: PreferencePair) -> int:
+    """Characters of a pair with its critique."""
+    critique = (pair.ground_truth or {}).get("critique", "")
+    return sum(len(turn.content) for turn in pair.prompt) + len(pair.chosen) + len(pair.rejected) + len(critique)
 
 
 def test_pairs(settings: RealSettings, train: Sequence[PreferencePair]) -> tuple[dict[str, list[PreferencePair]], dict[str, int]]:
