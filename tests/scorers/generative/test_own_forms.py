@@ -7,7 +7,7 @@ import pytest
 from assay.generation.replies import Reply
 from assay.records import Completion
 from assay.scorers.generative.own_forms import own_form
-from assay.scorers.generative.reply_verdicts import text_before, written_verdict
+from assay.scorers.generative.reply_verdicts import written_verdict
 
 KINDS = ("pointwise", "pairwise")
 FIRST, SECOND = (Completion(messages="Who has the key?", response=name) for name in ("Ann", "Tom"))
@@ -25,8 +25,8 @@ def test_what_is_trained_is_what_is_read(kind, critique):
         target = form.target(word, critique)
         verdict = written_verdict(Reply(target, "stop"), form.form)
         assert verdict.word == word
-        assert text_before(target, verdict.offset) == target.removesuffix(f" {word}")  # the token behind it is " A"
-        assert text_before(target, verdict.offset).endswith(form.lead)
+        assert target[: verdict.offset] == target.removesuffix(word)
+        assert target[: verdict.offset].endswith(f"{form.lead} ")
 
 
 @pytest.mark.parametrize("kind", KINDS)

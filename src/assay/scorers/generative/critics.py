@@ -18,14 +18,14 @@ import numpy as np
 
 from assay.files import json_digest
 from assay.generation.generator import Estimate, Generator
-from assay.generation.replies import Answered, Ask, Reply, Sampling
+from assay.generation.replies import Answered, Ask, Reply, Sampling, Unreadable
 from assay.messages import Message, Messages
 from assay.records import Completion
 from assay.scorers.generative.form_prompts import FormPrompt
 from assay.scorers.generative.generative_forms import Combine, GenerativeForm, generative_form
-from assay.scorers.generative.reply_verdicts import text_before, written_verdict
+from assay.scorers.generative.reply_verdicts import written_verdict
 from assay.scorers.judges.outside_shares import OutsideShares
-from assay.scorers.judges.verdict_tokens import Masses, masses_at, masses_of
+from assay.scorers.judges.verdict_tokens import READ_TEXT, Masses, masses_at, masses_of
 
 Reading = Literal["auto", "tokens", "text"]
 VERDICT_ROOM = 24  # tokens of a reply that is a verdict alone
@@ -55,7 +55,7 @@ class GenerativeAsked(NamedTuple):
 
     def over(self, saved: GenerativeAsked) -> GenerativeAsked:
         """This, with what it leaves open taken from `saved`."""
-        return GenerativeAsked(*(mine if mine not in (None, "") else theirs for mine, theirs in zip(self, saved, strict=True)))
+        return saved._replace(**{name: value for name, value in self._asdict().items() if value not in (None, "")})
 
 
 def read_generative_spec(text: str) -> GenerativeAsked:
@@ -135,7 +135,7 @@ class Opinion(NamedTuple):
     def text(self) -> str | None:
         """The replies, and how many of them could not be read."""
         said = "\n\n".join(text for text in self.texts if text)
-        num_lost = int((~self.is_read).sum())
+        num_lost = int((~self.is_read).sum()) if len(self.errors) > 1 else 0
         return (f"{said}\n({num_lost} of {len(self.errors)} replies have no verdict)" if num_lost and said else said) or None
 
 
@@ -197,12 +197,13 @@ class Critic:
 
     def outside(self) -> str | None:
         """How much probability lay outside of the verdicts so far, in words; None of verdicts in text."""
-        return self.outside_shares.summary()
+        return self.outside_shares.summary(fix="reading=text")
 
     def _asks(self, question: Question) -> list[Ask]:
         messages = self.prompt.messages(question.answers)
         if self.is_direct and self.form.lead:
-            messages = going_on(messages, self.form.lead)
+            verdict, lead = self.form.spelled[0], self.form.lead
+            messages = going_on(messages, self._before(verdict, verdict.index(self.form.words[0], len(lead))))
         shared = json_digest([turn.hashed() for turn in question.answers[0].messages])
         return [
             Ask(
@@ -226,7 +227,7 @@ class Critic:
         begun = ask.messages[-1].content if ask.goes_on else ""
         verdict = written_verdict(reply, self.form, num_answers, begun=begun)
         if self.by_token and not self.is_local:
-            masses = masses_at(reply, verdict.offset, words)
+            masses = _masses_at(reply, verdict.offset, words)
             return {"found": self._of_masses(masses), "outside": masses.outside, "at": verdict.offset}
         if verdict.word is None:
             return {"found": list(verdict.scores), "at": verdict.offset}
@@ -238,7 +239,7 @@ class Critic:
         places = [i for i, one in enumerate(answered) if one.error is None]
         behind = []
         for i in places:
-            critique = text_before(str(answered[i].reply.text), answered[i].verdict["at"])
+            critique = self._before(str(answered[i].reply.text), answered[i].verdict["at"])
             behind.append(replace(asks[i], messages=going_on(asks[i].messages, critique), sampling=sampling))
 
         def read(_: Ask, reply: Reply) -> dict[str, Any]:
@@ -249,6 +250,10 @@ class Critic:
         for i, one in zip(places, self.generator.ask(behind, read), strict=True):
             found[i] = one
         return found
+
+    def _before(self, text: str, offset: int) -> str:
+        """What stands before the token of a verdict, in this model's tokens."""
+        return str(self.generator.backend.tokens.before(text, offset))  # type: ignore[attr-defined]
 
     def _of_masses(self, masses: Masses) -> list[float]:
         """The probability of each word; of scores their expected value."""
@@ -274,6 +279,17 @@ class Critic:
             "value": f"{'probabilities of the verdict' if self.by_token else 'what is written'}; {said} of {self.samples} "
             f"{'replies' if self.samples > 1 else 'reply'}",
         }
+
+
+def _masses_at(reply: Reply, offset: int, words: Sequence[str]) -> Masses:
+    """`masses_at`, with what to do here where there are none."""
+    try:
+        return masses_at(reply, offset, words)
+    except Unreadable as reason:
+        said = str(reason).replace(READ_TEXT, "reading=text")
+        for only_in_a_rubric in ("choices of one token, or ", "the scale one digit, or "):
+            said = said.replace(only_in_a_rubric, "")
+        raise Unreadable(said) from None
 
 
 def _by_token(generator: Generator, form: GenerativeForm, asked: GenerativeAsked) -> bool:

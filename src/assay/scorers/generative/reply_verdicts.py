@@ -55,11 +55,6 @@ def _verdict(text: str, form: GenerativeForm, num_answers: int) -> WrittenVerdic
     return WrittenVerdict(_word(last["said"], form), (), last.start("said"))
 
 
-def text_before(text: str, offset: int) -> str:
-    """What stands before a verdict, without the space behind it that belongs to the verdict's token."""
-    return text[:offset].rstrip(" \t")
-
-
 def _places(text: str, form: GenerativeForm) -> list[re.Match[str]]:
     """Whole verdicts that are neither quoted nor examples, in order."""
     masked = outside_of_thoughts(text) if form.quotes_verdict else outside_of_quotes(text)

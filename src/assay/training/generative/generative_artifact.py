@@ -14,31 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from assay.files import digest, new_directory, write_text
-from assay.generation.prompt_tokens import PromptTokens
-from assay.generation.spellings import SpelledTokens
-from assay.messages import Message
 from assay.models.bases import no_progress_bars
 from assay.models.saved.artifact import weights_digest
-from assay.models.saved.golden import GOLDEN_FILE, GOLDEN_SCHEMA
 from assay.models.saved.older_readers import with_old_names
-from assay.records import Completion
 from assay.run_files import CARD, PROMPTS_FILE, SCHEMA_VERSION, write_description
+from assay.scorers.generative.golden_verdicts import write_golden_verdicts
 from assay.scorers.generative.own_forms import OwnForm
-
-_SPOON = "Which is heavier, a silver spoon or a wooden spoon of the same size?"
-_TEXTS = (
-    ("How long must an egg boil until it is hard?", "About ten minutes.", "It depends."),
-    (_SPOON, "The silver one: silver is denser than wood.", "Spoons are made of wood."),
-    ("Wie heisst die Hauptstadt von Österreich?", "Wien.", "Bern."),
-    ("Add 17 and 25.", "42", "32"),
-)
 
 _LOAD_TRANSFORMERS = """\
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 path = "path/to/this/directory"
 tokenizer = AutoTokenizer.from_pretrained(path)
@@ -104,7 +92,7 @@ def save_generative(
                 "calibration": None,
             },
         )
-        _write_golden(work, tokenizer, own)
+        write_golden_verdicts(work, own)
     return written
 
 
@@ -113,29 +101,3 @@ def _linked(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-@no_progress_bars()
-def golden_log_odds(path: Path, tokenizer: Any, own: OwnForm) -> list[dict[str, Any]]:
-    """The golden questions of a form, with their tokens and log-odds of the first word against the second, in float32."""
-    causal = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32, trust_remote_code=False).eval()
-    prompts, spelled = PromptTokens(tokenizer, None), SpelledTokens(tokenizer).of(own.words)
-    found = []
-    for number, (question, one, other) in enumerate(_TEXTS):
-        answers = [Completion(messages=question, response=text) for text in (one, other)]  # type: ignore[arg-type]
-        messages = own.prompt(*answers[: 1 if own.form.asks == "one" else 2])
-        tokens = prompts((*messages, Message("assistant", own.lead)))
-        with torch.no_grad():
-            logits_V = causal(input_ids=torch.from_numpy(tokens[None].astype(np.int64)), use_cache=False).logits[0, -1]
-        good, bad = (torch.logsumexp(logits_V[torch.from_numpy(ids)], dim=0) for ids in spelled.single)
-        found.append({"id": f"question {number + 1}", "token_ids": tokens.tolist(), "log_odds": float(good - bad)})
-    return found
-
-
-def _write_golden(path: Path, tokenizer: Any, own: OwnForm) -> None:
-    spelled = SpelledTokens(tokenizer).of(own.words)
-    whole = all(len(ids) for ids in spelled.single)
-    items = golden_log_odds(path, tokenizer, own) if whole else []
-    left_out = {} if whole else {"all": f"{' or '.join(own.words)} is no single token of this model"}
-    content = {"schema_version": GOLDEN_SCHEMA, "kind": "generative", "words": own.words, "items": items, "left_out": left_out}
-    write_text(path / GOLDEN_FILE, json.dumps(content, indent=1))

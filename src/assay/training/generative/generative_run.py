@@ -265,7 +265,7 @@ def fit_settings(config: TrainConfig, num_questions: int, width: int, compute: C
         compute_dtype=compute.dtype,
         device=compute.device.type,
         checkpoint_every=config.machine.checkpoint_every,
-        identity=json_digest([str(config.base or config.init_from), config.max_length]),
+        identity=json_digest([config.max_length]),
         gradient_checkpointing=config.machine.gradient_checkpointing,
     )
     return settings, reasons

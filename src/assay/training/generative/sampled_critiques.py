@@ -16,7 +16,7 @@ from assay.generation.generator import Generator
 from assay.generation.replies import Reply, Unreadable
 from assay.messages import Message, Messages
 from assay.scorers.generative.own_forms import OwnForm
-from assay.scorers.generative.reply_verdicts import text_before, written_verdict
+from assay.scorers.generative.reply_verdicts import written_verdict
 from assay.training.generative.examples import Contrast, Writer, Written
 from assay.training.generative.questions import LeftOut, PairQuestion
 
@@ -158,4 +158,4 @@ def _sorted(replies: Sequence[Reply], question: PairQuestion, own: OwnForm, unre
 
 def _before_its_line(text: str, offset: int) -> str:
     """What stands before the line of a verdict."""
-    return text_before(text, text.rfind("\n", 0, offset) + 1).strip()
+    return text[: text.rfind("\n", 0, offset) + 1].strip()
