@@ -74,9 +74,9 @@ class DistillConfig:
     """Any scorer; left out, the made one."""
     accuracy: float = 0.75
     """Of the made teacher."""
-    pairs: int = 600
+    pairs: int = 500
     """Training pairs of a seed."""
-    tested: int = 500
+    tested: int = 400
     seeds: int = 3
     params: str = "head:mean"
     depth: str = "1/3"

@@ -56,7 +56,7 @@ from assay.training.text_reads import num_text_tokens, text_likelihoods
 ARMS = {
     "bradley-terry": Objective(),
     "sft 0.01": Objective(text_loss="sft"),
-    "sft:mean 0.2": Objective(text_loss="sft:mean", text_weight=0.2),
+    "sft:per-token 0.2": Objective(text_loss="sft:per-token", text_weight=0.2),
     "dpo 0.01": Objective(text_loss="dpo"),
 }
 PLAIN, GRM = "bradley-terry", "sft 0.01"

@@ -67,8 +67,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
     "data": {
         "check": Command("read preference pairs, count them, and say what is wrong with them", "data.check"),
-        "label": Command("prompts in, preference pairs out: a policy answers, a judge compares", "data.label"),
-        "relabel": Command("pairs with a judge's labels in place of their own, for a scalar model to learn", "data.relabel"),
+        "label": Command("prompts or pairs in, labelled pairs out: a policy answers, a judge compares", "data.label"),
         "curve": Command("what doubling the data would bring, with an interval", "data.curve", True),
         "label-steps": Command(
             "solutions in, labelled steps out: by roll-outs with a verifier, a judge, or both", "data.label_steps"

@@ -13,9 +13,10 @@ import torch
 from assay.bulk.label import INCONSISTENT, TIED
 from assay.bulk.relabel import GIVEN, relabel
 from assay.cli import main
-from assay.commands.data.relabel import Config
+from assay.commands.data.label import Config
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.table import PairTable
+from assay.generation.policy import Policy
 from assay.messages import Message
 from assay.records import PreferencePair, Rewards
 from assay.scorers.judges.pairwise import Comparison
@@ -105,9 +106,9 @@ def test_a_student_is_trained_on_them_by_two_commands(tmp_path, monkeypatch, cap
     wrong = [replace(pair, chosen=pair.rejected, rejected=pair.chosen) for pair in toy_pairs(120)]
     write_pairs(tmp_path / "pairs.jsonl", wrong)
     save_tiny_base(tmp_path / "base")
-    assert main(["data", "relabel", "pairs.jsonl", "--out", "soft.jsonl", "--judge", "rule:teacher:water", "--dry-run"]) == 0
+    assert main(["data", "label", "pairs.jsonl", "--out", "soft.jsonl", "--judge", "rule:teacher:water", "--dry-run"]) == 0
     assert not (tmp_path / "soft.jsonl").exists()
-    assert main(["data", "relabel", "pairs.jsonl", "--out", "soft.jsonl", "--judge", "rule:teacher:water"]) == 0
+    assert main(["data", "label", "pairs.jsonl", "--out", "soft.jsonl", "--judge", "rule:teacher:water"]) == 0
     told = " ".join(capsys.readouterr().err.split())
     assert "120 pairs judged" in told
     assert "with 0.000 [0.000, 0.0" in told  # of the labels that were there
@@ -125,8 +126,14 @@ def test_a_student_is_trained_on_them_by_two_commands(tmp_path, monkeypatch, cap
 
 def test_what_cannot_be_meant_is_refused(tmp_path, capsys):
     write_pairs(tmp_path / "pairs.jsonl", toy_pairs(2))
-    words = ["data", "relabel", str(tmp_path / "pairs.jsonl"), "--judge", "rule:json:dumps"]
+    words = ["data", "label", str(tmp_path / "pairs.jsonl"), "--judge", "rule:json:dumps"]
     with pytest.raises(ValueError, match=r"pairs are written as .jsonl or .jsonl.gz"):
-        Config(pairs="pairs.jsonl", out=tmp_path / "soft.csv", judge="helpfulness")
+        Config(prompts="pairs.jsonl", out=tmp_path / "soft.csv", judge="helpfulness")
+    with pytest.raises(ValueError, match="--temperature and --max-tokens are of a policy that answers: give --policy"):
+        Config(prompts="pairs.jsonl", out=tmp_path / "soft.jsonl", judge="helpfulness", k=2)
+    with pytest.raises(ValueError, match="--hard is of pairs that are labelled"):
+        Config(prompts="p.jsonl", out=tmp_path / "soft.jsonl", judge="helpfulness", policy=Policy(policy="m"), hard=True)
+    with pytest.raises(ValueError, match="--policy-url and --policy-budget are of --policy"):
+        Policy(policy_url="http://127.0.0.1:1/v1")
     assert main([*words, "--out", str(tmp_path / "soft.jsonl"), "--judge-model", "m"]) == 2
     assert "is no rubric" in " ".join(capsys.readouterr().err.split())

@@ -25,7 +25,7 @@ from assay.training.text_reads import num_text_tokens, text_likelihoods, text_pl
 from tiny import labelled_pairs, save_tiny_base, tiny_config, tiny_renderer, toy_pairs
 from toy_runs import MACHINE, config_of
 
-FORMS = ("sft", "sft:sum", "sft:mean", "dpo", "dpo:mean")
+FORMS = ("sft", "sft:sum", "sft:per-token", "dpo", "dpo:per-token")
 SMALL = replace(MACHINE, batch_tokens=300)
 
 
@@ -52,12 +52,19 @@ def test_the_loss_of_grm_by_its_number(tmp_path):
     assert sums[-1].item() == pytest.approx(30)
 
 
+def test_a_table_without_the_places_of_answers_is_refused(tmp_path):
+    prepared = prepare(config_of(tmp_path, toy_pairs(12), params="blocks:2", depth="full", machine=SMALL))
+    batch = prepared.task.batches(np.arange(3))[0]
+    with pytest.raises(ValueError, match="the table does not say where answers begin"):
+        text_places(batch, prepared.table, np.ones((len(batch.rows), 2), bool))
+
+
 def test_each_form_by_hand():
     assert of((-300.0, -9.0), text_loss="sft:sum") == 300
-    assert of((-300.0, -9.0), (200, 3), text_loss="sft:mean") == pytest.approx(1.5)
+    assert of((-300.0, -9.0), (200, 3), text_loss="sft:per-token") == pytest.approx(1.5)
     assert of((-3.0, -9.0), text_loss="sft") == pytest.approx(math.log1p(math.exp(0.3)))
     assert of((-20.0, -50.0), text_loss="dpo") == pytest.approx(math.log1p(math.exp(-3)))
-    assert of((-20.0, -50.0), (10, 10), text_loss="dpo:mean") == pytest.approx(math.log1p(math.exp(-6)))
+    assert of((-20.0, -50.0), (10, 10), text_loss="dpo:per-token") == pytest.approx(math.log1p(math.exp(-6)))
     soft = 0.8 * math.log1p(math.exp(-3)) + 0.2 * math.log1p(math.exp(3))
     assert of((-20.0, -50.0), text_loss="dpo", preference=0.8) == pytest.approx(soft, abs=1e-6)
     assert of((-20.0, -50.0), text_loss="sft:sum", preference=0.8) == pytest.approx(0.8 * 20 + 0.2 * 50)
@@ -74,11 +81,11 @@ def written_out(causal, head_weight, pair, tokens, starts, objective):
         rewards.append(out.hidden_states[-1][0, -1] @ head_weight[0])
         labels = torch.from_numpy(ids.astype(np.int64))[start:]
         logprobs = out.logits[0, :-1].log_softmax(1)[start - 1 :].gather(1, labels[:, None])
-        sums.append(logprobs.mean() if objective.text_loss.endswith("mean") else logprobs.sum())
+        sums.append(logprobs.mean() if objective.text_loss.endswith("per-token") else logprobs.sum())
     p, (chosen, rejected) = pair.preference, rewards
     plain = -p * logsigmoid(chosen - rejected) - (1 - p) * logsigmoid(rejected - chosen)
     plain = plain + objective.centring * (chosen + rejected) ** 2
-    beta = 2.0 if objective.text_loss == "dpo:mean" else 0.1
+    beta = 2.0 if objective.text_loss == "dpo:per-token" else 0.1
     if objective.text_loss.startswith("dpo"):
         text = -p * logsigmoid(beta * (sums[0] - sums[1])) - (1 - p) * logsigmoid(beta * (sums[1] - sums[0]))
     elif objective.text_loss == "sft":
@@ -159,7 +166,7 @@ def test_a_reference_is_the_base_so_that_training_starts_at_ln_2(tmp_path, param
 
 
 def test_text_is_learnt_and_pairs_are_too(tmp_path):
-    objective = Objective(text_loss="sft:mean", text_weight=0.5)
+    objective = Objective(text_loss="sft:per-token", text_weight=0.5)
     config = config_of(tmp_path, toy_pairs(60), params="blocks:2", learning_rate=3e-3, epochs=6, objective=objective, machine=SMALL)
     log = fit((prepared := prepare(config)).model, prepared.task, prepared.train_rows, prepared.derived.loop)
     assert log[-1]["text_loss"] < 0.6 * log[0]["text_loss"]

@@ -69,6 +69,8 @@ class Config:
             raise ValueError(f"--answers {self.answers}: what is found is written as .jsonl")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit} must be at least 1")
+        if self.policy.policy is None:
+            raise ValueError("--policy names no language model: give the one that answers, a directory or a hub id")
 
     @property
     def settings(self) -> SearchSettings:

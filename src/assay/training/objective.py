@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from assay.training.settings import TrainConfig
 
 Loss = Literal["bradley-terry", "rdpo", "flips", "rao-kupper", "davidson"]
-Text = Literal["sft", "sft:sum", "sft:mean", "dpo", "dpo:mean", "dpo:reference"]
+Text = Literal["sft", "sft:sum", "sft:per-token", "dpo", "dpo:per-token", "dpo:reference"]
 BETA = 0.1  # of a text loss of summed log-probabilities: GRM's
-BETA_OF_MEANS = 2.0  # of dpo:mean: SimPO's
+BETA_OF_MEANS = 2.0  # of dpo:per-token: SimPO's
 TEXT_WEIGHT = 0.01  # GRM's
 
 
@@ -55,8 +55,8 @@ class Objective:
     """Coefficient of the penalty on each prompt's mean reward."""
     debias_length: bool = False
     """Leave out of the reward what length alone says."""
-    text_loss: Annotated[Text | None, tyro.conf.arg(metavar="FORM")] = None
-    """Also learn to write: sft, dpo, ... (docs/training.md)."""
+    text_loss: Text | None = None
+    """Also learn to write the answers (docs/training.md)."""
     text_weight: Annotated[float, tyro.conf.arg(metavar="N")] = TEXT_WEIGHT
     """Share of the text loss in the whole."""
 
@@ -171,7 +171,7 @@ class AnswerText(NamedTuple):
 def text_losses(text: AnswerText, preference_P: torch.Tensor, objective: Objective) -> torch.Tensor:
     """Text loss of each pair, (P,), before weights."""
     form = objective.text_loss
-    is_mean = form is not None and form.endswith(":mean")
+    is_mean = form is not None and form.endswith(":per-token")
     likelihood_P2 = text.likelihood_P2 / text.num_tokens_P2.clamp(min=1) if is_mean else text.likelihood_P2
     if objective.reads_rejected_text:
         return dpo_text(likelihood_P2, preference_P, BETA_OF_MEANS if is_mean else BETA, text.reference_P2)

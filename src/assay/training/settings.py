@@ -63,7 +63,7 @@ class Members:
 
     ensemble: int = 1
     """Number of members; 3 to 5 is usual (docs/scorers.md)."""
-    combine: How = "mean"
+    combine: Annotated[How, tyro.conf.arg(metavar="HOW")] = "mean"
     """mean - penalty x standard deviation, or min."""
     penalty: float = 1.0
 

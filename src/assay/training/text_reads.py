@@ -32,6 +32,8 @@ class TextPlaces(NamedTuple):
 
 def text_places(batch: Batch, table: PairTable, wanted_N2: np.ndarray) -> TextPlaces:
     """The tokens of those answers of the batch's rows that are wanted, (N, 2) bool."""
+    if int(table.answer_starts[batch.rows].min()) < 1:
+        raise ValueError("the table does not say where answers begin: make it with build_table(..., with_starts=True)")
     packed = batch.packed
     tokens, branch = packed.tokens.reshape(-1), packed.branch.reshape(-1)
     number = {int(row): n for n, row in enumerate(batch.rows)}
