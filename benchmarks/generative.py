@@ -122,7 +122,7 @@ class GenerativeConfig:
             "pairs": 150,
             "test_pairs": 20,
             "other_names": 0,
-            "scalars": ("blocks:4@20",),
+            "scalars": ("head:mean@20",),
             "control_pairs": 20,
             "control_test": 10,
             "real_limit": 4,

@@ -17,12 +17,13 @@ from assay import cli  # first: it sets OpenMP up before torch is loaded
 # isort: split
 import numpy as np
 
+from assay.audit.judge_biases import verdicts_in_order
 from assay.console import say
 from assay.generation.ledger import Bill
 from assay.generation.prices import list_price
 from assay.records import PreferencePair
-from assay.scorers.base import Scorer, own_comparer
-from assay.scorers.in_order import ComparesInOrder, of_both_orders
+from assay.scorers.base import Scorer
+from assay.scorers.in_order import of_both_orders
 from assay.stats.mean_intervals import share_interval
 
 CLOSE = 1e-6  # margins that near to 0 are ties: half right
@@ -94,11 +95,9 @@ def judge(
 def _judge_some(
     scorer: Scorer, pairs: Sequence[PreferencePair]
 ) -> tuple[np.ndarray, np.ndarray | None, list[tuple[str | None, str | None]]]:
-    if (comparer := own_comparer(scorer)) is not None:
-        if isinstance(comparer, ComparesInOrder):
-            in_order_P2 = np.asarray(comparer.compare_in_order(pairs), np.float64)
-            return of_both_orders(in_order_P2) - 0.5, in_order_P2, [(None, None)] * len(pairs)
-        return np.asarray(comparer.compare(pairs), np.float64) - 0.5, None, [(None, None)] * len(pairs)
+    in_order_P2, _ = verdicts_in_order(scorer, pairs)
+    if in_order_P2 is not None:
+        return of_both_orders(in_order_P2) - 0.5, in_order_P2, [(None, None)] * len(pairs)
     rewards = scorer.score([one for pair in pairs for one in pair.completions()])
     value_P2 = rewards.value.astype(np.float64).reshape(-1, 2)
     texts = list(rewards.text or [None] * (2 * len(pairs)))

@@ -172,7 +172,8 @@ def generative_words(settings: RelaySettings, arm: str, data: Path, seed: int, e
 def scalar_words(settings: RelaySettings, arm: str, data: Path, seed: int, tried: str, epochs: int) -> list[str]:
     """Of `assay train`, for params@depth[@rate]."""
     params, depth, *rate = tried.split("@")
-    words = ["--params", params, "--depth", depth, *(["--learning-rate", rate[0]] if rate else []), "--epochs", str(epochs)]
+    words = ["--params", params, "--depth", depth, *(["--learning-rate", rate[0]] if rate else [])]
+    words += [] if params.startswith("head") else ["--epochs", str(epochs)]  # a head takes its own number of cheap passes
     words += ["--text-loss", "sft"] if arm == GRM else []
     return [*words, *common_words(settings, data, seed), "--reference", "0"]
 

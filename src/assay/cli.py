@@ -72,7 +72,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "label-steps": Command(
             "solutions in, labelled steps out: by roll-outs with a verifier, a judge, or both", "data.label_steps"
         ),
-        "world": Command("made problems with exact labels: solutions with labelled steps, or pairs with critiques", "data.world"),
+        "world": Command("made problems with exact labels: steps, or pairs with critiques", "data.world"),
         "rubric": Command("fit a rubric's weights to preferences, or write it in another form", "data.rubric"),
     },
 }

@@ -29,7 +29,6 @@ from assay.records import Completion
 
 Overlong = Literal["keep_end", "keep_start", "set_aside"]
 LOST = -1  # in place of the position of a step that cannot be read: behind the length limit, mostly
-
 PINNED_DATE = datetime.date(2024, 7, 26)
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize + ': ' + message['content'] }}"
@@ -50,8 +49,8 @@ _DATE_MACRO = (
 class Rendered(NamedTuple):
     """Tokens of one completion: tokens (T,) int32, reward_positions (R,) int32 indices of the rewarded tokens (`LOST` for a step
     that is not read), whether an end was cut off, and the reason when it could not be rendered (tokens and reward positions are
-    then empty). left_out: parts of the prompt that the template does not render. lost: why steps are not read, for a reason other
-    than their length. answer_start: see `answer_starts`; -1 where it was not asked for."""
+    then empty). left_out: parts of the prompt that the template does not render. lost: why steps are not read, if not for their
+    length. answer_start: see `answer_starts`, or -1."""
 
     tokens: np.ndarray
     reward_positions: np.ndarray

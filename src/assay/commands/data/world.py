@@ -29,9 +29,9 @@ _OF_SOLUTIONS = ("solutions", "error_rate", "lucky")
 class Config:
     """Write a made world: solutions with labelled steps, or pairs with critiques.
 
-    relay: who has the key after so many passes. tools: what things cost, by look-ups and a calculator. Both as several solutions
-    to a problem (docs/process-data.md). relay-pairs: two answers to the relay. brevity: the shorter answer is right. Both as pairs,
-    with a critique of each answer beside them.
+    Solutions: relay (who has the key after so many passes), tools (look-ups and a calculator).
+
+    Pairs: relay-pairs (two answers to the relay), brevity (the shorter answer is right).
     """
 
     world: Annotated[
