@@ -142,13 +142,15 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def batches(model: nn.Module, batches_of: Callable[[np.ndarray], Sequence[Any]], rows: np.ndarray) -> Iterator[tuple[Any, float]]:
     """This process's share of `rows` as micro-batches, each with weight 1.0, or 0.0 for a repeated one, whose result is dropped.
 
-    Layers that are sharded over the processes run in step, so that a process with fewer micro-batches has to repeat one.
+    Layers that are sharded over the processes run in step, so that a process with fewer micro-batches has to repeat one. How often
+    is settled before the first: later one process would wait for the number while another waits in a forward.
     """
     mine = rows[rank() :: world_size()]
     found = batches_of(mine) if len(mine) else []
+    in_step = world_size() > 1 and is_sharded(model)
+    missing = largest(len(found), next(model.parameters()).device) - len(found) if in_step else 0
     yield from ((batch, 1.0) for batch in found)
-    if world_size() > 1 and is_sharded(model):
-        missing = largest(len(found), next(model.parameters()).device) - len(found)
+    if missing:
         spare = found[0] if found else batches_of(rows[:1])[0]
         yield from itertools.repeat((spare, 0.0), missing)
 
