@@ -8,6 +8,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import assay
 from assay.cli import main
@@ -224,3 +226,34 @@ def test_a_model_that_writes_is_not_adopted(tmp_path, capsys):
     assert main(["model", "adopt", str(path), "--out", str(tmp_path / "out")]) == 2
     assert "writes its verdicts" in capsys.readouterr().err
     assert isinstance(assay.load(str(path), **PLAIN), GenerativeComparer)
+
+
+def test_suites_and_biases_take_one_that_compares(comparing, tmp_path, capsys):
+    rows = [{"prompt": f"How many are {i} eggs?", "candidates": ["None.", f"{i}."], "correct": 1} for i in range(6)]
+    (tmp_path / "lists.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model, out = f"{comparing}#assay-pairwise?reading=text", ["--out", str(tmp_path / "out"), *FLAGS]
+    assert main(["evaluate", model, "--suite", str(tmp_path / "lists.jsonl"), *out]) in (0, 1)
+    assert "both orders agreed on" in capsys.readouterr().err
+    assert list((tmp_path / "out").rglob("*.json"))
+
+
+def test_a_grm_whose_language_model_head_was_kept_is_a_scalar_scorer_and_no_artifact(tmp_path, capsys):
+    path = save_tiny_base(tmp_path / "GRM-tiny")
+    torch.manual_seed(1)
+    hidden, last = torch.nn.Linear(32, 16), torch.nn.Linear(16, 1)
+    tensors = load_file(path / "model.safetensors")
+    for number, layer in (("0", hidden), ("2", last)):
+        tensors |= {f"v_head.summary.{number}.{part}": value.detach().clone() for part, value in layer.state_dict().items()}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "architectures": ["GRewardModel"]}))
+    scorer = assay.load(str(path), **PLAIN)
+    (value,) = scorer.score(ANSWERS[:1]).value
+    causal = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    (rendered,) = scorer.renderer.render(ANSWERS[:1])
+    with torch.no_grad():
+        state = causal(torch.tensor([rendered.tokens.tolist()]), output_hidden_states=True).hidden_states[-1][0, -1]
+        expected = last(torch.relu(hidden(state)))
+    assert value == pytest.approx(float(expected), abs=1e-4)
+    assert main(["model", "adopt", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "has a hidden layer, which no sequence-classification class of transformers has" in capsys.readouterr().err
