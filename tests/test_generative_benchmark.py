@@ -86,7 +86,7 @@ def test_real_pairs_give_a_row_for_every_model_beside_words_and_length(base):
     assert found["by set"] == {"vicuna-reviews": 8, "alpacaeval": 8}
     (seed,) = found["seeds"].values()
     for row in rows:
-        assert set(seed[row]["sets"]) == {"pandalm", "autoj", "llmbar", "rmb"}
+        assert set(seed[row]["sets"]) == {"pandalm", "autoj", "llmbar natural", "rmb"}
         assert row in seed["better than bag of words"]
     assert "same on swap" in seed["log-odds"]["sets"]["pandalm"]
 
