@@ -1,6 +1,7 @@
 """Critiques beside pairs: where they are read, how they name the answers, and what cannot be told in both orders."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,56 @@ def test_names_by_place_become_sides():
     text = "Assistant 1 is short. The second assistant and Assistant 2's list are better."
     assert by_label(text, ("2", "two", "second", "B")) == "{rejected} is short. {chosen} and {chosen}'s list are better."
     assert by_label("Model 'm' errs, Model M does not.", ("M",)) == "{rejected} errs, {chosen} does not."
+
+
+def beside(folder, **files):
+    for name, rows in files.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+
+
+def test_reviews_with_two_scores_are_critiques_without_their_scores(tmp_path):
+    review = {"question_id": 1, "answer1_id": "a", "answer2_id": "b", "reviewer_id": 1, "review_file": "x.jsonl"}
+    said = "Assistant 1 counts four eggs. Assistant 2's answer is short."
+    beside(
+        tmp_path,
+        questions=[{"question_id": 1, "text": "How many eggs?", "category": "counterfactual"}],
+        answers=[{"answer_id": "a", "question_id": 1, "text": "Four."}, {"answer_id": "b", "question_id": 1, "text": "Many."}],
+        gpt4_reviews=[
+            {**review, "score": [8, 6], "text": f"8 6\n{said}"},
+            {**review, "score": [5, 9], "text": f"5 9\n\n{said}"},
+            {**review, "score": [7, 7], "text": f"7 7\n{said}"},
+        ],
+    )
+    first, second, tie = read_pairs(tmp_path / "gpt4_reviews.jsonl")
+    assert critiques_of(first).both == "{chosen} counts four eggs. {rejected}'s answer is short."
+    assert second.chosen == "Many."
+    assert critiques_of(second).both == "{rejected} counts four eggs. {chosen}'s answer is short."
+    assert critiques_of(tie).is_empty
+
+
+def test_explanations_that_name_two_letters_are_critiques(tmp_path):
+    shared = {"judge": "j", "model": "ours", "reference": "theirs", "prompt_id": 3, "p_model": 0}
+    ranks = [{"model": "M", "rank": 1}, {"model": "m", "rank": 2}]
+    beside(
+        tmp_path,
+        prompts=[{"prompt_id": 3, "instruction": "How many eggs?", "dataset": "koala"}],
+        outputs=[
+            {"model": "ours", "prompt_id": 3, "output": "Many."},
+            {"model": "theirs", "prompt_id": 3, "output": "Four."},
+        ],
+        preferences=[{**shared, "explanation": "Model 'M' counts, Model m does not.", "ordered_models": ranks}],
+    )
+    (pair,) = read_pairs(tmp_path / "preferences.jsonl")
+    assert (pair.chosen, critiques_of(pair).both) == ("Four.", "{chosen} counts, {rejected} does not.")
+
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
+def test_the_published_reviews_name_both_sides():
+    found = [critiques_of(pair).both for pair in read_pairs(SHARED / "vicuna-bench-reviews" / "gpt4_reviews.jsonl.gz")]
+    texts = [text for text in found if text is not None]
+    assert len(texts) == 936
+    assert all("{chosen}" in text or "{rejected}" in text for text in texts)
+    assert not any(text.startswith(("9 8", "8 9")) for text in texts)
