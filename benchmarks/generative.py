@@ -14,8 +14,8 @@ relay    Made pairs whose verdict takes as many look-ups in a row as passes are 
          tokens, and its processor seconds are shown. Trained on 1 to 3 passes, tested on 1 to 5, with names of training and others.
 control  Worlds in which a critique has nothing to add: one pass, and the shorter answer is right. Scalar is trained until it is
          right in 95% of held-out pairs, if four times the tokens suffice.
-real     Zero-shot, log-odds, direct, critique, STaR and DPO, GRM, scalar, bag of words and length, on pandalm, autoj, llmbar and
-         rmb.
+real     Zero-shot, log-odds, direct, critique, STaR and DPO, GRM, scalar, bag of words and length, on pandalm, autoj, llmbar
+         (natural) and rmb.
 distil   The critique model of the relay part labels new pairs, and a scalar model is trained on its probabilities.
 
 Claims, written before it was run, of all seeds together (each is shown by itself). A pair without a verdict is not right:

@@ -30,7 +30,7 @@ from assay.scorers.base import Scorer
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words
 from assay.scorers.load import load
 
-SETS = {"pandalm": "pandalm/testset-v1", "autoj": "autoj/pairwise", "llmbar": "llmbar/natural", "rmb": "rmb/pairs"}
+SETS = {"pandalm": "pandalm/testset-v1", "autoj": "autoj/pairwise", "llmbar natural": "llmbar/natural", "rmb": "rmb/pairs"}
 TRAINED_ON = ("vicuna-reviews", "alpacaeval")
 WORDS, LENGTH = "bag of words", "length"
 GENERATIVE = {
