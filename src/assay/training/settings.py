@@ -134,7 +134,7 @@ class TrainConfig:
     """Train a reward model on preference pairs, then calibrate, evaluate and report it."""
 
     kind: Annotated[str, tyro.conf.arg(metavar="NAME[:..]")] = "pairs"
-    """pairs, rankings, process, outcome, attributes:.., generative:.."""
+    """pairs, rankings, process, outcome, attributes:, generative:"""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SET")]
     """Pairs: files, folders, globs or hub:org/name#split (docs/data.md)."""
     base: str | None = None
