@@ -27,6 +27,7 @@ COMPUTES_WITH_TORCH = (
     "assay.scorers.steps.step_models",
     "assay.scorers.packed_reads",
     "assay.evaluation.rescale",
+    "assay.rl.loop.",
 )
 """Modules, and rooms where the name ends with a dot, that may load torch when they are imported."""
 

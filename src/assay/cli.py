@@ -52,6 +52,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "best-of-n": Command("what choosing by the reward gains in gold, and where gold peaks", "audit.best_of_n"),
         "verify": Command("do the files, plain transformers and an engine give the same rewards", "audit.verify", True),
     },
+    "rl": {
+        "train": Command("a policy against a reward model, with gold and its own past beside", "rl.train", True),
+        "preflight": Command("will this reward model work for this policy, by the policy's own answers", "rl.preflight"),
+        "curves": Command("gold and reward against the distance that policies went", "rl.curves"),
+    },
     "model": {
         "adopt": Command("make an artifact of another's reward model", "model.adopt", True),
         "calibrate": Command("fit what a margin says of the probability to be right", "model.calibrate"),
@@ -72,7 +77,13 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
 }
 PIPE_CLOSED = 141  # exit status of a program that SIGPIPE ends
-GROUPS = {"": "", "audit": "can it be trusted", "model": "what is done to a saved model", "data": "preferences and labelled steps"}
+GROUPS = {
+    "": "",
+    "audit": "can it be trusted",
+    "rl": "a policy against a reward model",
+    "model": "what is done to a saved model",
+    "data": "preferences and labelled steps",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `audit verify` gives 4 when a check of the certificate does not hold, 3 when the files are damaged; `compare` 5 when the
     second scorer is significantly worse than the first; `audit probe` 6 when an edit that is worth nothing raises the reward;
-    `audit all` 7 when a verdict is a failure; `audit judge` 8 when a judge is biased or an answer can tell it what to say. 141
-    when whoever read the output closed it before the end.
+    `rl preflight` 6 when a check fails; `audit all` 7 when a verdict is a failure; `audit judge` 8 when a judge is biased or an
+    answer can tell it what to say. 141 when whoever read the output closed it before the end.
     """
     try:
         try:

@@ -51,7 +51,7 @@ class Decoder:
         if max_rows < 1:
             raise ValueError(f"max_rows {max_rows} must be at least 1")
         self.causal, self.tokenizer, self.limit, self.max_rows = causal, tokenizer, limit, max_rows
-        self.ends = _end_ids(causal, tokenizer, closing)
+        self.ends = end_ids(causal, tokenizer, closing)
 
     def replies(self, wishes: Sequence[Wish]) -> Iterator[tuple[int, Reply]]:
         """Each wish with its reply; prompts of about one length are written together."""
@@ -161,7 +161,7 @@ def _ended(text: str, stop: Sequence[str]) -> tuple[str, bool]:
     return (text[: min(ends)], True) if ends else (text, False)
 
 
-def _end_ids(causal: Any, tokenizer: Any, closing: str) -> frozenset[int]:
+def end_ids(causal: Any, tokenizer: Any, closing: str) -> frozenset[int]:
     """The tokens that end a reply: those of the generation settings, eos, and the one that the template closes an answer with."""
     configured = getattr(causal.generation_config, "eos_token_id", None)
     ids = list(configured) if isinstance(configured, list | tuple) else [configured]

@@ -1,0 +1,1 @@
+"""Commands of a policy against a reward model."""

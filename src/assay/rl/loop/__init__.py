@@ -1,0 +1,1 @@
+"""A policy trained against a scorer, in one loop that can be read."""

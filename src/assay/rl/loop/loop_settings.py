@@ -1,0 +1,66 @@
+"""How a policy is trained against a scorer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from assay.rl.kl_control import KLSettings
+from assay.training.settings import parse_params
+
+Estimator = Literal["rloo", "grpo", "ppo"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySettings:
+    """The defaults are those of a small policy; every one is printed by `assay rl train --help`.
+
+    estimator: rloo (each answer against the others of its prompt), grpo (the same over their std), ppo (against a value head).
+    steps: updates of the policy. prompts: of a step; samples: answers to each. max_tokens: of an answer. temperature: of sampling
+    and of log-probabilities alike. unfinished: the reward of an answer that reached max_tokens; None: as it was scored. params:
+    what is trained, full, blocks:K or lora:R. passes: how often a step's answers are gone through, in minibatches parts each.
+    clip: of the ratio of probabilities. value_rate: learning rate of the value head (ppo); decay: lambda of its advantages.
+    kl: see `KLSettings`; its KL is in the reward (rloo, ppo) or in the loss (grpo). evaluate_every, save_every: steps.
+    eval_prompts: held out, answered at every evaluation. keep: best and worst answers that are kept of each evaluation.
+    """
+
+    estimator: Estimator = "rloo"
+    steps: int = 100
+    prompts: int = 16
+    samples: int = 4
+    max_tokens: int = 64
+    temperature: float = 1.0
+    unfinished: float | None = None
+    learning_rate: float = 1e-5
+    warmup: int = 5
+    params: str = "full"
+    passes: int = 1
+    minibatches: int = 1
+    clip: float = 0.2
+    value_rate: float = 1e-3
+    decay: float = 0.95
+    max_grad_norm: float = 1.0
+    kl: KLSettings = field(default_factory=KLSettings)
+    evaluate_every: int = 10
+    save_every: int = 20
+    eval_prompts: int = 32
+    keep: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.estimator not in get_args(Estimator):
+            raise ValueError(f"estimator {self.estimator!r} is unknown: use one of {', '.join(get_args(Estimator))}")
+        for name in ("steps", "prompts", "samples", "max_tokens", "passes", "minibatches", "evaluate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.estimator != "ppo" and self.samples < 2:
+            why = f"{self.estimator} compares the answers to one prompt"
+            raise ValueError(f"samples {self.samples}: {why}, so it needs at least 2; ppo takes 1")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature {self.temperature:g} must be above 0: a policy that always says the same learns nothing")
+        if not 0 < self.clip < 1:
+            raise ValueError(f"clip {self.clip:g} must lie between 0 and 1")
+        if self.minibatches > self.prompts * self.samples:
+            raise ValueError(f"minibatches {self.minibatches}: a step has only {self.prompts * self.samples} answers")
+        if parse_params(self.params)[0] not in ("full", "blocks", "lora"):
+            raise ValueError(f"params {self.params!r}: a policy is trained by full, blocks:K or lora:R")

@@ -1,0 +1,157 @@
+"""Answers that a policy draws, and the log-probabilities of their tokens.
+
+The prompt is computed once for all of its answers; rows that are finished leave the batch. Draws are set by a generator, so that a
+step that is repeated draws the same. Suffixes: P prompts, N answers, L columns of prompts (padded at the left), T columns of
+answers (padded at the right), V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+_LOGIT_BYTES = 256e6  # of a forward's logits in float32
+
+
+class Rollouts(NamedTuple):
+    """prompt_NL, answer_NT: token ids; prompt_mask_NL, mask_NT: bool, what is no padding (the token that ends an answer is a part
+    of it). finished_N: whether it ended by itself."""
+
+    prompt_NL: torch.Tensor
+    prompt_mask_NL: torch.Tensor
+    answer_NT: torch.Tensor
+    mask_NT: torch.Tensor
+    finished_N: torch.Tensor
+
+    def __len__(self) -> int:  # type: ignore[override]
+        return len(self.answer_NT)
+
+    def rows(self, places: torch.Tensor) -> Rollouts:
+        """Some of the answers, without columns that are all padding."""
+        some = Rollouts(*(one[places] for one in self))
+        first = int(some.prompt_mask_NL.any(0).nonzero()[0, 0])
+        last = int(some.mask_NT.any(0).nonzero()[-1, 0]) + 1
+        return Rollouts(
+            some.prompt_NL[:, first:],
+            some.prompt_mask_NL[:, first:],
+            some.answer_NT[:, :last],
+            some.mask_NT[:, :last],
+            some.finished_N,
+        )
+
+
+@torch.no_grad()
+def sample(
+    causal: Any,
+    prompts: Sequence[np.ndarray],
+    samples: int,
+    *,
+    ends: Sequence[int],
+    pad_id: int,
+    max_tokens: int,
+    temperature: float,
+    generator: torch.Generator,
+) -> Rollouts:
+    """`samples` answers to each prompt, (P * samples) rows, those of a prompt side by side.
+
+    ends: tokens that end an answer. generator: of the draws, on the CPU.
+    """
+    device = causal.device
+    prompt_PL, prompt_mask_PL = padded_left(prompts, pad_id, device)
+    places_PL = (prompt_mask_PL.long().cumsum(1) - 1).clamp(min=0)
+    out = causal(
+        input_ids=prompt_PL, attention_mask=prompt_mask_PL.long(), position_ids=places_PL, use_cache=True, logits_to_keep=1
+    )
+    num, cache = len(prompts) * samples, out.past_key_values
+    cache.batch_repeat_interleave(samples)
+    logits_AV = out.logits[:, -1].repeat_interleave(samples, 0)
+    mask_AL = prompt_mask_PL.repeat_interleave(samples, 0)
+    place_A = places_PL[:, -1].repeat_interleave(samples) + 1
+    active_A = torch.arange(num, device=device)
+    answer_NT = torch.full((num, max_tokens), pad_id, dtype=torch.long, device=device)
+    length_N = torch.full((num,), max_tokens, dtype=torch.long, device=device)
+    finished_N = torch.zeros(num, dtype=torch.bool, device=device)
+    ends_E = torch.tensor(sorted(ends), device=device)
+    for t in range(max_tokens):
+        tokens_A = drawn(logits_AV, temperature, generator)
+        answer_NT[active_A, t] = tokens_A
+        ended_A = torch.isin(tokens_A, ends_E)
+        finished_N[active_A[ended_A]] = True
+        length_N[active_A[ended_A]] = t + 1
+        if bool(ended_A.all()) or t == max_tokens - 1:
+            break
+        if bool(ended_A.any()):
+            kept = (~ended_A).nonzero()[:, 0]
+            active_A, mask_AL, place_A, tokens_A = active_A[kept], mask_AL[kept], place_A[kept], tokens_A[kept]
+            cache.batch_select_indices(kept)
+        mask_AL = torch.cat([mask_AL, mask_AL.new_ones(len(mask_AL), 1)], 1)
+        out = causal(
+            input_ids=tokens_A[:, None],
+            attention_mask=mask_AL.long(),
+            position_ids=place_A[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits_AV, place_A = out.logits[:, -1], place_A + 1
+    mask_NT = torch.arange(max_tokens, device=device)[None] < length_N[:, None]
+    longest = int(length_N.max())
+    return Rollouts(
+        prompt_PL.repeat_interleave(samples, 0),
+        prompt_mask_PL.repeat_interleave(samples, 0),
+        answer_NT[:, :longest],
+        mask_NT[:, :longest],
+        finished_N,
+    )
+
+
+def drawn(logits_AV: torch.Tensor, temperature: float, generator: torch.Generator) -> torch.Tensor:
+    """A token of each row, by inverse transform of one uniform number a row: cheap for large vocabularies, equal on every device
+    up to rounding."""
+    shares_AV = torch.softmax(logits_AV.float() / temperature, 1).cumsum(1)
+    uniform_A = torch.rand(len(logits_AV), generator=generator).to(logits_AV.device) * shares_AV[:, -1]
+    return torch.searchsorted(shares_AV, uniform_A[:, None]).clamp(max=logits_AV.shape[1] - 1)[:, 0]
+
+
+def padded_left(prompts: Sequence[np.ndarray], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(P, L) prompts with padding before them, and which tokens are none."""
+    longest = max(map(len, prompts))
+    prompt_PL = torch.full((len(prompts), longest), pad_id, dtype=torch.long)
+    mask_PL = torch.zeros((len(prompts), longest), dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        prompt_PL[row, longest - len(prompt) :] = torch.from_numpy(np.asarray(prompt, np.int64))
+        mask_PL[row, longest - len(prompt) :] = True
+    return prompt_PL.to(device), mask_PL.to(device)
+
+
+def states_of(causal: Any, rollouts: Rollouts) -> torch.Tensor:
+    """(N, T, D) last states from which each token of the answers was drawn."""
+    ids = torch.cat([rollouts.prompt_NL, rollouts.answer_NT], 1)
+    mask = torch.cat([rollouts.prompt_mask_NL, rollouts.mask_NT], 1)
+    places = (mask.long().cumsum(1) - 1).clamp(min=0)
+    states = causal.base_model(input_ids=ids, attention_mask=mask.long(), position_ids=places, use_cache=False).last_hidden_state
+    start = rollouts.prompt_NL.shape[1] - 1
+    return states[:, start : start + rollouts.answer_NT.shape[1]]
+
+
+def log_probabilities(causal: Any, states_NTD: torch.Tensor, rollouts: Rollouts, temperature: float) -> torch.Tensor:
+    """(N, T) log-probability of each token of the answers in float32, at the temperature they were drawn at; 0 at padding."""
+    kept_M = rollouts.mask_NT
+    logits_MV = causal.get_output_embeddings()(states_NTD[kept_M]).float() / temperature
+    found = torch.zeros(kept_M.shape, dtype=torch.float32, device=kept_M.device)
+    return found.masked_scatter(kept_M, -cross_entropy(logits_MV, rollouts.answer_NT[kept_M], reduction="none"))
+
+
+def parts(rollouts: Rollouts, vocabulary: int) -> Iterator[torch.Tensor]:
+    """Places of answers of about one length whose logits fit into memory, so that each part is one forward."""
+    length_N = rollouts.mask_NT.sum(1)
+    order = torch.argsort(length_N, stable=True)
+    budget = max(int(_LOGIT_BYTES / (4 * vocabulary)), 1)
+    begin = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or int(length_N[order[end]]) * (end + 1 - begin) > budget:
+            yield order[begin:end]
+            begin = end

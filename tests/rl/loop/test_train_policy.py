@@ -1,0 +1,238 @@
+"""The loop: known optima, the same steps after a kill, what is refused, and nothing invented."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from assay.errors import CheckpointError, TrainingError
+from assay.models.device import pick_compute
+from assay.records import Rewards
+from assay.rl.kl_control import KLSettings
+from assay.rl.loop.loop_settings import PolicySettings
+from assay.rl.loop.policy_model import load_policy
+from assay.rl.loop.policy_step import draw, generator_of
+from assay.rl.loop.train_policy import prompts_of_step, read_metrics, train_policy
+from assay.scorers.rules import rule_scorer
+from policy_worlds import ARMS, a_run, bandit_base, copied, copy_base, payout, prompts
+
+
+@pytest.fixture(scope="module")
+def bandit(tmp_path_factory):
+    return bandit_base(tmp_path_factory.mktemp("bandit") / "base")
+
+
+@pytest.fixture(scope="module")
+def copying(tmp_path_factory):
+    return copy_base(tmp_path_factory.mktemp("copy") / "base")
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "grpo", "ppo"])
+def test_a_bandit_comes_to_its_best_arm(bandit, tmp_path, estimator):
+    settings = {"estimator": estimator, "steps": 70, "samples": 32, "learning_rate": 0.002}
+    trained = train_policy(a_run(bandit, tmp_path / "run", **settings, kl=KLSettings(beta=0.0)))
+    rewards = [row["reward"] for row in trained.rows]
+    assert np.mean(rewards[:3]) < 0.6
+    assert np.mean(rewards[-5:]) > 0.8
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "grpo", "ppo"])
+def test_copying_is_learnt_for_each_prompt(copying, tmp_path, estimator):
+    run = a_run(
+        copying, tmp_path / "run", copied, ARMS, estimator=estimator, steps=120, prompts=4, samples=8, kl=KLSettings(beta=0.0)
+    )
+    trained = train_policy(run)
+    assert trained.rows[0]["reward"] < 0.75
+    assert np.mean([row["reward"] for row in trained.rows[-10:]]) > (0.7 if estimator == "ppo" else 0.95)
+
+
+def test_the_kl_optimum_of_a_bandit_is_the_tilted_policy(bandit, tmp_path):
+    """max E[r] - beta KL is reached at p(x) ~ p0(x) exp(r(x) / beta), with p0 the shares of the base's answers."""
+    run = a_run(bandit, tmp_path / "run", steps=160, samples=64, learning_rate=0.002, kl=KLSettings(beta=0.5))
+    trained = train_policy(run)
+    model = load_policy(str(bandit), params="full", compute=pick_compute("cpu", "float32"))
+    settings, asked = run.settings, prompts("pull")
+    base_N = draw(model.plain, model.tokens, asked, run.scorer, settings, samples=2000, generator=generator_of(1)).value_PK[0]
+    expected = float((base_N * np.exp(base_N / 0.5)).sum() / np.exp(base_N / 0.5).sum())
+    assert np.mean(base_N) < expected - 0.15
+    assert np.mean([row["reward"] for row in trained.rows[-80:]]) == pytest.approx(expected, abs=0.04)
+
+
+def test_a_run_that_was_killed_goes_on_bit_for_bit(bandit, tmp_path):
+    settings = {"steps": 20, "save_every": 7, "evaluate_every": 5, "kl": KLSettings(control="pi", target=2.0)}
+    whole = train_policy(replace(a_run(bandit, tmp_path / "whole", **settings), gold=rule_scorer(payout)))
+    out = tmp_path / "killed"
+    run = replace(a_run(bandit, out, **settings), gold=rule_scorer(payout))
+    dies = replace(run, scorer=DiesAfter(run.scorer, 12))
+    with pytest.raises(KeyboardInterrupt):
+        train_policy(dies)
+    (out / "metrics.jsonl").open("a").write('{"step": 99, "rew')  # what a kill leaves
+    resumed = train_policy(replace(run, resume=True))
+    shown = [{name: one for name, one in row.items() if name != "seconds"} for row in resumed.rows]
+    assert shown == [{name: one for name, one in row.items() if name != "seconds"} for row in whole.rows]
+    assert (out / "completions.jsonl").read_text() == (tmp_path / "whole" / "completions.jsonl").read_text()
+    ours, theirs = (load_file(path / "model.safetensors") for path in (resumed.policy, whole.policy))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert resumed.ground == whole.ground
+
+
+def test_a_run_with_other_settings_or_another_scorer_does_not_go_on(bandit, tmp_path):
+    run = a_run(bandit, tmp_path / "run", steps=4, save_every=2)
+    train_policy(run)
+    with pytest.raises(CheckpointError, match="settings"):
+        train_policy(replace(run, resume=True, settings=replace(run.settings, learning_rate=0.5)))
+    with pytest.raises(CheckpointError, match="fingerprint"):
+        train_policy(replace(run, resume=True, scorer=rule_scorer(copied)))
+    with pytest.raises(ValueError, match="not empty"):
+        train_policy(run)
+    with pytest.raises(ValueError, match="no run to go on with"):
+        train_policy(replace(run, resume=True, out=tmp_path / "nothing"))
+
+
+def test_a_step_whose_answers_are_all_unscored_changes_nothing_and_three_end_the_run(bandit, tmp_path):
+    with pytest.raises(TrainingError, match=r"three steps in a row.*the judge is away"):
+        train_policy(replace(a_run(bandit, tmp_path / "run", steps=9), scorer=Silent()))
+    rows = read_metrics(tmp_path / "run")
+    assert [row["scored"] for row in rows] == [0.0, 0.0]
+    assert all(np.isnan(row["reward"]) for row in rows)
+
+
+def test_answers_without_a_reward_leave_their_group(bandit, tmp_path):
+    """One in three has no reward; the policy still finds the best arm, and no number was made up for them."""
+    trained = train_policy(replace(a_run(bandit, tmp_path / "run", steps=60, kl=KLSettings(beta=0.0)), scorer=Spotty()))
+    assert 0.5 < np.mean([row["scored"] for row in trained.rows]) < 0.85
+    assert np.nanmean([row["reward"] for row in trained.rows[-5:]]) > 0.95
+
+
+def test_an_unfinished_answer_gets_the_reward_that_is_set_for_it(bandit, tmp_path):
+    run = a_run(bandit, tmp_path / "run", steps=1, max_tokens=1, unfinished=-3.0, estimator="rloo")
+    trained = train_policy(run)  # a word and its end are two tokens: every answer is cut off
+    assert trained.rows[0]["finished"] < 0.3
+    assert trained.rows[0]["reward"] > 0  # what the scorer gave is still in the records
+    drawn = draw_once(run)
+    assert (drawn.reward_PK[~drawn.rollouts.finished_N.numpy().reshape(1, -1)] == -3.0).all()
+
+
+def test_best_and_worst_answers_are_kept_with_gold(bandit, tmp_path):
+    run = a_run(bandit, tmp_path / "run", steps=10, keep=2, eval_prompts=8)
+    train_policy(replace(run, held_out=prompts(*["pull"] * 8), gold=rule_scorer(payout)))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "completions.jsonl").read_text().splitlines()]
+    assert {row["kind"] for row in rows} == {"best", "worst"}
+    assert all(row["reward"] == row["gold"] for row in rows)
+    by_kind = {kind: [row["reward"] for row in rows if row["kind"] == kind] for kind in ("best", "worst")}
+    assert min(by_kind["best"]) >= max(by_kind["worst"])
+
+
+def test_a_policy_that_spoils_what_the_anchor_wants_alarms_and_one_that_learns_it_does_not(bandit, tmp_path):
+    against = rule_scorer(spoiled)
+    held_out = prompts(*["pull"] * 32)
+    settings = {"steps": 60, "eval_prompts": 32, "evaluate_every": 5, "kl": KLSettings(beta=0.0)}
+    bad = train_policy(replace(a_run(bandit, tmp_path / "bad", **settings), held_out=held_out, anchor=against))
+    good = train_policy(replace(a_run(bandit, tmp_path / "good", **settings), held_out=held_out, anchor=rule_scorer(payout)))
+    assert bad.ground is not None
+    assert bad.ground.alarmed
+    assert good.ground is not None
+    assert not good.ground.alarmed
+    stops = replace(a_run(bandit, tmp_path / "stops", **settings), held_out=held_out, anchor=against, stop_on_alarm=True)
+    assert len(train_policy(stops).rows) < 60
+
+
+@pytest.mark.parametrize("params", ["blocks:1", "lora:4"])
+def test_a_part_of_the_policy_is_trained_and_the_rest_stays(copying, tmp_path, params):
+    settings = {"params": params, "steps": 90, "prompts": 4, "samples": 16, "learning_rate": 0.01}
+    trained = train_policy(a_run(copying, tmp_path / "run", payout, ARMS, **settings, kl=KLSettings(beta=0.0)))
+    assert np.mean([row["reward"] for row in trained.rows[:3]]) < 0.5
+    assert np.mean([row["reward"] for row in trained.rows[-5:]]) > 0.7
+    before, after = load_file(copying / "model.safetensors"), load_file(trained.policy / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+    assert not torch.equal(before["model.layers.0.self_attn.q_proj.weight"], after["model.layers.0.self_attn.q_proj.weight"])
+
+
+def draw_once(run):
+    model = load_policy(run.policy, params="full", compute=pick_compute("cpu", "float32"))
+    settings = run.settings
+    return draw(model.plain, model.tokens, run.prompts, run.scorer, settings, samples=settings.samples, generator=generator_of(0))
+
+
+def test_prompts_come_in_epochs_each_once():
+    settings = PolicySettings(prompts=3)
+    asked = prompts(*"abcdefg")
+    seen = [prompt.id for step in range(7) for prompt in prompts_of_step(asked, settings, step)]
+    for epoch in range(3):
+        assert sorted(seen[7 * epoch : 7 * (epoch + 1)]) == sorted(prompt.id for prompt in asked)
+    assert seen[:7] != seen[7:14]
+
+
+def test_settings_and_data_that_cannot_be_are_refused(bandit, tmp_path):
+    with pytest.raises(ValueError, match="at least 2; ppo takes 1"):
+        PolicySettings(samples=1)
+    assert PolicySettings(samples=1, estimator="ppo").samples == 1
+    with pytest.raises(ValueError, match="full, blocks:K or lora:R"):
+        PolicySettings(params="head")
+    with pytest.raises(ValueError, match="rloo, grpo, ppo"):
+        PolicySettings(estimator="dpo")
+    with pytest.raises(ValueError, match="only 64 answers"):
+        PolicySettings(minibatches=65)
+    with pytest.raises(ValueError, match="there are 1"):
+        train_policy(a_run(bandit, tmp_path / "a", prompts=2))
+    with pytest.raises(ValueError, match="the policy has 1 blocks"):
+        train_policy(a_run(bandit, tmp_path / "b", params="blocks:2"))
+    with pytest.raises(ValueError, match="use rloo or grpo"):
+        train_policy(replace(a_run(bandit, tmp_path / "c", estimator="ppo"), scorer=OfAPrompt()))
+
+
+def spoiled(completions) -> list[float]:
+    """The anchor wants what pays nothing."""
+    return [float(one.response in ("red", "white")) for one in completions]
+
+
+class Silent:
+    fingerprint, scope, tolerance = "silent", "global", 0.0
+
+    def score(self, completions):
+        return Rewards(value=np.full(len(completions), np.nan, np.float32), error=("the judge is away",) * len(completions))
+
+
+class Spotty:
+    fingerprint, scope, tolerance = "spotty", "global", 0.0
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def score(self, completions):
+        missing = self.rng.random(len(completions)) < 1 / 3
+        value = np.where(missing, np.nan, payout(completions)).astype(np.float32)
+        return Rewards(value=value, error=tuple("lost" if one else None for one in missing))
+
+
+class OfAPrompt(Silent):
+    scope = "prompt"
+
+
+class DiesAfter:
+    """A scorer that is killed at a call."""
+
+    def __init__(self, scorer, calls):
+        self.scorer, self.calls = scorer, calls
+        self.fingerprint, self.scope, self.tolerance = scorer.fingerprint, scorer.scope, scorer.tolerance
+
+    def score(self, completions):
+        self.calls -= 1
+        if self.calls < 0:
+            raise KeyboardInterrupt
+        return self.scorer.score(completions)
+
+
+def test_the_directory_of_a_killed_run_can_be_moved(bandit, tmp_path):
+    run = a_run(bandit, tmp_path / "run", steps=4, save_every=2)
+    train_policy(run)
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+    again = train_policy(replace(run, out=tmp_path / "elsewhere", resume=True))
+    assert len(again.rows) == 4
