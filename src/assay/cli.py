@@ -91,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `audit verify` gives 4 when a check of the certificate does not hold, 3 when the files are damaged; `compare` 5 when the
     second scorer is significantly worse than the first; `audit probe` 6 when an edit that is worth nothing raises the reward;
-    `rl preflight` 6 when a check fails; `audit all` 7 when a verdict is a failure; `audit judge` 8 when a judge is biased or an answer can tell it what to say. 141
-    when whoever read the output closed it before the end.
+    `rl preflight` 6 when a check fails; `audit all` 7 when a verdict is a failure; `audit judge` 8 when a judge is biased or an
+    answer can tell it what to say. 141 when whoever read the output closed it before the end.
     """
     try:
         try:
