@@ -1,7 +1,8 @@
 """Score a file of completions of any size: in constant memory, resumable, one row of output for every row of input.
 
 The input is read a chunk at a time, and the rows go to a journal (`journal.py`). A run that was stopped resumes after the last
-whole chunk. Answers to one prompt in the same chunk share the prompt's computation.
+whole chunk. Answers to one prompt in the same chunk share the prompt's computation. What compares the answers to a prompt with each
+other gets the file as one chunk.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.opened import open_scorer
 from assay.scorers.ray import RayScorer, connect, factory_of
 from assay.scorers.verifiers.confined import CodeFlags
+
+WHOLE_FILE = 1 << 40  # rows of a chunk where answers to one prompt, wherever they stand, are compared with each other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +64,9 @@ class ScoreConfig:
 def score_file(config: ScoreConfig) -> tuple[int, int]:
     """Score every row of a file into `output`, in order; returns (rows, rows without a reward).
 
-    Memory is constant, except that a json array is read whole. Raises ValueError when there are unfinished rows of an earlier run
-    with another model or input, or when another process writes the same output.
+    Memory is constant, except that a json array is read whole, and a file for a model that compares the answers to a prompt too.
+    Raises ValueError when there are unfinished rows of an earlier run with another model or input, or when another process writes
+    the same output.
     """
     if config.output.suffix not in SUFFIXES:
         raise ValueError(f"--output {config.output}: rewards are written as .jsonl or .parquet")
@@ -75,9 +79,10 @@ def score_file(config: ScoreConfig) -> tuple[int, int]:
     read_completions(config.input)  # so that a missing file is reported before the model is loaded
     with locked(config.output):
         engine = _on_ray(config, config.ray) if config.ray is not None else _here(config)
-        if engine.scope != "global":
-            raise ValueError(f"{config.model} compares the answers to a prompt with each other: a file is scored a part at a time")
-        journal = Journal(config.output, _state(config.input, engine.fingerprint), chunk=CHUNK, restart=config.restart)
+        if engine.scope != "global" and config.ray is not None:
+            raise ValueError(f"{config.model} compares the answers to a prompt with each other, and Ray scores a file in parts")
+        size = CHUNK if engine.scope == "global" else WHOLE_FILE
+        journal = Journal(config.output, _state(config.input, engine.fingerprint, size), chunk=size, restart=config.restart)
         with closing(journal):
             _write(journal, config, engine.chunks_after(journal.num_rows, journal.last_row))
             journal.finish()
@@ -111,7 +116,8 @@ def _here(config: ScoreConfig) -> _Engine:
         say("budget", planned.plan.summary())
 
     def scored(num_done: int, last_row: int) -> Iterator[ScoredChunk]:
-        return (score_chunk(scorer, chunk) for chunk in chunks_after(config.input, num_done, last_row))
+        size = CHUNK if scorer.scope == "global" else WHOLE_FILE
+        return (score_chunk(scorer, chunk) for chunk in chunks_after(config.input, num_done, last_row, size=size))
 
     return _Engine(scorer.fingerprint, scorer.scope, scored, opened.say_bill)
 
@@ -152,9 +158,9 @@ def _write(journal: Journal, config: ScoreConfig, chunks: Iterator[ScoredChunk])
         say("note", f"some rewards could not be kept in the cache: {problem}")
 
 
-def _state(source: str, fingerprint: str) -> dict[str, Any]:
+def _state(source: str, fingerprint: str, size: int) -> dict[str, Any]:
     """What determines the rows: a run resumes only if all of it is unchanged."""
-    state: dict[str, Any] = {"format": FORMAT, "model fingerprint": fingerprint, "chunk size": CHUNK}
+    state: dict[str, Any] = {"format": FORMAT, "model fingerprint": fingerprint, "chunk size": size}
     if is_hub(source):
         return state | {"input": source}
     path = Path(source).resolve()

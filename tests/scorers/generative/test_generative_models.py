@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import assay
 from assay.cli import main
@@ -57,35 +60,28 @@ def artifact(folder) -> str:
     return str(save_generative(folder / "artifact", "Fine.\nVerdict: Yes", entry))
 
 
-def test_the_log_odds_are_those_of_plain_transformers_behind_the_critique(artifact):
-    import torch
+def test_the_probability_is_that_of_plain_transformers_behind_the_critique(comparing):
+    scorer = assay.load(f"{comparing}#assay-pairwise", **PLAIN)
+    (found,) = scorer.comparisons([(ANSWERS[0], ANSWERS[1])])
+    causal, tokenizer = scorer.generator.backend.causal, scorer.generator.backend.tokens.tokenizer
+    turns = [turn.as_dict() for turn in own_form("pairwise").prompt(*ANSWERS[:2])]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + "Fine.\nVerdict: A"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        shares = causal(torch.tensor([ids])).logits[0, -2].double().softmax(0)  # where the last token, A, is said
+    words = [said_as.strip().casefold() for said_as in tokenizer.batch_decode([[i] for i in range(len(tokenizer))])]
+    first, second = (float(shares[[i for i, said_as in enumerate(words) if said_as == word]].sum()) for word in "ab")
+    assert found.forward == pytest.approx(first / (first + second), abs=1e-3)
 
-    scorer = assay.load(artifact, **PLAIN)
-    rewards = scorer.score(ANSWERS)
+
+def test_the_value_behind_the_critique_is_a_log_odds(artifact):
+    rewards = assay.load(artifact, **PLAIN).score(ANSWERS)
     assert rewards.text == ("Fine.\nVerdict: Yes",) * 3
-    model = load_language_model(artifact, device="cpu", dtype="float32")
-    tokenizer, causal = model.tokens.tokenizer, model.causal
-    for answer, value in zip(ANSWERS, rewards.value, strict=True):
-        turns = [turn.as_dict() for turn in own_form("pointwise").prompt(answer)]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + "Fine.\nVerdict: Yes"
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        place = next(
-            k for k in range(len(ids)) if tokenizer.decode(ids[k:]).strip() == "Yes" and tokenizer.decode(ids[k:])[-3:] == "Yes"
-        )
-        with torch.no_grad():
-            shares = causal(torch.tensor([ids])).logits[0, place - 1].double().softmax(0)
-        mass = dict.fromkeys(("yes", "no"), 0.0)
-        for index, said_as in enumerate(tokenizer.batch_decode([[i] for i in range(len(tokenizer))])):
-            if (word := said_as.strip().casefold()) in mass:
-                mass[word] += float(shares[index])
-        if min(mass.values()) == 0:  # a word of several tokens in this vocabulary is read over all of them
-            assert math.isfinite(value)
-        else:
-            assert value == pytest.approx(math.log(mass["yes"] / mass["no"]), abs=0.02)
     assert (rewards.value > 3).all()
+    assert rewards.std is None
 
 
-@pytest.mark.parametrize("form", ["assay-pointwise?critique=no", "assay-pairwise?critique=no", "skywork-critic", "offsetbias"])
+@pytest.mark.parametrize("form", ["assay-pointwise?critique=no", "assay-pairwise?critique=no", "skywork-critic"])
 def test_a_random_model_is_read_by_its_verdict_alone_and_keeps_the_laws(random_model, form):
     scorer = assay.load(f"{random_model}#{form}", **PLAIN)
     check_scorer(scorer, ITEMS)
@@ -132,7 +128,6 @@ def test_an_artifact_says_how_it_is_asked_and_takes_other_settings(artifact):
     assert isinstance(opened.scorer, GenerativeScorer)
     assert opened.scorer.critic.sampling.max_tokens == 40
     assert "calls" in opened.facts["bill"]
-    assert opened.name == "artifact"
     other = open_scorer(f"{artifact}#?samples=2&max_tokens=30", **PLAIN)
     assert other.scorer.critic.samples == 2
     assert other.raw.critic.sampling.max_tokens == 30
@@ -199,7 +194,10 @@ def test_it_is_the_reward_function_of_a_trainer(artifact):
 
 def test_a_published_model_behind_an_endpoint_is_known_by_its_name():
     words = ["<type>Chat</type>\n<answer>[[A]]</answer>", "<type>Chat</type>\n<answer>[[B]]</answer>"]
-    answer = lambda request: said(words[request.text.index("Five.") > request.text.index("Six eggs")])  # noqa: E731
+
+    def answer(request):
+        return said(words[request.text.index("Five.") > request.text.index("Six eggs")])
+
     with fake_chat(answer) as chat:
         scorer = assay.load("gaotang/RM-R1-Qwen2.5-Instruct-7B", judge=JudgeOptions(judge_url=chat.url))
         rewards = scorer.score(ANSWERS[:2])
@@ -219,9 +217,8 @@ REFUSED = {
 def test_what_is_not_sure_is_refused(case, tmp_path):
     name, behind, why = REFUSED[case]
     path = save_tiny_base(tmp_path / name)
-    with pytest.raises(ValueError, match="(?s).*") as refused:
+    with pytest.raises(ValueError, match=re.escape(why)):
         assay.load(f"{path}{behind}")
-    assert why in str(refused.value)
 
 
 def test_a_model_that_writes_is_not_adopted(tmp_path, capsys):
@@ -229,3 +226,34 @@ def test_a_model_that_writes_is_not_adopted(tmp_path, capsys):
     assert main(["model", "adopt", str(path), "--out", str(tmp_path / "out")]) == 2
     assert "writes its verdicts" in capsys.readouterr().err
     assert isinstance(assay.load(str(path), **PLAIN), GenerativeComparer)
+
+
+def test_suites_and_biases_take_one_that_compares(comparing, tmp_path, capsys):
+    rows = [{"prompt": f"How many are {i} eggs?", "candidates": ["None.", f"{i}."], "correct": 1} for i in range(6)]
+    (tmp_path / "lists.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model, out = f"{comparing}#assay-pairwise?reading=text", ["--out", str(tmp_path / "out"), *FLAGS]
+    assert main(["evaluate", model, "--suite", str(tmp_path / "lists.jsonl"), *out]) in (0, 1)
+    assert "both orders agreed on" in capsys.readouterr().err
+    assert list((tmp_path / "out").rglob("*.json"))
+
+
+def test_a_grm_whose_language_model_head_was_kept_is_a_scalar_scorer_and_no_artifact(tmp_path, capsys):
+    path = save_tiny_base(tmp_path / "GRM-tiny")
+    torch.manual_seed(1)
+    hidden, last = torch.nn.Linear(32, 16), torch.nn.Linear(16, 1)
+    tensors = load_file(path / "model.safetensors")
+    for number, layer in (("0", hidden), ("2", last)):
+        tensors |= {f"v_head.summary.{number}.{part}": value.detach().clone() for part, value in layer.state_dict().items()}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "architectures": ["GRewardModel"]}))
+    scorer = assay.load(str(path), **PLAIN)
+    (value,) = scorer.score(ANSWERS[:1]).value
+    causal = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    (rendered,) = scorer.renderer.render(ANSWERS[:1])
+    with torch.no_grad():
+        state = causal(torch.tensor([rendered.tokens.tolist()]), output_hidden_states=True).hidden_states[-1][0, -1]
+        expected = last(torch.relu(hidden(state)))
+    assert value == pytest.approx(float(expected), abs=1e-4)
+    assert main(["model", "adopt", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "has a hidden layer, which no sequence-classification class of transformers has" in capsys.readouterr().err

@@ -30,6 +30,7 @@ from assay.scorers.judges.verdict_tokens import masses_of
 from assay.scorers.judges.wording import FIRST, SECOND, TIE, pairwise_question, why_unjudged
 from assay.stats.linear import bradley_terry_weights
 
+NO_OTHER = "there is no other answer to this prompt to compare with"
 PRIOR = 0.5  # L2 on the strengths: without it an answer that wins every comparison would be infinitely strong
 FORWARD, BACKWARD = "first shown first", "second shown first"
 
@@ -233,13 +234,13 @@ def strengths_in_prompts(
     """N completions and the comparisons of all pairs of a prompt's answers, by their places -> N strengths in logits, mean 0 within
     a prompt; NaN with the reason for an answer that has none. problem: why an answer cannot be asked about."""
     value = np.full(len(items), np.nan)
-    error: list[str | None] = ["there is no other answer to this prompt to compare with"] * len(items)
+    error = [problem(item) for item in items]
     for places in prompt_groups(items):
-        mine = {edge: found[edge] for edge in itertools.combinations(places, 2)}
-        strengths, failures = _strengths(places, mine)
-        for place, strength in zip(places, strengths, strict=True):
+        open_ones = [place for place in places if error[place] is None]  # what is wrong with an answer is no reason for another one
+        strengths, failures = _strengths(open_ones, {edge: found[edge] for edge in itertools.combinations(open_ones, 2)})
+        for place, strength in zip(open_ones, strengths, strict=True):
             value[place] = strength
-            error[place] = None if np.isfinite(strength) else failures.get(place, problem(items[place]) or error[place])
+            error[place] = None if np.isfinite(strength) else failures.get(place, NO_OTHER)
     return Rewards(value=value.astype(np.float32), error=tuple(error))
 
 
