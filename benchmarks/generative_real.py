@@ -9,7 +9,7 @@ Suffixes: P pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from assay import cli  # noqa: F401  first: it sets OpenMP up before torch is lo
 # isort: split
 import numpy as np
 from generative_arms import Judged, costs, figures, judge, kept_or_new, rounded, train_arm
-from generative_critiques import critiqued_pairs
 
 from assay.console import say
+from assay.data.critiques import CHOSEN, REJECTED
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.sampling import draw_pairs
 from assay.data.split import is_among, prompt_hashes
@@ -31,7 +31,7 @@ from assay.scorers.baselines import LengthScorer, fit_bag_of_words
 from assay.scorers.load import load
 
 SETS = {"pandalm": "pandalm/testset-v1", "autoj": "autoj/pairwise", "llmbar natural": "llmbar/natural", "rmb": "rmb/pairs"}
-TRAINED_ON = ("vicuna-reviews", "alpacaeval")
+TRAINED_ON = {"vicuna-reviews": "vicuna-bench-reviews", "alpacaeval": "alpacaeval/preferences_with_explanations.jsonl.gz"}
 WORDS, LENGTH = "bag of words", "length"
 GENERATIVE = {
     "direct": "pairwise,direct",
@@ -96,12 +96,19 @@ def real_part(settings: RealSettings, seeds: Sequence[int], rows: Sequence[str],
 
 
 def training_pairs(settings: RealSettings) -> list[PreferencePair]:
-    """Of each training set some, drawn by whole prompts; short enough that a question about both answers fits."""
+    """Of each training set some, drawn by whole prompts: with a critique that names both answers, and short enough that a question
+    about both fits."""
     found, room = [], CHARACTERS * settings.max_length
-    known = [pair for pair in critiqued_pairs(Path(settings.folder)) if size(pair) <= room]
-    for name in TRAINED_ON:
-        found += draw_pairs([pair for pair in known if pair.source == name], settings.train_pairs, seed=0)
+    for name, file in TRAINED_ON.items():
+        pairs = (replace(pair, source=name) for pair in read_pairs(Path(settings.folder) / file) if not pair.is_tie)
+        found += draw_pairs([pair for pair in pairs if names_both(pair) and size(pair) <= room], settings.train_pairs, seed=0)
     return found
+
+
+def names_both(pair: PreferencePair) -> bool:
+    """Whether its critique is of both answers."""
+    critique = (pair.ground_truth or {}).get("critique", "")
+    return CHOSEN in critique and REJECTED in critique
 
 
 def size(pair: PreferencePair) -> int:

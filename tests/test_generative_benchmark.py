@@ -18,7 +18,7 @@ TINY = ("--quick", "--pairs", "24", "--test-pairs", "6", "--scalars", "full@full
 pytestmark = pytest.mark.slow
 
 
-def document(*words: str, seconds: float = 400) -> dict:
+def document(*words: str, seconds: float = 1200) -> dict:
     """What the last line says."""
     command = [sys.executable, str(FOLDER / "generative.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
@@ -110,6 +110,6 @@ def test_settings_that_differ_are_not_mixed_and_unknown_arms_are_refused(base, t
         (["--arms", "scala"], "is none of critique"),
     ):
         command = [sys.executable, str(FOLDER / "generative.py"), *words, *more]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode != 0
         assert message in done.stderr + done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -32,7 +33,8 @@ def test_worlds_of_pairs_have_a_critique_of_each_answer_beside_them(tmp_path, ca
     flags = ["--problems", "8", "--lengths", "1", "4", "--seed", "7", "--names", "second"]
     assert main(["data", "world", name, "--out", str(out), *flags]) == 0
     made = list(world(PairWorldSettings(pairs=8, lengths=(1, 4), seed=7, names="second")))
-    assert list(read_pairs(out)) == [one.pair for one in made]
+    truths = [{**(one.pair.ground_truth or {}), **one.columns} for one in made]
+    assert list(read_pairs(out)) == [replace(one.pair, ground_truth=truth) for one, truth in zip(made, truths, strict=True)]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["chosen_critique"] for row in rows] == [one.chosen for one in made]
     assert [row["rejected_critique"] for row in rows] == [one.rejected for one in made]

@@ -210,7 +210,9 @@ def test_equal_settings_give_equal_worlds_other_seeds_and_names_others_and_the_f
     assert not set().union(*(facts_of(one) for one in world)) & second
     columns = {one.pair.id: one.columns for one in world}
     write_pairs(tmp_path / "pairs.jsonl", (one.pair for one in world), beside=lambda pair: columns[pair.id])
-    assert list(read_pairs(tmp_path / "pairs.jsonl")) == [one.pair for one in world]
+    truths = [{**one.pair.ground_truth, **one.columns} for one in world]  # critiques are read as a part of what is known
+    read = list(read_pairs(tmp_path / "pairs.jsonl"))
+    assert read == [replace(one.pair, ground_truth=truth) for one, truth in zip(world, truths, strict=True)]
 
 
 @pytest.mark.parametrize(
