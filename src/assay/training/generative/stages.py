@@ -27,7 +27,8 @@ from assay.models.saved.artifact import weights_digest
 from assay.records import PreferencePair
 from assay.scorers.generative.critics import GenerativeAsked
 from assay.scorers.generative.form_prompts import form_prompt
-from assay.scorers.generative.generative import GenerativeLister, generative_scorer
+from assay.scorers.generative.generative import generative_scorer
+from assay.scorers.generative.generative_lists import GenerativeLister
 from assay.scorers.generative.own_forms import OwnForm
 from assay.training.generative.examples import Example, Writer, Written, answer_examples, examples_of, reply_of
 from assay.training.generative.generative_artifact import save_stage
