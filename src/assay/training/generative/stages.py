@@ -28,6 +28,7 @@ from assay.records import PreferencePair
 from assay.scorers.generative.critics import GenerativeAsked
 from assay.scorers.generative.form_prompts import form_prompt
 from assay.scorers.generative.generative import generative_scorer
+from assay.scorers.generative.generative_lists import GenerativeLister
 from assay.scorers.generative.own_forms import OwnForm
 from assay.training.generative.examples import Example, Writer, Written, answer_examples, examples_of, reply_of
 from assay.training.generative.generative_artifact import save_stage
@@ -200,7 +201,9 @@ def _identity_of(path: Path) -> str | None:
 
 @no_progress_bars()
 def _loaded(path: Path, compute: Compute) -> Any:
-    causal = AutoModelForCausalLM.from_pretrained(str(path), dtype="auto", trust_remote_code=False, attn_implementation="sdpa")
+    # plain products are the faster way back in bfloat16 on a CPU, as in Assay's own loop
+    attention = "eager" if compute.device.type == "cpu" and compute.dtype == torch.bfloat16 else "sdpa"
+    causal = AutoModelForCausalLM.from_pretrained(str(path), dtype="auto", trust_remote_code=False, attn_implementation=attention)
     refuse_broken_weights(causal, path.name)
     causal = causal.float() if compute.dtype == torch.float32 else causal
     return causal.to(compute.device)
@@ -218,6 +221,7 @@ def _judged(course: Course, stage: str, model: Path) -> StageFigures:
         return judge_nothing(stage)
     prompt = form_prompt(course.own.form, critique=course.own.critique)
     scorer = generative_scorer(course.generator(model), prompt, course.asked)
+    assert not isinstance(scorer, GenerativeLister), "own forms ask about one answer or two"
     figures = judge_pairs(stage, scorer, course.judged)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"identity": identity, "figures": figures.to_json()}))
