@@ -164,6 +164,7 @@ def test_a_template_that_drops_thoughts_from_history_keeps_the_critique_that_is_
     assert model.tokens.tokenizer.decode(model.tokens(messages)).endswith("<think>Hm.</think> Fine.\nVerdict:")
 
 
+@pytest.mark.slow
 def test_evaluate_and_probe_take_them_unchanged(artifact, tmp_path, capsys):
     write_pairs(tmp_path / "pairs.jsonl", PAIRS)
     out = ["--out", str(tmp_path / "out"), "--data", str(tmp_path / "pairs.jsonl")]
