@@ -72,13 +72,13 @@ class GrmConfig:
     """Data, the trunk's states and what each fit gave are kept here."""
     arms: tuple[str, ...] = tuple(ARMS)[:3]
     seeds: int = 3
-    pool: int = 240
+    pool: int = 200
     """Training pairs from which each seed draws."""
-    pairs: int = 200
+    pairs: int = 160
     """Training pairs of a seed."""
-    tested: int = 160
+    tested: int = 120
     """Pairs of each set to test on."""
-    longest: int = 256
+    longest: int = 192
     params: str = "blocks:4"
     epochs: int | None = None
     base: str | None = None
