@@ -61,7 +61,7 @@ class RealSettings:
     params: str = "full"
     learning_rate: float = 1e-4
     batch: int = 8
-    judged: int = 10
+    judged: int = 4
     max_length: int = 1024
     dtype: str = "auto"
     priced_as: tuple[str, str] = ("gpt-4o-mini", "https://api.openai.com/v1")

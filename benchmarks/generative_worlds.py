@@ -50,7 +50,7 @@ class RelaySettings:
     learning_rate: float = 3e-4
     batch: int = 8
     scalars: tuple[str, ...] = ("full@full@3e-4", "full@full@5e-5", "full@20@1e-4")
-    judged: int = 10
+    judged: int = 4
     control_pairs: int = 200
     control_test: int = 140
     dtype: str = "auto"
