@@ -81,7 +81,21 @@ def test_controls_and_distillation_run_beside_the_relay(base, tmp_path):
 @pytest.mark.skipif(not (DATA / "pandalm").is_dir(), reason="the shared data are not here")
 def test_real_pairs_give_a_row_for_every_model_beside_words_and_length(base):
     rows = ("log-odds", "critique", "scalar, head:mean", "bag of words", "length")
-    words = ("--quick", "--parts", "real", "--folder", str(DATA), "--base", base, "--real-max-length", "4000", "--rows", *rows)
+    words = (
+        "--quick",
+        "--parts",
+        "real",
+        "--folder",
+        str(DATA),
+        "--base",
+        base,
+        "--real-max-length",
+        "4000",
+        "--real-limit",
+        "2",
+        "--rows",
+        *rows,
+    )
     found = document(*words)["real"]
     assert found["by set"] == {"vicuna-reviews": 8, "alpacaeval": 8}
     (seed,) = found["seeds"].values()
