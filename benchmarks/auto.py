@@ -9,7 +9,7 @@ Claims, written before it was run:
 1. The mean regret is at most half a point of accuracy: the accuracy of the better candidate, fitted to all training pairs and
    measured on test prompts of its own, less that of the one which `auto` chose from the training pairs alone. Its interval
    resamples fits.
-2. The trial costs less than one more fit of the blocks on all pairs.
+2. The trial costs less than two more fits of the blocks on all pairs (three folds at most, each fitted to two thirds).
 3. With few pairs the head is chosen, with many of RMB (9,000) the blocks.
 
 The frozen layers are run once for all fits of a set, at 20 of 30 layers. A fit: a quarter of the prompts is the test; of the others

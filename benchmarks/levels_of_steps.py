@@ -13,6 +13,8 @@ from levels_laws import each, misses, prompts, right, shared_noise
 
 from assay.stats.auroc_intervals import auroc_gain_interval
 from assay.stats.calibration_error import ece, expected_ece
+from assay.stats.metrics import sigmoid
+from assay.stats.platt import MIN_PROBLEMS, fit_platt
 from assay.stats.step_figures import StepLabels, prm_score, prm_score_gain, process_f1
 
 MISSES = 0.08
@@ -93,6 +95,47 @@ def accused(num_problems: int, correlation: float) -> Simulate:
     return each(one)
 
 
+def labelled(
+    rng: np.random.Generator, num_problems: int, law: tuple[float, float, float, int, int], scale: float, shift: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log-odds, labels up to the first error, and problems of steps. law: see `off`."""
+    middle, spread, between, most, longest = law
+    problem_N = prompts(rng, num_problems, 1, most)
+    size_N = rng.integers(1, longest + 1, size=len(problem_N))
+    problem_T = np.repeat(problem_N, size_N)
+    logit_T = middle + spread * shared_noise(rng, problem_T, 0.3)
+    right_T = (rng.random(len(problem_T)) < sigmoid(logit_T + between * rng.normal(size=num_problems)[problem_T])).astype(float)
+    ends = np.cumsum(size_N)
+    wrong_before_T = np.cumsum(right_T == 0) - (right_T == 0)
+    is_known_T = wrong_before_T == np.repeat(wrong_before_T[ends - size_N], size_N)
+    return ((logit_T - shift) / scale)[is_known_T], right_T[is_known_T], problem_T[is_known_T]
+
+
+def off(law: tuple[float, float, float, int, int], num_of_rarer: int, by: float) -> Simulate:
+    """How often P(right) of a line that was fitted where so many problems hold a step of the rarer kind is farther from that of the
+    best line than `by`, in the mean over steps.
+
+    law: the logits of steps are normal around a middle with a spread, problems differ by another one and have 1 to so many
+    solutions of 1 to so many steps. A model's log-odds are a line in them, of log scale -0.3 +- 0.5 and shift 0 +- 0.8: often too
+    sure.
+    """
+
+    def one(rng: np.random.Generator) -> bool:
+        line = float(np.exp(rng.normal(-0.3, 0.5))), float(rng.normal(0, 0.8))
+        x_T, right_T, problem_T = labelled(rng, 20 * num_of_rarer, law, *line)
+        holds_CK = np.stack([np.bincount(problem_T[right_T == kind], minlength=20 * num_of_rarer) > 0 for kind in (0, 1)], axis=1)
+        num_C = np.cumsum(holds_CK, axis=0).min(axis=1)
+        kept_T = problem_T <= np.searchsorted(num_C, num_of_rarer)
+        fitted = fit_platt(x_T[kept_T], right_T[kept_T], problem_T[kept_T])
+        new_T, new_right_T, new_problem_T = labelled(rng, 600, law, *line)
+        best = fit_platt(new_T, new_right_T, new_problem_T)
+        found, wanted = (sigmoid(one.scale * new_T + one.shift) for one in (fitted, best))
+        return float(np.abs(found - wanted).mean()) > by
+
+    return each(one)
+
+
+STEP_LAWS = ((1.0, 1.0, 0.5, 1, 5), (1.5, 1.5, 0.7, 4, 3), (2.0, 2.0, 0.7, 4, 8), (1.0, 2.0, 1.0, 4, 3), (0.5, 1.5, 0.7, 1, 8))
 LEVELS: tuple[Level, ...] = (
     *(
         Level(
@@ -130,5 +173,16 @@ LEVELS: tuple[Level, ...] = (
             most=0.05,
         )
         for n, c in ((60, 0.3), (200, 0.6))
+    ),
+    *(
+        Level(
+            name=f"fit_platt is off by more than {by:g}",
+            law=f"{num} problems with a step of the rarer kind, logits {m:g} +- {d:g}, problems +- {b:g}, {n} solutions to {k}",
+            count=off((m, d, b, n, k), num, by),
+            **claim,
+        )
+        for m, d, b, n, k in STEP_LAWS
+        for num, by, claim in ((MIN_PROBLEMS, 0.1, {"most": 0.1}), (3, 0.1, {"least": 0.2}))
+        if (num, m) != (3, 2.0)  # steps that are nearly sure are hardly ever off by so much
     ),
 )

@@ -26,6 +26,9 @@ def fake_engine(answer: Callable[[str, dict[str, Any]], tuple[int, Any]]) -> Ite
                 self.end_headers()
                 self.wfile.write(content)
 
+        def do_GET(self) -> None:
+            self.send_error(404)
+
         def log_message(self, *arguments: Any) -> None:
             pass
 

@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from assay.console import progress
+from assay.console import print_lines, progress
 
 
 class Clock:
@@ -94,3 +94,9 @@ def test_of_several_processes_the_first_one_speaks(monkeypatch):
     with progress("training", 10, "steps", to=Console(file=written)) as advance:
         advance(10)
     assert written.getvalue() == ""
+
+
+def test_lines_that_are_piped_are_not_broken(capsys):
+    line = "final answers: 1 right, 2 wrong [of 3]; " * 6
+    print_lines([line, "next"])
+    assert capsys.readouterr().out == f"{line}\nnext\n"

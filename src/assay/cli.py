@@ -67,12 +67,12 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
     "data": {
         "check": Command("read preference pairs, count them, and say what is wrong with them", "data.check"),
-        "label": Command("prompts in, preference pairs out: a policy answers, a judge compares", "data.label"),
+        "label": Command("prompts or pairs in, labelled pairs out: a policy answers, a judge compares", "data.label"),
         "curve": Command("what doubling the data would bring, with an interval", "data.curve", True),
         "label-steps": Command(
             "solutions in, labelled steps out: by roll-outs with a verifier, a judge, or both", "data.label_steps"
         ),
-        "world": Command("made problems with candidate solutions, every step of which has an exact label", "data.world"),
+        "world": Command("made problems with exact labels: steps, or pairs with critiques", "data.world"),
         "rubric": Command("fit a rubric's weights to preferences, or write it in another form", "data.rubric"),
     },
 }

@@ -160,10 +160,11 @@ def print_columns(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def print_lines(lines: Sequence[str]) -> None:
-    """Plain lines on standard output, wrapped to its width."""
+    """Plain lines on standard output: on a terminal wrapped to its width, else as they are, for whoever reads them next."""
     plain_console = Console(highlight=False)
+    to = Console(highlight=False, width=max(100, plain_console.width))
     for line in lines:
-        Console(highlight=False, width=max(100, plain_console.width)).print(escape(line))
+        to.print(escape(line), soft_wrap=not to.is_terminal)
 
 
 def percent(metric: Metric) -> str:

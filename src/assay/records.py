@@ -247,7 +247,8 @@ Failure = Literal[
 class Finding(NamedTuple):
     """A verdict: ok, warn or fail; the value that was seen, the threshold that it was compared with, and why it matters.
 
-    failure: the way of failing that it decides, None when it decides none.
+    failure: the way of failing that it decides, None when it decides none. remedy: what to do about it, where it is not what the
+    failure's own remedy says.
     """
 
     level: Level
@@ -256,6 +257,7 @@ class Finding(NamedTuple):
     threshold: float
     why: str
     failure: Failure | None = None
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

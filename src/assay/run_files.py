@@ -7,15 +7,20 @@ reward.json   train_prompts.npy   calibration_prompts.npy   words_baseline.npz  
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from assay.errors import ArtifactError
-from assay.files import json_digest, write_text
+from assay.files import json_digest, locked, write_text
 from assay.records import Report
 from assay.wire import report_from_json, report_to_json
 
@@ -23,11 +28,13 @@ REWARD_FILE = "reward.json"
 PROMPTS_FILE = "train_prompts.npy"
 CALIBRATION_PROMPTS_FILE = "calibration_prompts.npy"
 WORDS_FILE = "words_baseline.npz"  # the bag of words of the training pairs, by hashes; not part of the fingerprint
+LOCK = "run.lock"  # in a run directory while a process trains in it: which one, on which machine, since when
 LEDGER = "ledger.sqlite"  # of a judge's calls, beside its reports
 MONITOR = "monitor"  # folder of what drift is measured against; not part of the fingerprint
 ENSEMBLE = "ensemble"  # the kind of a directory of members, and the entry that says how they are combined
 CARD = "card"  # the entry that says what the model card says of a head that is no scalar reward
 STEPS = "steps"  # the entry that says how a process reward model reads a solution; it decides its score
+GENERATIVE = "generative"  # the entry that says how a model that writes its verdict is asked; it decides its score
 STEP_CALIBRATION = "step_calibration"  # the entry that says how the probabilities of steps were calibrated
 ADOPTED = "adopted"  # the entry of an artifact made of another's model: where it came from, and what was assumed
 UNKNOWN_PAST = "unknown_past"  # the entry of a model that was trained on from such a one
@@ -119,10 +126,10 @@ def write_description(path: str | Path, description: Mapping[str, Any]) -> dict[
 
 
 def fingerprint(description: Mapping[str, Any]) -> str:
-    """Digest of what decides a score: weights, template, length policy, saved dtype, calibration, how members are combined, and how
-    steps are read."""
+    """Digest of what decides a score: weights, template, length policy, saved dtype, calibration, how members are combined, how
+    steps are read, and how a generative model is asked."""
     parts = [description.get(part) for part in _DECIDING]
-    parts += [description[part] for part in (ENSEMBLE, STEPS) if description.get(part)]
+    parts += [description[part] for part in (ENSEMBLE, STEPS, GENERATIVE) if description.get(part)]
     return json_digest(parts)
 
 
@@ -135,6 +142,45 @@ def refuse_existing(out: Path) -> None:
     """Raises ValueError when `out` is there and is no empty directory: a saved model is never replaced by another in silence."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} exists and is not an empty directory: name a new one")
+
+
+@contextmanager
+def only_run(run: Path) -> Iterator[None]:
+    """Hold a run directory for this process, so that no other one trains in it; its lock file is gone afterwards.
+
+    The lock ends with the process, however that ends: what a killed one left is taken over. Of another machine that shares the
+    directory it cannot be seen whether its process lives. Raises ValueError, naming process and machine, where another one holds
+    it. Where there are no such locks (Windows) nothing is held.
+    """
+    path, is_new, here = run / LOCK, not run.exists(), platform.node()
+    holder = _holder(path)
+    by = f"process {holder.get('pid', '?')} on {holder.get('host', here)}, since {holder.get('since', 'now')}"
+    ways = "give another --out"
+    if holder.get("host", here) != here:
+        raise ValueError(f"{run} is in use by {by}: {ways}, wait for it, or delete {path} if it runs no more")
+    hold = locked(path, busy=f"{run} is in use by {by}: {ways}, or wait for it to end") if find_spec("fcntl") else nullcontext()
+    try:
+        with hold:
+            if find_spec("fcntl"):
+                note = {"pid": os.getpid(), "host": here, "since": datetime.now(UTC).isoformat(" ", "seconds")}
+                path.write_text(json.dumps(note), encoding="utf-8")
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+    finally:
+        if is_new:
+            with suppress(OSError):  # it holds what was made, or was not made
+                run.rmdir()
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    """What a lock file says of who wrote it; nothing where there is none, or it is just being written."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def prompt_file(artifact: Path, name: str = PROMPTS_FILE) -> np.ndarray | None:

@@ -130,7 +130,9 @@ def report_from_json(text: str) -> Report:
         ),
         examples=tuple(raw["examples"]),
         findings=tuple(
-            Finding(f["level"], f["name"], _float(f["value"]), _float(f["threshold"]), f["why"], f.get("failure"))
+            Finding(
+                f["level"], f["name"], _float(f["value"]), _float(f["threshold"]), f["why"], f.get("failure"), f.get("remedy", "")
+            )
             for f in raw["findings"]
         ),
         facts=raw["facts"],

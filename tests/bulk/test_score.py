@@ -388,13 +388,15 @@ def test_load_takes_a_cache_too(tmp_path, run):
     np.testing.assert_allclose(assay.prefer(cached, [pair]), assay.prefer(plain, [pair]), atol=1e-3)
 
 
-def test_a_scorer_that_compares_within_prompts_is_refused(tmp_path, use):
-    use(Lengths()).scope = "prompt"
-    with pytest.raises(ValueError, match="a file is scored a part at a time"):
-        score_file(config_of(write_rows(tmp_path / "in.jsonl", many_rows(5)), tmp_path / "out.jsonl"))
+def test_a_scorer_that_compares_within_prompts_gets_the_file_as_one_chunk(tmp_path, use, monkeypatch):
+    monkeypatch.setattr("assay.bulk.score.CHUNK", 2)
+    scorer = use(Lengths(stop=1))  # it is called once
+    scorer.scope = "prompt"
+    out = tmp_path / "out.jsonl"
+    assert score_file(config_of(write_rows(tmp_path / "in.jsonl", many_rows(5)), out)) == (5, 1)
+    assert [row["value"] for row in read_json_rows(out)] == [None, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="say with --ray N"):
-        score_file(config_of(tmp_path / "in.jsonl", tmp_path / "out.jsonl", ray_address="auto"))
-    assert [file.name for file in tmp_path.iterdir()] == ["in.jsonl"]
+        score_file(config_of(tmp_path / "in.jsonl", tmp_path / "other.jsonl", ray_address="auto"))
 
 
 def test_a_chunk_comes_back_from_another_process_as_it_was():

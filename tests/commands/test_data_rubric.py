@@ -173,6 +173,7 @@ def test_a_judge_proposes_criteria_and_those_that_help_held_out_are_kept(sources
     assert names == ["long", "cites"]
     for said_ in (
         "4 calls to make",
+        "proposing      4 replies in",
         "2 criteria of 8 named in 4 calls on 12 pairs",
         "cites: Does it name a source?",
         "3 criteria: 480 calls to make",

@@ -12,7 +12,6 @@ import pytest
 
 from assay.audit.probes.alarm import Probe, ProbeResult, ProbeVerdict, Rises
 from assay.commands.demo.bias import FLATTERY, MARKDOWN, PLANTED, PRAISE, markdown, plant, probes
-from assay.commands.demo.repair import next_labels
 from assay.commands.demo.run import facts_of, make_material, starter_file
 from assay.commands.demo.table import BIASED, CLEAN, REPAIRED, Column, demo_rows, picture_of, sentence, short_summary
 from assay.data.candidates import read_candidates
@@ -196,12 +195,3 @@ def test_the_shipped_candidates_leave_room_and_their_gold_is_what_the_checkers_s
         assert row["gold"] == [int(is_right[row["prompt"]](answer)) for answer in row["candidates"]], row["prompt"]
         assert len(group.answers) == 32
         assert 0.1 <= group.gold.mean() <= 0.8
-
-
-def test_the_next_label_of_the_repair_lies_where_the_line_through_both_sides_crosses_zero():
-    tried = [({"a": 1.0, "b": 1.0}, {"a": -1.0, "b": -0.2}), ({"a": 0.5, "b": 0.5}, {"a": 1.0, "b": -0.1})]
-    found = next_labels(tried)
-    assert found["a"] == pytest.approx(0.75)
-    assert found["b"] == 0.5, "no rise on the other side: the label that came nearest"
-    third = [*tried, ({"a": 0.75, "b": 0.5}, {"a": 0.2, "b": -0.1})]
-    assert next_labels(third)["a"] == pytest.approx(0.75 + 0.25 * 0.2 / 1.2)

@@ -88,6 +88,26 @@ def test_a_file_of_answers_is_judged_and_resumed_without_a_second_call(folder, c
 
 
 @pytest.mark.slow
+def test_what_a_file_would_cost_is_said_and_nothing_is_asked(folder, trained_run, capsys):
+    rows = [{"prompt": f"Question {i}?", "response": "word " * i} for i in range(1, 21)]
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with fake_chat(likes_length, ("logprobs",)) as chat:
+        flags = ["--input", "in.jsonl", "--output", "out.jsonl", "--judge-url", chat.url, "--judge-model", "m"]
+        assert main(["score", "long.toml", *flags, "--dry-run"]) == 0
+        assert len(chat.requests) == 0
+        printed = " ".join(capsys.readouterr().err.split())
+        assert "20 calls to make; about" in printed
+        assert "20 rows; nothing was scored" in printed
+        assert not Path("out.jsonl").exists()
+        assert main(["score", "long.toml", *flags]) == 0
+        capsys.readouterr()
+        assert main(["score", "long.toml", *flags, "--dry-run"]) == 0
+        assert "0 calls to make, 20 known from the ledger" in " ".join(capsys.readouterr().err.split())
+    assert main(["score", str(trained_run.path), "--input", "in.jsonl", "--output", "mine.jsonl", "--dry-run"]) == 0
+    assert re.search(r"[1-9][\d,]* to read at most.* 0 answers are cut", " ".join(capsys.readouterr().err.split()))
+    assert not Path("mine.jsonl").exists()
+
+
 def test_every_command_that_measures_takes_a_judge(folder):
     out, data = ["--out", "out"], ["--data", "fresh.jsonl"]
     with fake_chat(likes_length, ("logprobs",)) as chat:

@@ -20,12 +20,13 @@ from assay.data.table import PairTable
 from assay.records import PreferencePair
 from assay.run_files import read_description
 from assay.training.losses import bradley_terry
+from assay.training.neutral import with_neutral_labels
 from assay.training.objective import Objective, batch_loss, length_log_odds
 from assay.training.prepare import prepare
 from assay.training.rows.augment import augment
 from assay.training.run import train
 from assay.training.settings import Regularization
-from assay.training.tasks.task import COUNTER_EXAMPLES
+from assay.training.tasks.task import CHECKED, COUNTER_EXAMPLES
 from assay.wire import report_from_json
 from tiny import toy_pairs
 from toy_runs import config_of
@@ -132,6 +133,37 @@ def test_the_artifact_says_how_many_there_were_and_the_run_is_evaluated_on_plain
     assert report.metric("accuracy on training pairs").n == splits["train"]["num_pairs"]
     assert json.loads((config.out / "config.json").read_text())["config"]["regularization"] == asdict(config.regularization)
     assert len(list(run_data(config.out).pairs("train"))) == splits["train"]["num_pairs"]
+
+
+def test_labels_are_found_and_said_with_what_the_edits_are_worth_on_calibration_prompts_in_the_end(tmp_path, capsys):
+    regularization = Regularization(augment="probes", augment_share=0.5)
+    config = config_of(tmp_path, toy_pairs(200), params="head", regularization=regularization)
+    settings = read_description(train(config))["settings"]
+    labels = {name: entry["value"] for name, entry in settings.items() if name.startswith("label_of_")}
+    assert labels
+    assert all(0.5 <= label <= 1 for label in labels.values())
+    assert "training prompts kept apart" in settings["label_of_worthless_edits"]["reason"]
+    report = report_from_json((config.out / "eval" / "training.json").read_text())
+    table = next(table for table in report.tables if table.title == "labels of the counter-examples")
+    assert {f"label_of_{row[0].replace(' ', '_')}" for row in table.rows} == set(labels)
+    assert sum(row[-1] for row in table.rows) > 0, "prompts of the calibration split"
+    assert "at most 4 fits" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_label_that_is_given_is_kept_and_nothing_is_looked_for(tmp_path):
+    regularization = Regularization(augment="probes", augment_label=0.8)
+    prepared = prepare(config_of(tmp_path, toy_pairs(200), params="head", regularization=regularization))
+    parts = prepared.table.parts(COUNTER_EXAMPLES)
+    assert {kind for kind, _ in (name.split("/") for name in parts)} == {"worthless", "style"}
+    for name, rows in parts.items():
+        assert prepared.table.preference[rows] == pytest.approx(0.8 if name.startswith("worthless") else 0.5)
+    assert len(prepared.table.rows(CHECKED)) == 0
+    assert with_neutral_labels(prepared) is prepared
+    for label, message in ((0.4, "must lie between 0.5"), (1.5, "must lie between 0.5")):
+        with pytest.raises(ValueError, match=message):
+            Regularization(augment="probes", augment_label=label)
+    with pytest.raises(ValueError, match="give that too"):
+        Regularization(augment_label=0.9)
 
 
 def test_only_what_failed_in_a_report_is_made_and_another_file_is_refused(tmp_path, trained_run):

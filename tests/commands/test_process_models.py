@@ -77,7 +77,7 @@ def test_a_wrong_form_is_said_before_any_data_are_read(tmp_path, capsys):
     words = ["score", f"{path}#trll", "--input", str(tmp_path / "none.jsonl"), "--output", str(tmp_path / "out.jsonl")]
     (tmp_path / "none.jsonl").write_text("{}\n")
     assert main(words) == 2
-    assert "#trll is no known form of process models: use one of math-shepherd, rlhflow" in capsys.readouterr().err
+    assert "#trll is no known form: process models have math-shepherd, rlhflow" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("is_adopted", [False, True])

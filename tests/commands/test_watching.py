@@ -169,3 +169,14 @@ def test_members_give_their_disagreement_as_a_sign_and_reference_0_keeps_none(tr
 def test_a_negative_reference_is_refused():
     with pytest.raises(ValueError, match="--reference -1 must be a number of answers, or 0 for none"):
         Machine(reference=-1)
+
+
+def test_recorded_candidates_are_new_text_as_well_and_their_gold_is_not_looked_at(tmp_path, capsys):
+    rows = tmp_path / "candidates.jsonl"
+    lines = [{"prompt": f"egg {i}", "candidates": ["water", "lazy", "water water"], "gold": [1, 0, 0]} for i in range(5)]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sample = read_sample(str(rows), 9)
+    assert sample.pairs is None
+    assert len(sample.completions) == 9
+    assert len({completion.messages for completion in sample.completions}) == 3, "whole prompts"
+    assert "15 candidates; their gold is not looked at" in " ".join(capsys.readouterr().err.split())

@@ -12,7 +12,7 @@ import transformers.utils.chat_template_utils as chat_template_utils
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from assay.data.render import PINNED_DATE, PLAIN_TEMPLATE, Renderer, choose_template, pin_date, warn_of_left_out
+from assay.data.render import LOST, PINNED_DATE, PLAIN_TEMPLATE, Renderer, choose_template, pin_date, read_at_end, warn_of_left_out
 from assay.messages import Message, ToolCall
 from assay.records import Completion
 from tiny import AGENT, CHATML, tiny_renderer, tiny_tokenizer
@@ -374,8 +374,6 @@ def test_steps_are_counted_from_the_front_that_is_left():
     ("completion", "reason"),
     [
         (Completion(messages="q", steps=("Put it", " in water." * 9)), "cutting the front would lose a step"),
-        (Completion(messages="q", steps=("four", "\n")), "two steps end in the same token"),
-        (Completion(messages="q", steps=("", "four")), "two steps end in the same token"),
         (Completion(messages="q", response="four", steps=("five",)), "joined, are not the response"),
     ],
 )
@@ -384,6 +382,32 @@ def test_steps_that_cannot_be_read_give_a_reason(completion, reason):
     assert item.error is not None
     assert re.search(reason, item.error)
     assert len(item.tokens) == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "lost", "why"),
+    [
+        (("four", "\n"), [False, True], "step 2 is empty"),
+        (("", "four"), [True, False], "step 1 is empty"),
+        (("fo", "ur", " five"), [True, False, False], "step 1 ends in the same token as the next"),
+        (("four", " \n", "\n", "five"), [False, True, True, False], "step 2 is empty"),
+    ],
+)
+def test_a_step_without_a_token_of_its_own_has_no_place_and_the_others_have(steps, lost, why):
+    renderer = tiny_renderer()
+    item, whole = renderer.render([Completion(messages="q", steps=steps), Completion(messages="q", response="".join(steps))])
+    assert (item.reward_positions == LOST).tolist() == lost
+    assert str(item.lost).startswith(why)
+    assert item.error is None
+    np.testing.assert_array_equal(item.tokens, whole.tokens)
+    texts = ["".join(steps[: k + 1]).rstrip() for k in range(len(steps)) if not lost[k]]
+    for place, text in zip(item.reward_positions[~np.array(lost)], texts, strict=True):
+        assert renderer.tokenizer.decode(item.tokens[: place + 1]).rstrip().endswith(text)
+
+
+def test_a_last_step_without_a_token_is_no_end_to_read_one_reward_at():
+    (item,) = tiny_renderer().render([Completion(messages="q", steps=("four", "\n"))])
+    assert read_at_end(item).error == "step 2 is empty and has no reward: join empty or tiny steps"
 
 
 def test_steps_in_an_answer_that_the_template_rewrites_give_a_reason():

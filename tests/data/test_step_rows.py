@@ -92,7 +92,29 @@ TURNS = [
     {"role": "tool", "content": "12"},
     {"role": "assistant", "content": "So it is 15."},
 ]
+VERDICTS = ("+", "-", "-")
+RLHFLOW = {
+    "conversations": [
+        {"role": role, "content": text}
+        for step, verdict in zip((f"{QUESTION} Step 1: {STEPS[0]} ки", *STEPS[1:]), VERDICTS, strict=True)
+        for role, text in (("user", step), ("assistant", verdict))
+    ]
+}
+OPENR = {"question": QUESTION, "process": "".join(f"{step} \n\n\n\n\n" for step in STEPS), "label": list(VERDICTS)}
+VERSAPRM = {
+    "id": "7", "cot_id": 2, "question": QUESTION, "category": "math", "src": "ori_mmlu-algebra", "chain_of_thoughts": repr(STEPS),
+    "labels": "[1, -1, -1]", "answer": "B", "parsed_answer": "C", "parsed_answer_correctness": False,
+}  # fmt: skip
+MR_BEN = {
+    "Question_UUID": "a-1", "Question": QUESTION, "Options": "A: 14\nB: 15", "Subject": "math", "Sampled_Model": "gpt-4",
+    "Ground_Truth_Answer": "A", "Model_Solution_Steps": STEPS, "Model_Solution_Correctness": "incorrect",
+    "Model_Solution_First_Error_Step": "2", "Model_Solution_Error_Reason": [{"reason": "The sum is wrong here."}],
+}  # fmt: skip
 EXPECTED = {
+    "rlhflow": (RLHFLOW, (1, 0, 0), None),
+    "openr": (OPENR, (1, 0, 0), None),
+    "versaprm": (VERSAPRM, (1, 0, None), 0),
+    "mr-ben": (MR_BEN, (1, 0, None), None),
     "assay-steps": ({"prompt": QUESTION, "steps": STEPS, "right": [1, 0.25, None]}, (1, 0.25, None), None),
     "processbench": (PROCESSBENCH, (1, 0, None), 0),
     "math-shepherd": (SHEPHERD, (1, 0, 0), 0),
@@ -113,7 +135,7 @@ def test_a_row_of_each_form_has_the_labels_that_its_set_means(read, form):
     assert list(reader.problems.forms) == [form]
     assert (solution.right, solution.outcome) == (right, outcome)
     assert "".join(solution.completion.steps) == solution.completion.response
-    if form not in ("trajectory", "math-shepherd"):
+    if form not in ("trajectory", "math-shepherd", "rlhflow"):
         assert [step.strip() for step in solution.completion.steps] == STEPS
     assert solution.completion.messages[-1].content.startswith(QUESTION)
 
@@ -179,9 +201,45 @@ def test_a_math_shepherd_row_whose_label_does_not_match_is_set_aside(read):
     }
 
 
+def conversation(first: str, *turns: str) -> dict[str, object]:
+    texts = (first, *turns)
+    return {"conversations": [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]}
+
+
+def test_turns_that_are_answered_are_steps_and_the_first_holds_the_question_too(read):
+    whole = conversation(f"{QUESTION} Step 1: {STEPS[0]}", "+", STEPS[1], "-")
+    paragraph = conversation(f"Add these.\n\n3 * 4 + 2.\n\n{STEPS[0]}\n\n", "+", f"{STEPS[1]}\n\n", "-")
+    asked = conversation(f"{QUESTION} {STEPS[0]}", "+", STEPS[1], "-")
+    solutions, reader = read(whole, paragraph, asked)
+    assert [one.completion.messages[0].content for one in solutions] == [QUESTION, "Add these.\n\n3 * 4 + 2.", QUESTION]
+    assert [one.right for one in solutions] == [(1, 0)] * 3
+    assert [one.completion.steps for one in solutions[1:]] == [(f"{STEPS[0]}\n", STEPS[1])] * 2
+    assert solutions[0].completion.steps[0] == f"Step 1: {STEPS[0]}\n"
+    for end in ("last blank line", "last question mark"):
+        assert f"the question ends with its {end}" in reader.summary()
+
+
+def test_genprms_rows_are_judged_by_their_last_box_and_the_judges_instruction_is_no_part_of_the_problem(read):
+    system = {"role": "system", "content": "You are a teacher."}
+    said = ("<analyze>\\boxed{No}? Let me see.</analyze> $\\boxed{Yes}$", "<output> $\\boxed{No}$")
+    turns = conversation(f"Question: {QUESTION}\n\n{STEPS[0]}", said[0], STEPS[1], said[1])["conversations"]
+    (solution,), _ = read({"conversations": [system, *turns]})
+    assert solution.completion.messages == (Message("user", QUESTION),)
+    assert solution.right == (1, 0)
+
+
+def test_an_ordinary_conversation_is_no_row_of_steps(read):
+    with pytest.raises(DataError, match="no form of labelled steps"):
+        read(conversation("Hello", "Hi, + and - are signs.", "Bye", "+"))
+
+
 @pytest.mark.parametrize(
     ("row", "right", "outcome"),
     [
+        ({**VERSAPRM, "labels": "[1, 1, 1]", "parsed_answer_correctness": True}, (1, 1, 1), 1),
+        ({**VERSAPRM, "labels": [-1, 1, 1]}, (0, None, None), 0),
+        ({**MR_BEN, "Model_Solution_Correctness": "correct", "Model_Solution_First_Error_Step": "N/A"}, (1, 1, 1), None),
+        ({**OPENR, "process": " ".join(STEPS), "label": ["-"]}, (0,), None),
         ({**PROCESSBENCH, "label": -1, "final_answer_correct": True}, (1, 1, 1), 1),
         ({**PROCESSBENCH, "label": 0}, (0, None, None), 0),
         ({**BIG_BENCH, "mistake_index": None, "answer": "14 "}, (1, 1, 1), 1),
@@ -206,6 +264,9 @@ def test_the_rules_at_their_ends(read, row, right, outcome):
     assert (solution.right, solution.outcome) == (right, outcome)
 
 
+_NO_QUESTION = "neither 'Step 1:', a blank line nor a question mark tells the question from the first step"
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -226,6 +287,12 @@ def test_the_rules_at_their_ends(read, row, right, outcome):
         ({**TRL, "labels": [None, None, None]}, "nothing is known of any step, nor of the answer"),
         ({**TRL, "prompt": " "}, "empty"),
         ({**REASONEVAL, "error_type": "new one"}, "unknown error_type 'new one'"),
+        ({**OPENR, "label": ["+"]}, FEWER),
+        ({**VERSAPRM, "labels": "[1, -1"}, "a list cannot be read"),
+        ({**VERSAPRM, "labels": "[1, 0, 1]"}, "a label is neither 1 nor -1"),
+        ({**MR_BEN, "Model_Solution_First_Error_Step": "4"}, BEYOND),
+        (conversation("two and two", "+"), _NO_QUESTION),
+        (conversation(f"{QUESTION} Step 1: a", "+", "b"), "a step's turn has no verdict behind it"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_set_aside_with_its_reason(read, row, reason):

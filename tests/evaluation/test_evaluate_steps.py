@@ -9,10 +9,13 @@ import pytest
 
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.evaluation.steps.evaluate_steps import AUROC, F1, FIRST_ERROR, PRM_SCORE, SOLUTIONS, evaluate_steps, measure_steps
+from assay.evaluation.steps.step_findings import calibrated_on_few
 from assay.evaluation.steps.step_rivals import LATER, LONGER, deciding_rivals, guesses, tilts
 from assay.evaluation.steps.step_scores import labels_of, meant, score_steps
 from assay.records import Completion, Rewards
-from assay.report.headline import summary_lines
+from assay.report.headline import headline, summary_lines
+from assay.report.remedies import remedy_of
+from assay.stats.platt import MIN_PROBLEMS
 from assay.stats.step_figures import StepLabels
 
 NAN = math.nan
@@ -62,6 +65,26 @@ def test_figures_and_what_they_are_held_against():
     lines = summary_lines([page], closing={"report": "here", "next": "assay"})
     assert len(lines) <= 12
     assert FIRST_ERROR in "\n".join(lines)
+
+
+def test_what_to_do_is_said_of_steps_and_never_of_pairs():
+    page = evaluate_steps(Known({name: scores[::-1] for name, scores in SCORES.items()}), ITEMS, title="Steps").report()
+    concerns = headline([page]).concerns
+    told = [concern.remedy for concern in concerns if concern.finding.failure == "baseline"]
+    assert told
+    assert all("labels of steps" in remedy for remedy in told)
+    assert not any("pairs" in concern.remedy + concern.finding.why for concern in concerns)
+
+
+def test_a_calibration_on_few_problems_is_warned_of_with_what_to_do():
+    entry = {"labelled": 49, "problems": 8, "problems_of_rarer": MIN_PROBLEMS - 1, "of": "steps"}
+    few = calibrated_on_few(entry)
+    assert few is not None
+    assert (few.level, few.value, few.threshold) == ("warn", MIN_PROBLEMS - 1, MIN_PROBLEMS)
+    assert "calibrated on 49 steps of 8 problems, 15 of which hold one of the rarer kind" in few.why
+    assert "--calibration" in remedy_of(few)
+    for enough in ({**entry, "problems_of_rarer": MIN_PROBLEMS}, {"labelled": 49, "problems": 8}, None):
+        assert calibrated_on_few(enough) is None
 
 
 def test_one_kind_of_solution_has_no_f1_and_the_page_says_why():

@@ -113,6 +113,16 @@ def test_a_choice_of_several_tokens_is_read_whole_and_taken_off_the_one_that_it_
         SpelledTokens(tiny_tokenizer(CHATML)).of(("Yes", "yes"))
 
 
+def test_a_choice_that_is_a_token_in_other_letters_alone_is_read_whole_as_it_is_written():
+    tokenizer = tiny_tokenizer(CHATML)
+    assert len(tokenizer("No", add_special_tokens=False)["input_ids"]) > 1
+    spelled = SpelledTokens(tokenizer).of(("Yes", "No"))
+    assert [tokenizer.decode([token]).strip() for token in spelled.single[1]] == ["no"] * len(spelled.single[1])
+    assert tuple(tokenizer(" No", add_special_tokens=False)["input_ids"]) in spelled.long[1]
+    assert all(len(sequence) >= 2 for sequence in spelled.long[1])
+    assert spelled.continued == ()
+
+
 def test_what_a_message_says_never_becomes_a_control_token():
     tokenizer = tiny_tokenizer(CHATML)
     tokens = PromptTokens(tokenizer, 512)

@@ -88,17 +88,20 @@ def test_with_states_of_one_size_the_reward_is_the_sum_of_both_reads():
 
 
 def test_size_and_scale_are_measured_on_kept_states():
-    """Last tokens of 1, 2, 3 throughout: a root mean square of 2 on average. Means that differ by 0.5 in every feature."""
+    """Last tokens of 1, 2, 3 throughout: a root mean square of 2 on average. Means of a prompt that differ by 0.5 in every
+    feature."""
     model = model_on(tiny_backbone())
-    states = np.zeros((3, 2, 64), np.float32)
+    prompts, states = np.repeat([7, 3, 5], 2), np.zeros((3, 2, 64), np.float32)
     states[..., :32], states[:, 0, 32:], states[:, 1, 32:] = np.array([1.0, 2.0, 3.0])[:, None, None], 9.0, 8.5
     states[:, 1, :32] *= -1  # norm(last) is the gain, then minus the gain
-    model.measure(states)
+    model.measure(states.reshape(6, 64), prompts)
     assert float(model.size) == pytest.approx(2.0)
     assert float(model.scale) == pytest.approx(float((2 * model.gain_D).square().mean().sqrt()) / 0.5, rel=1e-4)
-    states[:, :, 32:] = 1.0
-    model.measure(states)  # means that tell nothing keep a finite scale
-    assert np.isfinite(float(model.scale))
+    alone = np.array([[1.0, 0.5], [1.0, -0.5]], np.float32).repeat(32, axis=1)  # a read a prompt: beside the mean of all of them
+    model.measure(alone, np.arange(2))
+    assert float(model.scale) == 0.0
+    model.measure(alone[:, ::-1] + 0.0, np.arange(2))  # means that tell nothing: the scale stays as it was
+    assert float(model.scale) == 0.0
 
 
 def test_only_the_head_learns_and_what_it_learns_is_folded():
@@ -115,6 +118,57 @@ def test_only_the_head_learns_and_what_it_learns_is_folded():
         after = model.folded()(batch).diff(dim=0)
         torch.testing.assert_close(after, model.read(states).diff(dim=0), atol=1e-4, rtol=1e-4)
     assert float(after) > before + 0.5
+
+
+def steps_model(kind: str = "llama") -> MeanReadModel:
+    """A head of steps with a bias, weights of both reads at random."""
+    backbone = tiny_backbone(kind)
+    nn.init.normal_(backbone.model.norm.weight, 1.0, 0.1)
+    model = MeanReadModel(RewardModel(backbone, new_head(backbone.hidden_size, 2, seed=0, bias=True), outputs="steps"))
+    nn.init.normal_(model.head.weight, 0.0, 1 / 6)
+    nn.init.normal_(model.head.bias)
+    model.size.fill_(0.5)
+    model.scale.fill_(1.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen"])
+@torch.no_grad()
+def test_all_steps_of_all_answers_read_the_mean_of_what_stands_before_them_in_one_forward(kind):
+    """Two solutions of a prompt, of four and two steps: outputs from kept states, of the folded model in one packed forward, and of
+    the folded model on each prefix by itself."""
+    model = steps_model(kind)
+    texts = [np.array([*PROMPT, *rest], np.int32) for rest in ([5, 6, 7, 30, 31, 2], [5, 8, 12, 2, 13])]
+    reads = [np.array([4, 6, 7, 9]), np.array([5, 8])]
+    batch = pack([make_group(texts, reads), make_group([texts[1]], [reads[1]])], 64)[0]
+    expected = []
+    folded = model.folded()
+    assert (folded.outputs, tuple(folded.head.weight.shape)) == ("steps", (2, 32))
+    for number in (0, 1) if batch.order[0] == 0 else (1, 0):
+        for text, read in ((texts[0], reads[0]), (texts[1], reads[1])) if number == 0 else ((texts[1], reads[1]),):
+            for end in read:
+                states_TD = folded.backbone.model(input_ids=torch.from_numpy(text[: end + 1].astype(np.int64))[None])
+                expected.append(folded.head(states_TD.last_hidden_state[0, -1]))
+    torch.testing.assert_close(model.read(last_and_mean(model.backbone, batch)), torch.stack(expected), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(folded(batch), torch.stack(expected), atol=1e-4, rtol=1e-4)
+    without = folded.read(model.backbone.read(batch))
+    assert ((without - torch.stack(expected)).diff(dim=1).abs() > 0.01).any(), "the mean says something here"
+
+
+@torch.no_grad()
+def test_the_mean_moves_the_log_odds_of_a_step_alone():
+    """What both outputs share is no reward: the same number added to the weights of both changes no log-odds."""
+    model = steps_model()
+    states_R2D = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    before = model.read(states_R2D).diff(dim=1)
+    model.head.weight += torch.randn(64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(model.read(states_R2D).diff(dim=1), before, atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_of_several_rewards_has_no_mean():
+    for outputs, num, why in (("members", 3, "this head gives 3"), ("attributes", 2, "gives attributes, not rewards")):
+        with pytest.raises(ValueError, match=why):
+            MeanReadModel(RewardModel(tiny_backbone(), new_head(32, num, seed=0), outputs=outputs))
 
 
 @pytest.mark.parametrize(

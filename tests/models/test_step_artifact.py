@@ -101,7 +101,10 @@ def test_its_golden_vectors_hold_every_step(tmp_path):
 
 def test_an_engine_is_not_asked_for_one_reward_of_a_text(tmp_path):
     path = save_step_artifact(tmp_path / "a")
-    with pytest.raises(ArtifactError, match="engines are asked for one reward of a text: serve it with assay serve"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"this engine is asked for one reward of a text: serve it with vLLM \(--runner pooling\) or assay serve",
+    ):
         renderer_of(path)
 
 

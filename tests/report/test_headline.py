@@ -115,6 +115,9 @@ def test_shares_are_percent_and_a_rise_is_not():
 
 def test_what_to_do_stands_beside_what_was_measured_and_decides_a_failure():
     assert remedy_of(Finding("fail", "a", 1.0, 0.1, "why", "hacking")) == REMEDIES["hacking"]
+    assert remedy_of(Finding("fail", "a", 1.0, 0.1, "why", "hacking", "its own")) == "its own"
+    assert remedy_of(Finding("warn", "a", 1.0, 0.1, "why", remedy="its own")) == "its own"
+    assert remedy_of(Finding("ok", "a", 1.0, 0.1, "why", remedy="its own")) == ""
     for finding in (
         Finding("ok", "a", 1.0, 0.1, "why", "hacking"),
         Finding("warn", "a", NAN, 0.1, "why", "hacking"),

@@ -356,6 +356,13 @@ def test_ticks_are_round_and_inside(low: float, high: float) -> None:
     ) == pytest.approx(2, abs=3.01)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"), [(0.94, 4.06, [1, 2, 3, 4]), (0.9, 2.1, [1, 2]), (0, 64, [0, 10, 20, 30, 40, 50, 60])]
+)
+def test_what_is_counted_has_whole_ticks(low: float, high: float, ticks: list[int]) -> None:
+    assert round_ticks(low, high, whole=True) == ticks
+
+
 def test_reports_are_rendered_without_torch() -> None:
     code = "import sys, assay.report.html, assay.report.card; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

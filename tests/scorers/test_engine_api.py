@@ -132,5 +132,5 @@ def test_what_is_no_url_is_a_caller_s_mistake(url):
 
 def test_a_path_of_the_url_s_own_is_kept():
     assert endpoint("http://host:8000", "vllm") == "http://host:8000/classify"
-    assert endpoint("https://host/v1/", "vllm") == "https://host/v1/classify"
+    assert endpoint("https://host/v1/", "vllm") == "https://host/classify", "vLLM has no /v1/classify"
     assert endpoint("http://host/models/rm/classify?key=1", "sglang") == "http://host/models/rm/classify?key=1"

@@ -20,8 +20,9 @@ from assay.records import Completion
 from assay.rl.verl import verl_reward
 from assay.scorers.base import closed
 from assay.scorers.checks import check_scorer
+from assay.scorers.http_answers import Silent
 from assay.scorers.local import LocalScorer
-from assay.scorers.remote import RemoteScorer, _Silent
+from assay.scorers.remote import RemoteScorer
 from assay.scorers.wrappers.cached import Cached
 from assay.serve.middleware import Keys
 from fake_engine import fake_engine
@@ -185,7 +186,7 @@ def test_rewards_of_an_engine_that_does_not_say_what_it_serves_are_not_taken(mon
         assert scorer.score([Completion(text="abc")]).value.tolist() == [3.0]
 
         def silent(self, until):
-            raise _Silent("it does not say what it serves")
+            raise Silent("it does not say what it serves")
 
         monkeypatch.setattr(RemoteScorer, "_described", silent)
         rewards = scorer.score([Completion(text="abc"), Completion(text="a")])
@@ -324,7 +325,7 @@ def test_an_engine_s_answer_that_is_no_number_is_no_reward(value):
 
 
 def test_what_is_no_service_of_assay_is_reported_at_once(monkeypatch):
-    with fake_engine(lambda path, body: (200, {})) as url, pytest.raises(EngineError, match=r"answered 501|not Assay's service"):
+    with fake_engine(lambda path, body: (200, {})) as url, pytest.raises(EngineError, match=r"answered 404|not Assay's service"):
         RemoteScorer(url)
     respond, _ = served([(200, {"rewards": []})])
     with far_side(respond, monkeypatch) as url, pytest.raises(EngineError, match="did not answer with 1 rewards"):

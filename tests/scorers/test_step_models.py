@@ -112,10 +112,28 @@ def test_a_solution_whose_logits_are_not_finite_spoils_no_other(tmp_path):
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
     broken = Completion(messages=QUESTION, steps=(*steps_of("trl")[:2], "So ~ 6."))
     rewards = assay.load(f"{path}#trl", dtype="float32").score([solution("trl"), broken, solution("trl", 2)])
-    assert rewards.error == (None, "the model gave logits that are not finite", None)
+    assert rewards.error == (None, "the model gave logits that are not finite, from step 3 on", None)
     np.testing.assert_allclose(rewards.steps[0], clean.steps[0], atol=1e-5)
-    assert np.isnan(rewards.steps[1]).all()  # a masked token weighs 0, and 0 times NaN is NaN: the steps before it are lost too
+    np.testing.assert_allclose(
+        rewards.steps[1], [*clean.steps[1], np.nan], atol=1e-5
+    )  # 0 times NaN is NaN: read once more without it
+    assert np.isnan(rewards.value[1])
     np.testing.assert_allclose(rewards.steps[2], clean.steps[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ORACLES)
+def test_a_step_that_cannot_be_read_leaves_the_steps_before_it_their_values(form, tmp_path):
+    """Whatever the reason: an empty step, a control token, the form's own separator, broken text."""
+    scorer = opened(form, tmp_path / "theirs")
+    held = str(scorer.tokens.tokenizer.bos_token or scorer.tokens.tokenizer.eos_token)
+    (clean,) = scorer.score([solution(form, 2)]).steps
+    for bad in ("  \n", f"So {held} six.", "So \ud800 six."):
+        steps = (*steps_of(form)[:2], bad, steps_of(form)[2])
+        rewards = scorer.score([Completion(messages=QUESTION, steps=steps), solution(form)])
+        np.testing.assert_allclose(rewards.steps[0], [*clean, np.nan, np.nan], atol=1e-5)
+        assert np.isnan(rewards.value[0])
+        assert "step 3" in rewards.error[0]
+        assert rewards.error[1] is None
 
 
 def test_all_steps_of_solutions_to_one_question_take_one_forward(tmp_path, monkeypatch):

@@ -67,7 +67,6 @@ def test_what_has_no_steps_that_can_be_read_is_nan_with_the_reason():
             text="<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>"
         ),
         "does not say where they are": Completion(token_ids=(1, 5, 6, 7)),
-        "join empty or tiny steps": Completion(messages=QUESTION, steps=("It is two.\n\n", "\n\n", "four.")),
         "the steps, joined, are not the response": Completion(messages=QUESTION, steps=("It is",), response="It is four."),
         "the response is empty": Completion(messages=QUESTION, response="\n"),
     }
@@ -76,7 +75,7 @@ def test_what_has_no_steps_that_can_be_read_is_nan_with_the_reason():
         assert np.isnan(rewards.value[number])
         assert reason in rewards.error[number]
         assert np.isnan(rewards.steps[number]).all()
-    assert len(rewards.steps[2]) == 3, "as many as steps, although none can be read"
+    assert len(rewards.steps[2]) == 1, "as many as steps, although none can be read"
     assert np.isfinite(rewards.value[-1])
 
 
@@ -90,7 +89,38 @@ def test_a_weight_that_is_not_finite_spoils_no_other_solution():
     spoilt = scorer.score(COMPLETIONS)
     np.testing.assert_allclose(spoilt.value[:3], fine.value[:3], atol=1e-5)
     assert np.isnan(spoilt.value[3])
-    assert spoilt.error[3] == "the model gave a reward that is not finite"
+    num_fine = int(np.isfinite(spoilt.steps[3]).sum())
+    assert spoilt.error[3] == f"the model gave a reward that is not finite, from step {num_fine + 1} on"
+    np.testing.assert_allclose(spoilt.steps[3][:num_fine], fine.steps[3][:num_fine], atol=1e-5)
+
+
+@pytest.mark.parametrize("prompt_bytes", [0, 1 << 20])
+def test_steps_before_one_that_the_model_cannot_read_keep_their_rewards(prompt_bytes):
+    """0 times NaN is NaN: a forward with the fourth step in it spoils the three before it, and what is kept of the prompt."""
+    scorer = step_scorer(prompt_bytes=prompt_bytes, max_length=512)
+    begun = Completion(messages=QUESTION, steps=LONG.steps[:6])
+    broken = Completion(messages=QUESTION, steps=(*LONG.steps[:3], "~ it is.\n\n", *LONG.steps[4:6]))
+    (clean_S,) = scorer.score([begun]).steps
+    scorer = step_scorer(prompt_bytes=prompt_bytes, max_length=512)
+    (token,) = scorer.renderer.tokenizer("~", add_special_tokens=False)["input_ids"]
+    scorer.model.backbone.model.get_input_embeddings().weight.data[token] = np.nan
+    for together in ([broken], [broken, begun], [begun, broken]):
+        rewards = scorer.score(together)
+        for item, steps_S, error in zip(together, rewards.steps, rewards.error, strict=True):
+            expected = clean_S if item is begun else [*clean_S[:3], np.nan, np.nan, np.nan]
+            np.testing.assert_allclose(steps_S, expected, atol=1e-4)
+            assert error == (None if item is begun else "the model gave a reward that is not finite, from step 4 on")
+    np.testing.assert_allclose(scorer.score([begun]).steps[0], clean_S, atol=1e-4)
+
+
+def test_an_empty_step_has_no_reward_and_the_others_keep_theirs():
+    steps = ("It is two.\n\n", "\n\n", "four.")
+    scorer = step_scorer()
+    rewards = scorer.score([Completion(messages=QUESTION, steps=steps)])
+    (joined,) = scorer.score([Completion(messages=QUESTION, steps=("It is two.\n\n\n\n", "four."))]).steps
+    np.testing.assert_allclose(rewards.steps[0], [joined[0], np.nan, joined[1]], atol=1e-5)
+    assert np.isnan(rewards.value[0])
+    assert rewards.error[0] == "step 2 is empty and has no reward: join empty or tiny steps"
 
 
 def test_a_trace_ends_each_step_with_its_reward():

@@ -34,11 +34,25 @@ def test_errors_count_problems_not_steps():
     assert copied.scale_se == pytest.approx(once.scale_se, rel=0.1)
 
 
-def test_the_unit_of_the_log_odds_does_not_matter():
-    log_odds, right, problems = draws(1.0, 0.5, 300)
-    one, thousand = fit_platt(log_odds, right, problems), fit_platt(1000 * log_odds, right, problems)
-    assert thousand.scale == pytest.approx(one.scale / 1000, rel=1e-4)
-    assert thousand.shift == pytest.approx(one.shift, rel=1e-3)
+def test_a_few_steps_move_the_line_a_little_and_many_decide():
+    """The prior: log scale around 0 within 0.5, shift around the given one within 1."""
+    log_odds, right, problems = draws(0.3, 1.2, 4000)
+    lines = [fit_platt(log_odds[:num], right[:num], problems[:num]) for num in (12, 4000)]
+    assert 0.4 < lines[0].scale < 1.0
+    assert 0.0 < lines[0].shift < 1.2
+    assert lines[0].scale_se > 5 * lines[1].scale_se
+    assert lines[1].scale == pytest.approx(0.3, abs=0.03)
+    none = np.full(4, np.nan)
+    assert fit_platt(np.ones(4), none, np.arange(4), shift=-0.7)[:2] == (1.0, -0.7)
+    one = fit_platt(np.zeros(1), np.ones(1), np.zeros(1), shift=-0.7)  # its shift s solves s + 0.7 = 1 - sigmoid(s)
+    assert one.shift + 0.7 == pytest.approx(1 - sigmoid(np.array([one.shift]))[0], abs=1e-6)
+    assert one.scale == pytest.approx(1.0, abs=1e-9)
+
+
+def test_it_counts_the_problems_that_hold_a_step_of_the_rarer_kind():
+    right = np.array([1, 1, 0, 1, 1, 0, np.nan, 0.0])
+    assert fit_platt(np.zeros(8), right, np.array([1, 1, 1, 2, 2, 1, 3, 3])).num_problems == 2
+    assert fit_platt(np.zeros(3), np.ones(3), np.arange(3)).num_problems == 0
 
 
 def test_parted_kinds_stay_finite_and_soft_labels_are_probabilities():
@@ -49,19 +63,16 @@ def test_parted_kinds_stay_finite_and_soft_labels_are_probabilities():
     assert soft.scale == pytest.approx(0.7, abs=0.08)
 
 
-def test_too_little_is_said_and_nothing_is_changed():
-    log_odds, right, problems = draws(1.0, 0.0, 20)
-    assert fit_platt(log_odds, right, problems)[:2] == (1.0, 0.0)
-    assert "too few to calibrate on" in fit_platt(log_odds, right, problems).note
-    assert "of them wrong" in fit_platt(np.arange(50.0), np.ones(50), np.arange(50)).note
-    with_gaps = np.where(np.arange(100) % 2, np.nan, 1.0)
-    assert "50 labelled steps, 0 of them wrong" in fit_platt(np.arange(100.0), with_gaps, np.arange(100)).note
-
-
 def test_an_order_that_is_the_wrong_way_round_is_not_turned():
     log_odds, right, problems = draws(-1.0, 0.0, 400)
     found = fit_platt(log_odds, right, problems)
-    assert found.scale > 0
+    assert 0 < found.scale < 0.1
     assert "do not tell right from wrong" in found.note
-    assert sigmoid(np.array([found.scale * 3 + found.shift]))[0] == pytest.approx(right.mean(), abs=1e-3)
+    assert sigmoid(np.array([found.scale * 3 + found.shift]))[0] == pytest.approx(right.mean(), abs=0.05)
+
+
+def test_without_labels_nothing_is_changed_and_it_is_said():
+    found = fit_platt(np.arange(5.0), np.full(5, np.nan), np.arange(5))
+    assert found[:2] == (1.0, 0.0)
     assert math.isnan(found.scale_se)
+    assert found.note == "no step is labelled"

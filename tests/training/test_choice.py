@@ -148,10 +148,43 @@ def test_few_prompts_leave_nothing_to_try(tmp_path, quickly):
 def test_the_trial_takes_whole_prompts_and_at_most_so_many_pairs(tmp_path, monkeypatch):
     table = prepare(config_of(tmp_path, toy_pairs(200, num_prompts=50), params="head", depth="1")).table
     monkeypatch.setattr(module, "MAX_PAIRS", 90)
-    rows, held_rows = module._trial_rows(table, table.rows("train"), 0)
-    assert 60 < len(rows) + len(held_rows) <= 90
-    for part in (rows, held_rows):
-        assert set(part) <= set(table.rows("train"))
-        inside = np.isin(table.prompt[table.rows("train")], table.prompt[part])
-        assert inside.sum() == len(part)
-    assert not set(rows) & set(held_rows)
+    folds = module._trial_folds(table, table.rows("train"), 0)
+    assert len(folds) == 3
+    for rows, held_rows in folds:
+        assert 60 < len(rows) + len(held_rows) <= 90
+        for part in (rows, held_rows):
+            assert set(part) <= set(table.rows("train"))
+            inside = np.isin(table.prompt[table.rows("train")], table.prompt[part])
+            assert inside.sum() == len(part)
+        assert not set(rows) & set(held_rows)
+    every = [set(held_rows) for _, held_rows in folds]
+    assert len(set().union(*every)) == sum(map(len, every)), "every pair is held out once"
+
+
+@pytest.mark.parametrize(("apart", "num_folds"), [(3.0, 1), (0.0, 3)])
+def test_folds_are_tried_until_they_have_decided(tmp_path, monkeypatch, capsys, apart, num_folds):
+    """Margins that are made up: one candidate far ahead needs one fold; two that are even need all, and the first is taken."""
+    prepared = prepare(config_of(tmp_path, toy_pairs(200), params="head", depth="1"))
+    candidates = [
+        module.Candidate(
+            config=replace(prepared.config, params=params),
+            derived=prepared.derived,
+            trained=prepared.trained,
+            built=prepared.built,
+        )
+        for params in ("head", "blocks:1")
+    ]
+
+    def margins(candidate, table, rows, held_rows):
+        return (table.preference[held_rows] - 0.5) * (2 + (apart if candidate.config.params == "blocks:1" else 0))
+
+    monkeypatch.setattr(module, "_held_out_margins", margins)
+    choice = module.choose(candidates, prepared.table, prepared.table.rows("train"), seed=0)
+    assert choice.params == ("blocks:1" if apart else "head")
+    assert [len(one.folds) for one in choice.tried] == [num_folds, num_folds]
+    head = choice.tried[0]
+    assert head.loss == pytest.approx(np.log1p(np.exp(-1.0)), abs=1e-6)
+    assert head.accuracy == 1.0
+    assert f"held out in {num_folds} fold" in choice.reason
+    assert ("within noise" in choice.reason) == (not apart)
+    assert "at most 3 folds" in " ".join(capsys.readouterr().err.split())

@@ -32,6 +32,7 @@ HERE = Path(__file__).parent
 SHARED: dict[str, Any] = {"epochs": 2, "batch_pairs": 13, "calibration": 0.2, "test": 0.2, "learning_rate": 1e-3}
 MODES: dict[str, dict[str, Any]] = {
     "full": {"params": "full"},
+    "full-text": {"params": "full", "objective": {"text_loss": "sft"}},
     "full-sharded": {"params": "full", "machine": {"shard": True}},
     "blocks": {"params": "blocks:2", "depth": "auto"},
     "blocks-sharded": {

@@ -175,7 +175,7 @@ def test_how_far_a_head_is_held_back_is_found_in_the_training_pairs_unless_it_is
     description = read_description(train(config))
     found = description["settings"]["weight_decay"]
     assert found["value"] in DECAYS
-    assert f"in 3 folds of {description['splits']['train']['num_pairs']} training pairs" in found["reason"]
+    assert f"in 3 folds of {description['splits']['train']['num_pairs']} training rows" in found["reason"]
     asked = prepare(replace(config, regularization=Regularization(weight_decay=0.5), out=tmp_path / "asked"))
     assert asked.derived.loop.weight_decay == 0.5
     assert "weight_decay" not in asked.derived.reasons

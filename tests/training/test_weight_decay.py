@@ -42,7 +42,7 @@ def test_it_is_as_strong_as_the_held_out_loss_asks_for(table, told, chosen):
     before = model.head.weight.detach().clone()
     decay, why = choose_decay(model, task_of(table, told), np.arange(len(table)), table.prompt, SETTINGS, on_fit=fits.append)
     assert decay == chosen
-    assert "in 3 folds of 120 training pairs" in why
+    assert "in 3 folds of 120 training rows" in why
     assert torch.equal(model.head.weight, before)
     assert len(fits) == NUM_FITS
 
@@ -53,7 +53,7 @@ def test_only_the_rows_it_is_given_are_looked_at(table):
     task.source.states_RD[2 * 60 :] = np.nan
     decay, why = choose_decay(head_on(table), task, np.arange(60), table.prompt[:60], SETTINGS)
     assert decay == DECAYS[0]
-    assert "of 60 training pairs" in why
+    assert "of 60 training rows" in why
 
 
 def test_too_few_prompts_tell_nothing(table):

@@ -24,10 +24,12 @@ NUM_DRAWS = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenAnswers:
-    """Share of prompts that are answered rightly at M values of n. figures: M metrics of each way to choose, by its name."""
+    """Share of prompts that are answered rightly at M values of n. figures: M metrics of each way to choose, by its name. values:
+    (P, M) of each way, the chance that each prompt is answered rightly, NaN where it has not so many answers."""
 
     sizes: tuple[int, ...]
     figures: Mapping[str, tuple[Metric, ...]]
+    values: Mapping[str, np.ndarray]
 
     def table(self, title: str) -> Table:
         """A line for each way to choose, over n."""
@@ -79,7 +81,10 @@ def chosen_answers(
                 scored_N = np.where(np.isnan(reward_N), -1, class_N)
                 weight_N = np.where(np.isnan(reward_N), 0.0, reward_N)
                 ways[f"weighted vote: {name}"].append([expected_vote(scored_N, weight_N, gold_N, draws[n]) for n in sizes])
-    return ChosenAnswers(sizes=sizes, figures={name: _metrics(name, np.array(rows), sizes) for name, rows in ways.items()})
+    values = {name: np.clip(np.array(rows).reshape(-1, len(sizes)), 0.0, 1.0) for name, rows in ways.items()}
+    return ChosenAnswers(
+        sizes=sizes, figures={name: _metrics(name, rows_PM, sizes) for name, rows_PM in values.items()}, values=values
+    )
 
 
 def draws_of(num: int, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -113,7 +118,6 @@ def expected_vote(class_N: np.ndarray, weight_N: np.ndarray, gold_N: np.ndarray,
 
 
 def _metrics(name: str, values_PM: np.ndarray, sizes: Sequence[int]) -> tuple[Metric, ...]:
-    values_PM = np.clip(values_PM.reshape(-1, len(sizes)), 0.0, 1.0)
     prompts_P = np.arange(len(values_PM))
     return tuple(
         Metric(

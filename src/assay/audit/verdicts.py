@@ -103,7 +103,7 @@ class Verdict(NamedTuple):
         """What to do: nothing when it passed, else the remedy, or how to measure it."""
         if self.finding.level == "ok":
             return ""
-        return self.mode.remedy if self.measured_by else self.mode.measure
+        return (self.finding.remedy or self.mode.remedy) if self.measured_by else self.mode.measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +191,7 @@ def _verdict(mode: Mode, reports: Sequence[Report], reason: str | None) -> Verdi
     if worst.level == "ok":
         why = worst.why if len(found) == 1 else f"all {len(found)} checks passed, among them {worst.name}: {worst.why}"
     else:
-        others = f"; {len(alike) - 1} more: {', '.join(f.name for f in alike[1:4])}" if len(alike) > 1 else ""
+        named = ", ".join(f.name for f in alike[1:4]) + (", ..." if len(alike) > 4 else "")
+        others = f"; {len(alike) - 1} more: {named}" if len(alike) > 1 else ""
         why = f"{worst.name}: {worst.why}{others}"
-    return Verdict(mode, Finding(worst.level, mode.name, worst.value, worst.threshold, why, mode.failure), measured_by)
+    return Verdict(mode, worst._replace(name=mode.name, why=why), measured_by)

@@ -30,8 +30,9 @@ class ScoredChunk(NamedTuple):
     cache_problem: str | None = None
 
 
-def chunks_after(source: str, num_done: int = 0, last_row: int = 0) -> Iterator[Chunk]:
-    """The completions of a file in chunks, without the first `num_done`; `last_row` is the row number of the last of those.
+def chunks_after(source: str, num_done: int = 0, last_row: int = 0, *, size: int = CHUNK) -> Iterator[Chunk]:
+    """The completions of a file in chunks of `size`, without the first `num_done`; `last_row` is the row number of the last of
+    those.
 
     Raises DataError when that row has another number: the file was changed.
     """
@@ -41,7 +42,7 @@ def chunks_after(source: str, num_done: int = 0, last_row: int = 0) -> Iterator[
         found = number
     if found != last_row:
         raise DataError(f"{source} no longer holds the {num_done:,} rows that were scored: give --restart to drop them")
-    while chunk := list(islice(items, CHUNK)):
+    while chunk := list(islice(items, size)):
         yield chunk
 
 

@@ -11,20 +11,25 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import NamedTuple, Protocol, runtime_checkable
 from zlib import crc32
 
 import numpy as np
 
+from assay.console import say
 from assay.data.prompt_rows import Prompt
 from assay.generation.generator import Estimate, Generator
-from assay.generation.ledger import Bill
+from assay.generation.ledger import Bill, Ledger
 from assay.generation.replies import Ask, Reply, Sampling
-from assay.records import Completion, PreferencePair
-from assay.scorers.base import Scorer, capability, margins, own_comparer
+from assay.records import Completion, Dtype, PreferencePair
+from assay.rubrics.shipped import why_no_rubric
+from assay.scorers.base import FromMargins, Scorer, capability, margins, own_comparer
 from assay.scorers.in_order import TellsOrders
+from assay.scorers.judges.open_judge import is_judge
+from assay.scorers.judges.options import JudgeOptions
+from assay.scorers.opened import open_scorer
 from assay.stats.metrics import sigmoid
 
 INCONSISTENT, TIED = "the verdict turned with the order", "a tie"
@@ -96,6 +101,23 @@ class Ledgered(Protocol):
     def estimate(self, completions: Sequence[Completion]) -> Estimate: ...
 
 
+def open_labeller(spec: str, judging: JudgeOptions, ledger: Ledger | None, *, device: str, dtype: Dtype) -> Scorer:
+    """The judge by its name: of a rubric one that compares, unless another mode is asked for, with its calls in the ledger.
+
+    Raises ValueError for the flags of a judge beside what is no rubric.
+    """
+    options: JudgeOptions | None = None
+    if is_judge(spec):
+        kept = None if ledger is None else ledger.path
+        options = replace(judging, ledger=kept, judge_mode=judging.judge_mode or "pairwise")
+    elif judging != JudgeOptions(ledger=judging.ledger):
+        raise ValueError(f"--judge {why_no_rubric(spec)}")
+    judge = open_scorer(spec, device=device, dtype=dtype, judge=options).scorer
+    if capability(judge, TellsOrders) is None:
+        say("note", "this judge scores one answer at a time: there is no order that a verdict could turn with")
+    return judge
+
+
 def asks_of(prompts: Sequence[Prompt], draws: Draws) -> list[Ask]:
     """What the policy is asked, as `Generator.sample` asks it: for an estimate of the price."""
     sampling = Sampling(temperature=draws.temperature, max_tokens=draws.max_tokens, seed=draws.seed)
@@ -160,7 +182,7 @@ def judged(judge: Scorer, pairs: Sequence[PreferencePair]) -> list[Said]:
     """What a judge says of each pair, the answer that is called chosen being the first.
 
     A judge of pairs is asked in both orders, and a verdict that turns with the order is none. A scorer of single answers is asked
-    for both rewards: P is the sigmoid of the margin.
+    for both rewards: P is what its calibration says of the margin, else the sigmoid of the margin.
     """
     if not pairs:
         return []
@@ -176,7 +198,9 @@ def judged(judge: Scorer, pairs: Sequence[PreferencePair]) -> list[Said]:
         turned = [PreferencePair(prompt=p.prompt, chosen=p.rejected, rejected=p.chosen, ground_truth=p.ground_truth) for p in pairs]
         return [_both(float(a), 1 - float(b), None) for a, b in zip(forward_P, comparer.compare(turned), strict=True)]
     found = []
-    for margin, p in zip(margins_P := margins(judge, pairs), sigmoid(margins_P), strict=True):
+    margins_P, calibrated = margins(judge, pairs), capability(judge, FromMargins, of_same_rewards=True)
+    p_P = sigmoid(margins_P) if calibrated is None else calibrated.probability(margins_P)
+    for margin, p in zip(margins_P, p_P, strict=True):
         why = "no reward" if math.isnan(margin) else TIED if margin == 0 else None
         found.append(Said(float(p), float(margin), why))
     return found

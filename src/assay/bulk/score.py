@@ -1,7 +1,8 @@
 """Score a file of completions of any size: in constant memory, resumable, one row of output for every row of input.
 
 The input is read a chunk at a time, and the rows go to a journal (`journal.py`). A run that was stopped resumes after the last
-whole chunk. Answers to one prompt in the same chunk share the prompt's computation.
+whole chunk. Answers to one prompt in the same chunk share the prompt's computation. What compares the answers to a prompt with each
+other gets the file as one chunk.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from assay.bulk.score_ray import Cluster, score_on_ray
 from assay.console import progress, say
 from assay.data.pairs import read_completions
 from assay.data.rows import is_hub
-from assay.records import Dtype
+from assay.generation.generator import Estimate, total_of
+from assay.records import Completion, Dtype
 from assay.run_files import LEDGER
-from assay.scorers.base import HasPlan, Scope, capability
+from assay.scorers.base import CountsTokens, HasPlan, Scope, TellsCost, TokenCount, capability
 from assay.scorers.judges.open_judge import is_judge
 from assay.scorers.judges.options import JudgeOptions
-from assay.scorers.opened import open_scorer
+from assay.scorers.opened import Opened, open_scorer
 from assay.scorers.ray import RayScorer, connect, factory_of
 from assay.scorers.verifiers.confined import CodeFlags
+
+WHOLE_FILE = 1 << 40  # rows of a chunk where answers to one prompt, wherever they stand, are compared with each other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,8 @@ class ScoreConfig:
     """Drop the rows of a run that was stopped and start again."""
     cache: Path | None = None
     """SQLite file of cached rewards; created if it does not exist."""
+    dry_run: bool = False
+    """Say what it would cost and stop: calls and price of a judge, tokens of a model."""
     ray: int | None = None
     """Score on so many Ray actors."""
     ray_address: str | None = None
@@ -61,8 +67,9 @@ class ScoreConfig:
 def score_file(config: ScoreConfig) -> tuple[int, int]:
     """Score every row of a file into `output`, in order; returns (rows, rows without a reward).
 
-    Memory is constant, except that a json array is read whole. Raises ValueError when there are unfinished rows of an earlier run
-    with another model or input, or when another process writes the same output.
+    Memory is constant, except that a json array is read whole, and a file for a model that compares the answers to a prompt too.
+    Raises ValueError when there are unfinished rows of an earlier run with another model or input, or when another process writes
+    the same output.
     """
     if config.output.suffix not in SUFFIXES:
         raise ValueError(f"--output {config.output}: rewards are written as .jsonl or .parquet")
@@ -75,14 +82,40 @@ def score_file(config: ScoreConfig) -> tuple[int, int]:
     read_completions(config.input)  # so that a missing file is reported before the model is loaded
     with locked(config.output):
         engine = _on_ray(config, config.ray) if config.ray is not None else _here(config)
-        if engine.scope != "global":
-            raise ValueError(f"{config.model} compares the answers to a prompt with each other: a file is scored a part at a time")
-        journal = Journal(config.output, _state(config.input, engine.fingerprint), chunk=CHUNK, restart=config.restart)
+        if engine.scope != "global" and config.ray is not None:
+            raise ValueError(f"{config.model} compares the answers to a prompt with each other, and Ray scores a file in parts")
+        size = CHUNK if engine.scope == "global" else WHOLE_FILE
+        journal = Journal(config.output, _state(config.input, engine.fingerprint, size), chunk=size, restart=config.restart)
         with closing(journal):
             _write(journal, config, engine.chunks_after(journal.num_rows, journal.last_row))
             journal.finish()
         engine.say_bill()
     return journal.num_rows, journal.num_failed
+
+
+def say_cost(config: ScoreConfig) -> int:
+    """Say what the rows of a file would cost: the calls of a judge and their price at most, or the tokens that a model would read.
+
+    Nothing is asked and nothing scored; rows of an unfinished run count too. Returns the number of rows.
+    """
+    scorer = _opened(config).scorer
+    judge, counting = capability(scorer, TellsCost), capability(scorer, CountsTokens)
+    num_rows, estimates, counts = 0, list[Estimate](), list[TokenCount]()
+    for chunk in chunks_after(config.input, size=CHUNK if scorer.scope == "global" else WHOLE_FILE):
+        completions = [item for _, item in chunk if isinstance(item, Completion)]
+        num_rows += len(chunk)
+        if judge is not None:
+            estimates.append(judge.estimate(completions))
+        elif counting is not None:
+            counts += counting.token_counts(completions)
+    if estimates:
+        say("judge", total_of(estimates).summary())
+    elif counts:
+        num_cut, num_tokens = sum(count.is_cut for count in counts), sum(count.num_tokens for count in counts)
+        say("tokens", f"{num_tokens:,} to read at most, as prompts that are shared are read once; {num_cut:,} answers are cut")
+    else:
+        say("cost", f"{config.model} says nothing of what it costs")
+    return num_rows
 
 
 class _Engine(NamedTuple):
@@ -94,9 +127,9 @@ class _Engine(NamedTuple):
     say_bill: Callable[[], None] = lambda: None
 
 
-def _here(config: ScoreConfig) -> _Engine:
+def _opened(config: ScoreConfig) -> Opened:
     """The model in this process."""
-    opened = open_scorer(
+    return open_scorer(
         config.model,
         dtype=config.dtype,
         device=config.device,
@@ -106,12 +139,17 @@ def _here(config: ScoreConfig) -> _Engine:
         ledger=config.output.with_name(f"{config.output.name}.{LEDGER}"),
         run_code=config.code.allowed,
     )
+
+
+def _here(config: ScoreConfig) -> _Engine:
+    opened = _opened(config)
     scorer = opened.scorer
     if (planned := capability(scorer, HasPlan)) is not None:
         say("budget", planned.plan.summary())
 
     def scored(num_done: int, last_row: int) -> Iterator[ScoredChunk]:
-        return (score_chunk(scorer, chunk) for chunk in chunks_after(config.input, num_done, last_row))
+        size = CHUNK if scorer.scope == "global" else WHOLE_FILE
+        return (score_chunk(scorer, chunk) for chunk in chunks_after(config.input, num_done, last_row, size=size))
 
     return _Engine(scorer.fingerprint, scorer.scope, scored, opened.say_bill)
 
@@ -152,9 +190,9 @@ def _write(journal: Journal, config: ScoreConfig, chunks: Iterator[ScoredChunk])
         say("note", f"some rewards could not be kept in the cache: {problem}")
 
 
-def _state(source: str, fingerprint: str) -> dict[str, Any]:
+def _state(source: str, fingerprint: str, size: int) -> dict[str, Any]:
     """What determines the rows: a run resumes only if all of it is unchanged."""
-    state: dict[str, Any] = {"format": FORMAT, "model fingerprint": fingerprint, "chunk size": CHUNK}
+    state: dict[str, Any] = {"format": FORMAT, "model fingerprint": fingerprint, "chunk size": size}
     if is_hub(source):
         return state | {"input": source}
     path = Path(source).resolve()

@@ -11,7 +11,16 @@ from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
 from assay.data.columns import renaming
 from assay.data.rows import slug
 from assay.data.steps.step_check import holds_steps
-from assay.evaluation.measure import NamedSteps, evaluate_on_suite, evaluate_pairs, evaluate_solutions, own_steps, read_named_steps
+from assay.evaluation.measure import (
+    NamedSteps,
+    evaluate_on_suite,
+    evaluate_outcomes,
+    evaluate_pairs,
+    evaluate_solutions,
+    gives_one_reward,
+    own_steps,
+    read_named_steps,
+)
 from assay.evaluation.suites.lookup import load_suite
 from assay.report.html import write_html
 from assay.scorers.judges.options import JudgeOptions
@@ -80,8 +89,10 @@ def _on_steps(config: Config, opened: Opened, home: Path, of_steps: list[str]) -
     if others := [name for name in config.pairs.data if name not in of_steps]:
         raise ValueError(f"{of_steps[0]} holds labelled steps and {others[0]} does not: evaluate on them apart")
     named = _solutions(config, config.pairs.data) if of_steps else own_steps(opened, limit=config.pairs.limit)
-    chosen_on = _solutions(config, config.threshold_data) if config.threshold_data else None
     name, kept_as = config.name or named.name, slug(config.name) if config.name else named.kept_as
+    if gives_one_reward(opened):
+        return _on_outcomes(config, opened, home, named._replace(name=name, kept_as=kept_as))
+    chosen_on = _solutions(config, config.threshold_data) if config.threshold_data else None
     result = evaluate_solutions(
         opened,
         named,
@@ -95,6 +106,18 @@ def _on_steps(config: Config, opened: Opened, home: Path, of_steps: list[str]) -
     report = keep(result, home, kept_as, page=f"{opened.name} on {name}")
     then = ("assay", "search", config.model, "PROMPTS", "--policy", "LANGUAGE_MODEL", "--answers", "ANSWERS.jsonl")
     show([report], verbose=config.where.verbose, page=home / f"{kept_as}.html", then=then)
+    return 0
+
+
+def _on_outcomes(config: Config, opened: Opened, home: Path, named: NamedSteps) -> int:
+    """Evaluate a model of one reward a solution on whether their final answers are right."""
+    if config.threshold is not None or config.threshold_data:
+        raise ValueError(f"--threshold and --threshold-data are of steps, and {opened.label} gives one reward for a whole solution")
+    result = evaluate_outcomes(opened, named, title=f"Outcomes of {named.name}", seed=config.pairs.seed)
+    opened.say_bill()
+    kept_as = f"outcomes-{named.kept_as}"
+    report = keep(result, home, kept_as, page=f"{opened.name} on {named.name}")
+    show([report], verbose=config.where.verbose, page=home / f"{kept_as}.html", then=("assay", "audit", "verify", config.model))
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from assay.commands.shared import Columns, Ignored, Model, Where, keep, show
-from assay.console import print_error, say
+from assay.console import print_error, progress, say
 from assay.data.columns import renaming
 from assay.data.prompt_rows import Prompt, read_prompts
 from assay.data.rows import slug
@@ -69,6 +69,8 @@ class Config:
             raise ValueError(f"--answers {self.answers}: what is found is written as .jsonl")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit} must be at least 1")
+        if self.policy.policy is None:
+            raise ValueError("--policy names no language model: give the one that answers, a directory or a hub id")
 
     @property
     def settings(self) -> SearchSettings:
@@ -101,7 +103,9 @@ def run(config: Config) -> int:
     ledger = Ledger(config.answers.with_name(f"{config.answers.name}.ledger.sqlite"))
     backend = config.policy.backend(dtype=config.where.dtype, device=config.where.device)
     generator = Generator(backend, ledger=ledger, limits=Limits(budget=config.policy.policy_budget))
-    found = search(generator, opened.scorer, [one.messages for one in prompts], settings)
+    scorer, total = opened.scorer, len(prompts) * settings.n if settings.method == "best-of-n" else None
+    with progress("writing", total, "calls") as advance:
+        found = search(generator, scorer, [one.messages for one in prompts], settings, advance=advance)
     say("policy", f"{backend.model}: {generator.bill.summary()}")
     opened.say_bill()
     title = f"Search: {settings.method}, n = {settings.n}, on {Path(config.prompts).name}"

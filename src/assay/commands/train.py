@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from assay.commands.shared import keep, show
@@ -10,9 +11,12 @@ from assay.report.run_page import write_run_page
 from assay.run_files import read_report
 from assay.training import distributed
 from assay.training.choice import QUICK
-from assay.training.run import train_and_keep
+from assay.training.generative.generative_run import train_generative
+from assay.training.generative.kind_words import is_written
+from assay.training.generative.measure_generative import measure_generative
+from assay.training.run import alone_in, train_and_keep
 from assay.training.settings import TrainConfig as Config
-from assay.training.tasks.task import kind_of
+from assay.training.tasks.task import Measured, kind_of
 
 
 def run(config: Config) -> int:
@@ -23,11 +27,22 @@ def run(config: Config) -> int:
 
 def train_all(config: Config) -> Path:
     """The whole job; returns the run directory. Of several processes (torchrun) all train, the first one does the rest."""
-    with distributed.process_group(config.machine.device):
-        saved, is_first = train_and_keep(config), distributed.rank() == 0
-    if not is_first:
-        return config.out
-    measured = kind_of(config.kind).measure(config, saved.scorer)
+    with ExitStack() as held:
+        if is_written(config.kind):
+            held.enter_context(alone_in(config.out))
+            train_generative(config)
+            _finish(config, measure_generative(config), config.out / "artifact")
+            return config.out
+        with distributed.process_group(config.machine.device):
+            held.enter_context(alone_in(config.out))
+            saved, is_first = train_and_keep(config), distributed.rank() == 0
+        if is_first:
+            _finish(config, kind_of(config.kind).measure(config, saved.scorer), saved.path)
+    return config.out
+
+
+def _finish(config: Config, measured: Measured | None, artifact: Path) -> None:
+    """Keep what was measured, write the page, and say where all of it is."""
     report = None if measured is None else keep(measured.result, config.out, measured.kept_as)
     page = write_run_page(config.out)
     if report is not None:
@@ -36,6 +51,5 @@ def train_all(config: Config) -> Path:
         show([report, *([fitted] if fitted else [])], verbose=config.machine.verbose, page=page, then=then)
     if config.machine.quick:
         say("quick", QUICK)
-    say("artifact", str(saved.path))
+    say("artifact", str(artifact))
     say("report", str(page))
-    return config.out

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from assay.data.packing import Group, make_group
-from assay.data.render import LOST, Rendered, Renderer
+from assay.data.render import LOST, Rendered, Renderer, read_at_end
 from assay.errors import DataError
 from assay.files import replacing, write_text
 from assay.records import Completion
@@ -197,7 +197,7 @@ def _rendered(
         for row in chunk:
             answers = [next(items) for _ in row.completions]
             if not reads_steps:
-                answers = [item._replace(reward_positions=item.reward_positions[-1:]) for item in answers]
+                answers = [read_at_end(item) for item in answers]
             kept = _usable(answers, count)
             if len(kept) < fewest:
                 count.too_few += 1

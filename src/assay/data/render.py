@@ -28,8 +28,7 @@ from assay.data.steps.step_positions import step_positions
 from assay.records import Completion
 
 Overlong = Literal["keep_end", "keep_start", "set_aside"]
-LOST = -1  # in place of the position of a step that the length limit cut off
-
+LOST = -1  # in place of the position of a step that cannot be read: behind the length limit, mostly
 PINNED_DATE = datetime.date(2024, 7, 26)
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize + ': ' + message['content'] }}"
@@ -49,14 +48,24 @@ _DATE_MACRO = (
 
 class Rendered(NamedTuple):
     """Tokens of one completion: tokens (T,) int32, reward_positions (R,) int32 indices of the rewarded tokens (`LOST` for a step
-    that was cut off), whether an end was cut off, and the reason when it could not be rendered (tokens and reward positions are
-    then empty). left_out: parts of the prompt that the template does not render."""
+    that is not read), whether an end was cut off, and the reason when it could not be rendered (tokens and reward positions are
+    then empty). left_out: parts of the prompt that the template does not render. lost: why steps are not read, if not for their
+    length. answer_start: see `answer_starts`, or -1."""
 
     tokens: np.ndarray
     reward_positions: np.ndarray
     is_cut: bool = False
     error: str | None = None
     left_out: tuple[str, ...] = ()
+    lost: str | None = None
+    answer_start: int = -1
+
+
+def read_at_end(item: Rendered) -> Rendered:
+    """The same, read at its last reward position alone, as a head reads that gives one reward of a text."""
+    if item.error is None and item.reward_positions[-1] == LOST:
+        return _failed(item.lost or "its end is cut off")
+    return item._replace(reward_positions=item.reward_positions[-1:])
 
 
 class AnswerTokens(NamedTuple):
@@ -128,7 +137,9 @@ class Renderer:
                     reward_positions, error = step_positions(
                         completions[i], str(texts[i]), self.closing, encoded["offset_mapping"][row]
                     )
-                results[i] = _failed(error) if error else self._fit(tokens, reward_positions)._replace(left_out=left_out[i])
+                is_there = (reward_positions != LOST).any()
+                fitted = self._fit(tokens, reward_positions) if is_there else _failed(str(error))
+                results[i] = fitted._replace(left_out=left_out[i], lost=error)
         for i, completion in enumerate(completions):
             if completion.token_ids is not None and results[i] is None:
                 results[i] = self._fit_ids(completion.token_ids)
@@ -229,12 +240,12 @@ class Renderer:
             return Rendered(tokens[: self.max_length], kept, is_cut=True)
         begins_with_bos = self.tokenizer.bos_token_id is not None and int(tokens[0]) == self.tokenizer.bos_token_id
         cut = excess + 1 if begins_with_bos else excess
-        if int(reward_positions.min()) < cut + 1:
+        if int(reward_positions[reward_positions != LOST].min()) < cut + 1:
             return _failed(f"{len(tokens)} tokens are more than max_length {self.max_length}: cutting the front would lose a step")
         kept = tokens[cut:]
         if begins_with_bos:
             kept, cut = np.concatenate([tokens[:1], kept]), cut - 1
-        return Rendered(kept, reward_positions - np.int32(cut), is_cut=True)
+        return Rendered(kept, np.where(reward_positions == LOST, LOST, reward_positions - cut).astype(np.int32), is_cut=True)
 
     def _last_token(self) -> int:
         """Id of the last token that a templated answer ends with."""
@@ -245,6 +256,16 @@ class Renderer:
 def _templated(tokenizer: Any, conversation: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
     """A conversation as text. Raises what the chat template and its sandbox raise, `_REFUSALS`."""
     return str(tokenizer.apply_chat_template(conversation, tools=list(tools) or None, tokenize=False))
+
+
+def generation_prompt(tokenizer: Any, completion: Completion) -> str:
+    """The conversation before the answer, as text, with what asks for one; "" of a template that does not ask."""
+    turns, tools = completion.conversation()[:-1], list(completion.tools) or None
+    try:
+        asked = str(tokenizer.apply_chat_template(turns, tools=tools, add_generation_prompt=True, tokenize=False))
+        return "" if _templated(tokenizer, turns, completion.tools).startswith(asked) else asked
+    except _REFUSALS:
+        return ""
 
 
 def warn_of_left_out(rendered: Sequence[Rendered]) -> None:

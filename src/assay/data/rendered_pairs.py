@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from assay.data.answer_starts import with_answer_starts
 from assay.data.render import Rendered, Renderer
 from assay.errors import DataError
 from assay.records import PreferencePair
@@ -60,14 +61,18 @@ class RenderedPair(NamedTuple):
     rejected: Rendered
 
 
-def render_pairs(pairs: Iterable[PreferencePair], renderer: Renderer, count: RenderCount) -> Iterator[RenderedPair]:
-    """The pairs as tokens, streaming; `count` is brought up to date.
+def render_pairs(
+    pairs: Iterable[PreferencePair], renderer: Renderer, count: RenderCount, *, with_starts: bool = False
+) -> Iterator[RenderedPair]:
+    """The pairs as tokens, streaming; `count` is brought up to date. with_starts: also where the answers begin.
 
     A pair is set aside when either answer cannot be rendered, and when both give the same tokens, so that nothing could be learnt.
     """
     stream = iter(pairs)
     while chunk := list(itertools.islice(stream, CHUNK_PAIRS)):
-        rendered = renderer.render([completion for pair in chunk for completion in pair.completions()])
+        completions = [completion for pair in chunk for completion in pair.completions()]
+        rendered = renderer.render(completions)
+        rendered = with_answer_starts(renderer, completions, rendered) if with_starts else rendered
         for i, pair in enumerate(chunk):
             chosen, rejected = rendered[2 * i], rendered[2 * i + 1]
             if reason := _unusable(chosen, rejected):

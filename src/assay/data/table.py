@@ -24,6 +24,7 @@ _SIDES = ("chosen", "rejected")
 _SCHEMA = pa.schema(
     [
         *((name, kind) for side in _SIDES for name, kind in ((side, pa.list_(pa.int32())), (f"{side}_read", pa.int32()))),
+        *((f"{side}_start", pa.int32()) for side in _SIDES),
         ("preference", pa.float32()),
         ("margin", pa.float32()),
         ("weight", pa.float32()),
@@ -76,7 +77,8 @@ class PairTable:
 
     preference, margin (NaN: none), weight: (N,) float32; length_gap: (N,) float32, log length of chosen less that of rejected
     (`log_length`); prompt: (N,) uint64 prompt hashes; lengths: (N, 2) int32 tokens of chosen
-    and rejected. `table[i]` is a TokenPair read from disk. fingerprint: digest of the content.
+    and rejected; answer_starts: (N, 2) int32, where the answers begin among them, -1 in a table that was made without.
+    `table[i]` is a TokenPair read from disk. fingerprint: digest of the content.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,6 +92,7 @@ class PairTable:
         columns = {name: self._column(name) for name in ("preference", "margin", "weight", "length_gap", "prompt", "split")}
         self.preference, self.margin, self.weight, self.length_gap, self.prompt, self._split = columns.values()
         self.lengths = np.stack([self._lengths(side) for side in _SIDES], axis=1)
+        self.answer_starts = np.stack([self._column(f"{side}_start") for side in _SIDES], axis=1)
         self.num_reward_positions = np.full(len(self), len(_SIDES))
         self.first_reward_position = len(_SIDES) * np.arange(len(self))
 
@@ -103,8 +106,14 @@ class PairTable:
         return TokenPair(chosen, rejected, reward_positions)
 
     def rows(self, split: str) -> np.ndarray:
-        """The rows of one split, ascending."""
-        return np.flatnonzero(self._split == self._splits.index(split)) if split in self._splits else np.empty(0, np.int64)
+        """The rows of one split and of its parts ("split:part"), ascending."""
+        numbers = [i for i, name in enumerate(self._splits) if name.partition(":")[0] == split]
+        return np.flatnonzero(np.isin(self._split, numbers))
+
+    def parts(self, split: str) -> dict[str, np.ndarray]:
+        """The rows of each named part of a split, ascending; those of no part are in none."""
+        named = {name: i for i, name in enumerate(self._splits) if name.startswith(f"{split}:")}
+        return {name.partition(":")[2]: np.flatnonzero(self._split == i) for name, i in named.items()}
 
     def groups(self, row: int, *, share: bool) -> list[Group]:
         """The pair as one group with a shared prompt, or as two lone sequences."""
@@ -126,16 +135,18 @@ def build_table(
     path: Path,
     *,
     split: Callable[[PreferencePair], str] = lambda pair: "train",
+    with_starts: bool = False,
 ) -> tuple[PairTable, RenderCount]:
     """Render and tokenise pairs once into `path` (.arrow, with a .json beside it), streaming: memory does not grow with the pairs.
 
-    split: the name of the split that a pair is in.
+    split: the name of the split that a pair is in; "split:part" for one of up to 120 parts of it. with_starts: also where the
+    answers begin.
     A pair that `render_pairs` sets aside is counted. Raises NothingLeft, a DataError, when no pair is left.
     """
     count, digest = RenderCount(), hashlib.sha256()
     splits: list[str] = []
     with replacing(path) as work, pa.OSFile(str(work), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-        for rows in _chunks(_rows(render_pairs(pairs, renderer, count), split)):
+        for rows in _chunks(_rows(render_pairs(pairs, renderer, count, with_starts=with_starts), split)):
             for row in rows:
                 digest.update(np.asarray(row["chosen"]).tobytes() + b"|" + np.asarray(row["rejected"]).tobytes())
                 digest.update(repr((row["preference"], row["margin"], row["weight"], row["split"])).encode())
@@ -157,6 +168,8 @@ def _rows(rendered: Iterable[RenderedPair], split: Callable[[PreferencePair], st
             "chosen_read": int(chosen.reward_positions[-1]),
             "rejected": rejected.tokens,
             "rejected_read": int(rejected.reward_positions[-1]),
+            "chosen_start": chosen.answer_start,
+            "rejected_start": rejected.answer_start,
             "preference": pair.preference,
             "margin": float("nan") if pair.margin is None else pair.margin,
             "weight": pair.weight,

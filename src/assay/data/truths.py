@@ -8,6 +8,7 @@ from typing import Any
 
 from assay.data.cells import ground_truth_of
 from assay.data.columns import RowView, plain
+from assay.data.critiques import CRITIQUE_FIELDS
 
 _CRITERION_FIELDS = ({"criterion", "points"}, {"title", "description"}, {"requirement"}, {"name", "text"}, {"description", "type"})
 
@@ -16,7 +17,7 @@ def truth_of(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The ground truth (see `ground_truth_of`), with what columns of their own hold; None where there is none of it.
 
     A column `rubric` or `rubrics` of criteria, as of HealthBench and Rubrics as Rewards, becomes its field `rubric`. IFEval's
-    columns `instruction_id_list` and `kwargs` become fields of these names.
+    columns `instruction_id_list` and `kwargs` become fields of these names, and so do critiques (`data/critiques`).
     """
     known = ground_truth_of(row)
     beside: dict[str, Any] = {}
@@ -29,6 +30,10 @@ def truth_of(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if isinstance(kinds, list) and isinstance(given, list) and len(kinds) == len(given):
         beside |= {"instruction_id_list": kinds, "kwargs": given}
         _mark(row, "instruction_id_list", "kwargs")
+    for name in CRITIQUE_FIELDS:
+        if isinstance(text := cells.get(name), str) and text.strip():
+            beside[name] = text
+            _mark(row, name)
     return {**(known or {}), **beside} if beside else known
 
 

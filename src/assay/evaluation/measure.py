@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from assay.console import progress, say
 from assay.data.columns import NO_NAMES
 from assay.data.rows import slug
@@ -19,10 +21,13 @@ from assay.errors import DataError
 from assay.evaluation.evaluate import EvaluationResult, evaluate
 from assay.evaluation.rivals import BAG_OF_WORDS
 from assay.evaluation.steps.evaluate_steps import DATA_SET, StepEvaluationResult, evaluate_steps
+from assay.evaluation.steps.outcome_figures import OutcomeResult, measure_outcomes
+from assay.evaluation.steps.step_findings import calibrated_on_few
 from assay.evaluation.steps.step_scores import labels_of, score_steps
 from assay.evaluation.suites.lookup import LoadedSuite
 from assay.evaluation.suites.summary import SuiteResult, evaluate_suite
 from assay.records import Finding, extended
+from assay.run_files import STEP_CALIBRATION, STEPS, read_description
 from assay.scorers.base import Scorer
 from assay.scorers.baselines import MAX_PAIRS, fit_bag_of_words, kept_bag_of_words
 from assay.scorers.opened import NamedPairs, Opened, overlap, refuse_seen
@@ -131,7 +136,45 @@ def evaluate_solutions(
     with progress("evaluating", len(named.items), "solutions") as advance:
         result = evaluate_steps(opened.scorer, named.items, title=title, threshold=threshold, seed=seed, advance=advance)
     facts = {"data": named.name, **said, **opened.facts, "overlap with training": seen.fact}
-    return replace(result, page=extended(result.page, findings=seen.findings, facts=facts))
+    findings = (*_rests_on_few(opened), *seen.findings)
+    return replace(result, page=extended(result.page, findings=findings, facts=facts))
+
+
+def gives_one_reward(opened: Opened) -> bool:
+    """Whether it is known, before anything is scored, that a solution gets one reward and its steps none."""
+    return opened.artifact is not None and not read_description(opened.artifact).get(STEPS)
+
+
+def evaluate_outcomes(opened: Opened, named: NamedSteps, *, title: str, seed: int = 0) -> OutcomeResult:
+    """One reward a solution against the final answer being right, of solutions of which that is known.
+
+    Raises DataError when the model was trained on prompts of the solutions; ValueError where no outcome is known.
+    """
+    items = [item for item in named.items if item.outcome is not None]
+    if not items:
+        raise ValueError(f"{opened.label} gives one reward a solution, and {named.name} does not say which final answers are right")
+    refuse_seen(opened, items, named.name)
+    seen = overlap(opened, items, named.name)
+    with progress("evaluating", len(items), "solutions") as advance:
+        rewards = Counted(scorer=opened.scorer, advance=advance).score([replace(item.completion, steps=None) for item in items])
+    line = {} if opened.artifact is None else read_description(opened.artifact).get(STEP_CALIBRATION) or {}
+    labels_N, problems = np.array([item.outcome for item in items], np.float64), [item.prompt_key for item in items]
+    result = measure_outcomes(
+        rewards.value, labels_N, problems, title=title, scale=line.get("scale", 1.0), shift=line.get("shift", 0.0), seed=seed
+    )
+    left = len(named.items) - len(items)
+    said = {"left out": f"{left:,} solutions: it is not known whether the final answer is right"} if left else {}
+    facts = {"data": named.name, **said, **opened.facts, "overlap with training": seen.fact}
+    findings = (*_rests_on_few(opened), *seen.findings)
+    return replace(result, page=extended(result.page, findings=findings, facts=facts))
+
+
+def _rests_on_few(opened: Opened) -> tuple[Finding, ...]:
+    """That the probabilities of an artifact were calibrated on few problems, where they were."""
+    if opened.artifact is None:
+        return ()
+    few = calibrated_on_few(read_description(opened.artifact).get(STEP_CALIBRATION))
+    return () if few is None else (few,)
 
 
 def words_of_training(opened: Opened) -> Scorer | None:

@@ -59,6 +59,14 @@ class Estimate(NamedTuple):
         return f"{self.num_calls:,} calls to make{known}; {tokens}; {dollars(self.price)}{at_most}"
 
 
+def total_of(estimates: Sequence[Estimate]) -> Estimate:
+    """What asks that share no call come to together; the price is not known where that of one is not."""
+    prices = [one.price for one in estimates if one.price is not None]
+    price = sum(prices) if len(prices) == len(estimates) else None
+    calls, known, to_read, to_write = (sum(column) for column in zip(*(one[:4] for one in estimates), strict=True))
+    return Estimate(calls, known, to_read, to_write, price)
+
+
 class Generator:
     """A backend with a ledger and limits. ledger: None keeps one in memory, for this process. bill: of this run alone."""
 

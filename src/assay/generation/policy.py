@@ -14,7 +14,7 @@ from assay.records import Dtype
 class Policy:
     """Who answers."""
 
-    policy: str
+    policy: str | None = None
     """Language model in this process: directory or hub id; with --policy-url its name there."""
     policy_url: str | None = None
     """OpenAI-compatible endpoint of the policy, such as http://127.0.0.1:8000/v1."""
@@ -28,9 +28,13 @@ class Policy:
             raise ValueError(
                 f"--policy-key-env {self.policy_key_env} goes with --policy-url: the key is sent to the host named there"
             )
+        if self.policy is None and (self.policy_url is not None or self.policy_budget is not None):
+            raise ValueError("--policy-url and --policy-budget are of --policy, which names no language model: give it")
 
     def backend(self, *, dtype: Dtype, device: str) -> Backend:
-        """The backend. Raises ValueError for a variable that is empty and a model that cannot be loaded."""
+        """The backend. Raises ValueError without a name, for a variable that is empty and a model that cannot be loaded."""
+        if self.policy is None:
+            raise ValueError("--policy names no language model: give a directory, a hub id, or its name at --policy-url")
         if self.policy_url is not None:
             return Endpoint(self.policy_url, self.policy, key=_key(self.policy_key_env))
         from assay.generation.local_model import load_language_model  # imports torch

@@ -12,6 +12,7 @@ from assay.generation.replies import Unreadable
 from assay.messages import Messages
 
 _MARK = "\ue000{}\ue001"  # private use: no template looks for it
+_TAIL = 64  # characters on both sides of a word, in which it is looked for among the tokens
 _MARKED = re.compile("\ue000(\\d+)\ue001")
 
 
@@ -40,6 +41,23 @@ class PromptTokens:
         if self.max_length is not None and len(tokens) >= self.max_length:
             raise Unreadable(f"the messages are {len(tokens):,} tokens, and the model takes {self.max_length:,} with its reply")
         return np.asarray(tokens, np.int32)
+
+    def reply(self, text: str) -> list[int]:
+        """The tokens of a whole reply behind a prompt: what it says, which is never a control token."""
+        return self._encode(text, split_special_tokens=any(special in text for special in self._special))
+
+    def before(self, text: str, offset: int) -> str:
+        """The text up to where the token begins that says the word at `offset`: in most vocabularies " A" is one token, in others
+        the space is a token of its own."""
+        start = max(0, offset - _TAIL)
+        spaced = text[start:offset]
+        bare = spaced.rstrip(" \t")
+        if bare == spaced:
+            return text[:offset]
+        whole = self._encode(text[start : offset + _TAIL], split_special_tokens=True)
+        known = self._encode(bare, split_special_tokens=True)
+        is_one = whole[: len(known)] == known and bool(str(self.tokenizer.decode(whole[len(known) : len(known) + 1])).strip())
+        return text[:start] + (bare if is_one else spaced)
 
     def _templated(self, turns: list[dict[str, Any]]) -> str:
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False))

@@ -1,7 +1,8 @@
 """The tokens that a choice can be written in. All spellings of a choice count: "Yes", " yes" and "YES" are one verdict.
 
-A choice that is one token in some spelling is read there; one that is not is read whole, over its tokens. Where a choice begins
-another ("1" and "10" as "1", "0"), what goes on to the longer one is taken off the shorter one.
+A choice that is one token in some spelling is read there; one that is not, as it is written itself, is read whole, over its tokens
+too ("no" may be a token where "No" is none). Where a choice begins another ("1" and "10" as "1", "0"), what goes on to the longer
+one is taken off the shorter one.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ class SpelledTokens:
         self.tokenizer = tokenizer
         special = set(tokenizer.all_special_ids)
         self._ids: dict[str, list[int]] = {}
+        self._written: set[str] = set()  # what some token says in these very letters
         for index, text in enumerate(tokenizer.batch_decode([[i] for i in range(len(tokenizer))])):
             if index not in special:
                 self._ids.setdefault(normal(text), []).append(index)
+                self._written.add(text.strip())
         self._known: dict[tuple[str, ...], Spellings] = {}
 
     def of(self, choices: Sequence[str]) -> Spellings:
@@ -57,20 +60,20 @@ class SpelledTokens:
         single = [np.array(self._ids.get(name, []), np.int64) for name in names]
         long: list[tuple[tuple[int, ...], ...]] = []
         for choice, ids in zip(choices, single, strict=True):
-            spelled = () if len(ids) else self._sequences(choice)
+            spelled = () if choice.strip() in self._written else self._sequences(choice, shortest=2 if len(ids) else 1)
             if not len(ids) and not spelled:
                 raise ValueError(f"the choice {choice!r} has no tokens in this model's vocabulary: give it another name")
             long.append(spelled)
         continued = [
             (place, sequence)
             for place, ids in enumerate(single)
-            for other in long
-            for sequence in other
-            if sequence[0] in set(ids.tolist())
+            for other, of_other in enumerate(long)
+            for sequence in of_other
+            if other != place and sequence[0] in set(ids.tolist())
         ]
         return Spellings(tuple(single), tuple(long), tuple(dict.fromkeys(continued)))
 
-    def _sequences(self, choice: str) -> tuple[tuple[int, ...], ...]:
+    def _sequences(self, choice: str, shortest: int) -> tuple[tuple[int, ...], ...]:
         variants = dict.fromkeys(text for word in (choice, choice.lower(), choice.capitalize()) for text in (word, f" {word}"))
         found = [tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in variants]
-        return tuple(dict.fromkeys(sequence for sequence in found if sequence))
+        return tuple(dict.fromkeys(sequence for sequence in found if len(sequence) >= shortest))

@@ -79,7 +79,8 @@ class GrowingStates:
                 hidden_1TD = self.backbone.model(input_ids=rest, past_key_values=entry.states, use_cache=True).last_hidden_state
                 entry.at_reads |= {place: hidden_1TD[0, place - begun.num_tokens] for place in new}
             self.num_reused += begun.num_tokens
-            self._keep(entry)
+            if not new or bool(torch.isfinite(hidden_1TD).all()):  # NaN reaches the keys of tokens before it: 0 times NaN is NaN
+                self._keep(entry)
             return torch.stack([entry.at_reads[place] for place in reads])
 
     def _longest(self, prompt: Hashable, tokens_T: np.ndarray, reads: list[int]) -> _Beginning:

@@ -69,11 +69,14 @@ class PromptStates:
             rest = torch.from_numpy(tokens_T[num_shared:].astype(np.int64))[None].to(self.backbone.device)
             hidden_1TD = self.backbone.model(input_ids=rest, past_key_values=entry.states, use_cache=True).last_hidden_state
             self.num_reused += num_shared
+            found = hidden_1TD[0, torch.from_numpy(reads_R - num_shared).to(hidden_1TD.device, torch.long)]
+            if not bool(torch.isfinite(hidden_1TD).all()):  # NaN reaches the keys of tokens before it: 0 times NaN is NaN
+                return found
             if num_shared:  # keep the prompt, not the answer
                 entry.states.crop(-len(rest[0]))
                 entry.tokens = tokens_T[:num_shared]
             self._keep(prompt, entry)
-            return hidden_1TD[0, torch.from_numpy(reads_R - num_shared).to(hidden_1TD.device, torch.long)]
+            return found
 
     def _keep(self, prompt: Hashable, entry: _Entry) -> None:
         self._entries[prompt] = entry

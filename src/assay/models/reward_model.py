@@ -11,6 +11,7 @@ from torch.nn.functional import dropout
 
 from assay.data.packing import PackedBatch
 from assay.models.backbone import Backbone
+from assay.models.text_head import TextHead
 
 Outputs = Literal["members", "labels", "attributes", "steps"]
 
@@ -23,7 +24,7 @@ class RewardModel(nn.Module):
     outputs: what the K outputs are: rewards of the members of an ensemble (1 for a single model), logits of labels, attributes of
     an answer, or logits that a step is wrong and that it is right. before: what stands between backbone and head in a checkpoint of
     others: linear maps with ReLU. compute_dtype: the backbone runs under autocast when this is not its own number format. dropout:
-    share of the head's inputs that is dropped in training.
+    share of the head's inputs that is dropped in training. text_head: the base's own, for a loss on text in training; not saved.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class RewardModel(nn.Module):
         before: nn.Sequential | None = None,
         compute_dtype: torch.dtype = torch.float32,
         dropout: float = 0.0,
+        text_head: TextHead | None = None,
     ) -> None:
         super().__init__()
-        self.backbone, self.head, self.outputs = backbone, head.float(), outputs
+        self.backbone, self.head, self.outputs, self.text_head = backbone, head.float(), outputs, text_head
         self.before = None if before is None else before.float()
         self.compute_dtype, self.dropout = compute_dtype, dropout
 

@@ -184,7 +184,7 @@ def _training_data(description: Mapping[str, object]) -> str:
     parts = [f"**{_md(description['data_note'])}**"] if description.get("data_note") else []
     sources = description.get("data")
     rows = [_source(source) for source in sources] if isinstance(sources, Sequence) and not isinstance(sources, str) else []
-    heads = ("source", "pairs", "fingerprint", "note")
+    heads = ("source", _md(description.get("rows") or "pairs"), "fingerprint", "note")
     parts.append(_table(heads, rows, is_markdown=True) if rows else f"Sources: {NOT_RECORDED}.")
     splits = _mapping(description.get("splits"))
     split_rows = [_source({"name": name, **_mapping(split)})[:3] for name, split in splits.items()]

@@ -65,11 +65,12 @@ def interval_mark(value: float, low: float, high: float, axis_low: float, axis_h
     return f'<svg class="mark" viewBox="0 0 140 16" width="140" height="16" aria-hidden="true">{rail}{whisker}{tick}</svg>'
 
 
-def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` multiples of 1, 2 or 5 times a power of ten within [low, high]."""
+def round_ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
+    """About `count` multiples of 1, 2 or 5 times a power of ten within [low, high]; of what is counted, whole numbers alone."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = power * (10 if raw >= 7 * power else 5 if raw >= 3.2 * power else 2 if raw >= 1.4 * power else 1)
+    step = max(step, 1.0) if whole and math.floor(high) >= math.ceil(low) else step
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(i * step, 12 - math.floor(math.log10(step))) for i in range(first, last + 1)]
 
@@ -117,7 +118,7 @@ def _lines(table: Table, key: str) -> str:
     x = Axis(*_span([x for x, _ in points], 0.02), left, WIDTH - RIGHT)
     body = [_y_axis(y, y_ticks, left)]
     if is_numeric:
-        x_ticks = round_ticks(x.low, x.high)
+        x_ticks = round_ticks(x.low, x.high, whole=all(place.is_integer() for place, _ in points))
         body.append(_x_axis(x, x_ticks, _tick_labels(x_ticks), table.columns[0]))
     else:
         body.append(_x_axis(x, xs, [shorten(row[0], 14) for row in table.rows], table.columns[0]))

@@ -71,7 +71,7 @@ def _section(report: Report, i: int, above: tuple[int, int] | None, is_folded: b
     marks = " ".join(
         f'<span class="{level}">{icon(level)} {counts[level]}&nbsp;{COUNTED[level]}</span>' for level in ORDER if counts[level]
     )
-    summary = f'<h2>{escape(report.title)}</h2><span class="marks">{marks or _muted("no checks")}</span>'
+    summary = f'<h2>{escape(report.title)}</h2><span class="marks">{marks}</span>'
     return f'<details class="report">\n<summary>{summary}</summary>\n{body}</details>\n'
 
 

@@ -25,9 +25,28 @@ REMEDIES: Mapping[Failure, str] = {
 }
 
 
+STEP_REMEDIES: Mapping[Failure, str] = {
+    "baseline": (
+        "more problems or cleaner labels of steps, --params head:mean or trained blocks instead of a head alone, a stronger base; "
+        "look at which steps it gets wrong"
+    ),
+    "calibration": "train with more problems, or a larger --calibration share of problems like those it will judge",
+}
+"""Those of what is trained on labelled steps."""
+SOLUTION_REMEDIES: Mapping[Failure, str] = {
+    "baseline": (
+        "more problems with right and wrong solutions to each, trained blocks instead of a head alone, a stronger base; "
+        "look at which solutions it gets wrong"
+    ),
+    "calibration": STEP_REMEDIES["calibration"],
+}
+"""Those of what is trained on outcomes of solutions."""
+
+
 def remedy_of(finding: Finding) -> str:
-    """What to do about a finding: "" where it passed, decides no failure, measured nothing, or says it itself."""
-    if finding.level == "ok" or finding.failure is None or math.isnan(finding.value):
+    """What to do about a finding, its own remedy or that of its failure: "" where it passed, has neither, measured nothing, or says
+    it itself."""
+    if finding.level == "ok" or math.isnan(finding.value):
         return ""
-    remedy = REMEDIES[finding.failure]
+    remedy = finding.remedy or ("" if finding.failure is None else REMEDIES[finding.failure])
     return "" if remedy in finding.why else remedy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ import numpy as np
 from assay.data.padding import Ends
 from assay.records import Completion, PreferencePair, Rewards
 from assay.stats.metrics import sigmoid
+from assay.stats.step_meaning import StepMeaning
 
 Scope = Literal["global", "prompt"]
 
@@ -102,6 +104,13 @@ class HasPlan(Protocol):
     def plan(self) -> Any: ...
 
 
+@runtime_checkable
+class TellsCost(Protocol):
+    """A scorer that pays for calls, and says what they would come to: an `Estimate` of generation/."""
+
+    def estimate(self, completions: Sequence[Completion]) -> Any: ...
+
+
 class TokenCount(NamedTuple):
     """How many tokens of a completion are read (0 where it cannot be rendered), and whether others were cut off for its length."""
 
@@ -124,6 +133,15 @@ class ReadsSteps(Protocol):
     @property
     def step_threshold(self) -> float: ...
     def step_probability(self, rewards_S: np.ndarray) -> np.ndarray: ...
+
+
+@runtime_checkable
+class TellsStepMeaning(Protocol):
+    """A scorer that says in numbers what its rewards of steps mean, for a service to hand on; None where it rewards no steps, or
+    does not know."""
+
+    @property
+    def step_meaning(self) -> StepMeaning | None: ...
 
 
 @runtime_checkable
@@ -188,6 +206,12 @@ def capability(scorer: object, kind: type[Capability], *, of_same_rewards: bool 
             return None
         scorer = inner
     return scorer
+
+
+def step_reader(scorer: Scorer) -> ReadsSteps | None:
+    """The scorer, or the first inside it, that says what its rewards of steps mean; None where none does."""
+    reads = capability(scorer, ReadsSteps)
+    return None if reads is None or math.isnan(reads.step_threshold) else reads
 
 
 @runtime_checkable

@@ -69,21 +69,44 @@ def ask_token_labels(
     POST /pooling with the task token_classify, whose rows are those of all tokens (pooling_type ALL). Raises EngineError as
     `ask_engine`, and where an answer has not one row for each token.
     """
+    address = labels_endpoint(url)
+    found = read_token_labels(_post(address, token_labels_request(token_ids, served_name), timeout), token_ids, address)
+    if lost := [place for place, logits in enumerate(found) if not np.isfinite(logits).all()]:
+        raise EngineError(f"{address} answered numbers that are not finite for text {lost[0]}: serve in bfloat16 or float32")
+    return found
+
+
+def labels_endpoint(url: str) -> str:
+    """The address of an engine of vLLM's contract that labels tokens."""
     parts = urlsplit(endpoint(url, "vllm"))
     path = parts.path.removesuffix("/classify").removesuffix("/pooling") + "/pooling"
-    address = urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+def token_labels_request(token_ids: Sequence[Sequence[int]], served_name: str | None) -> dict[str, Any]:
+    """The body that asks for the labels of all tokens of N texts."""
     name = {} if served_name is None else {"model": served_name}
     asked = {"task": "token_classify", "use_activation": False, "add_special_tokens": False}
-    rows = _rows(_post(address, {**name, **asked, "input": [list(ids) for ids in token_ids]}, timeout), address)
-    found = [np.asarray(row.get("data") if isinstance(row, dict) else row, dtype=np.float32) for row in rows]
-    for place, (logits, ids) in enumerate(zip(found, token_ids, strict=False)):
-        if logits.ndim != 2 or len(logits) != len(ids) or not np.isfinite(logits).all():
+    return {**name, **asked, "input": [list(ids) for ids in token_ids]}
+
+
+def read_token_labels(reply: Any, token_ids: Sequence[Sequence[int]], address: str) -> list[np.ndarray]:
+    """(T, labels) float32 of each of N texts. Raises EngineError where an answer has not one row of numbers for each token."""
+    rows = _rows(reply, address)
+    if len(rows) != len(token_ids):
+        raise EngineError(f"{address} answered {len(rows)} texts of {len(token_ids)}: check the served model")
+    found = []
+    for place, (row, ids) in enumerate(zip(rows, token_ids, strict=True)):
+        try:
+            logits = np.asarray(row.get("data") if isinstance(row, dict) else row, dtype=np.float32)
+        except (TypeError, ValueError):
+            logits = np.empty(0, np.float32)
+        if logits.ndim != 2 or len(logits) != len(ids):
             raise EngineError(
                 f"{address} answered numbers of shape {logits.shape} for the {len(ids)} tokens of text {place}: serve the artifact "
-                "with the rows of all tokens (vLLM: pooling_type ALL), in bfloat16 or float32"
+                "with the rows of all tokens (vLLM: --runner pooling, pooling_type ALL)"
             )
-    if len(found) != len(token_ids):
-        raise EngineError(f"{address} answered {len(found)} texts of {len(token_ids)}: check the served model")
+        found.append(logits)
     return found
 
 
@@ -95,7 +118,9 @@ def endpoint(url: str, engine: Engine) -> str:
             f"--against {url!r} is no URL of an engine: give http://HOST:PORT, with a path where it is not {_PATHS[engine]}"
         )
     path = parts.path.rstrip("/")
-    return urlunsplit((parts.scheme, parts.netloc, path if path not in ("", "/v1") else f"{path}{_PATHS[engine]}", parts.query, ""))
+    # no engine has its rewards below /v1, which is where a client of OpenAI's API would ask
+    path = f"{path.removesuffix('/v1')}{_PATHS[engine]}" if path == "" or path.endswith("/v1") else path
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
 def printable_url(url: str) -> str:

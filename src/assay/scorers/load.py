@@ -7,19 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from assay.models.bases import fetch
-from assay.models.published.published_steps import (
-    StepsAsked,
-    WrittenForm,
-    form_of_files,
-    named_form,
-    read_steps_spec,
-    split_spec,
-)
+from assay.models.published.published_steps import StepsAsked, WrittenForm, form_of_files, named_form
 from assay.records import Dtype
 from assay.rubrics.shipped import why_no_rubric
 from assay.run_files import artifact_path, holds_artifact, holds_checkpoint, may_be_hub_id, read_description
 from assay.scorers.base import Scorer
 from assay.scorers.engine_api import Remote, printable_url
+from assay.scorers.form_specs import form_asked, refuse_form, written_form
+from assay.scorers.generative.critics import GenerativeAsked
+from assay.scorers.generative.generative_forms import GenerativeForm, generative_form, generative_form_of
+from assay.scorers.generative.open_generative import is_generative, open_generative, open_trained
 from assay.scorers.judges.open_judge import is_judge, open_judge
 from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.remote import RemoteScorer
@@ -88,19 +85,24 @@ def load(
         return named if cache is None else Cached(named, cache)
     if artifact is not None:
         raise ValueError(f"{spec} is an artifact itself: artifact is for the URL of an engine that serves one; leave it out")
-    spec, asked_form = steps_asked(spec, format)
+    spec, asked_form = form_asked(spec, format)
+    if combination is not None and _is_one_model(spec):
+        raise ValueError(f"{spec} is one model, not an ensemble: leave combination out")
     if (checkpoint := checkpoint_path(spec)) is not None:
-        if combination is not None:
-            raise ValueError(f"{spec} is one model, not an ensemble: leave combination out")
-        theirs = _of_others(checkpoint, str(spec), asked_form or StepsAsked(), dtype, device, max_tokens, ledger)
-        return theirs if cache is None else Cached(theirs, cache)
-    refuse_form(spec, asked_form)
+        scorer: Scorer = _of_others(checkpoint, str(spec), asked_form or StepsAsked(), dtype, device, max_tokens, ledger)
+    elif is_generative(read_description(artifact_path(spec))):
+        scorer = open_trained(artifact_path(spec), asked_form, dtype=dtype, device=device, max_tokens=max_tokens, ledger=ledger)
+    else:
+        refuse_form(spec, asked_form)
+        scorer = _raw(artifact_path(spec), dtype, device, max_tokens, combination)
+    scorer = Cached(scorer, cache) if cache is not None else scorer  # the cache holds rewards, so it goes inside `Calibrated`
+    return scorer if combination is not None or checkpoint is not None else with_calibration(scorer, artifact_path(spec))
+
+
+def _raw(path: Path, dtype: Dtype, device: str, max_tokens: int | None, combination: Combination | None) -> Scorer:
     from assay.scorers.local import load_raw  # imports torch
 
-    path = artifact_path(spec)
-    scorer: Scorer = load_raw(path, dtype=dtype, device=device, max_tokens=max_tokens, combination=combination)
-    scorer = Cached(scorer, cache) if cache is not None else scorer  # the cache holds rewards, so it goes inside `Calibrated`
-    return scorer if combination is not None else with_calibration(scorer, path)
+    return load_raw(path, dtype=dtype, device=device, max_tokens=max_tokens, combination=combination)
 
 
 def with_calibration(scorer: Scorer, artifact: Path) -> Scorer:
@@ -111,45 +113,34 @@ def with_calibration(scorer: Scorer, artifact: Path) -> Scorer:
     return scorer if calibration is None else Calibrated(scorer=scorer, calibration=Calibration.from_json(calibration))
 
 
-def steps_asked(spec: str | Path, format: str | None) -> tuple[str | Path, StepsAsked | None]:
-    """(the name of the model, what is asked of its steps, None for nothing). Raises ValueError as `read_steps_spec`, and for a form
-    that is given twice."""
-    name, behind = split_spec(spec)
-    if behind and format is not None:
-        raise ValueError(f"{spec} and format {format!r} both name a form: give one of them")
-    text = behind or format
-    return name, None if text is None else read_steps_spec(text)
-
-
-def written_form(spec: str | Path, format: str | None) -> tuple[str, WrittenForm, StepsAsked] | None:
-    """(name of the model, its form, what is asked of it) of a process model that writes; None for anything else."""
-    if not is_directory(spec):
-        return None
-    name, asked = steps_asked(spec, format)
-    form = None if asked is None or not asked.form else named_form(asked.form)
-    return (str(name), form, asked) if isinstance(form, WrittenForm) and asked is not None else None
-
-
-def refuse_form(spec: str | Path, asked: StepsAsked | None) -> None:
-    """Raises ValueError for a form of process models behind the name of something else."""
-    if asked is not None:
-        raise ValueError(f"{spec} is no checkpoint of others, whose form #{asked.form} would be: leave the form out")
-
-
 def _behind_endpoint(spec: str | Path, format: str | None, judge: JudgeOptions | None, ledger: Path | None) -> Scorer | None:
-    """A process model that writes, at the endpoint that the options name; None for anything else."""
-    if judge is None or judge.judge_url is None or (writes := written_form(spec, format)) is None:
+    """A model that writes its verdicts, at the endpoint that the options name; None for anything else."""
+    if judge is None or judge.judge_url is None or not is_directory(spec) or (writes := written_form(spec, format)) is None:
         return None
+    name, form, asked = writes
+    if isinstance(form, GenerativeForm) and isinstance(asked, GenerativeAsked):
+        return open_generative(name, form, asked, judge, ledger=ledger)
     from assay.scorers.judges.step_verdicts import open_step_verdicts
 
-    name, form, asked = writes
+    assert isinstance(form, WrittenForm)
+    assert isinstance(asked, StepsAsked)
     return open_step_verdicts(name, form, asked, judge, ledger=ledger)
 
 
 def _of_others(
-    checkpoint: Path, spec: str, asked: StepsAsked, dtype: Dtype, device: str, max_tokens: int | None, ledger: Path | None
+    checkpoint: Path,
+    spec: str,
+    asked: StepsAsked | GenerativeAsked,
+    dtype: Dtype,
+    device: str,
+    max_tokens: int | None,
+    ledger: Path | None,
 ) -> Scorer:
-    """Another's checkpoint as it lies there: a process model by its form, or a reward model of one reward."""
+    """Another's checkpoint as it lies there: a generative or a process model by its form, or a reward model of one reward."""
+    if (generative := _generative(spec, asked)) is not None:
+        how = asked if isinstance(asked, GenerativeAsked) else GenerativeAsked()
+        return open_generative(checkpoint, generative, how, dtype=dtype, device=device, max_tokens=max_tokens, ledger=ledger)
+    assert isinstance(asked, StepsAsked)
     form = named_form(asked.form) if asked.form else form_of_files(checkpoint, spec)
     if isinstance(form, WrittenForm):
         from assay.scorers.judges.step_verdicts import open_step_verdicts
@@ -164,6 +155,20 @@ def _of_others(
     from assay.scorers.local import load_unadopted  # imports torch
 
     return load_unadopted(checkpoint, dtype=dtype, device=device, max_tokens=max_tokens)
+
+
+def _generative(spec: str, asked: StepsAsked | GenerativeAsked) -> GenerativeForm | None:
+    """The form of a generative model: the one that is named, else the one that the model's name says; None for other models."""
+    if isinstance(asked, GenerativeAsked) and asked.form:
+        return generative_form(asked.form)
+    return generative_form_of(spec) if isinstance(asked, GenerativeAsked) or asked == StepsAsked() else None
+
+
+def _is_one_model(spec: str | Path) -> bool:
+    """Whether the name is another's checkpoint or a generative model, which have no members to combine."""
+    if holds_artifact(str(spec)):
+        return is_generative(read_description(artifact_path(spec)))
+    return holds_checkpoint(spec) or may_be_hub_id(spec)
 
 
 def checkpoint_path(spec: str | Path) -> Path | None:

@@ -12,7 +12,7 @@ import torch
 
 from assay.console import say
 from assay.data.packing import PackedBatch, pack_prefixes
-from assay.data.render import LOST, Rendered, Renderer, warn_of_left_out
+from assay.data.render import LOST, Rendered, Renderer, read_at_end, warn_of_left_out
 from assay.data.text_pair import TextPath
 from assay.files import digest
 from assay.models.device import ScoringPlan, pick_compute, plan_scoring
@@ -34,6 +34,7 @@ from assay.scorers.ensemble import Combination, Ensemble
 from assay.scorers.packed_reads import Forward, KnownTexts, PackedReads, at_last_read, num_reads, present_reads
 from assay.scorers.steps.step_rewards import step_rewards, without_rendered
 from assay.scorers.wrappers.scaled import Scaled
+from assay.stats.step_meaning import StepMeaning
 
 # Largest change of a reward between two layouts of the same text, as a share of the head's norm (rewards grow with it): measured on
 # SmolLM2-135M, with a margin. In bfloat16 five standard deviations: at 0.15 one answer in a hundred was outside.
@@ -163,6 +164,12 @@ class LocalScorer:
         no steps."""
         return self.policy.threshold if self.head.reads_steps else float("nan")
 
+    @property
+    def step_meaning(self) -> StepMeaning | None:
+        """Log-odds, and how they were calibrated."""
+        policy = self.policy
+        return StepMeaning(True, policy.scale, policy.shift, policy.threshold) if self.head.reads_steps else None
+
     def step_probability(self, rewards_S: np.ndarray) -> np.ndarray:
         """Calibrated P(right) of the rewards of steps, (S,) float64 in [0, 1]; NaN stays NaN."""
         return self.policy.right(rewards_S)
@@ -277,8 +284,7 @@ class LocalScorer:
         rendered = self.renderer.render(cut)
         self._last = (given, rendered)
         warn_of_left_out(rendered)
-        rendered = without_rendered(cut, rendered) if self.head.reads_steps else rendered
-        return cut, [item._replace(reward_positions=self.head.reads(item.reward_positions)) for item in rendered]
+        return cut, without_rendered(cut, rendered) if self.head.reads_steps else [read_at_end(item) for item in rendered]
 
     def _forward(self, batch: PackedBatch) -> torch.Tensor:
         return self.head.rewards(self.model(batch))
@@ -301,6 +307,8 @@ class LocalScorer:
         with model.backbone.autocast(model.compute_dtype):
             states_RD = prompts.states_at(completion.messages, item.tokens, present_reads(item))
         found_RM[item.reward_positions != LOST] = self.head.rewards(model.read(states_RD)).float().cpu().numpy()
+        if self.head.reads_steps and not np.isfinite(found_RM[item.reward_positions != LOST]).all():
+            return self._read(self._forward, [completion], [item], self.num_members)
         return found_RM
 
 

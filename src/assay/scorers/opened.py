@@ -41,6 +41,10 @@ from assay.run_files import (
 )
 from assay.scorers.base import HasAssumptions, HasBill, Scorer, TellsOutside, capability
 from assay.scorers.engine_api import printable_url
+from assay.scorers.form_specs import form_asked, refuse_form, written_form
+from assay.scorers.generative.critics import GenerativeAsked, generative_text
+from assay.scorers.generative.generative_forms import generative_form_of
+from assay.scorers.generative.open_generative import is_generative, open_trained, trained_asked
 from assay.scorers.judges.open_judge import is_judge
 from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.load import (
@@ -50,10 +54,7 @@ from assay.scorers.load import (
     is_recorded,
     is_rule,
     load,
-    refuse_form,
-    steps_asked,
     with_calibration,
-    written_form,
 )
 from assay.scorers.rules import RULE, load_rule
 from assay.scorers.verifiers.confined import RunCode
@@ -169,7 +170,15 @@ class Opened:
             )
         if self.artifact is None:
             return load(self.spec, cache=self.cache, run_code=self.run_code)
-        return load(self.spec, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens, cache=self.cache)
+        return load(
+            self.spec,
+            dtype=self.dtype,
+            device=self.device,
+            max_tokens=self.max_tokens,
+            cache=self.cache,
+            ledger=self.ledger,
+            format=self.format,
+        )
 
     @cached_property
     def raw(self) -> Scorer:
@@ -178,6 +187,10 @@ class Opened:
             return self.loaded
         if self.artifact is None:
             return self.scorer
+        if is_generative(read_description(self.artifact)):
+            asked = form_asked(self.spec, self.format)[1]
+            plan = (self.dtype, self.device, self.max_tokens)
+            return open_trained(self.artifact, asked, dtype=plan[0], device=plan[1], max_tokens=plan[2], ledger=self.ledger)
         from assay.scorers.local import load_raw  # imports torch
 
         return load_raw(self.artifact, dtype=self.dtype, device=self.device, max_tokens=self.max_tokens)
@@ -285,7 +298,8 @@ def open_scorer(
     if is_judge(spec):
         find_rubric(spec)  # what is wrong with it is reported before any data are read
         return here(name=slug(Path(spec).stem), artifact=None, home=None, judge=judge, ledger=ledger, run_code=run_code)
-    if (writes := written_form(spec, format)) is not None and judge is not None and judge.judge_url is not None:
+    at_endpoint = judge is not None and judge.judge_url is not None and is_directory(spec)
+    if at_endpoint and (writes := written_form(spec, format)) is not None:
         name = slug(f"{writes[0].rstrip('/').split('/')[-1]}-{writes[1].name}")
         return here(name=name, artifact=None, home=None, judge=judge, ledger=ledger, format=format)
     if judge is not None and judge != JudgeOptions():
@@ -295,17 +309,30 @@ def open_scorer(
     if not is_directory(spec):
         label = _label_of(str(spec))
         return Opened(spec=str(spec), name=slug(label), artifact=None, home=None, cache=cache, run_code=run_code)
-    spec, asked = steps_asked(spec, format)
+    spec, asked = form_asked(spec, format)
     if (checkpoint := checkpoint_path(spec)) is not None:
         form = None if asked is None or not asked.form else asked.form
         name = slug(str(spec).rstrip("/").split("/")[-1] + (f"-{form}" if form else ""))
-        if form is None and (found := form_of_files(checkpoint, str(spec))) is not None:  # what is to be asked for is asked at once
-            form = found.name
-        text = None if form is None and asked is None else as_text((asked or StepsAsked())._replace(form=form or ""))
+        text = _form_text(checkpoint, str(spec), asked)
         return here(name=name, artifact=None, home=None, checkpoint=checkpoint, ledger=ledger, format=text)
-    refuse_form(spec, asked)
     artifact = artifact_path(spec)
-    return here(name=model_name(artifact), artifact=artifact, home=Path(spec))
+    if is_generative(read_description(artifact)):
+        trained_asked(artifact, asked)
+    else:
+        refuse_form(spec, asked)
+    return here(name=model_name(artifact), artifact=artifact, home=Path(spec), ledger=ledger, format=format)
+
+
+def _form_text(checkpoint: Path, spec: str, asked: StepsAsked | GenerativeAsked | None) -> str | None:
+    """What stands behind # for another's checkpoint, its form found: what is to be asked for is asked at once."""
+    if isinstance(asked, GenerativeAsked) or (asked is None and generative_form_of(spec) is not None):
+        known = generative_form_of(spec) if asked is None or not asked.form else None
+        how = asked if isinstance(asked, GenerativeAsked) else GenerativeAsked()
+        return generative_text(how if known is None else how._replace(form=known.name))
+    form = None if asked is None or not asked.form else asked.form
+    if form is None and (found := form_of_files(checkpoint, spec)) is not None:
+        form = found.name
+    return None if form is None and asked is None else as_text((asked or StepsAsked())._replace(form=form or ""))
 
 
 def _label_of(spec: str) -> str:

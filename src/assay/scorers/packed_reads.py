@@ -47,7 +47,8 @@ class PackedReads:
         """(R, width) float32: what `forward` gives at each read, the rewards first; NaN where a read was cut off.
 
         A masked token has weight 0, and 0 times NaN is NaN: one sequence with NaN can spoil the others of its batch. Rewards that
-        are not finite are therefore computed again in halves, down to single completions.
+        are not finite are therefore computed again in halves, down to single completions, and of these up to the last read that has
+        one.
         """
         sizes_N = num_reads(rendered)
         first_N = np.cumsum(sizes_N) - sizes_N
@@ -74,6 +75,25 @@ class PackedReads:
                 for part in np.array_split(np.array(bad, np.int64), 2):
                     if len(part):
                         again(part)
+            elif bad and len(places[0]) > 1:
+                start = self._finite_start(forward, completions[bad[0]], rendered[bad[0]], width, num_rewards)
+                found[places[0][: len(start)]] = start
+        return found
+
+    def _finite_start(self, forward: Forward, completion: Completion, item: Rendered, width: int, num_rewards: int) -> np.ndarray:
+        """(r, width): what `forward` gives at the first reads of one completion, as many as are finite without what stands behind
+        them; found by halving."""
+        reads = present_reads(item)
+        found, num_fine, num_spoilt = np.empty((0, width), np.float32), 0, len(reads)
+        while num_spoilt - num_fine > 1:
+            num = (num_fine + num_spoilt) // 2
+            begun = item._replace(tokens=item.tokens[: reads[num - 1] + 1], reward_positions=reads[:num])
+            ((batch, _),) = self._batches([completion], [begun])
+            rows = forward(batch).float().cpu().numpy()
+            if np.isfinite(rows[:, :num_rewards]).all():
+                found, num_fine = rows, num
+            else:
+                num_spoilt = num
         return found
 
     def _batches(self, completions: Sequence[Completion], rendered: Sequence[Rendered]) -> Iterator[tuple[PackedBatch, list[int]]]:
@@ -109,7 +129,7 @@ def num_reads(rendered: Sequence[Rendered]) -> np.ndarray:
 
 
 def present_reads(item: Rendered) -> np.ndarray:
-    """The reward positions of a completion that were not cut off."""
+    """The reward positions of a completion that are read."""
     return item.reward_positions[item.reward_positions != LOST]
 
 

@@ -7,7 +7,8 @@
     tei       POST /predict (raw_scores), GET /info                       text
     openrlhf  POST /get_reward                                            text
 
-With `artifact=`, the artifact that the engine serves, every engine takes every form, in the same tokens as in this process.
+With `artifact=`, the artifact that the engine serves, every engine takes every form, in the same tokens as in this process. Of a
+process reward model's artifact vLLM gives the steps (POST /pooling, token_classify); the other engines have no route for them.
 """
 
 from __future__ import annotations
@@ -25,13 +26,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+import numpy as np
 
 from assay.errors import EngineError
 from assay.files import json_digest
 from assay.records import Completion, Rewards
 from assay.scorers.base import Scope
-from assay.scorers.engine_api import Engine, Remote, endpoint, engine_request, printable_url, read_rewards
-from assay.scorers.remote_items import Item, engine_item, rendered_item
+from assay.scorers.engine_api import (
+    Engine,
+    Remote,
+    endpoint,
+    engine_request,
+    labels_endpoint,
+    printable_url,
+    read_rewards,
+    token_labels_request,
+)
+from assay.scorers.http_answers import Refused, Silent, Unanswered, error_text, seconds_of
+from assay.scorers.remote_items import Item, engine_item, ids_item, rendered_item, renderer_for
+from assay.scorers.steps.engine_steps import engine_steps
+from assay.stats.step_meaning import StepMeaning
 from assay.wire import FINGERPRINT_HEADER, completion_to_row, rewards_from_rows
 
 if TYPE_CHECKING:
@@ -92,9 +106,11 @@ class RemoteScorer:
             raise ValueError(f"chunk {chunk}, num_connections {num_connections} and attempts {attempts} must be at least 1")
         if not (timeout_seconds > 0 and deadline_seconds > 0):
             raise ValueError(f"timeout_seconds {timeout_seconds} and deadline_seconds {deadline_seconds} must be positive")
-        self.engine, self.model, self.renderer = engine, model, _renderer(engine, artifact, renderer)
-        self.base = url.rstrip("/")
+        self.engine, self.model, self.steps = engine, model, engine_steps(engine, artifact)
+        self.renderer = renderer_for(engine, artifact, renderer) if self.steps is None else None
+        self.base = url.rstrip("/") if engine == "assay" else url.rstrip("/").removesuffix("/v1")
         self.address = f"{self.base}/v1/score" if engine == "assay" else endpoint(url, engine)
+        self.address = self.address if self.steps is None else labels_endpoint(url)
         self.name = printable_url(self.address)
         if not self.base.startswith(("http://", "https://")):
             raise ValueError(f"{self.name} is no URL: give http://HOST:PORT")
@@ -108,6 +124,8 @@ class RemoteScorer:
         self._identity = self._described(until)
         self.attempts = attempts
         self.fingerprint, self.tolerance = self._fingerprint(), tolerance
+        if self.steps is not None:
+            self.tolerance = self.steps.policy.tolerance(tolerance)
         if engine == "assay":
             self.tolerance = float(self._identity["tolerance"])
             self.chunk = min(chunk, int(self._identity["max_items"]))
@@ -141,14 +159,15 @@ class RemoteScorer:
         self._random, self._lock = random.Random(seed), threading.Lock()
 
     def score(self, completions: Sequence[Completion]) -> Rewards:
-        """N completions -> N rewards, in order; Assay's service also sends std and steps."""
+        """N completions -> N rewards, in order; Assay's service gives std and steps too, an engine steps."""
         until = time.monotonic() + self.deadline_seconds
         if self.engine in _IDENTITY and completions:
             try:
                 self._check_identity(until)
-            except _Silent as silent:  # the model may have changed: no reward can be trusted
+            except Silent as silent:  # the model may have changed: no reward can be trusted
                 return rewards_from_rows([{"value": None, "error": str(silent)}] * len(completions))
-        items = self._items(completions)
+        cut, rendered = self.steps.rendered(completions) if self.steps is not None else ([], [])
+        items = [ids_item(item) for item in rendered] if self.steps is not None else self._items(completions)
         sent = [i for i, item in enumerate(items) if item.error is None]
         size = self.chunk
         parts = [sent[start : start + size] for start in range(0, len(sent), size)]
@@ -157,7 +176,25 @@ class RemoteScorer:
             found = pool.map(lambda part: self._rows([items[i] for i in part], until), parts)
             for i, row in zip(sent, itertools.chain.from_iterable(found), strict=True):
                 rows[i] = row
-        return rewards_from_rows(rows)
+        return rewards_from_rows(rows) if self.steps is None else self.steps.rewards(rows, cut, rendered)
+
+    @property
+    def step_meaning(self) -> StepMeaning | None:
+        """What the rewards of steps mean, as the service or the artifact of an engine says it; None where neither does."""
+        if self.steps is not None:
+            policy = self.steps.policy
+            return StepMeaning(True, policy.scale, policy.shift, policy.threshold)
+        told = self._identity.get("steps") if self.engine == "assay" else None
+        return StepMeaning(**told) if isinstance(told, dict) and set(told) == {*StepMeaning._fields} else None
+
+    @property
+    def step_threshold(self) -> float:
+        """See `ReadsSteps`; NaN where it is not known."""
+        return math.nan if self.step_meaning is None else float(self.step_meaning.threshold)
+
+    def step_probability(self, rewards_S: np.ndarray) -> np.ndarray:
+        """See `ReadsSteps`; NaN where it is not known."""
+        return np.full(len(rewards_S), math.nan) if self.step_meaning is None else self.step_meaning.right(rewards_S)
 
     def close(self) -> None:
         self._client.close()
@@ -171,7 +208,7 @@ class RemoteScorer:
             return [row for item in items for row in self._rows([item], until)]
         try:
             return self._request_rows(items, until)
-        except _Unanswered as failure:
+        except Unanswered as failure:
             if failure.status in _SPLITS and len(items) > 1:
                 half = len(items) // 2
                 return [*self._rows(items[:half], until), *self._rows(items[half:], until)]
@@ -184,9 +221,11 @@ class RemoteScorer:
             return self._own_rows(reply, len(items))
         self._check_echo(headers.get(FINGERPRINT_HEADER))
         try:
+            if self.steps is not None:
+                return self.steps.rows(reply, [item.token_ids or () for item in items], self.name)
             return [{"value": float(value)} for value in read_rewards(reply, len(items), self.name)]
         except EngineError as error:  # one item may be the cause
-            raise _Unanswered(str(error), _SPLITS[0]) from error
+            raise Unanswered(str(error), _SPLITS[0]) from error
 
     def _own_rows(self, reply: Any, num_items: int) -> list[dict[str, Any]]:
         rows = reply.get("rewards") if isinstance(reply, dict) else None
@@ -200,6 +239,8 @@ class RemoteScorer:
         model = {} if self.model is None else {"model": self.model}
         if self.engine == "assay":
             return {"items": [item.row for item in items], **model}
+        if self.steps is not None:
+            return token_labels_request([item.token_ids or () for item in items], self.model)
         match self.engine, items[0].kind:
             case _, "conversation":
                 return {**model, "messages": items[0].row["messages"], "use_activation": False}
@@ -229,12 +270,12 @@ class RemoteScorer:
             return {}
         try:
             reply, _ = self._request("GET", f"{self.base}{path}", None, until)
-        except _Refused as refusal:
+        except Refused as refusal:
             if refusal.status == 404:  # this engine reports nothing
                 return {}
             raise
-        except _Unanswered as failure:
-            raise _Silent(str(failure)) from failure
+        except Unanswered as failure:
+            raise Silent(str(failure)) from failure
         known = reply if isinstance(reply, dict) else {}
         models = [row for row in known.get("data", []) if isinstance(row, dict) and self.model in (None, row.get("id"))]
         known = models[0] if models else known
@@ -243,8 +284,8 @@ class RemoteScorer:
     def _own_description(self, until: float) -> dict[str, Any]:
         try:
             reply, _ = self._request("GET", f"{self.base}/v1/info", None, until)
-        except _Unanswered as failure:
-            raise _Silent(f"{failure}: start it, mend the URL, or name the engine (vllm+http://...)") from failure
+        except Unanswered as failure:
+            raise Silent(f"{failure}: start it, mend the URL, or name the engine (vllm+http://...)") from failure
         try:
             models = {model["name"]: model for model in reply["models"]}
             named = self.model or next(iter(models))
@@ -261,7 +302,8 @@ class RemoteScorer:
         if self.engine == "assay":
             return str(self._identity["fingerprint"])
         policy = None if self.renderer is None else [self.renderer.tokenizer.chat_template, self.renderer.settings()]
-        return json_digest([self.engine, self.name, self.model, self._identity, policy])
+        steps = [] if self.steps is None else [self.steps.identity()]
+        return json_digest([self.engine, self.name, self.model, self._identity, policy, *steps])
 
     def _check_identity(self, until: float) -> None:
         described = self._described(until)
@@ -279,10 +321,10 @@ class RemoteScorer:
         return EngineError(f"{self.name} answers with another model than before ({now}, not {was}): make a new scorer for it")
 
     def _request(self, method: str, address: str, body: Any, until: float) -> tuple[Any, httpx2.Headers]:
-        """The JSON of an answer; failures that may pass are tried again. Raises _Unanswered when there are no rewards, EngineError
+        """The JSON of an answer; failures that may pass are tried again. Raises Unanswered when there are no rewards, EngineError
         when every other request would fail too."""
         content = None if body is None else json.dumps(body).encode()  # escaped: the server reports invalid Unicode
-        failure = _Unanswered(f"{self.name} gave no answer in {self.deadline_seconds:g} s")
+        failure = Unanswered(f"{self.name} gave no answer in {self.deadline_seconds:g} s")
         for attempt in range(self.attempts):
             left = until - time.monotonic()
             if left <= 0:
@@ -293,17 +335,15 @@ class RemoteScorer:
                 response = self._client.request(method, address, content=content, headers=headers, timeout=seconds)
             except httpx2.TimeoutException as error:
                 if not isinstance(error, httpx2.ConnectTimeout | httpx2.PoolTimeout):
-                    raise _Unanswered(f"{self.name} gave no answer in {seconds:g} s") from error
-                failure = _Unanswered(f"{self.name} cannot be reached in {seconds:g} s")
+                    raise Unanswered(f"{self.name} gave no answer in {seconds:g} s") from error
+                failure = Unanswered(f"{self.name} cannot be reached in {seconds:g} s")
             except httpx2.TransportError as error:
-                failure = _Unanswered(f"{self.name} cannot be reached ({type(error).__name__})")
+                failure = Unanswered(f"{self.name} cannot be reached ({type(error).__name__})")
             else:
                 if response.status_code not in _AGAIN and not self._is_ray_serve_error(response):
                     return self._read(response), response.headers
-                failure = _Unanswered(
-                    f"{self.name} answered {response.status_code} ({_error_text(response)})", response.status_code
-                )
-                failure.retry_after = _seconds(response.headers.get("Retry-After"))
+                failure = Unanswered(f"{self.name} answered {response.status_code} ({error_text(response)})", response.status_code)
+                failure.retry_after = seconds_of(response.headers.get("Retry-After"))
             if attempt + 1 < self.attempts:
                 time.sleep(min(self._pause(attempt, failure.retry_after), max(0.0, until - time.monotonic())))
         raise failure
@@ -316,9 +356,9 @@ class RemoteScorer:
     def _read(self, response: httpx2.Response) -> Any:
         status = response.status_code
         if status in _FIXES:
-            raise _Refused(f"{self.name} answered {status} ({_error_text(response)}): {_FIXES[status]}", status)
+            raise Refused(f"{self.name} answered {status} ({error_text(response)}): {_FIXES[status]}", status)
         if status != 200:
-            raise _Unanswered(f"{self.name} answered {status} ({_error_text(response)})", status)
+            raise Unanswered(f"{self.name} answered {status} ({error_text(response)})", status)
         try:
             return response.json()
         except ValueError as error:
@@ -330,55 +370,3 @@ class RemoteScorer:
         with self._lock:
             jitter = self._random.random()
         return max(retry_after * (1 + 0.25 * jitter), min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * (0.5 + jitter / 2))
-
-
-def _renderer(engine: Remote, artifact: str | Path | None, renderer: Renderer | None) -> Renderer | None:
-    if artifact is None:
-        return renderer
-    if engine == "assay" or renderer is not None:
-        raise ValueError(
-            f"artifact {artifact} goes with an engine (vllm, sglang, tei, openrlhf) and without renderer=: leave one out"
-        )
-    from assay.models.saved.artifact_renderer import renderer_of  # imports transformers
-
-    return renderer_of(artifact)
-
-
-class _Refused(EngineError):
-    """The server refuses every request, whatever its items: a second try would fail too."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class _Silent(EngineError):
-    """The server does not answer which model it serves."""
-
-
-class _Unanswered(Exception):
-    """There are no rewards for this request. status: of the answer; 0 when there was none."""
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
-        self.retry_after = 0.0
-
-
-def _error_text(response: httpx2.Response) -> str:
-    """The server's error message, 200 characters at most."""
-    try:
-        content = response.json()
-        content = content.get("error", content.get("detail", content)) if isinstance(content, dict) else content
-        content = content.get("message", content) if isinstance(content, dict) else content
-    except ValueError:
-        content = response.text
-    return " ".join(str(content).split())[:200]
-
-
-def _seconds(header: str | None) -> float:
-    try:
-        value = float(header or 0)
-    except ValueError:  # a date
-        return 1.0
-    return value if math.isfinite(value) and value > 0 else 0.0

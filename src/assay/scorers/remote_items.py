@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from assay.records import Completion
-from assay.scorers.engine_api import TAKES_IDS, Engine
+from assay.scorers.engine_api import TAKES_IDS, Engine, Remote
 
 if TYPE_CHECKING:
     from assay.data.render import Rendered, Renderer
 
-_STEPS = "the reward of steps is read at the last step, engines read the end of a text: leave steps out"
+_STEPS = (
+    "the reward of steps is read at the last step, engines read the end of a text: leave steps out; of a process reward model name "
+    "the artifact that vLLM serves, URL#runs/prm"
+)
 _REMEDY = "name the artifact that it serves, assay.load(URL, artifact='runs/mine') in Python or URL#runs/mine on a command line"
 
 
@@ -33,6 +37,25 @@ class Item(NamedTuple):
         return "conversation" if "messages" in self.row else "item"
 
 
+def renderer_for(engine: Remote, artifact: str | Path | None, renderer: Renderer | None) -> Renderer | None:
+    """The renderer of the artifact that an engine serves, or the one that is given. Raises ValueError where one goes without the
+    other, ArtifactError as `renderer_of`."""
+    if artifact is None:
+        return renderer
+    if engine == "assay" or renderer is not None:
+        raise ValueError(
+            f"artifact {artifact} goes with an engine (vllm, sglang, tei, openrlhf) and without renderer=: leave one out"
+        )
+    from assay.models.saved.artifact_renderer import renderer_of  # imports transformers
+
+    return renderer_of(artifact)
+
+
+def ids_item(rendered: Rendered) -> Item:
+    """All tokens of a completion, or why there are none."""
+    return Item(error=rendered.error) if rendered.error is not None else Item(token_ids=tuple(rendered.tokens.tolist()))
+
+
 def engine_item(completion: Completion, engine: Engine) -> Item:
     """The completion as the engine takes it, without a renderer."""
     if completion.steps is not None:
@@ -48,6 +71,9 @@ def engine_item(completion: Completion, engine: Engine) -> Item:
 
 def rendered_item(completion: Completion, engine: Engine, rendered: Rendered, renderer: Renderer) -> Item:
     """The completion as the engine takes it, in the tokens or the text that the renderer made of it."""
+    from assay.data.render import read_at_end  # imports transformers' templates
+
+    rendered = read_at_end(rendered)
     if rendered.error is not None:
         return Item(error=rendered.error)
     if engine in TAKES_IDS:  # engines read the last token

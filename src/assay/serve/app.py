@@ -16,7 +16,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -117,6 +117,17 @@ class ScoreReply(BaseModel):
     rewards: list[Reward]
 
 
+class PairScoresReply(BaseModel):
+    """vLLM's, to its own form of the request."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[dict[str, Any]]
+    usage: dict[str, Any]
+
+
 _STATUSES = {
     401: "no token, or an unknown one",
     403: "asked by the page of another site, or by a name that this machine does not have",
@@ -165,7 +176,7 @@ def build_app(service: Service, *, on_failure: Callable[[str], None] | None = No
     app.get("/docs", include_in_schema=False)(docs)
     app.get("/metrics", tags=["service"], response_class=PlainTextResponse, responses={401: ERRORS[401]})(metrics)
     app.get("/v1/info", tags=["assay"], responses={401: ERRORS[401]})(info)
-    app.post("/v1/score", tags=["assay", "vLLM"], response_model=ScoreReply, responses=ERRORS)(score)
+    app.post("/v1/score", tags=["assay", "vLLM"], response_model=ScoreReply | PairScoresReply, responses=ERRORS)(score)
     for contract in (engines, rerank, tei, trainers, gym):
         app.include_router(contract.router, responses=ERRORS)
     app.include_router(admin.router, responses=ERRORS | {409: {"model": ErrorReply}})

@@ -13,7 +13,17 @@ from typing import Any
 
 from assay.data.score_template import added_specials
 from assay.records import Completion
-from assay.scorers.base import HasRenderer, LabelsTokens, Scorer, capability, closed, closing_of, padding_of, reads_ground_truth
+from assay.scorers.base import (
+    HasRenderer,
+    LabelsTokens,
+    Scorer,
+    TellsStepMeaning,
+    capability,
+    closed,
+    closing_of,
+    padding_of,
+    reads_ground_truth,
+)
 from assay.serve.batcher import Batcher, EngineDown, QueueFull
 from assay.serve.prometheus import RewardWindow
 from assay.serve.queue import Row
@@ -74,12 +84,15 @@ class Loaded:
 
     def describe(self) -> dict[str, Any]:
         scorer = self.batcher.scorer
+        telling = capability(scorer, TellsStepMeaning, of_same_rewards=True)
+        meaning = None if telling is None else telling.step_meaning
         return {
             "source": self.source,
             "fingerprint": self.fingerprint,
             "is_alive": self.batcher.is_alive,
             "scope": scorer.scope,
             "tolerance": scorer.tolerance,
+            "steps": None if meaning is None else meaning._asdict(),
             "reads_ground_truth": reads_ground_truth(scorer),
             "max_length": self.text_rules.max_length,
             "closing": self.text_rules.closing,

@@ -54,7 +54,10 @@ def run_service(
     )
     server = uvicorn.Server(settings)
     host, port = listener.getsockname()[:2]
-    say("serving", f"http://{f'[{host}]' if ':' in host else host}:{port} ({', '.join(service.models)})")
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    say("serving", f"{url} ({', '.join(service.models)}); Ctrl-C ends it")
+    first = '{"items": [{"prompt": "What is 2 + 2?", "response": "4."}]}'
+    say("try", f"curl -s {url}/v1/score -H 'Content-Type: application/json' -d '{first}'   (all routes: {url}/docs)")
     # uvicorn stops at these signals, and raises them again when it is done: that must not end the process
     with signals_handled(lambda *_: None):
         server.run(sockets=[listener])

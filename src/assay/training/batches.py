@@ -6,7 +6,7 @@ Shapes: N rows, G groups, R reward positions, K outputs of the head, D hidden si
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -94,10 +94,22 @@ class TokenSource:
         return row_batches(self.table, rows, self.max_tokens, layout=self.layout, pad_id=self.pad_id)
 
     def outputs(self, model: RewardModel, batch: Batch) -> torch.Tensor:
-        device = model.head.weight.device
-        hidden_BLD = None if self.cache is None else self.cache.gather(batch.packed, batch.groups).to(device)
-        outputs_RK = model(batch.packed, hidden_BLD)
-        return torch.zeros_like(outputs_RK).index_copy(0, torch.from_numpy(batch.slots).to(device), outputs_RK)
+        return self._in_order(model(batch.packed, self._hidden(model, batch)), batch)
+
+    def outputs_and_states(self, model: RewardModel, batch: Batch, places_S: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `outputs`; and the last hidden states (S, D) at further places, flat indices into the batch's tokens, where the last
+        layer is run too."""
+        read = replace(batch.packed, reward_positions=np.concatenate([batch.packed.reward_positions, places_S]), round_tokens=0)
+        states_SD = model.states(read, self._hidden(model, batch))
+        num_rewards = len(batch.packed.reward_positions)
+        return self._in_order(model.read(states_SD[:num_rewards]), batch), states_SD[num_rewards:]
+
+    def _hidden(self, model: RewardModel, batch: Batch) -> torch.Tensor | None:
+        return None if self.cache is None else self.cache.gather(batch.packed, batch.groups).to(model.head.weight.device)
+
+    @staticmethod
+    def _in_order(outputs_RK: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return torch.zeros_like(outputs_RK).index_copy(0, torch.from_numpy(batch.slots).to(outputs_RK.device), outputs_RK)
 
 
 class StateBatch(NamedTuple):

@@ -1,5 +1,7 @@
 """`--params auto`: the head alone or the last blocks, whichever has the lower loss on training prompts that it was not fitted to.
 
+In folds of those prompts, one after another, until they have decided: every prompt is held out of one fold.
+
 Which is better depends on the number of pairs and on the base (benchmarks/auto.py). The frozen layers are run once for both.
 Suffixes: P pairs.
 """
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from assay.console import progress
+from assay.console import progress, say
 from assay.data.table import PairTable
 from assay.files import digest, write_text
 from assay.models.backbone import Backbone, can_cut, split_backbone
@@ -34,19 +36,21 @@ QUICK = (
     "a quick look: a head alone, on the first third of the layers, nothing tried beside it; leave --quick out for a model to keep"
 )
 NUM_BLOCKS = 4
-ONE_IN = 4  # a quarter of the training prompts is held out of the trial
+NUM_FOLDS = 3  # at most: then the trial costs as much as two more fits to all pairs
 MIN_PROMPTS = 20  # in the trial
+ENOUGH_PROMPTS = 30  # held out so far, before a fold less may do
 MAX_PAIRS = 5000  # in the trial
 
 
 class Tried(NamedTuple):
-    """A candidate on the held-out pairs of the trial, and what it cost: wall and processor seconds."""
+    """A candidate on the held-out pairs of the trial, and what it cost: wall and processor seconds. folds: mean loss of each."""
 
     params: str
     loss: float
     accuracy: float
     seconds: float
     cpu_seconds: float
+    folds: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +74,18 @@ class Choice:
 
     def table(self) -> Table:
         """For the report."""
-        rows = tuple((one.params, one.loss, one.accuracy, round(one.seconds, 1), round(one.cpu_seconds, 1)) for one in self.tried)
-        columns = ("--params", "held-out log loss", "held-out accuracy", "seconds", "processor seconds")
+        rows = tuple(
+            (
+                one.params,
+                one.loss,
+                ", ".join(f"{loss:.3f}" for loss in one.folds),
+                one.accuracy,
+                round(one.seconds, 1),
+                round(one.cpu_seconds, 1),
+            )
+            for one in self.tried
+        )
+        columns = ("--params", "held-out log loss", "by fold", "held-out accuracy", "seconds", "processor seconds")
         return Table(title="what was tried for --params auto", columns=columns, rows=rows, note=self.reason)
 
 
@@ -102,8 +116,8 @@ def options(config: TrainConfig, backbone: Backbone) -> Options:
             raise ValueError(
                 f"--quick cuts the base after a third of its layers, and {type(backbone.model).__name__} cannot be cut"
             )
-        named = (config.params,) if config.params.startswith("head") else _head_for(backbone).params
-        return Options(named if config.kind == "pairs" else ("head",), QUICK)
+        own = _head_for(backbone).params if config.kind == "pairs" else ("head",)
+        return Options((config.params,) if config.params.startswith("head") else own, QUICK)
     if config.params != AUTO:
         return Options((config.params,))
     head, blocks = _head_for(backbone) if config.kind == "pairs" else Options(("head",)), _blocks_for(config, backbone)
@@ -152,30 +166,74 @@ def _head_for(backbone: Backbone) -> Options:
 
 
 def choose(candidates: Sequence[Candidate], table: PairTable, train_rows: np.ndarray, *, seed: int) -> Choice:
-    """Fit each candidate to three quarters of the training prompts; the one with the lower log loss on the others is chosen.
+    """Fit each of two candidates to two thirds of the training prompts, up to three times; the one with the lower log loss on the
+    others is chosen.
 
     train_rows: training pairs and counter-examples made from them, which are not compared on.
 
-    A difference within noise decides too: where it is small, little is lost if it is wrong (benchmarks/auto.py). At most
-    `MAX_PAIRS` pairs are used. The models are left as they were; calibration and test pairs are not looked at. With too few prompts
-    it is the first candidate.
+    A fold less does where the mean difference is more than two standard errors, by prompt, from zero. A difference within noise
+    decides too: where it is small, little is lost if it is wrong (benchmarks/auto.py). At most `MAX_PAIRS` pairs are used. The
+    models are left as they were; calibration and test pairs are not looked at. With too few prompts it is the first candidate.
     """
-    rows, held_rows = _trial_rows(table, train_rows, seed)
-    if not len(held_rows):
+    folds = _trial_folds(table, train_rows, seed)
+    if not folds:
         reason = f"fewer than {MIN_PROMPTS} training prompts are too few to try more"
         return Choice(params=candidates[0].config.params, reason=reason)
-    losses_P, tried = [], []
-    for candidate in candidates:
-        wall, cpu = time.perf_counter(), time.process_time()
-        margins_P, labels_P = _held_out_margins(candidate, table, rows, held_rows), table.preference[held_rows].astype(np.float64)
-        losses_P.append(log_losses(margins_P, labels_P))
-        right_P = is_right(margins_P, labels_P)
+    names, num_pairs = [one.config.params for one in candidates], sum(len(held_rows) for _, held_rows in folds)
+    cost = f"a fit of each to about {len(folds[0][0]):,} rows in each of at most {len(folds)} folds"
+    say("params", f"trying {' and '.join(names)} on {num_pairs:,} training pairs: {cost}, fewer where they decide")
+    found = [_Fold((), (), 0.0, 0.0) for _ in candidates]
+    held = np.empty(0, np.int64)
+    for rows, held_rows in folds:
+        found = [one.joined(_fold_of(each, table, rows, held_rows)) for one, each in zip(found, candidates, strict=True)]
+        held = np.concatenate([held, held_rows])
+        ahead = _ahead(np.concatenate(found[1].losses) - np.concatenate(found[0].losses), table.prompt[held])
+        if abs(ahead.mean) > 2 * ahead.error and len(np.unique(table.prompt[held])) >= ENOUGH_PROMPTS:
+            break
+    tried = tuple(one.tried(name) for one, name in zip(found, names, strict=True))
+    best = int(ahead.mean < 0)
+    reason = _why(tried, _Ahead(abs(ahead.mean), ahead.error), len(held), best)
+    return Choice(params=names[best], reason=reason, tried=tried)
+
+
+class _Fold(NamedTuple):
+    """What a candidate gave on held-out pairs, by fold: losses and whether each was right, (P,); and what it cost."""
+
+    losses: tuple[np.ndarray, ...]
+    right: tuple[np.ndarray, ...]
+    seconds: float
+    cpu_seconds: float
+
+    def joined(self, other: _Fold) -> _Fold:
+        took = self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds
+        return _Fold(self.losses + other.losses, self.right + other.right, *took)
+
+    def tried(self, params: str) -> Tried:
+        right_P, folds = np.concatenate(self.right), tuple(round(float(loss_P.mean()), 4) for loss_P in self.losses)
         right = float(np.nanmean(right_P)) if np.isfinite(right_P).any() else math.nan
-        took = round(time.perf_counter() - wall, 1), round(time.process_time() - cpu, 1)
-        tried.append(Tried(candidate.config.params, float(losses_P[-1].mean()), right, *took))
-    best = int(np.argmin([one.loss for one in tried]))
-    reason = _why(tried, losses_P[1 - best] - losses_P[best], table.prompt[held_rows], best)
-    return Choice(params=tried[best].params, reason=reason, tried=tuple(tried))
+        loss = float(np.concatenate(self.losses).mean())
+        return Tried(params, loss, right, round(self.seconds, 1), round(self.cpu_seconds, 1), folds)
+
+
+class _Ahead(NamedTuple):
+    """By how much the log loss of one is the lower one, and the standard error by prompt."""
+
+    mean: float
+    error: float
+
+
+def _fold_of(candidate: Candidate, table: PairTable, rows: np.ndarray, held_rows: np.ndarray) -> _Fold:
+    wall, cpu = time.perf_counter(), time.process_time()
+    margins_P, labels_P = _held_out_margins(candidate, table, rows, held_rows), table.preference[held_rows].astype(np.float64)
+    took = time.perf_counter() - wall, time.process_time() - cpu
+    return _Fold((log_losses(margins_P, labels_P),), (is_right(margins_P, labels_P),), *took)
+
+
+def _ahead(ahead_P: np.ndarray, prompt_P: np.ndarray) -> _Ahead:
+    _, place_P = np.unique(prompt_P, return_inverse=True)
+    sums_C = np.bincount(place_P, ahead_P - ahead_P.mean())
+    error = math.sqrt((sums_C**2).sum() * len(sums_C) / max(1, len(sums_C) - 1)) / len(ahead_P)
+    return _Ahead(float(ahead_P.mean()), error)
 
 
 class KeptChoice:
@@ -201,17 +259,19 @@ class KeptChoice:
         return choice
 
 
-def _trial_rows(table: PairTable, train_rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to fit to, counter-examples among them, and pairs to compare on, none where there are too few prompts."""
+def _trial_folds(table: PairTable, train_rows: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows to fit to, counter-examples among them, and pairs to compare on, by fold; none where there are too few prompts."""
     prompt_P, is_pair_P = table.prompt[train_rows], ~np.isin(train_rows, table.rows(COUNTER_EXAMPLES))
     unique, place_P = np.unique(prompt_P, return_inverse=True)
     order = np.random.default_rng([seed, 7]).permutation(len(unique))
     drawn = order[np.cumsum(np.bincount(place_P, is_pair_P)[order]) <= MAX_PAIRS]
     if len(drawn) < MIN_PROMPTS:
-        return train_rows, train_rows[:0]
-    held = drawn[: len(drawn) // ONE_IN]
-    is_held_P = np.isin(place_P, held)
-    return train_rows[np.isin(place_P, drawn) & ~is_held_P], train_rows[is_held_P & is_pair_P]
+        return []
+    is_drawn_P, folds = np.isin(place_P, drawn), list[tuple[np.ndarray, np.ndarray]]()
+    for number in range(NUM_FOLDS):
+        is_held_P = np.isin(place_P, drawn[number::NUM_FOLDS])
+        folds.append((train_rows[is_drawn_P & ~is_held_P], train_rows[is_held_P & is_pair_P]))
+    return folds
 
 
 def _held_out_margins(candidate: Candidate, table: PairTable, rows: np.ndarray, held_rows: np.ndarray) -> np.ndarray:
@@ -233,13 +293,11 @@ def _held_out_margins(candidate: Candidate, table: PairTable, rows: np.ndarray, 
     return rewards_P2[:, 0] - rewards_P2[:, 1]
 
 
-def _why(tried: Sequence[Tried], ahead_P: np.ndarray, prompt_P: np.ndarray, best: int) -> str:
-    """ahead_P: by how much the log loss of the best is the lower one."""
-    _, place_P = np.unique(prompt_P, return_inverse=True)
-    sums_C = np.bincount(place_P, ahead_P - ahead_P.mean())
-    error = math.sqrt((sums_C**2).sum() * len(sums_C) / max(1, len(sums_C) - 1)) / len(ahead_P)
-    doubt = "" if ahead_P.mean() > 2 * error else ", which is within noise"
+def _why(tried: Sequence[Tried], ahead: _Ahead, num_pairs: int, best: int) -> str:
+    """ahead: of the best one."""
+    doubt = "" if ahead.mean > 2 * ahead.error else ", which is within noise"
     than = f"{tried[best].loss:.3f} against {tried[1 - best].loss:.3f} of {tried[1 - best].params}"
     cost = ", ".join(f"{one.params} {one.seconds:.0f} s" for one in tried)
-    where = f"on {len(ahead_P):,} pairs of a quarter of the training prompts"
-    return f"held-out log loss {than}, {ahead_P.mean():.3f} +- {error:.3f} lower{doubt}, {where}; trying took {cost}"
+    num_folds = len(tried[best].folds)
+    where = f"on {num_pairs:,} training pairs held out in {num_folds} fold{'s' if num_folds > 1 else ''} by prompt"
+    return f"held-out log loss {than}, {ahead.mean:.3f} +- {ahead.error:.3f} lower{doubt}, {where}; trying took {cost}"

@@ -272,7 +272,7 @@ class MetricsLog:
 
 def _optimizer(model: RewardModel, settings: LoopSettings) -> torch.optim.Optimizer:
     head = {id(p) for p in model.head.parameters()}
-    trained = [p for p in model.backbone.parameters() if p.requires_grad and id(p) not in head]
+    trained = [p for p in model.parameters() if p.requires_grad and id(p) not in head]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "peak": settings.learning_rate, "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "peak": settings.learning_rate, "weight_decay": 0.0},

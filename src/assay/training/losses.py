@@ -73,6 +73,33 @@ def flipped_bradley_terry(
     return -(preference_P * chosen_log_P + (1 - preference_P) * rejected_log_P)
 
 
+def sft_text(likelihood_P2: torch.Tensor, preference_P: torch.Tensor, beta: float | None) -> torch.Tensor:
+    """Loss on the text of the better answer, one a pair: (P,).
+
+    -log sigmoid(beta S), or -S with beta None; S = log p of the answer's tokens, their sum or their mean
+
+    A soft label p mixes the two answers' losses by p and 1 - p. S of a whole answer is about -100 or less: the sigmoid is saturated
+    there, and the loss is -beta S, so that long answers weigh more. Source: Yang et al. (2024), "Regularizing hidden states enables
+    learning generalizable reward model for LLMs" (GRM), as its code has it, with a beta of 0.1.
+    """
+    loss_P2 = -likelihood_P2 if beta is None else -logsigmoid(beta * likelihood_P2)
+    return preference_P * loss_P2[:, 0] + (1 - preference_P) * loss_P2[:, 1]
+
+
+def dpo_text(
+    likelihood_P2: torch.Tensor, preference_P: torch.Tensor, beta: float, reference_P2: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Loss on the text of both answers, one a pair: (P,), Bradley-Terry of
+
+    d = beta (S_chosen - S_rejected), less the same of a reference where there is one
+
+    likelihood_P2: S, log p of the answer's tokens, their sum or their mean. Sources: Rafailov et al. (2023), equation 7; as GRM's
+    code has it (Yang et al. 2024), which leaves the reference out; of means Meng et al. (2024, SimPO), without its target margin.
+    """
+    difference_P2 = likelihood_P2 if reference_P2 is None else likelihood_P2 - reference_P2
+    return bradley_terry(beta * difference_P2[:, 0], beta * difference_P2[:, 1], preference_P)
+
+
 def rao_kupper(chosen_P: torch.Tensor, rejected_P: torch.Tensor, preference_P: torch.Tensor, tie_width: float) -> torch.Tensor:
     """Negative log-likelihood of labels with ties, one a pair: (P,). A label of exactly 0.5 is a tie.
 

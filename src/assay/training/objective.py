@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from assay.training.losses import (
     bradley_terry,
     centring,
     davidson,
+    dpo_text,
     flipped_bradley_terry,
     rao_kupper,
+    sft_text,
     smooth_labels,
     unflip_labels,
 )
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
     from assay.training.settings import TrainConfig
 
 Loss = Literal["bradley-terry", "rdpo", "flips", "rao-kupper", "davidson"]
+Text = Literal["sft", "sft:sum", "sft:per-token", "dpo", "dpo:per-token", "dpo:reference"]
+BETA = 0.1  # of a text loss of summed log-probabilities: GRM's
+BETA_OF_MEANS = 2.0  # of dpo:per-token: SimPO's
+TEXT_WEIGHT = 0.01  # GRM's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,10 @@ class Objective:
     """Coefficient of the penalty on each prompt's mean reward."""
     debias_length: bool = False
     """Leave out of the reward what length alone says."""
+    text_loss: Text | None = None
+    """Also learn to write the answers (docs/training.md)."""
+    text_weight: Annotated[float, tyro.conf.arg(metavar="N")] = TEXT_WEIGHT
+    """Share of the text loss in the whole."""
 
     def __post_init__(self) -> None:
         for name in ("label_smoothing", "flip_rate"):
@@ -64,6 +74,39 @@ class Objective:
             raise ValueError(f"--debias-length cannot be joined with --loss {self.loss}: its ties stand for equal answers")
         if self.use_margin and self.loss in ("rao-kupper", "davidson"):
             raise ValueError(f"--use-margin cannot be joined with --loss {self.loss}: its ties stand for small margins")
+        if not 0 < self.text_weight < 1:
+            raise ValueError(f"--text-weight {self.text_weight} must lie between 0 and 1")
+        if self.text_loss is None and self.text_weight != TEXT_WEIGHT:
+            raise ValueError(f"--text-weight {self.text_weight} says nothing without --text-loss: give sft, or leave it out")
+
+    @property
+    def name(self) -> str:
+        """For cards: the loss, and what is added to it."""
+        return self.loss if self.text_loss is None else f"{self.loss}, and {self.text_weight:g} of a text loss ({self.text_loss})"
+
+    @property
+    def reads_rejected_text(self) -> bool:
+        """Whether the text loss of a plain label needs the rejected answer too."""
+        return self.text_loss is not None and self.text_loss.startswith("dpo")
+
+
+def refuse_text_loss(config: TrainConfig) -> None:
+    """Raises ValueError, with the fix, for what a text loss cannot be joined with: it is read from the base's own last layer."""
+    form = config.objective.text_loss
+    if form is None:
+        return
+    mode = config.params.partition(":")[0]
+    if config.machine.quick or mode in ("head", "auto"):
+        what = "--quick" if config.machine.quick else f"--params {config.params}"
+        trains = "may train a head alone" if mode == "auto" else "trains a head alone"
+        raise ValueError(f"--text-loss {form}: {what} {trains}, which writes no text: give --params blocks:4, lora:16 or full")
+    if config.init_from is not None:
+        raise ValueError(f"--text-loss {form}: a reward model has no language model's head: give --base in place of --init-from")
+    if config.depth not in (None, "full"):
+        why = "the base predicts tokens from its last layer"
+        raise ValueError(f"--text-loss {form} cannot be joined with --depth {config.depth}: {why}, leave --depth out")
+    if config.machine.shard:
+        raise ValueError(f"--text-loss {form} cannot be joined with --shard: leave one of the two out, or train --params blocks:K")
 
 
 def refuse_pair_flags(config: TrainConfig) -> None:
@@ -71,19 +114,24 @@ def refuse_pair_flags(config: TrainConfig) -> None:
     plain, asked, regularization = Objective(), config.objective, config.regularization
     given = {
         f"--{name.replace('_', '-')}": getattr(asked, name) != getattr(plain, name)
-        for name in ("loss", "label_smoothing", "flip_rate", "tie_share", "use_margin", "debias_length")
+        for name in ("loss", "label_smoothing", "flip_rate", "tie_share", "use_margin", "debias_length", "text_loss")
     }
     given |= {"--augment": regularization.augment is not None, "--replay": regularization.replay > 0}
-    given[f"--params {config.params}"] = config.reads_mean
     for flag, is_given in given.items():
         if is_given:
             raise ValueError(f"{flag} is of pairs, and says nothing to --kind {config.kind}: leave it out")
 
 
 def batch_loss(
-    rewards_P2: torch.Tensor, table: PairTable, rows: np.ndarray, objective: Objective, length_slope: float = 0.0
+    rewards_P2: torch.Tensor,
+    table: PairTable,
+    rows: np.ndarray,
+    objective: Objective,
+    length_slope: float = 0.0,
+    text: AnswerText | None = None,
 ) -> BatchLoss:
-    """Summed loss of P pairs; columns are the sums of the loss without centring, of right pairs, of margins and of |rewards|.
+    """Summed loss of P pairs; columns are the sums of the loss without centring, of right pairs, of margins and of |rewards|, and
+    with `text` of the text loss, which then has the share `text_weight` of the whole.
 
     length_slope: b of `length_log_odds`. The loss is that of d + b x length gap instead of d, so that the reward learns what length
     does not say: a product of experts (Hinton 2002; Clark et al. 2019, equation 3, "Don't take the easy way out").
@@ -102,8 +150,31 @@ def batch_loss(
         loss = loss + objective.centring * (centring(chosen_P, rejected_P) * weight_P).sum()
     difference_P = (chosen_P - rejected_P).detach()
     right = (difference_P * (preference_P - 0.5) > 0).sum()
-    sums = torch.stack([nll_P.detach().sum(), right.float(), difference_P.sum(), rewards_P2.detach().abs().mean(1).sum()])
-    return BatchLoss(loss, sums)
+    sums = [nll_P.detach().sum(), right.float(), difference_P.sum(), rewards_P2.detach().abs().mean(1).sum()]
+    if text is not None:
+        text_P = text_losses(text, preference_P, objective) * weight_P
+        loss = (1 - objective.text_weight) * loss + objective.text_weight * text_P.sum()
+        sums.append(text_P.detach().sum())
+    return BatchLoss(loss, torch.stack(sums))
+
+
+class AnswerText(NamedTuple):
+    """likelihood_P2: log p of each answer's tokens, summed, float32; 0 of an answer that the loss does not need. num_tokens_P2: how
+    many they are. reference_P2: the same of the base before training, where there is a reference."""
+
+    likelihood_P2: torch.Tensor
+    num_tokens_P2: torch.Tensor
+    reference_P2: torch.Tensor | None = None
+
+
+def text_losses(text: AnswerText, preference_P: torch.Tensor, objective: Objective) -> torch.Tensor:
+    """Text loss of each pair, (P,), before weights."""
+    form = objective.text_loss
+    is_mean = form is not None and form.endswith(":per-token")
+    likelihood_P2 = text.likelihood_P2 / text.num_tokens_P2.clamp(min=1) if is_mean else text.likelihood_P2
+    if objective.reads_rejected_text:
+        return dpo_text(likelihood_P2, preference_P, BETA_OF_MEANS if is_mean else BETA, text.reference_P2)
+    return sft_text(likelihood_P2, preference_P, BETA if form == "sft" else None)
 
 
 def pair_losses(

@@ -20,15 +20,18 @@ from assay.models.backbone import Backbone, can_cut, cut_depth, load_backbone
 from assay.models.bases import Base, refuse_broken_weights
 from assay.models.device import Compute, pick_compute
 from assay.models.reward_model import RewardModel, new_head
+from assay.models.text_head import TextHead, load_text_head
 from assay.records import PreferencePair
 from assay.training import distributed
 from assay.training.cache import KnownStates
 from assay.training.choice import Candidate, Choice, KeptChoice, Options, choose, options
 from assay.training.depth import DepthProbe, Probed
 from assay.training.known_texts import KnownTexts, known_texts
+from assay.training.neutral import Neutral
 from assay.training.settings import Derived, TrainConfig, derive, parse_depth, parse_params
 from assay.training.start import check_layers, starting_point
 from assay.training.tasks.task import COUNTER_EXAMPLES, Built, Kind, kind_of
+from assay.training.text_reads import text_likelihoods
 from assay.training.trained import Trained, head_above, trained_part
 from assay.training.weight_decay import NUM_FITS, choose_decay
 
@@ -41,7 +44,8 @@ class Prepared:
     """A run that is ready to be fitted. data: what was read of each file. saved_dtype: number format of the saved backbone.
 
     table, built: as the kind of training makes them. split_by_prompt: by the hash of the prompt, so that config.json can repeat it.
-    probe: with --depth auto, what it found. choice: with --params auto, what was chosen of what.
+    probe: with --depth auto, what it found. choice: with --params auto, what was chosen of what. neutral: labels that were
+    found for the counter-examples of --augment.
     """
 
     kind: Kind
@@ -59,6 +63,7 @@ class Prepared:
     split_by_prompt: bool
     probe: DepthProbe | None = None
     choice: Choice | None = None
+    neutral: Neutral | None = None
 
     @property
     def model(self) -> RewardModel:
@@ -133,7 +138,13 @@ def prepare(
     backbone = cut_depth(backbone, probe.depth) if probe is not None else backbone
     saved_dtype, base_digest = next(backbone.parameters()).dtype, _weights_digest(backbone)
     head = _first_head(kind, table, backbone, start, config)
-    whole = RewardModel(backbone, head, outputs=kind.OUTPUTS, compute_dtype=compute.dtype).to(compute.device)
+    whole = RewardModel(
+        backbone,
+        head,
+        outputs=kind.OUTPUTS,
+        compute_dtype=compute.dtype,
+        text_head=_text_head(config, base, backbone, renderer),
+    ).to(compute.device)
     parts = _Parts(kind, table, whole, base_digest, compute, known)
     chosen, choice = _chosen(parts, config, asked)
     if parse_params(chosen.config.params)[0] == "head" and config.regularization.weight_decay is None:
@@ -190,7 +201,27 @@ def _candidate(parts: _Parts, config: TrainConfig) -> Candidate:
         base_digest=parts.base_digest,
         known=parts.known,
     )
-    return Candidate(config=config, derived=derived, trained=trained, built=parts.kind.build_task(config, parts.table, source))
+    built = parts.kind.build_task(config, parts.table, source)
+    if config.objective.text_loss == "dpo:reference":
+        with_reference = replace(built.task, reference=_reference(trained.model, source, parts.table))
+        built = built._replace(task=with_reference)
+    return Candidate(config=config, derived=derived, trained=trained, built=built)
+
+
+def _text_head(config: TrainConfig, base: Base, backbone: Backbone, renderer: Renderer) -> TextHead | None:
+    """The base's own head, where a loss on text asks for it. Raises ValueError where it does not know all tokens."""
+    if config.objective.text_loss is None:
+        return None
+    head = load_text_head(base.path, base.name, backbone)
+    if head.num_tokens < len(renderer.tokenizer):
+        few = f"predicts {head.num_tokens:,} tokens, its tokenizer has {len(renderer.tokenizer):,}"
+        raise ValueError(f"--text-loss {config.objective.text_loss}: the head of {base.name} {few}: leave --text-loss out")
+    return head
+
+
+def _reference(model: RewardModel, source: Any, table: Any) -> np.ndarray:
+    """What the base, which is trained from here, gives the training answers."""
+    return text_likelihoods(model, source, table, training_rows(table))
 
 
 def _derived(parts: _Parts, config: TrainConfig) -> Derived:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,16 +19,21 @@ from assay.data.table import SplitTable
 from assay.evaluation.evaluate import gap_finding
 from assay.files import digest as digest_of
 from assay.files import write_text
+from assay.models.bases import Base
 from assay.models.reward_model import RewardModel
 from assay.records import Finding, Metric, Report, Table
 from assay.run_files import UNKNOWN_PAST
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
 from assay.training.choice import QUICK
+from assay.training.neutral import off_neutral, reached
 from assay.training.prepare import Prepared
+from assay.training.settings import TrainConfig
 from assay.training.tasks.task import COUNTER_EXAMPLES
 
 SAMPLED = 2000  # training pairs of the report
+ROWS = {"process": "solutions", "outcome": "solutions", "rankings": "lists", "attributes": "answers"}  # what a row is, by kind
+DRAWN = 50  # points of a training curve: a step's loss alone is noise
 
 
 def training_sample(prepared: Prepared) -> np.ndarray:
@@ -51,9 +57,12 @@ def accuracy_report(
         tables = (*tables, prepared.choice.table())
     if prepared.probe is not None:
         tables = (*tables, prepared.probe.table())
-    findings: tuple[Finding, ...] = ()
+    worth = reached(prepared)
+    if prepared.neutral is not None:
+        tables = (*tables, prepared.neutral.table(worth))
+    findings = tuple(off_neutral(worth))
     if not (np.isnan(train.value) or np.isnan(heldout.value)):
-        findings = (gap_finding(train, heldout),)
+        findings = (gap_finding(train, heldout), *findings)
     if prepared.config.machine.quick:
         findings += (Finding("warn", "quick run", float(prepared.trained.whole.backbone.num_layers), math.nan, QUICK),)
     facts = {"params": prepared.config.params, "base": prepared.base.name, "training pairs": num_pairs}
@@ -75,9 +84,20 @@ def _accuracy(prepared: Prepared, name: str, rewards_P2: np.ndarray, rows: np.nd
 
 
 def curve(rows: list[dict[str, Any]], name: str) -> Table:
-    """A figure by epoch, on training and on held-out pairs."""
-    points = tuple(tuple(row.get(key, float("nan")) for key in ("epoch", name, f"heldout_{name}")) for row in rows)
-    return Table(title=name, columns=("epoch", "training", "held out"), rows=points, chart="line")
+    """A figure by epoch, on training and on held-out pairs, at about `DRAWN` points or fewer: steps in between are averaged.
+
+    They are those of the evaluations where there are enough of them.
+    """
+    evaluated = [i for i, row in enumerate(rows) if f"heldout_{name}" in row]
+    spread = range(len(rows) - 1, -1, -math.ceil(len(rows) / DRAWN)) if rows else ()
+    places = evaluated if len(evaluated) >= DRAWN / 2 else sorted({*evaluated, *spread})
+    points, begin = [], 0
+    for place in places:
+        since = [row[name] for row in rows[begin : place + 1] if name in row]
+        held_out = rows[place].get(f"heldout_{name}", float("nan"))
+        points.append((rows[place]["epoch"], sum(since) / len(since) if since else float("nan"), held_out))
+        begin = place + 1
+    return Table(title=name, columns=("epoch", "training", "held out"), rows=tuple(points), chart="line")
 
 
 def trained_prompts(prepared: Prepared) -> np.ndarray:
@@ -96,11 +116,12 @@ def describe(prepared: Prepared, model: RewardModel, extra: dict[str, Any] | Non
         "base_license": prepared.base.license,
         "base_revision": getattr(model.backbone.config, "_commit_hash", None),
         "depth": model.backbone.num_layers,
-        "objective": config.objective.loss,
+        "objective": config.objective.name,
         "params": config.params,
         **({} if prepared.choice is None else {"choice": prepared.choice.entry()}),
         "data": prepared.data,
         "splits": split_sizes(prepared.table),
+        "rows": ROWS.get(config.kind.partition(":")[0], "pairs"),
         "settings": {name: {"value": value, "reason": reasons.get(name, "")} for name, value in prepared.settings.items()},
         "trained_in": prepared.compute.name,
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
@@ -110,21 +131,40 @@ def describe(prepared: Prepared, model: RewardModel, extra: dict[str, Any] | Non
 
 
 def write_config(prepared: Prepared) -> None:
-    """config.json: the flags (files by their absolute path), the derived settings, and what was read."""
-    config = prepared.config
+    """config.json: see `config_content`."""
+    content = config_content(
+        prepared.config,
+        settings=prepared.settings,
+        data=prepared.data,
+        base=prepared.base,
+        split_by_prompt=prepared.split_by_prompt,
+        choice=None if prepared.choice is None else prepared.choice.entry(),
+    )
+    write_text(prepared.config.out / "config.json", json.dumps(content, indent=1, default=str))
+
+
+def config_content(
+    config: TrainConfig,
+    *,
+    settings: Mapping[str, Any],
+    data: list[dict[str, Any]],
+    base: Base,
+    split_by_prompt: bool = True,
+    choice: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The flags (files by their absolute path), the derived settings, and what was read."""
     paths = {
         "data": [_absolute(name) for name in config.data],
         "init_from": _absolute(str(config.init_from)) if config.init_from is not None else None,
         "eval_data": _absolute(config.eval_data) if config.eval_data is not None else None,
     }
-    content = {
-        "config": {**asdict(config), "depth": config.depth_rule, **paths, "split_by_prompt": prepared.split_by_prompt},
-        "settings": prepared.settings,
-        "choice": None if prepared.choice is None else prepared.choice.entry(),
-        "data": prepared.data,
-        "base": prepared.base._asdict(),
+    return {
+        "config": {**asdict(config), "depth": config.depth_rule, **paths, "split_by_prompt": split_by_prompt},
+        "settings": settings,
+        "choice": choice,
+        "data": data,
+        "base": base._asdict(),
     }
-    write_text(prepared.config.out / "config.json", json.dumps(content, indent=1, default=str))
 
 
 def _absolute(name: str) -> str:
@@ -134,10 +174,12 @@ def _absolute(name: str) -> str:
 
 def split_sizes(table: SplitTable) -> dict[str, dict[str, Any]]:
     """Number of pairs (lists, solutions) and fingerprint of the prompts of each split."""
-    sizes = {}
     added = (COUNTER_EXAMPLES,) if len(table.rows(COUNTER_EXAMPLES)) else ()
-    for name in ("train", "calibration", "test", *added):
-        prompts = np.unique(table.prompt[table.rows(name)])
-        digest = digest_of(prompts.tobytes())
-        sizes[name] = {"num_pairs": num_items(table, table.rows(name)), "num_prompts": len(prompts), "fingerprint": digest}
-    return sizes
+    names = ("train", "calibration", "test", *added)
+    return {name: split_size(num_items(table, table.rows(name)), table.prompt[table.rows(name)]) for name in names}
+
+
+def split_size(num_rows: int, prompts: np.ndarray) -> dict[str, Any]:
+    """The same of one split. prompts: hashes, each as often as it likes."""
+    unique = np.unique(prompts)
+    return {"num_pairs": num_rows, "num_prompts": len(unique), "fingerprint": digest_of(unique.tobytes())}

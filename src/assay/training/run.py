@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from assay.models.saved.artifact import NO_FILES, save_artifact
 from assay.models.saved.ensemble_files import MEMBERS, ensemble_entry
 from assay.models.saved.plain import plain_scores
 from assay.records import Completion, Metric, Report, extended
-from assay.run_files import ENSEMBLE, REWARD_FILE, read_description, saved_scales, write_report
+from assay.run_files import ENSEMBLE, REWARD_FILE, only_run, read_description, saved_scales, write_report
 from assay.scorers.base import Scorer
 from assay.scorers.baselines import MAX_PAIRS, keep_bag_of_words
 from assay.scorers.ensemble import PLAIN
@@ -42,6 +42,7 @@ from assay.training.members import (
     scales_of,
     with_diversity,
 )
+from assay.training.neutral import with_neutral_labels
 from assay.training.prepare import Prepared, prepare
 from assay.training.record import accuracy_report, describe, trained_prompts, training_sample, write_config
 from assay.training.settings import TrainConfig
@@ -53,8 +54,9 @@ MAX_TRIED = 100  # answers of a split among which whole answers are looked for
 
 
 def train(config: TrainConfig) -> Path:
-    """As `train_and_keep`; returns the artifact's directory."""
-    return train_and_keep(config).path
+    """As `train_and_keep`, alone in --out; returns the artifact's directory."""
+    with alone_in(config.out):
+        return train_and_keep(config).path
 
 
 def train_and_keep(config: TrainConfig) -> Saved:
@@ -76,6 +78,21 @@ def train_and_keep(config: TrainConfig) -> Saved:
     return saved
 
 
+@contextmanager
+def alone_in(run: Path) -> Iterator[None]:
+    """Hold a run directory while the block runs, see `only_run`; of several processes the first one does, for all of them."""
+    with ExitStack() as stack:
+        refused = None
+        if distributed.rank() == 0:
+            try:
+                stack.enter_context(only_run(run))
+            except ValueError as error:
+                refused = error
+        if distributed.broadcast_from_rank0(int(refused is not None)):
+            raise refused or ValueError(f"{run} is in use: the first process says by whom")
+        yield
+
+
 def is_unfinished(run: Path) -> bool:
     """Whether a run directory holds checkpoints of a run that has not saved its artifact yet."""
     saved = run / "artifact" / REWARD_FILE
@@ -95,6 +112,7 @@ class Saved(NamedTuple):
 
 def fit_and_save(prepared: Prepared, extra: dict[str, Any] | None = None) -> Saved:
     """Fit on the training split; save the artifact and the training report. extra: further entries of reward.json."""
+    prepared = with_neutral_labels(prepared)
     config, loop, model = prepared.config, prepared.derived.loop, prepared.model
     if config.members.ensemble > 1:
         return fit_and_save_members(prepared, extra)

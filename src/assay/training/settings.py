@@ -16,7 +16,7 @@ from assay.models.device import token_budget
 from assay.records import Dtype
 from assay.scorers.ensemble import Combination, How
 from assay.training.loop import LoopSettings
-from assay.training.objective import Objective
+from assay.training.objective import Objective, refuse_text_loss
 
 ModelPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]  # the first word after a command
 Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A=B")]
@@ -43,6 +43,8 @@ class Regularization:
     """Counter-examples: probes (all), or a report of audit probe."""
     augment_share: Annotated[float, tyro.conf.arg(metavar="N")] = 0.25
     """Share of counter-examples among the training pairs."""
+    augment_label: Annotated[float | None, tyro.conf.arg(metavar="N")] = None
+    """Label against worthless edits; found when left out."""
     replay: float = 0.0
     """Share of training pairs drawn from those of --init-from."""
 
@@ -55,6 +57,17 @@ class Regularization:
             raise ValueError(f"--early-stopping {self.early_stopping} must be 0 (off) or a number of evaluations")
         if not 0 < self.augment_share < 1:
             raise ValueError(f"--augment-share {self.augment_share} must lie between 0 and 1; leave --augment out for none")
+        if self.augment_label is not None and not 0.5 <= self.augment_label <= 1:
+            raise ValueError(
+                f"--augment-label {self.augment_label} must lie between 0.5 (a tie) and 1 (the plain answer wins surely)"
+            )
+        if self.augment_label is not None and self.augment is None:
+            raise ValueError(f"--augment-label {self.augment_label} is of the counter-examples of --augment: give that too")
+
+    @property
+    def finds_labels(self) -> bool:
+        """Whether labels of counter-examples are looked for that leave the edits worth nothing."""
+        return self.augment is not None and self.augment_label is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +76,7 @@ class Members:
 
     ensemble: int = 1
     """Number of members; 3 to 5 is usual (docs/scorers.md)."""
-    combine: How = "mean"
+    combine: Annotated[How, tyro.conf.arg(metavar="HOW")] = "mean"
     """mean - penalty x standard deviation, or min."""
     penalty: float = 1.0
 
@@ -121,7 +134,7 @@ class TrainConfig:
     """Train a reward model on preference pairs, then calibrate, evaluate and report it."""
 
     kind: Annotated[str, tyro.conf.arg(metavar="NAME[:..]")] = "pairs"
-    """pairs, rankings, process, outcome, attributes:NAME=1,..."""
+    """pairs, rankings, process, outcome, attributes:, generative:"""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SET")]
     """Pairs: files, folders, globs or hub:org/name#split (docs/data.md)."""
     base: str | None = None
@@ -169,6 +182,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         parse_params(self.params)
         parse_depth(self.depth_rule, 1)
+        refuse_text_loss(self)
         if self.machine.shard and parse_params(self.params)[0] == "head":
             raise ValueError(f"--shard spreads trained layers over the processes, --params {self.params} trains none: leave it out")
         if self.members.ensemble > 1 and self.kind != "pairs":
@@ -228,6 +242,8 @@ class TrainConfig:
             return self.depth
         if self.machine.quick:
             return QUICK_DEPTH
+        if self.objective.text_loss is not None:  # read from the base's own last layer
+            return "full"
         return "auto" if self.init_from is None and parse_params(self.params)[0] in (AUTO, "head", "blocks") else "full"
 
 
@@ -255,7 +271,7 @@ _BY_MODE = {
     "lora": _Defaults(2, 32, 5e-4, 4.0, 0.0, "about ten times the rate of full fine-tuning, which adapters bear"),
     "head": _Defaults(30, 64, 3e-3, 1.0, 1.0, "a linear head over fixed states: many cheap epochs, regularized by weight decay"),
 }
-_BATCH_WHY = "below the usual 128 of supervised fine-tuning: small preference sets need the steps (at least 30 an epoch)"
+_BATCH_WHY = "below the usual 128 of supervised fine-tuning: small sets need the steps (at least 30 an epoch)"
 
 
 def parse_params(params: str) -> tuple[str, int]:

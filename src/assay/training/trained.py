@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from assay.console import progress, say
-from assay.data.table import SequenceTable
+from assay.data.table import SplitTable
 from assay.models.backbone import Backbone, add_dropout, split_backbone
 from assay.models.lora import add_lora, merge_lora
 from assay.models.mean_layer import MeanReadModel
@@ -21,6 +21,8 @@ from assay.training import distributed
 from assay.training.batches import Source, StateSource, TokenSource
 from assay.training.cache import ActivationCache, KnownStates, build_cache, final_states
 from assay.training.settings import TrainConfig, parse_params
+
+NUM_MEASURED = 512  # reads from which the scale of the mean is taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,7 @@ class Trained:
 def trained_part(
     config: TrainConfig,
     whole: RewardModel,
-    table: SequenceTable,
+    table: SplitTable,
     *,
     batch_tokens: int,
     base_digest: str,
@@ -92,12 +94,14 @@ def trained_part(
             else:
                 model, cache = _blocks_on_trunk(whole, number, dropout, table, settings)
                 source = replace(tokens, cache=cache)
+    if model.text_head is not None and mode != "full":
+        model.text_head = model.text_head.frozen(whole.compute_dtype)
     model.dropout = dropout
     return Trained(model=model, whole=whole, adapters=adapters), source
 
 
 def head_above(
-    config: TrainConfig, whole: RewardModel, table: SequenceTable, below: TokenSource, *, num_blocks: int, base_digest: str
+    config: TrainConfig, whole: RewardModel, table: SplitTable, below: TokenSource, *, num_blocks: int, base_digest: str
 ) -> tuple[Trained, Source]:
     """As `trained_part` for a head alone, from the cached states of the layers below the last `num_blocks`."""
     assert below.cache is not None
@@ -113,7 +117,7 @@ def head_above(
 def _cache_settings(
     config: TrainConfig,
     whole: RewardModel,
-    table: SequenceTable,
+    table: SplitTable,
     batch_tokens: int,
     base_digest: str,
     name: str = "activations.bin",
@@ -135,24 +139,23 @@ def _cache_settings(
 
 
 def _head_on_states(
-    config: TrainConfig, whole: RewardModel, table: SequenceTable, settings: dict[str, Any], known: KnownStates | None
+    config: TrainConfig, whole: RewardModel, table: SplitTable, settings: dict[str, Any], known: KnownStates | None
 ) -> tuple[RewardModel, StateSource]:
     """The head alone, on what the frozen backbone gives at the rewarded tokens."""
     frozen = in_dtype(whole.backbone, whole.compute_dtype)
     return _head_of(config, whole, table, final_states(frozen, table, with_mean=config.reads_mean, known=known, **settings))
 
 
-def _head_of(
-    config: TrainConfig, whole: RewardModel, table: SequenceTable, states_RD: np.ndarray
-) -> tuple[RewardModel, StateSource]:
+def _head_of(config: TrainConfig, whole: RewardModel, table: SplitTable, states_RD: np.ndarray) -> tuple[RewardModel, StateSource]:
     model = MeanReadModel(whole) if config.reads_mean else whole
     if isinstance(model, MeanReadModel):
-        model.measure(states_RD[:512].reshape(-1, 2, states_RD.shape[1]))
+        prompt_R = np.repeat(table.prompt, table.num_reward_positions)[:NUM_MEASURED]
+        model.measure(states_RD[:NUM_MEASURED], prompt_R)
     return model, StateSource(table=table, states_RD=states_RD)
 
 
 def _blocks_on_trunk(
-    whole: RewardModel, num_blocks: int, dropout: float, table: SequenceTable, settings: dict[str, Any]
+    whole: RewardModel, num_blocks: int, dropout: float, table: SplitTable, settings: dict[str, Any]
 ) -> tuple[RewardModel, ActivationCache]:
     """The last blocks, the final norm and the head, on what the frozen blocks below give."""
     trunk, top = split_backbone(whole.backbone, num_blocks)
@@ -160,7 +163,8 @@ def _blocks_on_trunk(
         part.float().requires_grad_(True)
     add_dropout(top.model, dropout)
     cache = build_cache(in_dtype(trunk, whole.compute_dtype), table, dtype=whole.compute_dtype, **settings)
-    return RewardModel(top, whole.head, outputs=whole.outputs, compute_dtype=whole.compute_dtype), cache
+    top_model = RewardModel(top, whole.head, outputs=whole.outputs, compute_dtype=whole.compute_dtype, text_head=whole.text_head)
+    return top_model, cache
 
 
 def in_dtype(backbone: Backbone, dtype: torch.dtype) -> Backbone:

@@ -55,4 +55,4 @@ def choose_decay(
         losses.append(loss / len(rows))
     best = int(np.argmin(losses))
     tried = ", ".join(f"{decay:g} ({loss:.3f})" for decay, loss in zip(DECAYS, losses, strict=True))
-    return DECAYS[best], f"the lowest held-out loss of {tried}, in {NUM_FOLDS} folds of {len(rows):,} training pairs"
+    return DECAYS[best], f"the lowest held-out loss of {tried}, in {NUM_FOLDS} folds of {len(rows):,} training rows"

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from assay.data.prompt_rows import Prompt
 from assay.generation.generator import Generator
 from assay.generation.ledger import Ledger
 from assay.generation.prices import FREE
@@ -14,8 +15,9 @@ from assay.generation.replies import Features, Reply
 from assay.messages import as_messages
 from assay.records import Rewards
 from assay.rl.search.final_votes import answer_classes, chosen
-from assay.rl.search.growing import Candidate, SearchSettings, values_of, with_pieces
+from assay.rl.search.growing import Candidate, Found, SearchSettings, values_of, with_pieces
 from assay.rl.search.methods import one_by_one, search
+from assay.rl.search.searched import _gold
 
 NAN = math.nan
 TREE = {
@@ -257,6 +259,22 @@ def test_votes_by_hand():
     assert chosen(candidates(("#### 4", NAN)), "weighted", [0]) is None
     with pytest.raises(ValueError, match="at least 0"):
         chosen(candidates(("#### 4", -1.0)), "weighted", [0])
+
+
+def test_answers_that_are_no_expressions_vote_as_texts():
+    pytest.importorskip("math_verify")
+    texts = ["Answer: Jeff", "Answer: Adam", "so it is Jeff", "Answer:  Jeff", "#### 12", "Answer: 12.0"]
+    assert answer_classes(texts) == [0, 1, -1, 0, 2, 2]
+
+
+def test_a_ground_truth_that_is_a_name_is_compared_as_a_text():
+    pytest.importorskip("math_verify")
+    prompts = [Prompt(messages=as_messages("who?"), id="", ground_truth={"answer": truth}) for truth in ("Jeff", "12")]
+    found = [
+        Found(tuple(candidates((f"Answer: {one}", 1.0), (f"Answer: {other}", 0.5))), {}, 0, 0, 0)
+        for one, other in (("Jeff", "Adam"), ("12.0", "13"))
+    ]
+    assert [own.tolist() for own in _gold(found, prompts)] == [[1.0, 0.0], [1.0, 0.0]]
 
 
 def test_without_math_verify_answers_are_equal_as_texts(monkeypatch):

@@ -9,7 +9,11 @@ from test_search import Tree, Valued
 
 from assay.cli import main
 from assay.commands.shared import Where
+from assay.data.prompt_rows import Prompt
 from assay.generation.policy import Policy
+from assay.messages import as_messages
+from assay.rl.search.growing import Candidate, Found, SearchSettings
+from assay.rl.search.searched import summarised
 from assay.scorers.opened import Opened
 
 TREE = {
@@ -52,8 +56,9 @@ def searched(tmp_path, capsys, *words):
 
 
 def test_what_is_found_is_written_and_held_against_a_vote(asked, tmp_path, capsys):
-    status, lines, _, rows = searched(tmp_path, capsys, "--n", "4")
+    status, lines, said, rows = searched(tmp_path, capsys, "--n", "4")
     assert status == 0
+    assert "writing" in said
     assert len(lines) <= 12
     assert "right for 66.7% of the prompts; a random one for 50.0%, the best for 100.0%" in lines[1]
     assert any(line.startswith("accuracy: chosen by reward") and "majority 66.7%" in line for line in lines)
@@ -64,6 +69,26 @@ def test_what_is_found_is_written_and_held_against_a_vote(asked, tmp_path, capsy
     report = json.loads((tmp_path / "eval" / "search-best-of-n-prompts.json").read_text(encoding="utf-8"))
     assert report["facts"]["tokens"] == "24 written, 12 read, in 12 calls"
     assert any(table["title"] == "choosing among n" for table in report["tables"])
+
+
+def test_curves_over_n_end_in_the_figures_above_them_although_solutions_were_cut_off():
+    """Of the first prompt two of four solutions came to an end, of the third none: they are wrong, and not left out."""
+    pytest.importorskip("math_verify")
+    right, wrong = Candidate(steps=("#### 4",), value=0.2, ended="stop"), Candidate(steps=("#### 5",), value=0.6, ended="stop")
+    found = [Found(ones, {"cut off": 4 - len(ones)}, 0, 0, 4) for ones in ((right, wrong), (right,) * 4, ())]
+    prompts = [Prompt(messages=as_messages("a?"), id=name, ground_truth={"answer": "4"}) for name in "abc"]
+    result = summarised(found, prompts, SearchSettings(n=4), title="t")
+    figures = {one.name.removeprefix("accuracy: "): one.value for one in result.figures}
+    (table,) = [one for one in result.page.tables if one.title == "choosing among n"]
+    *_, last = table.rows
+    curve = dict(zip(table.columns, last, strict=True))
+    assert curve["n"] == 4
+    assert curve["oracle"] == pytest.approx(figures["oracle"]) == pytest.approx(2 / 3)
+    assert curve["best of n: reward"] == pytest.approx(figures["chosen by reward"]) == pytest.approx(1 / 3)
+    assert curve["weighted vote: reward"] == pytest.approx(figures["weighted vote"])
+    assert "not finished counts as wrong" in table.note
+    first = dict(zip(table.columns, table.rows[0], strict=True))
+    assert first["best of n: reward"] == pytest.approx(first["a random answer"]) == pytest.approx((1 / 4 + 1 + 0) / 3)
 
 
 def test_a_run_that_was_stopped_goes_on_without_a_call(asked, tmp_path, capsys):

@@ -166,6 +166,39 @@ def test_a_reply_that_was_cut_off_has_no_verdict():
     assert np.isnan(rewards.steps[0]).all()
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Step 1: \\boxed{correct}\nStep 2: \\boxed{correct}\nStep 3: it", [1.0, 1.0, np.nan]),
+        ("Step 1: \\boxed{correct}\nStep 2: \\boxed{correct} or is it", [1.0, np.nan, np.nan]),
+        ("\\boxed{correct} and \\boxed{correct} and", [1.0, np.nan, np.nan]),
+        ("Step 1: \\boxed{incorrect}\nStep 2: so", [0.0, np.nan, np.nan]),
+    ],
+)
+def test_a_verification_that_was_cut_off_keeps_the_verdicts_that_it_was_done_with(text, kept):
+    """The last step that it came to may still have got another verdict."""
+    with fake_chat(lambda request: said(text, finish="length")) as chat:
+        rewards = asked_at(chat, "thinkprm").score([SOLUTION])
+        assert len(chat.requests) == 1, "it is not asked for again"
+    np.testing.assert_array_equal(rewards.steps[0], kept)
+    if kept[0] == 0.0:
+        assert (rewards.value[0], rewards.error) == (0.0, (None,))
+    else:
+        lost = int(np.isnan(kept).argmax()) + 1
+        assert rewards.error == (f"the reply has no verdict on step {lost} before it was cut off: raise max_length",)
+        assert np.isnan(rewards.value[0])
+
+
+@pytest.mark.parametrize(("form", "verdict"), [("genprm", "\\boxed{Yes}"), ("thinkprm", "Step 1: \\boxed{correct}")])
+def test_steps_before_an_empty_one_are_asked_about(form, verdict):
+    with fake_chat(lambda request: said(verdict)) as chat:
+        rewards = asked_at(chat, form).score([Completion(messages=QUESTION, steps=("Two.\n\n", "\n\n", "Six."))])
+        assert all("Six." not in str(request.body) for request in chat.requests)
+    np.testing.assert_array_equal(rewards.steps[0], [1.0, np.nan, np.nan])
+    assert rewards.error == ("step 2 is empty: leave it out, or join it to its neighbour",)
+    assert np.isnan(rewards.value[0])
+
+
 def test_the_publishers_words_are_given_as_a_file(tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("P: {{ problem }} S: {{ solution }}")
@@ -178,7 +211,7 @@ def test_the_publishers_words_are_given_as_a_file(tmp_path):
 
 UNFIT = {
     "there are no steps: the response is empty": Completion(messages=QUESTION, response=" "),
-    "step 2 is empty: leave it out, or join it to its neighbour": Completion(messages=QUESTION, steps=("Two.", " ")),
+    "step 1 is empty: leave it out, or join it to its neighbour": Completion(messages=QUESTION, steps=(" ", "Two.")),
     "the steps, joined, are not the response": Completion(messages=QUESTION, response="Six.", steps=("Two.",)),
     "this model's form has one question and no other turn: leave them out": Completion(
         messages=(Message("system", "Count."), Message("user", QUESTION)), steps=STEPS

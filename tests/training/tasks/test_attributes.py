@@ -152,6 +152,12 @@ def test_without_weights_the_attributes_of_the_data_are_named(tmp_path):
         train(config)
 
 
+def test_one_mean_for_several_attributes_is_refused(tmp_path):
+    config = rated_config(tmp_path, num=40, kind="attributes:helpfulness=1", params="head:mean")
+    with pytest.raises(ValueError, match="--params head:mean reads the mean for one reward, attributes are several"):
+        train(config)
+
+
 def test_an_attribute_that_says_nothing_is_refused(tmp_path):
     config = rated_config(tmp_path, num=40, kind="attributes:helpfulness=1,wit=1")
     with pytest.raises(ValueError, match="wit stands in none of the"):

@@ -25,8 +25,8 @@ from assay.training.loop import fit
 from assay.training.losses import step_losses
 from assay.training.prepare import prepare
 from assay.training.rows.solution_rows import solutions
-from assay.training.run import fit_and_save, train
-from assay.training.tasks.process import asked
+from assay.training.run import fit_and_save, train, train_and_keep
+from assay.training.tasks.process import asked, measure
 from assay.wire import report_from_json
 from step_data import MACHINE, step_config, toy_solutions
 from step_models import prefix_oracle
@@ -40,15 +40,15 @@ def labelled_scores(scorer, items):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("params", ["head", "blocks:2", "full"])
+@pytest.mark.parametrize("params", ["head", "head:mean", "blocks:2", "full"])
 def test_a_whole_run_learns_calibrates_saves_and_verifies(tmp_path, params, capsys):
-    epochs = {"head": 8}.get(params, 3)
+    epochs = 8 if params.startswith("head") else 3
     config = step_config(tmp_path, toy_solutions(240), params=params, epochs=epochs, kind="process:product")
     out = train_all(config)
     scorer = load(out, dtype="float32", device="cpu")
     test = list(solutions(config, "test"))
     log_odds, labels = labelled_scores(scorer, test)
-    least = 0.6 if params == "head" else 0.95  # a head alone, on random layers
+    least = 0.6 if params.startswith("head") else 0.95  # a head alone, on random layers
     assert auroc(log_odds, np.where(labels > 0.5, 1.0, np.where(labels < 0.5, 0.0, np.nan))) > least
     completions = [item.completion for item in test[:6]]
     np.testing.assert_allclose(
@@ -66,13 +66,13 @@ def test_a_whole_run_learns_calibrates_saves_and_verifies(tmp_path, params, caps
     assert (out / "artifact" / CALIBRATION_PROMPTS_FILE).is_file()
     report = report_from_json((out / "eval" / "steps.json").read_text())
     assert report.metric("step AUROC").value > least
-    if params != "head":
+    if not params.startswith("head"):
         assert report.metric("PRMScore").value > report.metric("PRMScore: all right").value
     training = report_from_json((out / "eval" / "training.json").read_text())
     assert training.metric("reload check: largest difference").value < 1e-4
     assert training.metric("AUROC of calibration steps").value > least
     assert "calibrated" in capsys.readouterr().err
-    if params == "head":
+    if params.startswith("head"):
         certificate = make_certificate(out / "artifact")
         assert {finding.name for finding in certificate.findings if finding.level == "fail"} == set()
 
@@ -189,8 +189,30 @@ def test_solutions_that_cannot_be_trained_on_are_counted_or_refused(tmp_path, ca
         prepare(step_config(tmp_path, all_right))
     with pytest.raises(DataError, match="not trained on: 3 solutions: no step is labelled"):
         prepare(step_config(tmp_path, unknown))
-    with pytest.raises(ValueError, match="--params head:mean is of pairs"):
-        prepare(step_config(tmp_path, toy_solutions(30), params="head:mean"))
+
+
+def test_a_mean_that_serves_all_steps_is_saved_as_a_plain_model(tmp_path):
+    """Kept states, the saved files in one forward, plain transformers, a forward a prefix, and solutions that grow give one reward;
+    the golden vectors hold it."""
+    config = step_config(tmp_path, toy_solutions(40), params="head:mean", depth="2", epochs=2)
+    saved = train_and_keep(config)
+    described = json.loads((saved.path / "config.json").read_text())
+    assert (described["num_hidden_layers"], described["architectures"]) == (3, ["LlamaForTokenClassification"])
+    items = [item.completion for item in solutions(config, "test")][:5]
+    scorer = load(saved.path, dtype="float32", device="cpu")
+    rewards = scorer.score(items)
+    flat = np.concatenate(rewards.steps)
+    np.testing.assert_allclose(np.concatenate(saved.scorer.score(items).steps), flat, atol=1e-4)
+    assert saved.scorer.known is not None
+    np.testing.assert_allclose(plain_scores(saved.path, items), flat, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate([prefix_oracle(saved.path, item) for item in items]), flat, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(scorer.grow(items).steps), flat, atol=1e-4)
+    assert {one.name for one in make_certificate(saved.path).findings if one.level == "fail"} == set()
+    page = measure(config, saved.scorer).result.report()
+    entry = read_description(saved.path)[STEP_CALIBRATION]
+    few = next(one for one in page.findings if one.name == "problems calibrated on (steps)")
+    assert few.value == entry["problems_of_rarer"] < few.threshold
+    assert entry["scale_se"] > 0
 
 
 def test_steps_behind_the_limit_are_not_trained_on(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Sets of text to measure drift on: pairs, or completions without labels, drawn by prompt."""
+"""Sets of text to measure drift on: pairs, or completions or recorded candidates without labels, drawn by prompt."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.console import say
+from assay.data.candidates import read_candidates
 from assay.data.columns import NO_NAMES
 from assay.data.pairs import read_completions, read_pairs
 from assay.data.sampling import draw_prompts
@@ -30,16 +31,26 @@ def read_sample(name: str, limit: int, *, form: str | None = None, names: Mappin
         reader = read_pairs(name, form=form, names=names, limit=MOST_READ, seed=seed)
         pairs = list(reader)
     except DataError as error:
-        try:
-            found = (item for _, item in read_completions(name) if isinstance(item, Completion))
-            completions = draw_prompts(found, MOST_READ, seed=seed, prompt_of=prompt_of).items
-        except DataError:
-            raise error from None
-        say("read", f"{name}: {len(completions):,} completions")
+        completions, what = _without_labels(name, names, seed, error)
+        say("read", f"{name}: {len(completions):,} {what}")
         return Sample(draw(completions, limit, seed), None)
     say("read", f"{name}: {reader.summary()}")
     kept = [pairs[i] for i in _by_prompt([pair.prompt_key for pair in pairs], seed)[:limit]]
     return Sample(answers_of(kept), kept)
+
+
+def _without_labels(name: str, names: Mapping[str, str], seed: int, error: DataError) -> tuple[Sequence[Completion], str]:
+    """A set of completions, or of candidates with gold, which is not looked at; and which it was. Raises `error` for neither."""
+    try:
+        found = (item for _, item in read_completions(name) if isinstance(item, Completion))
+        return draw_prompts(found, MOST_READ, seed=seed, prompt_of=prompt_of).items, "completions"
+    except DataError:
+        pass
+    try:
+        answers = (answer for group in read_candidates(name, names).groups for answer in group.completions())
+        return draw_prompts(answers, MOST_READ, seed=seed, prompt_of=prompt_of).items, "candidates; their gold is not looked at"
+    except DataError:
+        raise error from None
 
 
 def answers_of(pairs: Iterable[PreferencePair]) -> list[Completion]:

@@ -66,12 +66,13 @@ def run(config: Config) -> int:
     opened = config.where.open(config.model, judge=config.judge)
     home = opened.report_home(config.where.out)
     named = pairs_for(opened, config.pairs)
-    reports, unmeasured = kept_reports(opened), cannot_measure(opened)
+    kept, reports, unmeasured = kept_reports(opened), list[Report](), cannot_measure(opened)
     for name, result in measured(config, opened, named):
         if isinstance(result, Refusal):
             unmeasured |= dict.fromkeys(result.failures, result.why)
         else:
             reports.append(keep(result, home, name))
+    reports += kept  # last, so that the page opens with what was measured now
     title = f"Can {opened.name} be trusted?"
     judged = verdicts(reports, title=title, unmeasured=unmeasured, notes=notes_on(opened))
     judged = replace(judged, facts={**opened.facts, **judged.facts})

@@ -19,7 +19,7 @@ class Config:
 
     model: Model
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SET")]
-    """Pairs or completions, each file a set of its own."""
+    """Pairs, completions or candidates, each file a set of its own."""
     fit: bool = False
     """Make the reference from --data (the model's own data) and keep it; nothing is compared with it."""
     limit: int = 500

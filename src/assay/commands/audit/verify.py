@@ -8,8 +8,11 @@ from pathlib import Path
 
 from assay.audit.parity.against import RemoteEngine
 from assay.audit.parity.certificate import Certificate, make_certificate
+from assay.audit.parity.verdict_parity import verdict_certificate
 from assay.commands.shared import Model, keep, show
+from assay.run_files import read_description
 from assay.scorers.engine_api import Engine
+from assay.scorers.generative.open_generative import is_generative
 from assay.scorers.opened import open_scorer
 
 
@@ -43,7 +46,12 @@ def run(config: Config) -> int:
         remote = RemoteEngine(url=config.against, engine=config.engine, served_name=config.served_name, tolerance=config.tolerance)
     opened = open_scorer(config.model)
     artifact = opened.need_artifact("a parity certificate")
-    certificate = make_certificate(artifact, device=config.device, remote=remote)
+    if is_generative(read_description(artifact)):
+        if remote is not None:
+            raise ValueError(f"--against {config.against}: a generative model is compared with none; ask it there with --judge-url")
+        certificate = verdict_certificate(artifact)
+    else:
+        certificate = make_certificate(artifact, device=config.device, remote=remote)
     home = opened.report_home(config.out)
     report = keep(certificate, home, "verify", page=f"{certificate.page.title} of {opened.name}")
     then = ("assay", "serve", config.model) if certificate.is_sound else ()

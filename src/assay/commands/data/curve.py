@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from assay.commands.shared import show
+from assay.run_files import only_run
 from assay.training.curve import CurveConfig as Config
 from assay.training.curve import learning_curve
 
 
 def run(config: Config) -> int:
     """Fit on growing shares of the data, and show the curve with its forecast."""
-    report = learning_curve(config)
+    with only_run(config.train.out):
+        report = learning_curve(config)
     show([report], verbose=config.train.machine.verbose, page=config.train.out / "curve.html")
     return 0

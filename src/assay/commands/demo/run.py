@@ -21,7 +21,6 @@ import tyro
 from assay.audit.parity.certificate import make_certificate
 from assay.audit.probes.battery import run_probes
 from assay.commands.demo.bias import FLATTERY, MARKDOWN, PLANTED, PRAISE, plant, probes, repairing
-from assay.commands.demo.repair import neutral_fit
 from assay.commands.demo.table import (
     BIASED,
     CLEAN,
@@ -50,7 +49,7 @@ from assay.models.shared_trunk import SharedTrunk
 from assay.records import Finding, Metric, PreferencePair, Report, Table, extended
 from assay.report.html import write_html
 from assay.report.run_page import write_run_page
-from assay.run_files import artifact_path, write_report
+from assay.run_files import artifact_path, only_run, write_report
 from assay.scorers.base import Scorer
 from assay.scorers.baselines import fit_bag_of_words
 from assay.scorers.ensemble import members_as_scorers
@@ -60,6 +59,7 @@ from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
 from assay.training.checkpoint import trained_weights
 from assay.training.loop import fit
+from assay.training.neutral import find_labels, labelled
 from assay.training.prepare import Prepared, prepare
 from assay.training.rows.augment import AUGMENTED, augment
 from assay.training.run import fit_and_save
@@ -112,7 +112,8 @@ class Material(NamedTuple):
 
 def run(config: Config) -> int:
     """Train, try and compare the three models, and print a table of them and one sentence."""
-    demo(config)
+    with only_run(config.out):
+        demo(config)
     return 0
 
 
@@ -132,7 +133,9 @@ def demo(config: Config) -> Report:
         if name == CLEAN:
             fit_and_save(prepared, {"title": "Assay demo reward model", "data_note": DATA_NOTE, "data": [starter_entry(material)]})
         elif name == REPAIRED:
-            labels = neutral_fit(prepared, rows, material.habits, start, lambda run, rows: fit_rows(run, rows, REPAIRED))
+            labels = find_labels(prepared, rows, material.habits, lambda run, rows: fit_rows(run, rows, REPAIRED)).labels
+            prepared.model.load_state_dict(start, strict=False)
+            fit_rows(labelled(prepared, material.habits, labels), rows, REPAIRED)
         else:
             fit_rows(prepared, rows, name)
         models[name] = kept(prepared.trained)

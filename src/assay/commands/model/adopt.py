@@ -17,7 +17,10 @@ from assay.models.published.checkpoints import Reading
 from assay.models.published.published_steps import StepsAsked, form_of_files, named_form
 from assay.report.card import render_card
 from assay.run_files import read_description
-from assay.scorers.load import checkpoint_path, steps_asked
+from assay.scorers.form_specs import form_asked
+from assay.scorers.generative.critics import GenerativeAsked
+from assay.scorers.generative.generative_forms import generative_form_of
+from assay.scorers.load import checkpoint_path
 from assay.scorers.opened import open_scorer
 
 
@@ -50,14 +53,17 @@ def run(config: Config) -> int:
     assert out is not None
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} exists and is not an empty directory: name a new one")
-    spec, steps = steps_asked(config.model, None)
+    spec, asked = form_asked(config.model, None)
     checkpoint = checkpoint_path(spec)
     if checkpoint is None:
         raise ValueError(
             f"{config.model} is no checkpoint of transformers' form (a directory with config.json and weights) to adopt"
         )
+    if isinstance(asked, GenerativeAsked) or (asked is None and generative_form_of(str(spec)) is not None):
+        why = "it writes its verdicts, and has no head that an artifact could hold"
+        raise ValueError(f"{config.model} is not adopted: {why}; score, evaluate or serve it as it is (docs/generative.md)")
     named = config.pairs.read() if config.pairs.data else None  # a mistake is reported before anything is copied
-    assumed = _adopted(config, checkpoint, str(spec), steps or StepsAsked(), out)
+    assumed = _adopted(config, checkpoint, str(spec), asked or StepsAsked(), out)
     for what, how in assumed.items():
         say(what, how)
     if named is not None:

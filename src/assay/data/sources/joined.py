@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from assay.data.cases import Case, of_two
 from assay.data.cells import BadRow, list_of, number_of
+from assay.data.critiques import FIRST_NAMES, SECOND_NAMES, by_label
 from assay.data.rows import Row
 from assay.data.sources.forms import Beside, Form, Read, file_form, tags_of
 
@@ -31,7 +34,9 @@ def alpaca_eval(beside: Beside) -> Read:
         if share is None:
             raise BadRow("preference is not a number")
         first, second = (outputs.get((str(row[column]), str(row["prompt_id"]))) for column in ("model", "reference"))
-        return replace(_found(prompt.get("instruction"), first, second, share), tags=tags_of(prompt))
+        case = replace(_found(prompt.get("instruction"), first, second, share), tags=tags_of(prompt))
+        best = next((str(one["model"]) for one in row.get("ordered_models") or [] if str(one.get("rank")) == "1"), "")
+        return _explained(case, row.get("explanation"), (best,)) if best and share != 0.5 else case
 
     return read
 
@@ -52,9 +57,26 @@ def vicuna_reviews(beside: Beside) -> Read:
                 first_wins, margin = 0.5 * (1 + (points > others) - (points < others)), abs(points - others)
             case _:  # the file has -1 where the review could not be parsed
                 raise BadRow("score is not two numbers")
-        return replace(_found(question.get("text"), first, second, first_wins, margin), tags=tags_of(question))
+        case = replace(_found(question.get("text"), first, second, first_wins, margin), tags=tags_of(question))
+        better = FIRST_NAMES if first_wins > 0.5 else SECOND_NAMES
+        return _explained(case, _behind_scores(row.get("text")), better) if first_wins != 0.5 else case
 
     return read
+
+
+def _behind_scores(review: Any) -> str | None:
+    """A review without its first line, where that is the two scores: they would tell the verdict before the reasons for it."""
+    if not isinstance(review, str):
+        return None
+    first, _, rest = review.strip().partition("\n")
+    return rest.strip() if re.fullmatch(r"[\d.]+[ ,/]+[\d.]+", first.strip()) else review
+
+
+def _explained(case: Case, text: Any, better: Collection[str]) -> Case:
+    """The case with its explanation as a critique. better: what the better answer is called in it."""
+    if not isinstance(text, str) or not text.strip():
+        return case
+    return replace(case, ground_truth={**(case.ground_truth or {}), "critique": by_label(text, better)})
 
 
 def _found(prompt: Any, first: Any, second: Any, first_wins: float, margin: float | None = None) -> Case:

@@ -7,7 +7,6 @@ tests/data/test_step_rows.py.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,18 @@ from assay.data.cells import BadRow, list_of, prompt_of, text_of, turns_of
 from assay.data.columns import RowView
 from assay.data.rows import Row
 from assay.data.sources.forms import own_id
+from assay.data.sources.marked_steps import (
+    FIRST_STEP,
+    MR_BEN_COLUMNS,
+    MR_BEN_TOLD,
+    TAG,
+    answered_turns,
+    are_answered,
+    is_openr,
+    mr_ben,
+    openr,
+    versa_prm,
+)
 from assay.data.sources.step_labels import (
     BEYOND,
     Right,
@@ -101,17 +112,13 @@ def prm800k(row: RowView, reading: StepReading) -> list[Solution]:
     return found
 
 
-TAG = "ки"
-_FIRST_STEP = re.compile(r"\bstep 1\s*:", re.IGNORECASE)
-
-
 def math_shepherd(row: RowView, reading: StepReading) -> list[Solution]:
     """Math-Shepherd: each step ends in ки, and + or - stands there in the label: whether a roll-out from it came to the answer"""
     marked, label = text_of(cell(row, "input")).replace(TAG, "\ue000"), text_of(cell(row, "label"))
     places = [i for i, letter in enumerate(marked) if letter == "\ue000"]
     if not places or any(i >= len(label) or label[i] not in "+-" for i in places):
         raise BadRow("input and label do not have ки and + or - in the same places")
-    begin = _FIRST_STEP.search(marked)
+    begin = FIRST_STEP.search(marked)
     at = begin.start() if begin else marked.rfind("?", 0, places[0]) + 1
     if not at:
         raise BadRow("neither 'Step 1:' nor a question mark tells the question from the first step")
@@ -315,6 +322,10 @@ STEP_FORMS: tuple[StepForm, ...] = (
         "reasoneval", ("id", "rid", "question", "hypothesis_steps", "error_type", "tags"), reason_eval, told=("reference_steps",)
     ),
     _form("gsm8k-solutions", ("question", "ground_truth", *_GSM8K), gsm8k_solutions),
+    _form("rlhflow", ("conversations",), answered_turns, are_answered),
+    _form("openr", ("question", "process", "label"), openr, is_openr),
+    _form("versaprm", ("question", "chain_of_thoughts", "labels"), versa_prm),
+    _form("mr-ben", (*MR_BEN_COLUMNS,), mr_ben, told=MR_BEN_TOLD),
     _form("trl-stepwise", ("prompt", "completions", "labels"), trl, lambda row: isinstance(row["labels"], list)),
     _form("trajectory", ("messages", "labels"), trajectory, lambda row: isinstance(row["labels"], list)),
     _form("ratings", ("prompt", "steps", "ratings"), ratings, lambda row: isinstance(row["ratings"], list), loose=True),

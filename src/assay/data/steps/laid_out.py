@@ -76,7 +76,7 @@ class LaidOutRenderer:
                 found.append(Rendered(empty, empty, error=item.error or "the solution gives no token"))
             else:
                 reads = item.reads[-1:] if completion.response is None else item.reads
-                found.append(Rendered(item.tokens, reads, is_cut=item.error is not None))
+                found.append(Rendered(item.tokens, reads, is_cut=item.error is not None, lost=item.error))
         return found
 
     def text(self, completion: Completion) -> str | None:

@@ -24,6 +24,7 @@ Joined = Literal["text", "ids", "answer", "turns"]
 Read = Literal["mark", "before mark", "end of step"]
 Ends = Literal["line", "blank line"]
 _REFUSALS = (jinja2.TemplateError, ValueError, KeyError, TypeError)
+_CUT_IT = "cut it there, or take it out"
 _STAND_IN = "stand-in-of-a-mark"  # in the place of the mark's turns, to find them in what a template wrote
 
 
@@ -59,7 +60,11 @@ class StepTokens(NamedTuple):
 
 
 class Refused(Exception):
-    """Why a solution cannot be laid out."""
+    """Why a solution cannot be laid out. num_before: of its steps, how many stand before the one that cannot be."""
+
+    def __init__(self, reason: str, num_before: int = 0) -> None:
+        super().__init__(reason)
+        self.num_before = num_before
 
 
 class StepRenderer:
@@ -122,14 +127,20 @@ class StepRenderer:
 
     def _render(self, completion: Completion) -> StepTokens:
         steps = self.steps(completion) if completion.response is not None else ()
-        try:
-            self._refuse_unfit(completion, steps)
-            trimmed = [step.strip(self.layout.trims) for step in steps]
-            self._refuse_texts(completion, trimmed)
-            tokens, reads = self._laid_out(completion, trimmed)
-        except Refused as reason:
-            return StepTokens(np.empty(0, np.int32), np.full(len(steps), -1, np.int32), str(reason))
-        return self._fit(tokens.astype(np.int32), reads.astype(np.int32))
+        trimmed, why = [step.strip(self.layout.trims) for step in steps], None
+        while True:
+            try:
+                self._refuse_unfit(completion, steps)
+                self._refuse_texts(completion, trimmed)
+                tokens, reads = self._laid_out(completion, trimmed)
+                break
+            except Refused as reason:  # a step reads what stands before it alone: those before the one that cannot be read are
+                trimmed, why = trimmed[: reason.num_before], str(reason)
+            if not trimmed:
+                return StepTokens(np.empty(0, np.int32), np.full(len(steps), -1, np.int32), why)
+        found = self._fit(tokens.astype(np.int32), reads.astype(np.int32))
+        lost = np.full(len(steps) - len(trimmed), -1, np.int32)
+        return found._replace(reads=np.concatenate([found.reads, lost]), error=found.error or why)
 
     def _laid_out(self, completion: Completion, steps: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         match self.layout.joined:
@@ -173,17 +184,18 @@ class StepRenderer:
     def _refuse_texts(self, completion: Completion, steps: Sequence[str]) -> None:
         named = [*((f"the turn {i} of the prompt", turn.content) for i, turn in enumerate(completion.messages, start=1))]
         named += [(f"step {i}", step) for i, step in enumerate(steps, start=1)]
-        for name, text in named:
-            if not text.strip() and name.startswith("step"):
-                raise Refused(f"{name} is empty: leave it out, or join it to its neighbour")
+        for place, (name, text) in enumerate(named, start=-len(completion.messages)):
+            num_before, is_step = max(0, place), place >= 0
+            if not text.strip() and is_step:
+                raise Refused(f"{name} is empty: leave it out, or join it to its neighbour", num_before)
             try:
                 text.encode()
             except UnicodeEncodeError as error:
-                raise Refused(f"{name} is not valid Unicode: {error.reason} at character {error.start}") from error
+                raise Refused(f"{name} is not valid Unicode: {error.reason} at character {error.start}", num_before) from error
             if held := next((token for token in self._special if token in text), None):
-                raise Refused(f"{name} holds {held!r}, which this tokenizer reads as a control token: take it out")
-            if self._holds_mark(text) and (name.startswith("step") or self.layout.joined == "answer"):
-                raise Refused(f"{name} holds the model's own separator {self.mark.strip(' ')!r}: cut it there, or take it out")
+                raise Refused(f"{name} holds {held!r}, which this tokenizer reads as a control token: take it out", num_before)
+            if self._holds_mark(text) and (is_step or self.layout.joined == "answer"):
+                raise Refused(f"{name} holds the model's own separator {self.mark.strip(' ')!r}: {_CUT_IT}", num_before)
 
     def _holds_mark(self, text: str) -> bool:
         """Whether a text holds the separator. In one joined text the ids tell, since a word may end like it."""
@@ -240,10 +252,12 @@ class StepRenderer:
         if stray:
             where = int(np.searchsorted(ends, stray[0])) + 1
             name = "the question" if stray[0] <= len(opening) else f"step {where}"
-            raise Refused(f"{name} holds the model's own separator {self.mark.strip()!r}: cut it there, or take it out")
+            num_before = 0 if stray[0] <= len(opening) else where - 1
+            raise Refused(f"{name} holds the model's own separator {self.mark.strip()!r}: {_CUT_IT}", num_before)
         found = offsets[is_mark, 1]
         if lost := [i for i, end in enumerate(ends, start=1) if end not in found]:
-            raise Refused(f"the separator behind step {lost[0]} is tokenised into its neighbour, so that the step cannot be read")
+            why = f"the separator behind step {lost[0]} is tokenised into its neighbour, so that the step cannot be read"
+            raise Refused(why, lost[0] - 1)
         return tokens, np.flatnonzero(is_mark)
 
     def _dropped_marks(self, opening: str, steps: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -258,7 +272,8 @@ class StepRenderer:
         if len(places) != len(steps) + 1:
             raise Refused(f"the ends of {len(steps)} steps are found at {len(places) - 1} places of the tokens")
         if (np.diff(places) < 1).any():
-            raise Refused(f"step {int(np.flatnonzero(np.diff(places) < 1)[0]) + 1} gives no token: join it to its neighbour")
+            num_before = int(np.flatnonzero(np.diff(places) < 1)[0])
+            raise Refused(f"step {num_before + 1} gives no token: join it to its neighbour", num_before)
         return tokens[~is_mark], places[1:] - int(is_bos.any())
 
     def _answer(self, completion: Completion, steps: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -278,8 +293,8 @@ class StepRenderer:
             said = [turn for step in asked for turn in (("user", step), ("assistant", mark))]
             return self._templated([*(t.as_dict() for t in before), *({"role": role, "content": what} for role, what in said)])
 
-        if any(_STAND_IN in one for one in asked):
-            raise Refused(f"a step or the question holds {_STAND_IN!r}")
+        if held := [k for k, one in enumerate(asked) if _STAND_IN in one]:
+            raise Refused(f"step {held[0] + 1} or the question holds {_STAND_IN!r}", held[0])
         parts = text(_STAND_IN).split(_STAND_IN)
         whole = text(self.mark)
         if len(parts) != len(steps) + 1 or self.mark.join(parts) != whole:
@@ -289,8 +304,9 @@ class StepRenderer:
         places = np.searchsorted(offsets[:, 0], begins, side="right") - 1
         is_whole = (tokens[places] == self.mark_ids[0]) & (offsets[places, 0] == begins)
         if not is_whole.all():
-            lost = int(np.flatnonzero(~is_whole)[0]) + 1
-            raise Refused(f"the separator behind step {lost} is tokenised into its neighbour, so that the step cannot be read")
+            lost = int(np.flatnonzero(~is_whole)[0])
+            why = f"the separator behind step {lost + 1} is tokenised into its neighbour, so that the step cannot be read"
+            raise Refused(why, lost)
         return tokens, places - 1 if self.layout.read == "before mark" else places
 
 

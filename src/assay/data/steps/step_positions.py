@@ -8,13 +8,17 @@ import numpy as np
 
 from assay.records import Completion
 
+_NOT_READ = -1  # render.LOST
+
 
 def step_positions(
     completion: Completion, text: str, tail: str, offsets: Sequence[tuple[int, int]]
 ) -> tuple[np.ndarray, str | None]:
-    """Index of the last token of each step: the last one that begins before the step's end, white space apart.
+    """Index of the last token of each step: the last one that begins before the step's end, white space apart; and why a step has
+    none (-1, or no indices where the steps cannot be located).
 
-    The response is looked for before `tail`, what the template writes after an answer; a template may trim it.
+    The response is looked for before `tail`, what the template writes after an answer; a template may trim it. A blank step has no
+    token; of steps that end in one token only the last has, for what the others' reward would read stands behind them.
     """
     response, steps, none = str(completion.response), completion.steps or (), np.empty(0, np.int32)
     if completion.answer.tool_calls:
@@ -30,6 +34,12 @@ def step_positions(
     for step in steps:
         reward_positions.append(int(np.searchsorted(begins, position + len(step.rstrip()))) - 1)
         position += len(step)
-    if len(set(reward_positions)) != len(reward_positions) or not all(step.strip() for step in steps):
-        return none, "two steps end in the same token: join empty or tiny steps"
-    return np.array(reward_positions, dtype=np.int32), None
+    why, last = None, None
+    for k in reversed(range(len(steps))):
+        if steps[k].strip() and reward_positions[k] != last:
+            last = reward_positions[k]
+            continue
+        reward_positions[k] = _NOT_READ
+        what = "ends in the same token as the next" if steps[k].strip() else "is empty"
+        why = f"step {k + 1} {what} and has no reward: join empty or tiny steps"
+    return np.array(reward_positions, dtype=np.int32), why

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from assay.evaluation.steps.step_rivals import HALF, StepRival, Tilt
 from assay.evaluation.steps.step_scores import StepScores
 from assay.records import Finding, Metric
+from assay.report.remedies import STEP_REMEDIES
 from assay.stats.auroc_intervals import auroc_gain_interval
 from assay.stats.metrics import Interval, auroc, difference_interval
+from assay.stats.platt import MIN_PROBLEMS
 from assay.stats.step_figures import StepLabels, prm_score_gain, step_auroc
 
+_BASELINE, _CALIBRATION = STEP_REMEDIES["baseline"], STEP_REMEDIES["calibration"]
 MAX_TILT = 0.15
 """How far from a half the order of right steps may lean on place or length."""
 MAX_UNNOTICED = 0.15
@@ -25,12 +28,14 @@ def above_chance(metric: Metric) -> Finding:
     """Of the AUROC of steps."""
     name = "better than chance"
     if math.isnan(metric.value):
-        return Finding("fail", name, math.nan, 0.5, "not measured: no steps of both kinds have a reward", "baseline")
+        return Finding("fail", name, math.nan, 0.5, "not measured: no steps of both kinds have a reward", "baseline", _BASELINE)
     if metric.low > 0.5:
         return Finding("ok", name, metric.value, 0.5, f"the interval starts at {metric.low:.3f}", "baseline")
     turned = metric.high < 0.5
     why = "is below chance: are the labels of steps, or the classes of the head, swapped?" if turned else "does not exclude a coin"
-    return Finding("fail", name, metric.value, 0.5, f"step AUROC in [{metric.low:.3f}, {metric.high:.3f}] {why}", "baseline")
+    return Finding(
+        "fail", name, metric.value, 0.5, f"step AUROC in [{metric.low:.3f}, {metric.high:.3f}] {why}", "baseline", _BASELINE
+    )
 
 
 def above_ranking(scores: StepScores, rival: StepRival, labels: StepLabels) -> Finding:
@@ -54,11 +59,11 @@ def above_second_half(scores: StepScores, rival: StepRival, labels: StepLabels, 
 
 def _gain(name: str, what: str, gain: float, interval: Interval, rule: str) -> Finding:
     if math.isnan(gain) or math.isnan(interval.low):
-        return Finding("warn", name, math.nan, 0.0, "not measured: no steps of both kinds have a reward", "baseline")
+        return Finding("warn", name, math.nan, 0.0, "not measured: no steps of both kinds have a reward", "baseline", _BASELINE)
     seen = f"{what} differs by {gain:+.3f}, interval [{interval.low:+.3f}, {interval.high:+.3f}]{rule}"
     if interval.low > 0:
         return Finding("ok", name, gain, 0.0, seen, "baseline")
-    return Finding("warn", name, gain, 0.0, f"{seen}: it may have learnt no more than this", "baseline")
+    return Finding("warn", name, gain, 0.0, f"{seen}: it may have learnt no more than this", "baseline", _BASELINE)
 
 
 def calibrated(observed: Metric, chance: Metric) -> Finding:
@@ -71,7 +76,21 @@ def calibrated(observed: Metric, chance: Metric) -> Finding:
         if level == "warn"
         else "the ECE is what chance gives a calibrated model"
     )
-    return Finding(level, "calibration of steps", observed.value, chance.high, why)
+    return Finding(level, "calibration of steps", observed.value, chance.high, why, remedy=_CALIBRATION)
+
+
+def calibrated_on_few(entry: Mapping[str, Any] | None) -> Finding | None:
+    """Whether P(right) rests on fewer problems than `platt.MIN_PROBLEMS`; None where it does not, or where that is not known.
+
+    entry: what reward.json says of the calibration of steps or outcomes.
+    """
+    num = (entry or {}).get("problems_of_rarer")
+    if entry is None or num is None or num >= MIN_PROBLEMS:
+        return None
+    what, whole = entry.get("of", "steps"), entry["problems"]
+    held = f"{entry['labelled']:,} {what} of {whole:,} problems, {num:,} of which hold one of the rarer kind"
+    why = f"P(right) was calibrated on {held}: on fewer than {MIN_PROBLEMS} it can be off by more than 0.1"
+    return Finding("warn", f"problems calibrated on ({what})", num, MIN_PROBLEMS, why, remedy=_CALIBRATION)
 
 
 def unscored_steps(scores: StepScores, labels: StepLabels) -> Finding:

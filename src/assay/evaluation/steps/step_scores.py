@@ -14,7 +14,7 @@ import numpy as np
 
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.records import Rewards
-from assay.scorers.base import ReadsSteps, Scorer, capability
+from assay.scorers.base import ReadsSteps, Scorer, step_reader
 from assay.scorers.wrappers.counted import Counted
 from assay.stats.metrics import sigmoid
 from assay.stats.step_figures import StepLabels
@@ -60,7 +60,7 @@ def score_steps(
             "(docs/process.md), or evaluate it on pairs"
         )
     scores, reasons = _whole(rewards, items)
-    return meant(scores, rewards.value.astype(np.float64), capability(scorer, ReadsSteps), threshold=threshold, reasons=reasons)
+    return meant(scores, rewards.value.astype(np.float64), step_reader(scorer), threshold=threshold, reasons=reasons)
 
 
 def meant(

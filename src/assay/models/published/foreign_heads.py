@@ -79,7 +79,10 @@ def find_head(tensors: Mapping[str, Stored], config: Mapping[str, Any], path: ob
     _refuse_known(tensors, config, path)
     found = head_names(tensors)
     if not found:
-        steps = ". A published process model is named with its form, as in PATH#math-shepherd (docs/process-models.md)"
+        steps = (
+            ". A published process model is named with its form, as in PATH#math-shepherd (docs/process-models.md), "
+            "and one that writes its verdict as PATH#rm-r1 (docs/generative.md)"
+        )
         raise ValueError(f"{path} has no reward head: none of its tensors is named {', '.join(HEADS)}. {_others(tensors)}{steps}")
     if len(found) > 1:
         raise ValueError(

@@ -179,6 +179,8 @@ def _or_none(number: float) -> float | None:
 
 def _why_none(item: Rendered) -> str:
     """Why a text that was rendered has no reward."""
+    if item.lost is not None:
+        return item.lost
     if (item.reward_positions == LOST).any():
         return "the length limit cuts off steps"
     return "the model gave a reward that is not finite"

@@ -16,14 +16,14 @@ unknown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from assay.data.steps.labelled_steps import LabelledSteps
-from assay.recipes.worlds.first_errors import WorldSettings, dealt, first_errors, labels_up_to
+from assay.recipes.worlds.first_errors import Names, WorldSettings, dealt, first_errors, labels_up_to
 from assay.records import Completion, as_messages
 
 KINDS = ("wrong receiver", "skipped pass", "other chain")
@@ -86,13 +86,27 @@ def relay_world(settings: WorldSettings) -> Iterator[LabelledSteps]:
             yield _solution(problem, place, kind, f"{i}:{j}", settings, rng)
 
 
-def _problem(num_passes: int, settings: WorldSettings, rng: np.random.Generator) -> Problem:
-    pool = {"first": _NAMES[0::2], "second": _NAMES[1::2], "all": _NAMES}[settings.names]
-    size = PASSES_OF_A_CHAIN + 1
+def two_chains(num_passes: int, names: Names, rng: np.random.Generator) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Two chains of so many passes, as names in order; they share none."""
+    pool, size = names_of(names), num_passes + 1
     drawn = [pool[i] for i in rng.permutation(len(pool))[: 2 * size]]
-    chains = (tuple(drawn[:size]), tuple(drawn[size:]))
+    return tuple(drawn[:size]), tuple(drawn[size:])
+
+
+def names_of(names: Names) -> tuple[str, ...]:
+    """The names of a half, or all."""
+    return {"first": _NAMES[0::2], "second": _NAMES[1::2], "all": _NAMES}[names]
+
+
+def facts_of(chains: Sequence[Sequence[str]], rng: np.random.Generator) -> str:
+    """All passes of the chains in random order, a sentence each."""
     facts = [f"{giver} passed it to {receiver}." for chain in chains for giver, receiver in pairwise(chain)]
-    shuffled = " ".join(facts[i] for i in rng.permutation(len(facts)))
+    return " ".join(facts[i] for i in rng.permutation(len(facts)))
+
+
+def _problem(num_passes: int, settings: WorldSettings, rng: np.random.Generator) -> Problem:
+    chains = two_chains(PASSES_OF_A_CHAIN, settings.names, rng)
+    shuffled = facts_of(chains, rng)
     plural = "es" if num_passes > 1 else ""
     text = (
         f"Passes, in no order: {shuffled}\n"

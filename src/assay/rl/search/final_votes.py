@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -22,24 +23,26 @@ NO_ANSWER = -1
 def answer_classes(texts: Sequence[str]) -> list[int]:
     """The number of each text's answer, from 0; equal answers have one number, a text without an answer `NO_ANSWER`.
 
-    Equal are those that math-verify holds for one, where it is installed; else those with the same marked answer (a box, a tag,
-    ####, "the answer is"), white space apart. The first text with an answer stands for it.
+    Equal are those that math-verify holds for one, where it is installed; else, and where an answer is no mathematical expression
+    (a name, a letter), those with the same marked answer (a box, a tag, ####, "the answer is"), white space apart. The first text
+    with an answer stands for it.
     """
     has_math = find_spec("math_verify") is not None
     marked = [final_answer(text) for text in texts]
     told = [own if own is not None else text if has_math else "" for own, text in zip(marked, texts, strict=True)]
     keys = [" ".join(one.split()) for one in told]
+    is_marked = {key: own is not None for key, own in zip(keys, marked, strict=True)}
     known = dict.fromkeys(keys, NO_ANSWER)
-    firsts: list[str] = []
-    for key in dict.fromkeys(key for key in keys if key):
-        equal = _equal(key, firsts) if has_math else [False] * len(firsts)
-        if equal is None:
+    firsts: dict[str, int] = {}  # of expressions
+    new = itertools.count()
+    for key in filter(None, is_marked):
+        equal = _equal(key, list(firsts)) if has_math else []
+        if equal is None and not is_marked[key]:
             continue  # it holds no expression
-        if True in equal:
-            known[key] = equal.index(True)
-        else:
-            known[key] = len(firsts)
-            firsts.append(key)
+        same = list(firsts.values())[equal.index(True)] if equal and True in equal else None
+        known[key] = next(new) if same is None else same
+        if same is None and equal is not None:
+            firsts[key] = known[key]
     return [known[key] for key in keys]
 
 

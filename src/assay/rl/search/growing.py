@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from assay.generation.generator import Generator
-from assay.generation.replies import Answered, Ask, Sampling, text_of
+from assay.generation.replies import Answered, Ask, Reply, Sampling, text_of
 from assay.messages import Message, Messages
 from assay.records import Completion, Rewards
 from assay.stats.step_figures import reduced
@@ -119,7 +119,7 @@ class Found(NamedTuple):
 class Grown:
     """The growing of solutions to P prompts: what every method does, and what it costs.
 
-    probability: rewards of steps -> P(right), where the scorer knows it, see `values_of`.
+    probability: rewards of steps -> P(right), where the scorer knows it, see `values_of`. advance: is told of every reply.
     """
 
     def __init__(
@@ -129,9 +129,10 @@ class Grown:
         prompts: Sequence[Messages],
         settings: SearchSettings,
         probability: Probability | None = None,
+        advance: Callable[[int], None] = lambda number: None,
     ) -> None:
         self.generator, self.score, self.prompts, self.settings = generator, score, list(prompts), settings
-        self.probability = probability
+        self.probability, self.advance = probability, advance
         self.finished: list[list[Candidate]] = [[] for _ in self.prompts]
         self.left_out: list[Counter[str]] = [Counter() for _ in self.prompts]
         self.spent = [[0, 0, 0] for _ in self.prompts]
@@ -174,7 +175,12 @@ class Grown:
             seen[place, candidate.text] += 1
             messages = (*self.prompts[place], *begun)
             asks.append(Ask(messages=messages, sampling=sampling, sample=sample, shared=f"{place}/{candidate.text}"))
-        answers = self.generator.ask(asks, text_of)
+
+        def read(ask: Ask, reply: Reply) -> str:
+            self.advance(1)
+            return text_of(ask, reply)
+
+        answers = self.generator.ask(asks, read)
         for (place, _), one in zip(rows, answers, strict=True):
             for k, number in enumerate((one.reply.output_tokens, one.reply.input_tokens, 1)):
                 self.spent[place][k] += number or 0

@@ -6,7 +6,7 @@ a solution that was cut off, or that the scorer gave no reward, is never gone on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from assay.generation.generator import Generator
 from assay.messages import Messages
@@ -21,7 +21,7 @@ from assay.rl.search.growing import (
     Score,
     SearchSettings,
 )
-from assay.scorers.base import ReadsSteps, Scorer, capability
+from assay.scorers.base import Scorer, step_reader
 
 NEW = Candidate()
 
@@ -33,15 +33,17 @@ def search(
     settings: SearchSettings = SearchSettings(),  # noqa: B008  (immutable)
     *,
     score: Score | None = None,
+    advance: Callable[[int], None] = lambda number: None,
 ) -> list[Found]:
     """P prompts -> what was found for each, in order.
 
-    score: gives the rewards of solutions as far as they have come, in place of `scorer.score`. Equal arguments give equal results;
-    what a ledger of the generator holds is not written anew. Raises ValueError for a product of rewards that are no probabilities.
+    score: gives the rewards of solutions as far as they have come, in place of `scorer.score`. advance: is told of each reply.
+    Equal arguments give equal results; what a ledger of the generator holds is not written anew. Raises ValueError for a product of
+    rewards that are no probabilities.
     """
-    reads = capability(scorer, ReadsSteps)
+    reads = step_reader(scorer)
     probability: Probability | None = None if reads is None else reads.step_probability
-    grown = Grown(generator, score or scorer.score, prompts, settings, probability)
+    grown = Grown(generator, score or scorer.score, prompts, settings, probability, advance)
     {"best-of-n": _best_of_n, "beam": _beam, "dvts": _trees, "rejection": _rejection}[settings.method](grown)
     return grown.found()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,7 +18,7 @@ from assay.audit.best_of_n import sizes_up_to
 from assay.audit.chosen_answers import chosen_answers
 from assay.data.prompt_rows import Prompt
 from assay.records import Completion, Finding, Metric, Report, Table
-from assay.rl.search.final_votes import CHOICES, Choice, answer_classes, chosen
+from assay.rl.search.final_votes import CHOICES, NO_ANSWER, Choice, answer_classes, chosen
 from assay.rl.search.growing import UNSCORED, Found, SearchSettings
 from assay.scorers.verifiers.built_in import built_in_rule
 from assay.stats.mean_intervals import change_interval, share_interval
@@ -87,17 +87,29 @@ def _picks(found: Sequence[Found], classes: Sequence[Sequence[int]]) -> tuple[di
 
 
 def _gold(found: Sequence[Found], prompts: Sequence[Prompt]) -> tuple[np.ndarray, ...] | None:
-    """Whether each solution is right, by math-verify where it is installed, else as a text; None where no prompt says what is."""
+    """Whether each solution is right, by math-verify where it is installed and the truth is an expression, else as a text; None
+    where no prompt says what is."""
     if all(one.ground_truth is None for one in prompts):
         return None
-    rule = built_in_rule("answer") if find_spec("math_verify") is not None else built_in_rule("exact", {"final": True})
     checks = [
         Completion(messages=prompt.messages, response=one.text, ground_truth=prompt.ground_truth)
         for each, prompt in zip(found, prompts, strict=True)
         for one in each.candidates
     ]
-    values = rule.score(checks).value.astype(np.float64)
+    values = built_in_rule("exact", {"final": True}).score(checks).value.astype(np.float64)
+    is_math_N = np.repeat(_are_expressions(prompts), [len(each.candidates) for each in found])
+    if is_math_N.any():
+        maths = [check for check, is_math in zip(checks, is_math_N, strict=True) if is_math]
+        values[is_math_N] = built_in_rule("answer").score(maths).value
     return tuple(np.split(values, np.cumsum([len(each.candidates) for each in found])[:-1]))
+
+
+def _are_expressions(prompts: Sequence[Prompt]) -> np.ndarray:
+    """(P,): whether math-verify, where it is installed, can read the ground truth: a name it cannot."""
+    if find_spec("math_verify") is None:
+        return np.zeros(len(prompts), bool)
+    truths = [Completion(response="The answer is 0.", ground_truth=prompt.ground_truth) for prompt in prompts]
+    return ~np.isnan(built_in_rule("answer").score(truths).value)
 
 
 def _right(picks: Sequence[int | None], gold: Sequence[np.ndarray], found: Sequence[Found]) -> np.ndarray:
@@ -137,10 +149,18 @@ def _figures(
 
 
 def _curves(found: Sequence[Found], gold: Sequence[np.ndarray], classes: Sequence[Sequence[int]], n: int, seed: int) -> Table:
-    rewards = [np.array([one.value for one in each.candidates], np.float64) for each in found]
-    columns = [np.array(own, np.int64) for own in classes]
-    known = [np.where(np.isnan(own), 0.0, own) for own in gold]
-    return chosen_answers(known, {"reward": rewards}, columns, sizes_up_to(n).tolist(), seed=seed).table("choosing among n")
+    """The ways to choose over n, of all prompts at every n: a solution without an end is a wrong one that is never chosen before
+    one with an end, so that the last line holds the figures above it."""
+    values = [np.array([one.value for one in each.candidates], np.float64) for each in found]
+    lowest = min((float(np.nanmin(own)) for own in values if not np.isnan(own).all()), default=0.0)
+    last = 0.0 if lowest >= 0 else lowest - 1.0
+    lost = [n - len(own) for own in values]
+    rewards = [np.append(own, np.full(num, last)) for own, num in zip(values, lost, strict=True)]
+    columns = [np.append(own, np.full(num, NO_ANSWER)).astype(np.int64) for own, num in zip(classes, lost, strict=True)]
+    known = [np.append(np.where(np.isnan(own), 0.0, own), np.zeros(num)) for own, num in zip(gold, lost, strict=True)]
+    curves = chosen_answers(known, {"reward": rewards}, columns, sizes_up_to(n).tolist(), seed=seed)
+    note = "share of prompts answered rightly, over all draws of n solutions; one that was not finished counts as wrong"
+    return replace(curves.table("choosing among n"), note=note)
 
 
 def _outcomes(found: Sequence[Found]) -> Table:

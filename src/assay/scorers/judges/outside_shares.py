@@ -24,8 +24,9 @@ class OutsideShares:
                 entries = [one.verdict, *(entry for entry in one.verdict.values() if isinstance(entry, dict))]
                 self.shares.extend(entry["outside"] for entry in entries if "outside" in entry)
 
-    def summary(self) -> str | None:
-        """The median share, with a warning where it is above one half; None where no verdict was read by its tokens."""
+    def summary(self, *, fix: str = "--judge-reading text") -> str | None:
+        """The median share, with a warning where it is above one half; None where no verdict was read by its tokens. fix: how a
+        judge is let write."""
         if not self.shares:
             return None
         share, count = median(self.shares), len(self.shares)
@@ -34,5 +35,5 @@ class OutsideShares:
             return text
         return (
             f"{text}: this judge hardly answers in verdicts, and what is read is the small rest: name a model that follows "
-            "instructions, or let it write (--judge-reading text)"
+            f"instructions, or let it write ({fix})"
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ from assay.scorers.judges.verdict_tokens import masses_of
 from assay.scorers.judges.wording import FIRST, SECOND, TIE, pairwise_question, why_unjudged
 from assay.stats.linear import bradley_terry_weights
 
+NO_OTHER = "there is no other answer to this prompt to compare with"
 PRIOR = 0.5  # L2 on the strengths: without it an answer that wins every comparison would be infinitely strong
 FORWARD, BACKWARD = "first shown first", "second shown first"
 
@@ -111,20 +112,9 @@ class PairwiseJudge:
         reason. Source: Bradley & Terry (1952); the prior is that of a Gaussian on the strengths.
         """
         items = list(completions)
-        by_prompt: dict[object, list[int]] = {}
-        for i, item in enumerate(items):
-            by_prompt.setdefault((item.messages, item.ground_truth_digest, i if item.response is None else -1), []).append(i)
-        edges = [edge for places in by_prompt.values() for edge in itertools.combinations(places, 2)]
+        edges = [edge for places in prompt_groups(items) for edge in itertools.combinations(places, 2)]
         found = dict(zip(edges, self.comparisons([(items[i], items[j]) for i, j in edges]), strict=True))
-        value = np.full(len(items), np.nan)
-        error: list[str | None] = ["there is no other answer to this prompt to compare with"] * len(items)
-        for places in by_prompt.values():
-            mine = {edge: found[edge] for edge in itertools.combinations(places, 2)}
-            strengths, failures = _strengths(places, mine)
-            for place, strength in zip(places, strengths, strict=True):
-                value[place] = strength
-                error[place] = None if np.isfinite(strength) else failures.get(place, self._problem(items[place]) or error[place])
-        return Rewards(value=value.astype(np.float32), error=tuple(error))
+        return strengths_in_prompts(items, found, self._problem)
 
     def bill(self) -> str:
         """What this run's calls came to, and how often the orders agreed, in words."""
@@ -228,6 +218,30 @@ class PromptJudge:
     def estimate(self, completions: Sequence[Completion]) -> Estimate:
         """What comparing all answers to each prompt would cost, at most."""
         return self.judge.estimate(completions)
+
+
+def prompt_groups(items: Sequence[Completion]) -> list[list[int]]:
+    """The places of the answers to each prompt; what was rendered already is alone."""
+    by_prompt: dict[object, list[int]] = {}
+    for i, item in enumerate(items):
+        by_prompt.setdefault((item.messages, item.ground_truth_digest, i if item.response is None else -1), []).append(i)
+    return list(by_prompt.values())
+
+
+def strengths_in_prompts(
+    items: Sequence[Completion], found: Mapping[tuple[int, int], Comparison], problem: Callable[[Completion], str | None]
+) -> Rewards:
+    """N completions and the comparisons of all pairs of a prompt's answers, by their places -> N strengths in logits, mean 0 within
+    a prompt; NaN with the reason for an answer that has none. problem: why an answer cannot be asked about."""
+    value = np.full(len(items), np.nan)
+    error = [problem(item) for item in items]
+    for places in prompt_groups(items):
+        open_ones = [place for place in places if error[place] is None]  # what is wrong with an answer is no reason for another one
+        strengths, failures = _strengths(open_ones, {edge: found[edge] for edge in itertools.combinations(open_ones, 2)})
+        for place, strength in zip(open_ones, strengths, strict=True):
+            value[place] = strength
+            error[place] = None if np.isfinite(strength) else failures.get(place, NO_OTHER)
+    return Rewards(value=value.astype(np.float32), error=tuple(error))
 
 
 def _strengths(places: Sequence[int], found: dict[tuple[int, int], Comparison]) -> tuple[np.ndarray, dict[int, str]]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from assay.console import progress
 from assay.generation.generator import Generator
 from assay.generation.replies import Ask, Reply, Sampling, Unreadable
 from assay.messages import Message
@@ -109,12 +110,18 @@ class Proposals:
 
 
 def propose_criteria(generator: Generator, rubric: Rubric, pairs: Sequence[PreferencePair], asked: AskedFor) -> Proposals:
-    """Ask a language model for criteria that tell the preferred answers of pairs from the others.
+    """Ask a language model for criteria that tell the preferred answers of pairs from the others; progress is shown by the reply.
 
     Calls are billed, tried again and kept in the ledger as those of judges. A failed call is counted, and raises nothing.
     """
     asks = asks_for_criteria(rubric, pairs, asked)
-    answered = generator.ask(asks, lambda ask, reply: criteria_in(reply))
+    with progress("proposing", len(asks), "replies") as advance:
+
+        def read(ask: Ask, reply: Reply) -> dict[str, Any]:
+            advance(1)
+            return criteria_in(reply)
+
+        answered = generator.ask(asks, read)
     told = [one.verdict for one in answered if one.error is None]
     lists = [[_criterion(line) for line in verdict["criteria"]] for verdict in told]
     known = {key for criterion in rubric.criteria for key in _keys(criterion)}

@@ -34,6 +34,7 @@ from assay.scorers.judges.pointwise import judge_tolerance
 from assay.scorers.judges.verdict_text import outside_of_quotes, whole_text
 from assay.scorers.judges.verdict_tokens import masses_at, masses_of
 from assay.scorers.steps.step_values import said_of_reduction
+from assay.stats.step_meaning import StepMeaning
 from assay.stats.step_reductions import reduce_values
 
 REPLY_TOKENS = {"each step": 2048, "whole solution": 4096}
@@ -63,7 +64,8 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class _Course:
-    """How far one solution is: its steps, the turns so far, a value and a reason for each step, and what was written."""
+    """How far one solution is: the steps that are asked about, the turns so far, a value and a reason for each of all its
+    steps, and what was written."""
 
     steps: tuple[str, ...]
     turns: list[Message]
@@ -124,6 +126,11 @@ class StepVerdicts:
         """Above it a step is taken for right."""
         return self.form.threshold
 
+    @property
+    def step_meaning(self) -> StepMeaning:
+        """Probabilities as they are."""
+        return StepMeaning(False, 1.0, 0.0, self.form.threshold)
+
     def step_probability(self, rewards_S: np.ndarray) -> np.ndarray:
         """P(right) of steps: their values."""
         return np.asarray(rewards_S, np.float64)
@@ -134,7 +141,7 @@ class StepVerdicts:
 
     def score(self, completions: Sequence[Completion]) -> Rewards:
         """N solutions -> N rewards with their steps and what was written of them."""
-        problems = [why_not(item) for item in completions]
+        problems = [why_not(item) for item in completions]  # an empty step leaves those before it
         courses = [self._begun(item, problem) for item, problem in zip(completions, problems, strict=True)]
         open_ones = [course for course, problem in zip(courses, problems, strict=True) if problem is None]
         if self.form.asks == "each step":
@@ -151,7 +158,9 @@ class StepVerdicts:
         return Rewards(value=np.array(value, np.float32), steps=steps, text=text, error=tuple(errors))
 
     def _begun(self, item: Completion, problem: str | None) -> _Course:
-        steps = steps_of(item)
+        all_steps = steps_of(item)
+        num_all, blank = len(all_steps), _first_blank(all_steps)
+        steps = all_steps[:blank]
         turns: list[Message] = []
         if problem is None and self.form.asks == "each step" and self.instruction:
             turns = [Message("system", self._template.render(problem=item.messages[0].content))]
@@ -160,7 +169,8 @@ class StepVerdicts:
             turns = [Message("user", self._template.render(problem=item.messages[0].content, solution=numbered, steps=steps))]
         if problem is None and self.form.asks == "each step":
             steps = (f"{item.messages[0].content}\n{steps[0].strip()}", *(step.strip() for step in steps[1:]))
-        return _Course(steps, turns, [math.nan] * len(steps), [None] * len(steps), [])
+        lost = f"step {len(steps) + 1} is empty: leave it out, or join it to its neighbour"
+        return _Course(steps, turns, [math.nan] * num_all, [None] * len(steps) + [lost] * (num_all - len(steps)), [])
 
     def _ask_steps(self, courses: Sequence[_Course]) -> None:
         """One turn a step: the k-th steps of all solutions are asked about together."""
@@ -170,7 +180,7 @@ class StepVerdicts:
                 course.turns.append(Message("user", course.steps[k]))
             for course, one in zip(here, self._replies(here), strict=True):
                 if one.reply.text is None:  # nothing was said, so that what follows cannot be asked
-                    course.reasons[k:] = [f"step {k + 1}: {one.error}"] * (len(course.steps) - k)
+                    course.reasons[k:] = [f"step {k + 1}: {one.error}"] * (len(course.values) - k)
                     continue
                 course.replies.append(one.reply.text)
                 if one.error is not None:
@@ -183,11 +193,12 @@ class StepVerdicts:
         for course, one in zip(courses, self._replies(courses), strict=True):
             course.replies += [one.reply.text] if one.reply.text is not None else []
             if one.error is not None:
-                course.reasons[:] = [one.error] * len(course.steps)
+                course.reasons[: len(course.steps)] = [one.error] * len(course.steps)
                 continue
-            found = verdicts_on_steps(str(one.reply.text), self.choices, len(course.steps))
-            course.reasons[:] = [
-                None if k in found else f"the reply has no verdict on step {k + 1}" for k in range(len(course.steps))
+            found = self._verdicts(one.reply, len(course.steps))
+            ended = " before it was cut off: raise max_length" if one.reply.finish == "length" else ""
+            course.reasons[: len(course.steps)] = [
+                None if k in found else f"the reply has no verdict on step {k + 1}{ended}" for k in range(len(course.steps))
             ]
             self._take(course, found, one.reply)
 
@@ -200,8 +211,23 @@ class StepVerdicts:
         """The reader of a reply: it must hold a verdict. Raises `Unreadable`."""
         if self.form.asks == "each step":
             return last_verdict(whole_text(reply), self.choices).word
-        text = whole_text(reply._replace(text=_TAGS.sub(_blank, reply.text or "")))
-        return " ".join(found.word for found in verdicts_on_steps(text, self.choices, num_steps).values())
+        return " ".join(found.word for found in self._verdicts(reply, num_steps).values())
+
+    def _verdicts(self, reply: Reply, num_steps: int) -> dict[int, Verdict]:
+        """The verdicts of one reply on a whole solution. Of one that was cut off those on the steps before the last it came to: its
+        verdict might still have changed. Raises `Unreadable` where there is none."""
+        text = _TAGS.sub(_blank, reply.text or "")
+        if reply.finish != "length":
+            return verdicts_on_steps(whole_text(reply._replace(text=text)), self.choices, num_steps)
+        try:
+            found = verdicts_on_steps(text, self.choices, num_steps)
+        except Unreadable:
+            found = {}
+        come_to = [int(place[1]) - 1 for place in _HEADING.finditer(outside_of_quotes(text))] or [*found]
+        done = {k: verdict for k, verdict in found.items() if k < come_to[-1]}
+        if not done:
+            whole_text(reply)  # raises: it was cut off
+        return done
 
     def _take(self, course: _Course, found: dict[int, Verdict], reply: Reply) -> None:
         """Put the values of verdicts into a solution: probabilities where they can be read, else 1 or 0."""
@@ -251,8 +277,12 @@ def why_not(item: Completion) -> str | None:
         return "there are no steps: the response is empty"
     if "".join(steps) != item.response:
         return "the steps, joined, are not the response"
-    blank = next((k for k, step in enumerate(steps, start=1) if not step.strip()), None)
-    return None if blank is None else f"step {blank} is empty: leave it out, or join it to its neighbour"
+    return "step 1 is empty: leave it out, or join it to its neighbour" if _first_blank(steps) == 0 else None
+
+
+def _first_blank(steps: Sequence[str]) -> int:
+    """How many steps stand before the first empty one."""
+    return next((k for k, step in enumerate(steps) if not step.strip()), len(steps))
 
 
 def steps_of(item: Completion) -> tuple[str, ...]:

@@ -47,12 +47,12 @@ def fence_of(text_digest: str) -> str:
     return f"[text {''.join(letters)}]"
 
 
-def whole_text(reply: Reply) -> str:
+def whole_text(reply: Reply, *, fix: str = "raise max_tokens in [judge]") -> str:
     """The text of a reply that came to its end. Raises `Unreadable` for one that is empty, cut off or never stops to think."""
     text = reply.text or ""
     if reply.finish == "length":
         written = f" after {reply.output_tokens} tokens" if reply.output_tokens else ""
-        raise Unreadable(f"the reply was cut off{written}: raise max_tokens in [judge]")
+        raise Unreadable(f"the reply was cut off{written}: {fix}")
     if not text.strip():
         raise Unreadable("the reply is empty")
     masked = _blank(_THOUGHTS, text)
@@ -120,11 +120,17 @@ def verdict_at_start(text: str, choices: Sequence[str]) -> Found:
     return numbered_verdict(text, choices)
 
 
-def outside_of_quotes(text: str) -> str:
-    """The text with blanks in place of thoughts, fenced text and quotations; offsets stay as they are."""
+def outside_of_thoughts(text: str) -> str:
+    """The text with blanks in place of thoughts; offsets stay as they are."""
     masked = _blank(_THOUGHTS, text)
     if (ends := list(_END_OF_THOUGHT.finditer(masked))) and not _OPEN_THOUGHT.search(masked):
         masked = _blanked(masked, 0, ends[-1].end())  # a template may have opened the thought in the prompt
+    return masked
+
+
+def outside_of_quotes(text: str) -> str:
+    """The text with blanks in place of thoughts, fenced text and quotations; offsets stay as they are."""
+    masked = outside_of_thoughts(text)
     marks = list(_FENCE.finditer(masked))
     while marks:
         opening = marks.pop(0)

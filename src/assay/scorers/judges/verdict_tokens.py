@@ -16,6 +16,7 @@ from assay.generation.spellings import normal
 from assay.scorers.judges.verdict_text import verdict_at_start
 
 LEAST_MASS = 0.001  # of all choices together: with less the reply would have been something else
+READ_TEXT = 'reading = "text" in [judge]'  # what a reason says to do where no probability can be read
 MOST_UNSEEN = 0.05  # of the mass of the choices that are seen: what the others could have at most, outside of the likeliest tokens
 
 
@@ -30,7 +31,7 @@ def masses_of(reply: Reply, choices: Sequence[str]) -> Masses:
     """Raises `Unreadable` where there are no probabilities, no verdict to read them at, too little mass, or two choices of equal
     mass."""
     if not reply.tokens:
-        raise Unreadable('the reply has no probabilities of tokens: give reading = "text" in [judge]')
+        raise Unreadable("the reply has no probabilities of tokens: give " + READ_TEXT)
     if reply.finish == "choice":  # the choices were read whole
         return _masses(reply.tokens[0], choices)
     try:
@@ -107,8 +108,6 @@ def _refuse_parts(token: TokenChoices, choices: Sequence[str]) -> None:
     whole = {normal(text) for text, _ in token.top}
     if written not in names:
         what = f"the choice {longer[0]!r} is several tokens here" if longer else f"the token at the verdict is {token.token!r}"
-        raise Unreadable(f'{what}: its probability is not known; give choices of one token, or reading = "text" in [judge]')
+        raise Unreadable(f"{what}: its probability is not known; give choices of one token, or {READ_TEXT}")
     if unseen := [choice for choice in longer if normal(choice) not in whole]:
-        raise Unreadable(
-            f'{token.token!r} may be {written!r} or begin {unseen[0]!r}: give the scale one digit, or reading = "text" in [judge]'
-        )
+        raise Unreadable(f"{token.token!r} may be {written!r} or begin {unseen[0]!r}: give the scale one digit, or {READ_TEXT}")

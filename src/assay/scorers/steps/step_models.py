@@ -22,6 +22,7 @@ from assay.models.published.step_heads import PublishedSteps, load_published_ste
 from assay.records import Completion, Dtype, Rewards
 from assay.scorers.base import Scope, TokenCount
 from assay.scorers.steps.step_values import refuse_reduction, said_of_reduction, step_values
+from assay.stats.step_meaning import StepMeaning
 from assay.stats.step_reductions import Reduced, reduce_values
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.03}  # of logits, as a share of the head's norm
@@ -61,10 +62,15 @@ class StepModelScorer:
         """Above it a step is taken for right, as the publisher decides."""
         return self.form.threshold
 
+    @property
+    def step_meaning(self) -> StepMeaning:
+        """Probabilities, as the publisher's value says them; of p(right) - p(wrong) the half of it plus a half."""
+        half = 0.5 if self.form.value == "difference" else 0.0
+        return StepMeaning(False, 1.0 - half, half, self.form.threshold)
+
     def step_probability(self, rewards_S: np.ndarray) -> np.ndarray:
-        """P(right) of steps, as the publisher's value says it; of p(right) - p(wrong) the half of it plus a half."""
-        rewards_S = np.asarray(rewards_S, np.float64)
-        return (rewards_S + 1) / 2 if self.form.value == "difference" else rewards_S
+        """P(right) of steps, see `step_meaning`."""
+        return self.step_meaning.right(rewards_S)
 
     @property
     def computed_in(self) -> str:
@@ -80,9 +86,9 @@ class StepModelScorer:
         for item, logits_RK in zip(rendered, logits, strict=True):
             values_S = np.full(len(item.reads), np.nan, np.float32)
             values_S[item.reads >= 0] = step_values(logits_RK, self.form.value)
-            is_lost = bool(np.isnan(values_S).any())
+            lost = np.flatnonzero(np.isnan(values_S))
             steps.append(values_S)
-            errors.append(item.error or (_NOT_FINITE if is_lost else None))
+            errors.append(item.error or (f"{_NOT_FINITE}, from step {lost[0] + 1} on" if len(lost) else None))
         value_N = np.array([reduce_values(values_S, self.reduction) for values_S in steps], np.float32)
         return Rewards(value=value_N, steps=tuple(steps), error=tuple(errors))
 
@@ -108,17 +114,30 @@ class StepModelScorer:
     def _logits(self, completions: Sequence[Completion], rendered: Sequence[StepTokens]) -> list[np.ndarray]:
         """For each solution (R, K) float32 logits at the steps that are read; NaN where they are not finite.
 
-        A masked token has weight 0, and 0 times NaN is NaN: one solution can spoil the others of its batch, so that what is not
-        finite is computed once more alone.
+        A masked token has weight 0, and 0 times NaN is NaN: one solution can spoil the others of its batch, and a step those before
+        it, so that what is not finite is computed once more alone, and then without the steps at its end.
         """
         num_outputs = self.model.head.out_features
         found = [np.empty((0, num_outputs), np.float32)] * len(rendered)
         places = [i for i, item in enumerate(rendered) if (item.reads >= 0).any()]
-        spoiled = [i for i in self._run(completions, rendered, places, found) if len(places) > 1]
-        for i in spoiled:
-            self._run(completions, rendered, [i], found)
-        for i in places:
-            found[i][~np.isfinite(found[i]).all(axis=1)] = np.nan
+        for i in self._run(completions, rendered, places, found):
+            if len(places) == 1 or self._run(completions, rendered, [i], found):
+                start_RK = self._finite_start(completions[i], rendered[i])
+                found[i][:] = np.nan
+                found[i][: len(start_RK)] = start_RK
+        return found
+
+    def _finite_start(self, completion: Completion, item: StepTokens) -> np.ndarray:
+        """(r, K): the logits of the first steps, as many as are finite without what stands behind them; found by halving."""
+        reads = item.reads[item.reads >= 0]
+        found, num_fine, num_spoilt = np.empty((0, self.model.head.out_features), np.float32), 0, len(reads)
+        while num_spoilt - num_fine > 1:
+            num, rows = (num_fine + num_spoilt) // 2, [found]
+            begun = item._replace(tokens=item.tokens[: reads[num - 1] + 1], reads=reads[:num])
+            if self._run([completion], [begun], [0], rows):
+                num_spoilt = num
+            else:
+                found, num_fine = rows[0], num
         return found
 
     def _run(

@@ -51,9 +51,9 @@ def _missing(completion: Completion) -> np.ndarray:
 
 def _reason(item: Rendered, step_S: np.ndarray) -> str | None:
     """Why a solution has no reward."""
-    if item.error is not None:
-        return item.error
+    if item.error is not None or item.lost is not None:
+        return item.error or item.lost
     num_lost = int((item.reward_positions == LOST).sum())
     if num_lost:
         return f"{num_lost} of {len(step_S)} steps lie behind the length limit and have no reward, so the whole has none"
-    return _NOT_FINITE if np.isnan(step_S).any() else None
+    return f"{_NOT_FINITE}, from step {int(np.isnan(step_S).argmax()) + 1} on" if np.isnan(step_S).any() else None

@@ -2,11 +2,14 @@
 
 From a pair with the preferred answer `good` and the other one, `bad`, and a probe drawn at random, one of these is made:
 
-    worthless     either answer over its edited version, at preference 0.9: the edit costs about two logits, not more
+    worthless     either answer over its edited version, at preference 0.9
     style         either answer against its edited version, as a tie
     destructive   good over its ruined version, at preference 1
     kept true     good over bad with either of the two edited, at the pair's own preference (worthless and style): the edit does
                   not change which answer is better. Were always good edited, these pairs would teach the very hack.
+
+The labels of the first two are where to begin: `assay train --augment` finds those at which the edit is worth nothing in the model
+that comes out (training/neutral.py). 0.9 fines it.
 
 Answers to other prompts as losers are the augmentation of RRM (Liu et al. 2024, arXiv 2409.13156, section 3), cut-off answers and
 bare openers that of Master-RM (Zhao et al. 2025, arXiv 2507.08794). Probes with prompts of their own (`agreement`) are not used,
@@ -28,6 +31,9 @@ from assay.records import Completion, PreferencePair
 
 AUGMENTED = "assay.augment"
 """Tag of a pair that was made here; its value is the probe's name."""
+
+CONTRAST = "assay.contrast"
+"""Tag of a pair that is an answer against its edited self, and whose label may be moved; its value is the probe's kind."""
 
 PREFERENCE = {"worthless": 0.9, "style": 0.5, "destructive": 1.0}
 KEPT_TRUE = 1 / 3  # of the pairs made with worthless and style probes
@@ -85,13 +91,40 @@ def augmented(
             pool[int(rng.integers(NUM_POOLED))] = preferred(pair)
 
 
-def _counter_example(pair: PreferencePair, probes: Sequence[Probe], rng: np.random.Generator) -> PreferencePair | None:
+def contrasted(
+    pairs: Iterable[PreferencePair],
+    *,
+    most: int,
+    seed: int = 0,
+    only: Collection[str] | None = None,
+    is_source: Callable[[PreferencePair], bool] = lambda pair: True,
+) -> Iterator[PreferencePair]:
+    """Every pair, each of the first `most` sources followed by one of its answers against its worthless or restyled self.
+
+    only, is_source: as of `augmented`.
+    """
+    rng = np.random.default_rng([seed, 17])
+    every = (*probes_with([]), *(INJECTIONS if only is not None else ()))
+    chosen = [probe for probe in every if probe.kind != "destructive" and (only is None or probe.name in only)]
+    for pair in pairs:
+        yield pair
+        if most and AUGMENTED not in pair.tags and is_source(pair):
+            made = _counter_example(pair, chosen, rng, kept_true=0.0)
+            if made is not None:
+                yield made
+                most -= 1
+
+
+def _counter_example(
+    pair: PreferencePair, probes: Sequence[Probe], rng: np.random.Generator, kept_true: float = KEPT_TRUE
+) -> PreferencePair | None:
     """One pair made from another with a probe drawn at random; None when none of a few draws applies."""
     for _ in range(NUM_DRAWS if probes else 0):
         probe = probes[int(rng.integers(len(probes)))]
         good, bad = preferred(pair), pair.completions()[int(pair.preference >= 0.5)]
-        is_on_good = probe.kind == "destructive" or rng.random() < 0.5
-        is_kept_true = probe.kind != "destructive" and not pair.is_tie and rng.random() < KEPT_TRUE
+        is_ruined = probe.kind == "destructive"
+        is_on_good = is_ruined or rng.random() < 0.5
+        is_kept_true = not is_ruined and not pair.is_tie and rng.random() < kept_true
         contrast = contrast_of(probe, good if is_on_good else bad, rng)
         if contrast is None:
             continue
@@ -111,6 +144,6 @@ def _counter_example(pair: PreferencePair, probes: Sequence[Probe], rng: np.rand
                 preference=preference,
                 margin=None,
                 id=f"{pair.id}:{probe.name}",
-                tags={**pair.tags, AUGMENTED: probe.name},
+                tags={**pair.tags, AUGMENTED: probe.name, **({} if is_kept_true or is_ruined else {CONTRAST: probe.kind})},
             )
     return None

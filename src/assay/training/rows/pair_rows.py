@@ -24,11 +24,12 @@ from assay.errors import DataError
 from assay.files import file_sha256
 from assay.records import PreferencePair
 from assay.training import distributed
-from assay.training.rows.augment import AUGMENTED, augmented
+from assay.training.rows.augment import AUGMENTED, CONTRAST, augmented, contrasted
 from assay.training.rows.margins import check_margins
 from assay.training.settings import TrainConfig
-from assay.training.tasks.task import COUNTER_EXAMPLES
+from assay.training.tasks.task import CHECKED, COUNTER_EXAMPLES
 
+MAX_CHECKED = 100  # calibration pairs that are edited, to see what the edits are worth
 REPLAY = "assay.replay"  # tag of a pair of an earlier run
 
 
@@ -46,7 +47,13 @@ def read_table(
         with console.status("reading and tokenising"):
             pairs = with_counter_examples(with_replay(itertools.chain.from_iterable(readers), config), config, split is None)
             try:
-                table, count = build_table(pairs, renderer, path, split=lambda pair: counted(spread, pair, split_of_pair(pair)))
+                table, count = build_table(
+                    pairs,
+                    renderer,
+                    path,
+                    split=lambda pair: counted(spread, pair, split_of_pair(pair)),
+                    with_starts=config.objective.text_loss is not None,
+                )
             except NothingLeft as error:
                 raise DataError(f"{error}\n{why_no_pairs(readers)}") from error
     data = say_read(config, readers)
@@ -89,7 +96,7 @@ def refuse_tested_prompts(config: TrainConfig, table: SplitTable) -> None:
 
 def counted(spread: Spread, pair: PreferencePair, split: str) -> str:
     """The split, counted for the tags of a pair; counter-examples, which are no part of the data, are not counted."""
-    if split != COUNTER_EXAMPLES:
+    if split.partition(":")[0] not in (COUNTER_EXAMPLES, CHECKED):
         spread.add(pair)
         spread.count(split, pair)
     return split
@@ -115,7 +122,11 @@ def with_replay(pairs: Iterable[PreferencePair], config: TrainConfig) -> Iterato
 
 
 def with_counter_examples(pairs: Iterable[PreferencePair], config: TrainConfig, by_prompt: bool) -> Iterator[PreferencePair]:
-    """The pairs; with --augment each training pair is followed by the counter-examples made from it."""
+    """The pairs; with --augment each training pair is followed by the counter-examples made from it.
+
+    Where labels are looked for, the first calibration pairs are followed by an answer against its edited self, on which is seen
+    what the edits are worth in the end.
+    """
     regularization = config.regularization
     if regularization.augment is None:
         yield from pairs
@@ -127,11 +138,28 @@ def with_counter_examples(pairs: Iterable[PreferencePair], config: TrainConfig, 
         say("augment", f"no probe failed in {regularization.augment}: nothing is added")
         yield from pairs
         return
-    share, is_source = regularization.augment_share, lambda pair: _split_with_added(config, pair) == "train"
-    yield from augmented(pairs, share=share, seed=config.seed, only=only, is_source=is_source)
+    share, label = regularization.augment_share, regularization.augment_label
+    every = augmented(pairs, share=share, seed=config.seed, only=only, is_source=lambda pair: _split_of(config, pair) == "train")
+    if regularization.finds_labels:
+        is_source = lambda pair: _split_of(config, pair) == "calibration"  # noqa: E731
+        yield from contrasted(every, most=MAX_CHECKED, seed=config.seed, only=only, is_source=is_source)
+        return
+    for pair in every:
+        is_fixed = AUGMENTED in pair.tags and pair.tags.get(CONTRAST) == "worthless"
+        yield replace(pair, preference=label) if is_fixed and label is not None else pair
+
+
+def _split_of(config: TrainConfig, pair: PreferencePair) -> str:
+    """The split of a pair: by prompt; replayed pairs are in the training split."""
+    return "train" if REPLAY in pair.tags else config.run_data.split_of(pair)
 
 
 def _split_with_added(config: TrainConfig, pair: PreferencePair) -> str:
-    """The split of a pair: by prompt; replayed pairs are in the training split, counter-examples in a split of their own."""
-    name = "train" if REPLAY in pair.tags else config.run_data.split_of(pair)
-    return COUNTER_EXAMPLES if name == "train" and AUGMENTED in pair.tags and config.regularization.augment is not None else name
+    """As `_split_of`; counter-examples are in a split of their own, those whose label may be moved in a part for each edit."""
+    name = _split_of(config, pair)
+    if AUGMENTED not in pair.tags or config.regularization.augment is None:
+        return name
+    edit = f":{pair.tags[CONTRAST]}/{pair.tags[AUGMENTED]}" if CONTRAST in pair.tags else ""
+    if name == "train":
+        return f"{COUNTER_EXAMPLES}{edit}"
+    return f"{CHECKED}{edit}" if name == "calibration" and edit else name

@@ -111,8 +111,11 @@ def combination(config: TrainConfig) -> dict[str, float]:
 
 
 def check_flags(config: TrainConfig) -> None:
-    """Raises ValueError for flags of pairs, and, naming the attributes of the data, when no combination is stated."""
+    """Raises ValueError for flags of pairs or of one reward, and, naming the attributes of the data, when no combination is
+    stated."""
     refuse_pair_flags(config)
+    if config.reads_mean:
+        raise ValueError(f"--params {config.params} reads the mean for one reward, attributes are several: use --params head")
     if combination(config):
         return
     counts = attributes_in(chain.from_iterable(reader.cases(together=False) for reader in config.run_data.readers()))

@@ -22,11 +22,13 @@ from assay.data.problem_table import ProblemTable, num_items
 from assay.data.render import Renderer
 from assay.data.split import Split
 from assay.data.steps.labelled_steps import LabelledSteps
+from assay.evaluation.steps.outcome_figures import measure_outcomes
+from assay.evaluation.steps.step_findings import calibrated_on_few
 from assay.models.backbone import Backbone
 from assay.models.device import Compute
 from assay.models.heads import SCALAR
 from assay.models.reward_model import Outputs, RewardModel
-from assay.records import Completion, PreferencePair, Report
+from assay.records import Completion, PreferencePair, Report, extended
 from assay.run_files import STEP_CALIBRATION, read_description
 from assay.scorers.base import Scorer
 from assay.scorers.local import load_local
@@ -36,7 +38,7 @@ from assay.training.losses import step_losses
 from assay.training.objective import refuse_pair_flags
 from assay.training.prepare import Prepared
 from assay.training.record import curve, training_sample
-from assay.training.rows.solution_figures import figures, measure_outcomes
+from assay.training.rows.solution_figures import figures
 from assay.training.rows.solution_rows import read_solution_table, solutions
 from assay.training.rows.step_calibration import calibrate_steps, keep_problems
 from assay.training.rows.step_probe import pairs_of_outcomes, probe_reads
@@ -167,7 +169,9 @@ def finish(prepared: Prepared, model: RewardModel) -> Finished:
     task: OutcomeTask = prepared.task
     rows = prepared.table.rows("calibration")
     rewards_N, labels_N = task.rewards(prepared.model, rows), task.labels(rows)
-    fitted = calibrate_steps(rewards_N, labels_N, prepared.table, rows, seed=prepared.config.seed, what="outcomes")
+    fitted = calibrate_steps(
+        rewards_N, labels_N, prepared.table, rows, seed=prepared.config.seed, what="outcomes", offset=task.offset
+    )
     return Finished(model, {STEP_CALIBRATION: fitted.entry, "objective": "binary cross-entropy of outcomes"}, {})
 
 
@@ -197,5 +201,8 @@ def measure(config: TrainConfig, loaded: Scorer | None = None) -> Measured | Non
     rewards = scorer.score([_whole(item) for item, _ in items])
     line = read_description(path)[STEP_CALIBRATION]
     labels_N, problems = np.array([outcome for _, outcome in items]), [item.prompt_key for item, _ in items]
-    result = measure_outcomes(rewards.value, labels_N, problems, scale=line["scale"], shift=line["shift"], seed=config.seed)
+    title, seed = "Outcomes of the test split", config.seed
+    result = measure_outcomes(rewards.value, labels_N, problems, title=title, scale=line["scale"], shift=line["shift"], seed=seed)
+    few = calibrated_on_few(line)
+    result = replace(result, page=extended(result.page, findings=() if few is None else (few,)))
     return Measured(result, "outcomes", ("assay", "audit", "verify"))

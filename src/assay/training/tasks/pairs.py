@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from assay.console import say
 from assay.data.render import Renderer
@@ -28,14 +29,15 @@ from assay.scorers.base import Scorer
 from assay.scorers.opened import Opened, open_scorer
 from assay.scorers.wrappers.calibrated import MIN_PAIRS
 from assay.stats.metrics import log_losses
-from assay.training.batches import Source, outputs_at
+from assay.training.batches import Batch, Source, TokenSource, outputs_at
 from assay.training.depth import LOOKS, Probed, probe_layers
-from assay.training.objective import Objective, batch_loss, length_log_odds
+from assay.training.objective import AnswerText, Objective, batch_loss, length_log_odds
 from assay.training.prepare import Prepared
 from assay.training.record import accuracy_report, training_sample
 from assay.training.rows.pair_rows import read_table
 from assay.training.settings import TrainConfig
 from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
+from assay.training.text_reads import num_text_tokens, outputs_and_text
 
 OUTPUTS: Outputs = "members"
 HEAD = SCALAR
@@ -43,23 +45,40 @@ HEAD = SCALAR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairTask:
-    """Train on preference pairs, a pair a row. length_slope: b of `length_log_odds`; 0 without --debias-length."""
+    """Train on preference pairs, a pair a row. length_slope: b of `length_log_odds`; 0 without --debias-length. reference: of
+    --text-loss dpo:reference, for all rows of the table, as `text_likelihoods` gives it."""
 
     table: PairTable
     source: Source
     objective: Objective = field(default_factory=Objective)
     length_slope: float = 0.0
+    reference: np.ndarray | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return ("loss", "accuracy", "margin", "reward_size")
+        text = () if self.objective.text_loss is None else ("text_loss",)
+        return ("loss", "accuracy", "margin", "reward_size", *text)
 
     def batches(self, rows: np.ndarray) -> Sequence[Any]:
         return self.source.batches(rows)
 
     def loss(self, model: RewardModel, batch: Any) -> BatchLoss:
+        if self.objective.text_loss is not None:
+            return self._loss_with_text(model, batch)
         rewards_P2 = self.source.outputs(model, batch)[:, 0].view(-1, 2)
         return batch_loss(rewards_P2, self.table, batch.rows, self.objective, self.length_slope)
+
+    def _loss_with_text(self, model: RewardModel, batch: Batch) -> BatchLoss:
+        """Of a plain label's rejected answer the text is read only where the loss compares the two."""
+        assert isinstance(self.source, TokenSource), "a head alone has no states of the text"
+        rows, device = batch.rows, model.head.weight.device
+        preference_P = self.table.preference[rows]
+        wanted_P2 = np.stack([preference_P > 0, preference_P < 1], axis=1) | self.objective.reads_rejected_text
+        outputs_RK, likelihood_P2 = outputs_and_text(model, self.source, batch, self.table, wanted_P2)
+        reference_P2 = None if self.reference is None else torch.from_numpy(self.reference[rows]).to(device)
+        num_tokens_P2 = torch.from_numpy(num_text_tokens(self.table, rows)).to(device)
+        text = AnswerText(likelihood_P2, num_tokens_P2, reference_P2)
+        return batch_loss(outputs_RK[:, 0].view(-1, 2), self.table, rows, self.objective, self.length_slope, text)
 
     def evaluate(self, model: RewardModel, rows: np.ndarray) -> dict[str, float]:
         figures = pair_figures(self.rewards(model, rows), self.table.preference[rows])
@@ -120,7 +139,10 @@ def build_task(config: TrainConfig, table: PairTable, source: Source) -> Built:
         say("length slope", f"{slope:g}: {why}")
         reasons = {"length_slope": why}
     task = PairTask(table=table, source=source, objective=config.objective, length_slope=slope)
-    return Built(task, {**asdict(config.objective), "length_slope": slope}, reasons)
+    settings = {**asdict(config.objective), "length_slope": slope}
+    if config.objective.text_loss is None:
+        settings = {name: value for name, value in settings.items() if name not in ("text_loss", "text_weight")}
+    return Built(task, settings, reasons)
 
 
 def training_report(prepared: Prepared, log: list[dict[str, Any]]) -> Report:

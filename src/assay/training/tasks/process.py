@@ -28,6 +28,7 @@ from assay.data.split import Split
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.data.steps.step_rules import STEP_RULES, StepRule
 from assay.evaluation.steps.evaluate_steps import evaluate_steps
+from assay.evaluation.steps.step_findings import calibrated_on_few
 from assay.models.backbone import Backbone
 from assay.models.device import Compute
 from assay.models.heads import PROCESS
@@ -256,5 +257,8 @@ def measure(config: TrainConfig, loaded: Scorer | None = None) -> Measured | Non
         return None
     scorer = loaded if loaded is not None else load_local(path, dtype=machine.dtype, device=machine.device)
     result = evaluate_steps(scorer, items, title="Steps of the test split", seed=config.seed)
-    facts = {"data": ", ".join(config.data), "policy": str(asdict(StepPolicy.from_description(read_description(path))))}
-    return Measured(replace(result, page=extended(result.page, facts=facts)), "steps", ("assay", "audit", "verify"))
+    description = read_description(path)
+    facts = {"data": ", ".join(config.data), "policy": str(asdict(StepPolicy.from_description(description)))}
+    few = calibrated_on_few(description.get(STEP_CALIBRATION))
+    page = extended(result.page, findings=() if few is None else (few,), facts=facts)
+    return Measured(replace(result, page=page), "steps", ("assay", "audit", "verify"))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from assay.training.settings import TrainConfig
 
 COUNTER_EXAMPLES = "augmented"  # split of the rows that --augment makes; they are trained on too
+CHECKED = "augmented-check"  # of contrasts made from calibration pairs, on which is seen what the edits are worth in the end
 
 
 class BatchLoss(NamedTuple):
@@ -158,6 +159,8 @@ def kind_of(spec: str) -> Kind:
     name = spec.partition(":")[0]
     package = __name__.rpartition(".")[0]
     names = sorted({module.name for module in iter_modules(import_module(package).__path__)} - {__name__.rpartition(".")[2]})
+    if name == "generative":
+        raise ValueError(f"--kind {spec} is trained by assay train alone (docs/generative.md): leave it out here")
     if name not in names:
-        raise ValueError(f"--kind {name} is not known: use {' or '.join(names)}")
+        raise ValueError(f"--kind {name} is not known: use {' or '.join(sorted([*names, 'generative']))}")
     return cast(Kind, import_module(f"{package}.{name}"))

@@ -1,0 +1,1 @@
+"""Reward models that write: fine-tuning on critiques and verdicts, in stages."""

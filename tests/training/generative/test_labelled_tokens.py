@@ -1,0 +1,72 @@
+"""The loss at learnt tokens alone is that of the whole model's logits."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from assay.training.generative.labelled_tokens import IGNORED, learn_labelled_alone, reply_log_probs
+from tiny import tiny_config
+
+
+def tiny_causal(kind="llama"):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(tiny_config(kind)).eval()
+
+
+def batch():
+    torch.manual_seed(1)
+    ids = torch.randint(3, 400, (2, 9))
+    labels = ids.clone()
+    labels[:, :5] = IGNORED
+    labels[1, 7:] = IGNORED
+    return ids, labels
+
+
+def expected(causal, ids, labels):
+    logits = causal(input_ids=ids).logits[:, :-1].log_softmax(dim=-1)
+    found = logits.gather(-1, labels[:, 1:].clamp(min=0)[..., None])[..., 0]
+    return torch.where(labels[:, 1:] == IGNORED, 0.0, found)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen", "gemma"])
+def test_log_probabilities_and_gradients_are_those_of_all_logits(kind):
+    causal, (ids, labels) = tiny_causal(kind), batch()
+    plain = expected(causal, ids, labels)
+    plain.sum().backward()
+    grads = [p.grad.clone() for p in causal.parameters()]
+    causal.zero_grad()
+    learn_labelled_alone(causal)
+    found = causal(input_ids=ids, labels=labels, fused_lm_head=True)
+    assert torch.allclose(found.log_probs, plain, atol=1e-5)
+    assert found.label_mask.sum() == 4 + 2
+    found.log_probs.sum().backward()
+    assert all(torch.allclose(a, p.grad, atol=1e-4) for a, p in zip(grads, causal.parameters(), strict=True))
+
+
+def test_weights_scale_rows():
+    causal, (ids, labels) = tiny_causal(), batch()
+    plain = expected(causal, ids, labels)
+    learn_labelled_alone(causal)
+    found = causal(input_ids=ids, labels=labels, weights=torch.tensor([0.5, 3.0]), fused_lm_head=True)
+    assert torch.allclose(found.log_probs, plain * torch.tensor([[0.5], [3.0]]), atol=1e-5)
+
+
+def test_every_other_call_goes_to_the_model():
+    causal, (ids, _) = tiny_causal(), batch()
+    logits = causal(input_ids=ids).logits
+    learn_labelled_alone(causal)
+    assert torch.equal(causal(input_ids=ids).logits, logits)
+
+
+def test_rows_without_a_label_give_nothing_and_do_not_break():
+    causal, (ids, labels) = tiny_causal(), batch()
+    learn_labelled_alone(causal)
+    found = causal(input_ids=ids, labels=torch.full_like(labels, IGNORED), fused_lm_head=True)
+    assert found.log_probs.sum() == 0
+
+
+def test_replies_are_summed_over_their_tokens():
+    causal, (ids, labels) = tiny_causal(), batch()
+    plain = expected(causal, ids, labels)
+    found = reply_log_probs(causal, [ids[0, :5].tolist(), ids[1, :5].tolist()], [ids[0, 5:].tolist(), ids[1, 5:7].tolist()])
+    assert found == pytest.approx([float(plain[0].sum()), float(plain[1].sum())], abs=1e-4)
