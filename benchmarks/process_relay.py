@@ -101,7 +101,8 @@ def main() -> int:
         "base": Path(config.base or packaged_base()).name,
         "settings": {name: getattr(config, name) for name in RelayConfig.__dataclass_fields__ if name not in ("base", "keep")},
         "seeds": {
-            seed: {key: value for key, value in one.items() if key != "right"} for seed, one in zip(seeds, found, strict=True)
+            seed: {key: value for key, value in one.items() if key != "right"} | {"best of 16": best_of(one["right"])}
+            for seed, one in zip(seeds, found, strict=True)
         },
         "all seeds": best_of(together),
         "claims": claims(together, found),
