@@ -22,10 +22,12 @@ from assay.models.saved.plain import plain_scores
 from assay.records import Completion
 from assay.run_files import WORDS_FILE, read_description, saved_scales
 from assay.scorers.checks import check_scorer
-from assay.scorers.ensemble import PLAIN, Combination, members_of
+from assay.scorers.ensemble import PLAIN, Combination, members_of, robust_mean
 from assay.scorers.load import load
 from assay.scorers.local import load_raw
+from assay.scorers.remote import RemoteScorer
 from assay.wire import report_from_json
+from serving import service_of, serving
 from tiny import save_tiny_base, tiny_model, tiny_renderer, toy_pairs
 
 pytestmark = pytest.mark.slow
@@ -226,6 +228,41 @@ def test_the_scale_of_a_member_changes_neither_value_nor_std(tmp_path):
     members_KN = members_of(scorer).score_members([c for pair in toy_pairs(40) for c in pair.completions()])
     np.testing.assert_allclose(members_KN.mean(axis=1), 0, atol=1e-4)
     np.testing.assert_allclose(np.square(members_KN[:, 0::2] - members_KN[:, 1::2]).mean(axis=1), 1, rtol=1e-4)
+
+
+def test_robust_members_are_saved_loaded_scored_and_served_with_their_beta(tmp_path):
+    models = scaled_copies(tmp_path)
+    write_pairs(tmp_path / "pairs.jsonl", toy_pairs(40))
+    run = tmp_path / "robust"
+    join = [
+        "model",
+        "ensemble",
+        str(models["a"]),
+        str(models["b8"]),
+        "--out",
+        str(run),
+        "--reference",
+        str(tmp_path / "pairs.jsonl"),
+    ]
+    assert main([*join, "--robust-beta", "0.2"]) == 2, "beta says nothing to the mean"
+    assert main([*join, "--combine", "robust", "--robust-beta", "0.2", "--dtype", "float32"]) == 0
+    entry = read_description(run)["ensemble"]
+    assert (entry["combine"], entry["beta"]) == ("robust", 0.2)
+    scorer = load(run, dtype="float32")
+    check_scorer(scorer, ANSWERS)
+    members_KN = members_of(scorer).score_members(ANSWERS[:-1])
+    expected_N = robust_mean(members_KN, 0.2)
+    np.testing.assert_allclose(scorer.score(ANSWERS[:-1]).value, expected_N, atol=1e-5)
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows = [{"prompt": answer.messages[0].content, "response": answer.response} for answer in ANSWERS[:-1]]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["score", str(run), "--input", str(source), "--output", str(output), "--dtype", "float32"]) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    np.testing.assert_allclose([row["value"] for row in rows], expected_N, atol=1e-4)
+    with serving(service_of(scorer)) as client:
+        got = RemoteScorer(str(client.base_url)).score(ANSWERS[:-1])
+    np.testing.assert_allclose(got.value, expected_N, atol=1e-4)
+    np.testing.assert_allclose(got.std, members_KN.std(axis=0, ddof=1), atol=1e-4)
 
 
 @pytest.mark.parametrize("command", [["ensemble"], ["ensemble", "--combine", "min"], ["average"]])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from assay.records import Completion, Rewards
+from assay.rl.shaping import robust
 from assay.scorers.checks import check_scorer
-from assay.scorers.ensemble import Combination, Ensemble, HasMembers, members_as_scorers
+from assay.scorers.ensemble import Combination, Ensemble, HasMembers, members_as_scorers, robust_mean
 
 
 class Fixed:
@@ -43,8 +44,8 @@ def test_mean_minus_penalty_times_the_sample_deviation_by_hand():
 
 def test_the_tolerance_bounds_what_small_changes_of_members_do():
     rng = np.random.default_rng(0)
-    for how, penalty in (("mean", 0.0), ("mean", 1.0), ("mean", 3.0), ("min", 1.0)):
-        combination = Combination(how=how, penalty=penalty)
+    for how, penalty, beta in (("mean", 0.0, 1), ("mean", 1.0, 1), ("mean", 3.0, 1), ("min", 1.0, 1), ("robust", 1.0, 0.1)):
+        combination = Combination(how=how, penalty=penalty, beta=beta)
         for num_members in (2, 3, 5):
             members_KN = rng.normal(size=(num_members, 500))
             moved = members_KN + rng.choice([-0.01, 0.01], size=members_KN.shape)
@@ -104,3 +105,54 @@ def test_members_as_scorers_say_what_each_says_and_share_what_was_computed():
     assert first.fingerprint != second.fingerprint
     for scorer in (first, second):
         check_scorer(scorer, ANSWERS)
+
+
+def test_robust_by_hand_and_its_three_limits():
+    members_KN = np.array([[0.0, 1.0], [math.log(3.0), 1.0]])
+    # beta 1: the mean of e^0 and e^-log 3 is 2/3; equal members are their own value
+    value, std = Combination(how="robust")(members_KN)
+    np.testing.assert_allclose(value, [math.log(1.5), 1.0], rtol=1e-6)
+    np.testing.assert_allclose(std, [math.log(3.0) / math.sqrt(2), 0.0], rtol=1e-6)
+    rng = np.random.default_rng(0)
+    members_KN = rng.normal(size=(5, 200))
+    mean_N, var_N = members_KN.mean(axis=0), members_KN.var(axis=0)
+    np.testing.assert_allclose(Combination(how="robust", beta=1e6)(members_KN)[0], mean_N, atol=1e-5)
+    np.testing.assert_allclose(Combination(how="robust", beta=1e-4)(members_KN)[0], members_KN.min(axis=0), atol=2e-4)
+    assert np.isfinite(Combination(how="robust", beta=1e-300)(members_KN)[0]).all(), "no exponent overflows"
+    errors = []
+    for beta in (20.0, 40.0):
+        second = mean_N - var_N / (2 * beta)
+        errors.append(np.abs(robust_mean(members_KN, beta) - second).max())
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.1), "what is left over is of the third order: 1 / beta^2"
+
+
+def test_robust_never_leaves_min_and_mean_and_a_shift_of_a_prompt_moves_no_margin():
+    rng = np.random.default_rng(1)
+    members_KN = rng.normal(size=(4, 6))
+    shift_N = np.repeat([3.0, -50.0], 3)  # two prompts of three answers
+    values = []
+    for beta in (0.05, 1.0, 30.0):
+        value_N, shifted_N = (robust_mean(members, beta) for members in (members_KN, members_KN + shift_N))
+        np.testing.assert_allclose(shifted_N - shift_N, value_N, atol=1e-9)
+        assert (members_KN.min(axis=0) - 1e-12 <= value_N).all()
+        assert (value_N <= members_KN.mean(axis=0) + 1e-12).all()
+        values.append(value_N)
+    assert (np.diff(values, axis=0) > 0).all(), "it grows with beta"
+    assert np.isnan(robust_mean(np.array([[1.0], [math.nan]]), 1.0)).all()
+    # members that differ by their levels in a prompt alone say the same of its answers, once they are centred there
+    levels_M11 = np.array([0.0, 2.0, -7.0]).reshape(3, 1, 1)
+    one_PK = rng.normal(size=(1, 4))
+    np.testing.assert_allclose(robust(one_PK + levels_M11, 0.3), one_PK - one_PK.mean(), atol=1e-12)
+
+
+def test_the_beta_of_robust_is_part_of_what_is_saved_and_of_nothing_else():
+    for combination in (Combination(), Combination(how="min"), Combination(how="robust", beta=0.25)):
+        assert Combination.from_entry(combination.entry) == combination
+    assert Combination().entry == {"combine": "mean", "penalty": 1.0}, "as before there was a beta: fingerprints stay"
+    members = [Fixed(1.0), Fixed(2.0)]
+    prints = {Ensemble(members, Combination(how="robust", beta=beta)).fingerprint for beta in (0.5, 1.0)}
+    assert len(prints) == 2
+    check_scorer(Ensemble(members, Combination(how="robust", beta=0.5)), ANSWERS)
+    for mistake in ({"how": "robust", "beta": 0.0}, {"how": "mean", "beta": 2.0}, {"how": "max"}):
+        with pytest.raises(ValueError, match=r"beta|combined by mean, min or robust"):
+            Combination(**mistake)

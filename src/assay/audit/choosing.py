@@ -54,7 +54,7 @@ def best_of_n(
     ensembles = None
     if judged.members is not None and made_of is not None:
         how = made_of.combination
-        label = "min" if how.how == "min" else f"mean - {how.penalty:g} std"
+        label = f"mean - {how.penalty:g} std" if how.how == "mean" else how.words
         ensembles = {"mean": [np.mean(members, axis=0) for members in zip(*judged.members, strict=True)], label: judged.values}
     result = overoptimization(
         judged.values,

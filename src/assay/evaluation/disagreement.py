@@ -62,7 +62,7 @@ def diversity(
     metrics = (
         share(MEMBER, right_KP.mean(axis=0)),
         share(MEAN, right_P),
-        share(VALUE, value_right_P, f"{combination.how}, penalty {combination.penalty:g}"),
+        share(VALUE, value_right_P, combination.words),
         share(GAIN, right_P - right_KP.mean(axis=0), "paired", CHANGE),
         Metric(CORRELATION, error_correlation(right_KP), n_scored=n, n=total, note="1: the members are wrong on the same pairs"),
         Metric(WITHIN, float(within), n_scored=n, n=total, note=scale),

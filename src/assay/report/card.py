@@ -176,7 +176,8 @@ def _members(ensemble: Mapping[str, object]) -> str | None:
     if not ensemble:
         return None
     share = {"heads": "heads on one backbone", "blocks": "their own last blocks over one trunk", "models": "nothing shared"}
-    way = "the lowest" if ensemble.get("combine") == "min" else f"mean less {_said(ensemble.get('penalty'))} x standard deviation"
+    ways = {"min": "the lowest", "robust": f"-b log mean exp(-r / b), b {_said(ensemble.get('beta'))}"}
+    way = ways.get(str(ensemble.get("combine")), f"mean less {_said(ensemble.get('penalty'))} x standard deviation")
     return f"{_said(ensemble.get('members'))}, {share.get(str(ensemble.get('form')), 'form not recorded')}; {way}"
 
 

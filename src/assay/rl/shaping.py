@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from assay.scorers.ensemble import robust_mean
+
 
 def centred(rewards_PK: np.ndarray, reference_PR: np.ndarray) -> np.ndarray:
     """Rewards less the mean reward of reference answers to the same prompt: how much better than what the frozen policy says.
@@ -99,9 +101,7 @@ def robust(members_MPK: Sequence[np.ndarray] | np.ndarray, beta: float) -> np.nd
         raise ValueError(f"beta {beta:g} must be above 0: it is the temperature of the mean")
     scored_MPK = ~np.isnan(members_MPK)
     mean_MP1 = np.where(scored_MPK, members_MPK, 0).sum(2, keepdims=True) / np.maximum(scored_MPK.sum(2, keepdims=True), 1)
-    with np.errstate(invalid="ignore"):  # NaN members
-        logs_PK = np.logaddexp.reduce(-(members_MPK - mean_MP1) / beta, axis=0)
-    return -beta * (logs_PK - math.log(len(members_MPK)))
+    return robust_mean(members_MPK - mean_MP1, beta)
 
 
 def _table(rewards_PK: np.ndarray) -> np.ndarray:

@@ -6,9 +6,9 @@ Shapes: K members, N completions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from assay.files import digest
 from assay.records import Completion, Rewards
 from assay.scorers.base import Scope, Scorer, capability
 
-How = Literal["mean", "min"]
+How = Literal["mean", "min", "robust"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +25,42 @@ class Combination:
 
     mean: mean - penalty x std (Coste et al. 2024, "Reward Model Ensembles Help Mitigate Overoptimization", with the standard
     deviation in place of the variance, so that penalty has no unit). min: the lowest of the K rewards, their worst-case
-    optimization (WCO). In both, std is the sample standard deviation (K - 1).
+    optimization (WCO). robust: -beta log mean exp(-r / beta), the worst mean over weights of the members at a cost of beta times
+    their KL divergence from equal ones (arXiv 2606.09073): the mean for large beta, the lowest for small, mean - variance / (2
+    beta) in between (that variance is of K). beta > 0 has the unit of the rewards. What is added to all rewards of a prompt moves
+    its values by as much, and no margin. Members are to be centred: a saved ensemble's are, on their mean rewards; where the
+    answers of a prompt are at hand, `rl.shaping.robust` centres each member in its prompt. In all three, std is the sample
+    standard deviation (K - 1).
     """
 
     how: How = "mean"
     penalty: float = 1.0
+    beta: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.how not in ("mean", "min"):
-            raise ValueError(f"members are combined by mean or min, not {self.how!r}")
+        if self.how not in ("mean", "min", "robust"):
+            raise ValueError(f"members are combined by mean, min or robust, not {self.how!r}")
         if not 0 <= self.penalty < math.inf:
             raise ValueError(f"penalty {self.penalty} must be 0 or more")
+        if not 0 < self.beta < math.inf:
+            raise ValueError(f"beta {self.beta} of robust must be above 0: it is the temperature of its mean")
+        if self.how != "robust" and self.beta != 1.0:
+            raise ValueError(f"beta {self.beta} is of robust, and says nothing to {self.how}: leave it out, or combine by robust")
+
+    @property
+    def words(self) -> str:
+        """For reports."""
+        mean = "mean" if self.penalty == 0 else f"mean - {self.penalty:g} std"
+        return {"mean": mean, "min": "min", "robust": f"robust, beta {self.beta:g}"}[self.how]
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """For reward.json. beta stands there where it says something: it is part of the fingerprint."""
+        return {"combine": self.how, "penalty": self.penalty, **({"beta": self.beta} if self.how == "robust" else {})}
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> Self:
+        return cls(how=entry["combine"], penalty=entry["penalty"], beta=entry.get("beta", 1.0))
 
     def __call__(self, members_KN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(value (N,), std (N,)), float32; NaN where any member is NaN. Raises ValueError for fewer than two members."""
@@ -43,12 +68,26 @@ class Combination:
             raise ValueError(f"an ensemble has at least two members, this one has {len(members_KN)}")
         members_KN = np.asarray(members_KN, np.float64)
         std_N = members_KN.std(axis=0, ddof=1)
-        value_N = members_KN.min(axis=0) if self.how == "min" else members_KN.mean(axis=0) - self.penalty * std_N
+        if self.how == "robust":
+            value_N = robust_mean(members_KN, self.beta)
+        else:
+            value_N = members_KN.min(axis=0) if self.how == "min" else members_KN.mean(axis=0) - self.penalty * std_N
         return value_N.astype(np.float32), std_N.astype(np.float32)
 
     def tolerance(self, of_member: float) -> float:
-        """How far the value may move when each member moves by at most `of_member`: a std of K >= 2 by at most 1.5 times that."""
+        """How far the value may move when each member moves by at most `of_member`: a std of K >= 2 by at most 1.5 times that, the
+        lowest and a robust mean by no more than the members."""
         return of_member * (1 + 1.5 * self.penalty) if self.how == "mean" else of_member
+
+
+def robust_mean(members_KN: np.ndarray, beta: float) -> np.ndarray:
+    """(...) float64: -beta log mean exp(-r / beta) over K members of any shape; NaN where any member is NaN. The lowest is taken
+    out of the exponents, so that no beta is too small for them."""
+    members_KN = np.asarray(members_KN, np.float64)
+    lowest_N = members_KN.min(axis=0)
+    with np.errstate(invalid="ignore"):  # NaN members, and infinite ones less themselves
+        above_KN = (members_KN - lowest_N) / beta
+    return lowest_N - beta * np.log(np.exp(-above_KN).mean(axis=0))  # type: ignore[no-any-return]
 
 
 PLAIN = Combination(penalty=0.0)
@@ -99,7 +138,7 @@ class Ensemble:
 
     @property
     def fingerprint(self) -> str:
-        parts = (*(scorer.fingerprint for scorer in self.scorers), self.combination.how, self.combination.penalty)
+        parts = (*(scorer.fingerprint for scorer in self.scorers), *self.combination.entry.values())
         return digest(repr(parts))
 
     def score(self, completions: Sequence[Completion]) -> Rewards:

@@ -84,7 +84,7 @@ class LocalScorer:
         self.num_members = len(heads_KD)
         self.combination = combination or Combination()
         self.scales_K2 = np.array(scales or [MemberScale()] * self.num_members, np.float32)
-        parts = f"{identity}/{dtype}" + (f"/{self.combination}" if self.num_members > 1 else "")
+        parts = f"{identity}/{dtype}" + (f"/{self.combination.entry}" if self.num_members > 1 else "")
         self.fingerprint = digest(parts + (f"/{self.policy}" if self.head.reads_steps else ""))
         self.head_norm = float(heads_KD.norm(dim=1).max())
         tolerance = _TOLERANCE.get(dtype, 0.25) * max(1.0, self.head_norm) / float(self.scales_K2[:, 0].min())
@@ -323,7 +323,7 @@ def _reasons(members_NK: np.ndarray, rendered: Sequence[Rendered]) -> tuple[str 
 def saved_combination(description: Mapping[str, Any]) -> Combination | None:
     """The saved combination of an artifact's members; None for a single model."""
     ensemble = description.get(ENSEMBLE)
-    return Combination(how=ensemble["combine"], penalty=ensemble["penalty"]) if ensemble else None
+    return Combination.from_entry(ensemble) if ensemble else None
 
 
 def load_local(

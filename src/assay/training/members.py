@@ -43,7 +43,7 @@ class Member(NamedTuple):
 
 
 def combination_of(members: Members) -> Combination:
-    return Combination(how=members.combine, penalty=members.penalty)
+    return Combination(how=members.combine, penalty=members.penalty, beta=members.robust_beta)
 
 
 def fit_members(prepared: Prepared, report_rows: np.ndarray) -> Iterator[Member]:
@@ -127,8 +127,7 @@ def save_members(
             description,
             form="blocks" if own is not None else "models",
             num_members=settings.ensemble,
-            combine=settings.combine,
-            penalty=settings.penalty,
+            combination=combination_of(settings).entry,
             num_blocks=num_blocks,
             scales=scales_of(kept),
             scaled_by=SCALED_BY,

@@ -157,8 +157,7 @@ def fit_and_save_members(prepared: Prepared, extra: dict[str, Any] | None = None
         entry = ensemble_entry(
             "heads",
             ensemble.ensemble,
-            combine=ensemble.combine,
-            penalty=ensemble.penalty,
+            combination=combination_of(ensemble).entry,
             scales=scales_of(members),
             scaled_by=SCALED_BY,
         )

@@ -77,13 +77,15 @@ class Members:
     ensemble: int = 1
     """Number of members; 3 to 5 is usual (docs/scorers.md)."""
     combine: Annotated[How, tyro.conf.arg(metavar="HOW")] = "mean"
-    """mean - penalty x standard deviation, or min."""
+    """mean - penalty x standard deviation, min or robust."""
     penalty: float = 1.0
+    robust_beta: Annotated[float, tyro.conf.arg(metavar="N")] = 1.0
+    """Of robust: near the mean where large, near min where small."""
 
     def __post_init__(self) -> None:
         if self.ensemble < 1:
             raise ValueError(f"--ensemble {self.ensemble} must be 1 (a single model) or more members")
-        Combination(how=self.combine, penalty=self.penalty)
+        Combination(how=self.combine, penalty=self.penalty, beta=self.robust_beta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,8 +28,10 @@ class Config:
     reference: tuple[str, ...] = ()
     """Pairs that bring the models to one scale and level; their saved calibrations do when left out."""
     combine: How = "mean"
-    """mean less --penalty x standard deviation, or min."""
+    """mean less --penalty x standard deviation, min, or robust (-beta log mean exp(-r / beta))."""
     penalty: float = 1.0
+    robust_beta: float = 1.0
+    """Of robust, in units of the scaled rewards: near the mean where it is large, near min where it is small."""
     device: str = "auto"
     """Such as cpu or cuda; for --reference."""
     dtype: Dtype = "auto"
@@ -41,14 +43,15 @@ def run(config: Config) -> int:
 
     Raises ValueError when the scale of a model is not known, DataError when one was trained on prompts of --reference.
     """
-    Combination(how=config.combine, penalty=config.penalty)  # a mistake is reported before anything is scored or copied
+    # first, so that a mistake is reported before anything is scored or copied
+    how = Combination(how=config.combine, penalty=config.penalty, beta=config.robust_beta)
     refuse_join(config.models)
     refuse_existing(config.out)
     opened = [open_scorer(model, device=config.device, dtype=config.dtype) for model in config.models]
     reference = read_named(config.reference) if config.reference else None
     scales = measured_scales(opened, reference) if reference else calibrated_scales(opened)
     scaled_by = f"margins and mean rewards on {reference.name}" if reference else BY_CALIBRATION
-    join(config.models, config.out, combine=config.combine, penalty=config.penalty, scales=scales, scaled_by=scaled_by)
+    join(config.models, config.out, combination=how.entry, scales=scales, scaled_by=scaled_by)
     for one, scale in zip(opened, scales, strict=True):
         say("scale", f"{one.label}: (reward {-scale.centre:+.4g}) / {scale.unit:.4g}, by {scaled_by}")
     say("ensemble", f"{len(config.models)} members -> {config.out}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,10 @@ def refuse_join(models: Sequence[Path]) -> None:
         raise ValueError("two of the models have the same weights: their agreement would say nothing")
 
 
-def join(models: Sequence[Path], out: Path, *, combine: str, penalty: float, scales: Sequence[MemberScale], scaled_by: str) -> Path:
-    """Write an ensemble of copies of the models (runs or artifacts) to `out`; returns it. combine, penalty: see `Combination`.
+def join(
+    models: Sequence[Path], out: Path, *, combination: Mapping[str, Any], scales: Sequence[MemberScale], scaled_by: str
+) -> Path:
+    """Write an ensemble of copies of the models (runs or artifacts) to `out`; returns it. combination: its entry in reward.json.
 
     scales: what each model's rewards are brought to before they are combined; scaled_by: what they were measured on, in words.
     Raises ValueError as `refuse_join`, and for another number of scales.
@@ -61,8 +63,7 @@ def join(models: Sequence[Path], out: Path, *, combine: str, penalty: float, sca
             _joint(descriptions, f"{len(paths)} reward models, joined"),
             form="models",
             num_members=len(paths),
-            combine=combine,
-            penalty=penalty,
+            combination=combination,
             scales=scales,
             scaled_by=scaled_by,
             train_prompts=_prompts(paths),

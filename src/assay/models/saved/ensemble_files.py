@@ -66,18 +66,17 @@ def finish_ensemble(
     *,
     form: str,
     num_members: int,
-    combine: str,
-    penalty: float,
+    combination: Mapping[str, Any],
     num_blocks: int = 0,
     scales: Sequence[MemberScale] = (),
     scaled_by: str = "",
     train_prompts: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Write reward.json for the members that were added; returns its content. scales, scaled_by: see `ensemble_entry`."""
+    """Write reward.json for the members that were added; returns its content. The others: see `ensemble_entry`."""
     first = read_description(work / MEMBERS / "0")
     if train_prompts is not None:
         np.save(work / PROMPTS_FILE, train_prompts)
-    ensemble = ensemble_entry(form, num_members, combine=combine, penalty=penalty, scales=scales, scaled_by=scaled_by)
+    ensemble = ensemble_entry(form, num_members, combination=combination, scales=scales, scaled_by=scaled_by)
     return write_description(
         work,
         {
@@ -93,11 +92,12 @@ def finish_ensemble(
 
 
 def ensemble_entry(
-    form: str, num_members: int, *, combine: str, penalty: float, scales: Sequence[MemberScale], scaled_by: str
+    form: str, num_members: int, *, combination: Mapping[str, Any], scales: Sequence[MemberScale], scaled_by: str
 ) -> dict[str, Any]:
-    """What reward.json says of an ensemble. scales: of the members, in their order; scaled_by: what they were measured on."""
+    """What reward.json says of an ensemble. combination: the entry of how the members become one reward. scales: of the members,
+    in their order; scaled_by: what they were measured on."""
     scaled = {"scales": [list(scale) for scale in scales], "scaled_by": scaled_by}
-    return {"form": form, "members": num_members, "combine": combine, "penalty": penalty, **scaled}
+    return {"form": form, "members": num_members, **combination, **scaled}
 
 
 def member_paths(path: str | Path) -> list[Path]:
