@@ -60,6 +60,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "model": {
         "adopt": Command("make an artifact of another's reward model", "model.adopt", True),
         "calibrate": Command("fit what a margin says of the probability to be right", "model.calibrate"),
+        "posterior": Command("how sure the pairs make a model's head: a std of rewards", "model.posterior"),
         "ensemble": Command("join reward models: mean less a penalty on their disagreement", "model.ensemble", True),
         "average": Command("average the weights of models of one base into one", "model.average", True),
         "export": Command("take one member out of an ensemble", "model.export", True),

@@ -34,6 +34,7 @@ MONITOR = "monitor"  # folder of what drift is measured against; not part of the
 ENSEMBLE = "ensemble"  # the kind of a directory of members, and the entry that says how they are combined
 CARD = "card"  # the entry that says what the model card says of a head that is no scalar reward
 STEPS = "steps"  # the entry that says how a process reward model reads a solution; it decides its score
+POSTERIOR = "posterior"  # folder and entry of how sure the head is of its rewards; it decides their std
 GENERATIVE = "generative"  # the entry that says how a model that writes its verdict is asked; it decides its score
 STEP_CALIBRATION = "step_calibration"  # the entry that says how the probabilities of steps were calibrated
 ADOPTED = "adopted"  # the entry of an artifact made of another's model: where it came from, and what was assumed
@@ -127,15 +128,15 @@ def write_description(path: str | Path, description: Mapping[str, Any]) -> dict[
 
 def fingerprint(description: Mapping[str, Any]) -> str:
     """Digest of what decides a score: weights, template, length policy, saved dtype, calibration, how members are combined, how
-    steps are read, and how a generative model is asked."""
+    steps are read, how a generative model is asked, and the posterior that gives a std."""
     parts = [description.get(part) for part in _DECIDING]
-    parts += [description[part] for part in (ENSEMBLE, STEPS, GENERATIVE) if description.get(part)]
+    parts += [description[part] for part in (ENSEMBLE, STEPS, GENERATIVE, POSTERIOR) if description.get(part)]
     return json_digest(parts)
 
 
 def uncalibrated_fingerprint(path: str | Path) -> str:
-    """Fingerprint of an artifact as if it were not calibrated: calibration changes neither rewards nor states."""
-    return fingerprint({**read_description(path), "calibration": None})
+    """Fingerprint of an artifact as if it were not calibrated and had no posterior: they change neither values nor states."""
+    return fingerprint({**read_description(path), "calibration": None, POSTERIOR: None})
 
 
 def refuse_existing(out: Path) -> None:

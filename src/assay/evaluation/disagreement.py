@@ -73,7 +73,7 @@ def diversity(
         Metric(COVERED, covered, n_scored=n, n=total, note="by |mean| / std of the margin"),
         Metric(COVERED_ALONE, float(np.mean(alone)) if n else math.nan, n_scored=n, n=total, note="mean over the members"),
     )
-    return Parts(metrics, _tables(margins_KP, right_KP, right_P, mean_P, std_P), (_verdict(disputed, low, n),))
+    return Parts(metrics, _tables(margins_KP, right_KP, right_P, mean_P, std_P), (wrong_pairs_verdict(disputed, low, n),))
 
 
 def error_correlation(right_KP: np.ndarray) -> float:
@@ -91,6 +91,18 @@ def risk_coverage(right_P: np.ndarray, sureness_P: np.ndarray, coverages: Sequen
     order of the rows does not matter. NaN in either column is left out; NaN when nothing is left.
     """
     return [_at_coverage(right_P, sureness_P, coverage) for coverage in coverages]
+
+
+def risk_area(right_P: np.ndarray, sureness_P: np.ndarray) -> float:
+    """Area under the curve of risk by coverage: the share of wrong pairs among the k surest, averaged over k = 1 to P. In a random
+    order it is the share of wrong pairs. Equally sure pairs and NaN: as `risk_coverage`. Source: AURC, Geifman, Uziel & El-Yaniv
+    (2019), equation 3."""
+    scored_P = ~(np.isnan(right_P) | np.isnan(sureness_P))
+    if not scored_P.any():
+        return math.nan
+    _, run_P = np.unique(-sureness_P[scored_P], return_inverse=True)
+    expected_P = (np.bincount(run_P, weights=right_P[scored_P]) / np.bincount(run_P))[np.sort(run_P)]
+    return float(1 - np.mean(np.cumsum(expected_P) / np.arange(1, len(expected_P) + 1)))
 
 
 def _at_coverage(right_P: np.ndarray, sureness_P: np.ndarray, coverage: float) -> float:
@@ -127,8 +139,9 @@ def _tables(
     )
 
 
-def _verdict(auroc: float, low: float, n: int) -> Finding:
-    name, none = "the disagreement detects wrong pairs", 0.5
+def wrong_pairs_verdict(auroc: float, low: float, n: int, doubt: str = "the disagreement") -> Finding:
+    """Whether the doubt (its AUROC, and the low end of the interval) is larger where pairs are wrong."""
+    name, none = f"{doubt} detects wrong pairs", 0.5
     if math.isnan(low):
         return Finding("warn", name, auroc, none, f"not known: {n} pairs with a label and a reward are too few, or none is wrong")
     if low > none:

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from assay.evaluation.disagreement import diversity
+from assay.evaluation.margin_std import margin_std_figures
 from assay.evaluation.pair_scores import score_pairs
 from assay.evaluation.rivals import Rival, above_rival, accuracy_of, rivals_of
 from assay.evaluation.rounding import rounding_metrics
@@ -109,6 +110,9 @@ def evaluate(
     if members is not None and scores.members is not None:
         preference_P, prompts_P = np.array([pair.preference for pair in pairs]), np.array([pair.prompt_key for pair in pairs])
         page = extended(page, *diversity(scores.members, preference_P, prompts_P, members.combination, seed=seed))
+    if scores.std is not None:
+        preference_P, prompts_P = np.array([pair.preference for pair in pairs]), np.array([pair.prompt_key for pair in pairs])
+        page = extended(page, *margin_std_figures(scores.margins, scores.std, preference_P, prompts_P))
     if scores.uncalibrated is not None:
         page = extended(page, _uncalibrated(scores.uncalibrated, pairs))
     if isinstance(scorer, Calibrated):

@@ -147,6 +147,7 @@ def _what(description: Mapping[str, object]) -> str:
     rows = {
         "kind": _said(description.get("kind")),
         "members": _members(_mapping(description.get("ensemble"))),
+        "std": _posterior(_mapping(description.get("posterior"))),
         "base model": _said(description.get("base_model")),
         "base revision": _code(description.get("base_revision")),
         "base license": _said(description.get("base_license")),
@@ -169,6 +170,15 @@ def _steps(reading: Mapping[str, object]) -> str | None:
     scale, shift = (float(str(reading.get(name, usual))) for name, usual in (("scale", 1), ("shift", 0)))
     sure = f"P(right) = sigmoid({scale:.4g} x log-odds {shift:+.4g})"
     return f"cut by {_said(reading.get('rule'))} where none are given; {sure}; reduced by {_said(reading.get('reduction'))}"
+
+
+def _posterior(posterior: Mapping[str, object]) -> str | None:
+    """Where the std of one model's rewards comes from; None for a model without."""
+    if not posterior:
+        return None
+    prior, reference = posterior.get("prior"), _md(posterior.get("reference"))
+    of = f"prior precision {float(str(prior)):.3g} by {_said(posterior.get('prior_by'))}, {_said(posterior.get('num_pairs'))} pairs"
+    return f"of a reward less that of the answer “{reference}”, by a Laplace posterior of the head ({of})"
 
 
 def _members(ensemble: Mapping[str, object]) -> str | None:

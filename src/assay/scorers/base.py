@@ -89,6 +89,26 @@ class HasRenderer(Protocol):
 
 
 @runtime_checkable
+class HasStates(Protocol):
+    """A scorer that also gives the hidden states that its head reads. computed_in: its number format, such as "float32"."""
+
+    @property
+    def computed_in(self) -> str: ...
+    def score_with_states(self, completions: Sequence[Completion]) -> tuple[Rewards, np.ndarray]:
+        """N completions -> rewards, and (N, D) float32 hidden states."""
+        ...
+
+
+@runtime_checkable
+class TellsMarginStd(Protocol):
+    """A scorer that knows how sure it is of its margins."""
+
+    def margins_with_std(self, pairs: Sequence[PreferencePair]) -> tuple[Rewards, np.ndarray]:
+        """P pairs -> 2 P rewards, chosen and rejected in turn, and (P,) float64 std of the margins; NaN where unscored."""
+        ...
+
+
+@runtime_checkable
 class HasAssumptions(Protocol):
     """A scorer of another's checkpoint: `assumed`, what -> how it is read; empty for Assay's own."""
 

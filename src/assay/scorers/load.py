@@ -10,7 +10,7 @@ from assay.models.bases import fetch
 from assay.models.published.published_steps import StepsAsked, WrittenForm, form_of_files, named_form
 from assay.records import Dtype
 from assay.rubrics.shipped import why_no_rubric
-from assay.run_files import artifact_path, holds_artifact, holds_checkpoint, may_be_hub_id, read_description
+from assay.run_files import POSTERIOR, artifact_path, holds_artifact, holds_checkpoint, may_be_hub_id, read_description
 from assay.scorers.base import Scorer
 from assay.scorers.engine_api import Remote, printable_url
 from assay.scorers.form_specs import form_asked, refuse_form, written_form
@@ -94,7 +94,7 @@ def load(
         scorer = open_trained(artifact_path(spec), asked_form, dtype=dtype, device=device, max_tokens=max_tokens, ledger=ledger)
     else:
         refuse_form(spec, asked_form)
-        scorer = _raw(artifact_path(spec), dtype, device, max_tokens, combination)
+        scorer = with_posterior(_raw(artifact_path(spec), dtype, device, max_tokens, combination), artifact_path(spec))
     scorer = Cached(scorer, cache) if cache is not None else scorer  # the cache holds rewards, so it goes inside `Calibrated`
     return scorer if combination is not None or checkpoint is not None else with_calibration(scorer, artifact_path(spec))
 
@@ -103,6 +103,19 @@ def _raw(path: Path, dtype: Dtype, device: str, max_tokens: int | None, combinat
     from assay.scorers.local import load_raw  # imports torch
 
     return load_raw(path, dtype=dtype, device=device, max_tokens=max_tokens, combination=combination)
+
+
+def with_posterior(scorer: Scorer, artifact: Path) -> Scorer:
+    """The scorer of an artifact with the std of its rewards, if a posterior of its head was fitted."""
+    if not read_description(artifact).get(POSTERIOR):
+        return scorer
+    from assay.models.saved.posterior_files import load_posterior
+    from assay.scorers.wrappers.head_std import HeadStd
+
+    saved = load_posterior(artifact)
+    assert saved is not None
+    identity = f"{saved.entry['digest']}/{saved.reference}"
+    return HeadStd(scorer, saved.posterior, reference=saved.reference, identity=identity)
 
 
 def with_calibration(scorer: Scorer, artifact: Path) -> Scorer:

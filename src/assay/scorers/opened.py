@@ -55,6 +55,7 @@ from assay.scorers.load import (
     is_rule,
     load,
     with_calibration,
+    with_posterior,
 )
 from assay.scorers.rules import RULE, load_rule
 from assay.scorers.verifiers.confined import RunCode
@@ -145,7 +146,7 @@ class Opened:
     def scorer(self) -> Scorer:
         """The scorer, calibrated where a calibration was saved."""
         if self.loaded is not None and self.artifact is not None:
-            return with_calibration(self.loaded, self.artifact)
+            return with_calibration(with_posterior(self.loaded, self.artifact), self.artifact)
         if self.checkpoint is not None:
             return load(
                 self.checkpoint,

@@ -81,10 +81,16 @@ class Members:
     penalty: float = 1.0
     robust_beta: Annotated[float, tyro.conf.arg(metavar="N")] = 1.0
     """Of robust: near the mean where large, near min where small."""
+    laplace: bool = False
+    """Of one model: std by a posterior of its head."""
 
     def __post_init__(self) -> None:
         if self.ensemble < 1:
             raise ValueError(f"--ensemble {self.ensemble} must be 1 (a single model) or more members")
+        if self.laplace and self.ensemble > 1:
+            raise ValueError(
+                f"--laplace is of one model's head, and --ensemble {self.ensemble} has a std already: give one of the two"
+            )
         Combination(how=self.combine, penalty=self.penalty, beta=self.robust_beta)
 
 
@@ -187,6 +193,8 @@ class TrainConfig:
         refuse_text_loss(self)
         if self.machine.shard and parse_params(self.params)[0] == "head":
             raise ValueError(f"--shard spreads trained layers over the processes, --params {self.params} trains none: leave it out")
+        if self.members.laplace and self.kind != "pairs":
+            raise ValueError(f"--laplace is of the loss of pairs: leave it out with --kind {self.kind}")
         if self.members.ensemble > 1 and self.kind != "pairs":
             raise ValueError(f"--ensemble {self.members.ensemble} is of models of pairs: leave it out with --kind {self.kind}")
         if self.members.ensemble > 1 and (self.machine.shard or parse_params(self.params)[0] == "lora"):

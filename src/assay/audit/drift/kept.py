@@ -15,7 +15,6 @@ import numpy as np
 from assay.audit.drift.reference import (
     MIN_PROMPTS,
     MOST_ROWS,
-    HasStates,
     Observed,
     Reference,
     load_reference,
@@ -31,7 +30,7 @@ from assay.data.sampling import draw_prompts
 from assay.data.split import is_among
 from assay.records import Completion, Dtype, PreferencePair
 from assay.run_files import ENSEMBLE, MONITOR, read_description, uncalibrated_fingerprint
-from assay.scorers.base import Scorer, capability
+from assay.scorers.base import HasStates, Scorer, capability
 from assay.scorers.opened import Opened, open_scorer
 from assay.scorers.wrappers.counted import AT_ONCE
 

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -23,24 +23,14 @@ from safetensors.numpy import load_file, save_file
 from assay.errors import ArtifactError
 from assay.files import file_sha256, replacing, write_text
 from assay.messages import prompt_key
-from assay.records import Completion, Rewards
+from assay.records import Completion
+from assay.scorers.base import HasStates
 
 TENSORS_FILE, NOTE_FILE = "reference.safetensors", "reference.json"
 SCHEMA = 1
 MOST_ROWS = 2_000  # of either sample
 MIN_PROMPTS = 20  # of either sample
 NEIGHBOURS = 10
-
-
-@runtime_checkable
-class HasStates(Protocol):
-    """A scorer that also gives the hidden states that its head reads. computed_in: its number format, such as "float32"."""
-
-    @property
-    def computed_in(self) -> str: ...
-    def score_with_states(self, completions: Sequence[Completion]) -> tuple[Rewards, np.ndarray]:
-        """N completions -> rewards, and (N, D) float32 hidden states."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

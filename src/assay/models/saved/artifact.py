@@ -37,6 +37,7 @@ from assay.run_files import (
     CARD,
     ENSEMBLE,
     MONITOR,
+    POSTERIOR,
     PROMPTS_FILE,
     REWARD_FILE,
     SCHEMA_VERSION,
@@ -99,7 +100,7 @@ def save_artifact(
             "head": {"name": "score", kept.outputs: num_outputs, "dtype": "float32"},
             **({} if kept.card is None else {CARD: dict(kept.card)}),
             **({STEPS: StepPolicy().entry()} if kept.reads_steps else {}),
-            **description,
+            **{name: value for name, value in description.items() if name != POSTERIOR},  # of the weights that it was fitted to
             **renderer.settings(),
             "dtype": str(dtype).removeprefix("torch."),
             "weights_digest": weights_digest(work),
@@ -211,7 +212,8 @@ def verify_digest(path: str | Path) -> None:
 
 def weights_digest(path: str | Path) -> str:
     """sha256 over the safetensors files in name order, with those of members (the first 32 hex digits)."""
-    files = sorted(file for file in Path(path).rglob("*.safetensors") if MONITOR not in file.relative_to(path).parts)
+    left_out = {MONITOR, POSTERIOR}
+    files = sorted(file for file in Path(path).rglob("*.safetensors") if left_out.isdisjoint(file.relative_to(path).parts))
     if not files:
         raise ArtifactError(f"{path} holds no safetensors file")
     return digest(b"".join(bytes.fromhex(file_sha256(file)) for file in files))

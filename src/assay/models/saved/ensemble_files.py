@@ -27,7 +27,16 @@ from assay.models.encoder import EncoderModel
 from assay.models.reward_model import RewardModel
 from assay.models.saved.artifact import load_artifact, save_artifact, verify_digest, weights_digest
 from assay.models.shared_trunk import SharedTrunk
-from assay.run_files import ENSEMBLE, MONITOR, PROMPTS_FILE, SCHEMA_VERSION, MemberScale, read_description, write_description
+from assay.run_files import (
+    ENSEMBLE,
+    MONITOR,
+    POSTERIOR,
+    PROMPTS_FILE,
+    SCHEMA_VERSION,
+    MemberScale,
+    read_description,
+    write_description,
+)
 
 MEMBERS = "members"
 _AS_FIRST = ("template_digest", "max_length", "overlong", "dtype")
@@ -139,8 +148,10 @@ def load_member(path: str | Path, number: int) -> RewardModel:
 
 
 def copy_member(source: Path, work: Path, number: int) -> None:
-    """Add an unchanged copy of a plain artifact to a new ensemble."""
-    shutil.copytree(source, work / MEMBERS / str(number), ignore=shutil.ignore_patterns("eval", MONITOR))
+    """Add a copy of a plain artifact to a new ensemble."""
+    shutil.copytree(source, work / MEMBERS / str(number), ignore=shutil.ignore_patterns("eval", MONITOR, POSTERIOR))
+    if (description := read_description(work / MEMBERS / str(number))).pop(POSTERIOR, None):  # a member has no std of its own
+        write_description(work / MEMBERS / str(number), description)
 
 
 class _Member(NamedTuple):

@@ -18,6 +18,7 @@ from assay.data.render import Renderer
 from assay.data.split import Split
 from assay.data.table import PairTable
 from assay.evaluation.calibrate import calibrate
+from assay.evaluation.fit_posterior import MAX_PAIRS, fit_posterior
 from assay.evaluation.measure import evaluate_pairs
 from assay.models.backbone import Backbone
 from assay.models.device import Compute
@@ -175,6 +176,9 @@ def measure(config: TrainConfig, loaded: Scorer | None = None) -> Measured | Non
     else:
         few = f"the calibration split has {splits['calibration']['num_pairs']} pairs, {MIN_PAIRS} are needed"
         say("not calibrated", f"{few}: raise --calibration, or run assay model calibrate with --data")
+    if config.members.laplace:
+        opened = _opened(config, loaded)
+        fit_posterior(opened, opened.own_pairs("train", MAX_PAIRS))
     if not (splits["test"]["num_pairs"] or config.eval_data is not None):
         say("not evaluated", "the test split is empty: raise --test, or run assay evaluate with --data")
         return None
