@@ -32,8 +32,8 @@ from tiny import save_tiny_base, tiny_model, tiny_renderer, toy_pairs
 
 pytestmark = pytest.mark.slow
 
-FORMS = {"head": "heads", "head:mean": "blocks", "blocks:1": "blocks", "full": "models"}
-RATES = {"head": "1e-2", "head:mean": "1e-2", "blocks:1": "1e-3", "full": "5e-4"}
+FORMS = {"head": "heads", "head:mean": "blocks", "blocks:1": "blocks", "full": "models", "lora:4:2": "blocks", "lora:4": "models"}
+RATES = {"head": "1e-2", "head:mean": "1e-2", "blocks:1": "1e-3", "full": "5e-4", "lora:4:2": "5e-3", "lora:4": "5e-3"}
 ANSWERS = [
     Completion(messages=f"Tell me about egg {i}", response=f"It is {word} over the dog.")
     for i in range(4)

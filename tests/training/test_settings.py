@@ -29,6 +29,7 @@ def config(**settings) -> TrainConfig:
         ("head:mean", ("head", 0)),
         ("blocks:3", ("blocks", 3)),
         ("lora:8", ("lora", 8)),
+        ("lora:8:2", ("lora-on-top", 8)),
     ],
 )
 def test_params(text, parsed):
@@ -51,6 +52,10 @@ def test_params(text, parsed):
         "Full",
         "lora:",
         "lora:0",
+        "lora:0:2",
+        "lora:4:0",
+        "lora:4:2:1",
+        "lora-on-top",
     ],
 )
 def test_bad_params_name_the_forms(text):
@@ -71,7 +76,7 @@ BAD = [
     ({"init_from": Path("run")}, "give --base"),
     ({"base": None, "init_from": Path("run"), "depth": "3"}, "--depth 3 cannot be joined with --init-from"),
     ({"regularization": Regularization(replay=0.5)}, "--replay 0.5"),
-    ({"members": Members(ensemble=3), "params": "lora:4"}, "--ensemble 3 cannot be joined with --params lora:4"),
+    ({"params": "lora:4:1", "machine": Machine(shard=True)}, "--shard cannot be joined with --params lora:4:1"),
     ({"depth": "2/1"}, "--depth '2/1'"),
     ({"depth": "0/3"}, "--depth '0/3'"),
     ({"machine": Machine(quick=True), "depth": "3"}, "--quick says itself what is trained"),

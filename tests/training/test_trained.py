@@ -14,7 +14,7 @@ from toy_runs import config_of
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("params", ["full", "head", "head:mean", "blocks:1", "lora:2"])
+@pytest.mark.parametrize("params", ["full", "head", "head:mean", "blocks:1", "lora:2", "lora:2:1"])
 def test_a_finished_model_gives_the_rewards_of_what_was_trained(tmp_path, params):
     pairs = toy_pairs(40)
     prepared = prepare(config_of(tmp_path, pairs, params=params, depth="3", learning_rate=3e-3))

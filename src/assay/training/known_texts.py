@@ -19,7 +19,7 @@ from assay.models.backbone import split_backbone
 from assay.models.mean_layer import folded_states
 from assay.models.reward_model import RewardModel
 from assay.training.batches import Batch, Source, StateSource, TokenSource
-from assay.training.settings import TrainConfig, parse_params
+from assay.training.settings import TrainConfig, top_blocks
 
 StatesOf = Callable[[RewardModel, np.ndarray], np.ndarray]
 """What the head of the saved model reads at some reward positions of the table: (n, D) float32."""
@@ -62,7 +62,7 @@ def known_texts(config: TrainConfig, table: SequenceTable, source: Source, rows:
         if config.reads_mean:
             return KnownTexts(table, rows, lambda model, places: _folded(model, states_RD[places]))
         return KnownTexts(table, rows, lambda model, places: np.array(states_RD[places]))
-    num_blocks = parse_params(config.params)[1]
+    num_blocks = top_blocks(config.params)
     if isinstance(source, TokenSource) and source.cache is not None and config.members.ensemble == 1:
         return KnownTexts(table, rows, lambda model, places: _by_top(model, num_blocks, source, places))
     return None

@@ -1,12 +1,13 @@
 """An ensemble in one run: K members fitted from the same start, brought to one scale, saved as one artifact.
 
-The members are K heads on one backbone (--params head), last blocks over one frozen trunk (blocks:K; one layer for head:mean), or
-whole models (full).
+The members are K heads on one backbone (--params head), last blocks over one frozen trunk (blocks:K and lora:R:K; one layer for
+head:mean), or whole models (full; lora:R, which leaves no layer as it was).
 Suffixes: K members, P pairs, 2 chosen and rejected.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from assay.scorers.ensemble import Combination
 from assay.training.checkpoint import trained_weights
 from assay.training.loop import fit
 from assay.training.prepare import Prepared
-from assay.training.settings import Members, parse_params
+from assay.training.settings import Members, parse_params, top_blocks
 
 MEMBER_RUNS = "members"  # of a run directory: metrics and checkpoints of each member
 SCALED_BY = "margins and levels on the run's held-out pairs"
@@ -63,6 +64,7 @@ def fit_members(prepared: Prepared, report_rows: np.ndarray) -> Iterator[Member]
         prepared.model.load_state_dict(start, strict=False)
         if config.init_from is None:
             _renew_head(prepared.model, seed)
+        renew_adapters(prepared.model, seed)
         rows = train_rows
         if parse_params(config.params)[0] == "head":
             rows = np.sort(np.random.default_rng([seed, 11]).choice(train_rows, len(train_rows)))
@@ -108,18 +110,13 @@ def save_members(
     prepared: Prepared, path: Path, description: dict[str, Any], members: Iterator[Member], train_prompts: np.ndarray
 ) -> list[Member]:
     """Fit and save members that have their own weights in the backbone as it is saved, one after another: only one is in memory."""
-    mode, num_blocks = parse_params(prepared.config.params)
-    backbone = prepared.trained.whole.backbone.model
-    own = [name for name, value in backbone.named_parameters() if value.requires_grad] if mode == "blocks" else None
-    if prepared.config.reads_mean:  # the mean read is a layer more in what is saved
-        last, num_blocks = f"layers.{prepared.trained.whole.backbone.num_layers}.", 1
-        own = [name for name, _ in prepared.trained.finish().backbone.model.named_parameters() if name.startswith(last)]
+    own, num_blocks = _own_weights(prepared)
     settings = prepared.config.members
     kept = []
     with new_directory(path) as work:
         for number, member in enumerate(members):
             save_member(
-                work, number, prepared.trained.finish(), prepared.renderer, description, own=own, dtype=prepared.saved_dtype
+                work, number, prepared.trained.finished_copy(), prepared.renderer, description, own=own, dtype=prepared.saved_dtype
             )
             kept.append(member)
         finish_ensemble(
@@ -134,6 +131,20 @@ def save_members(
             train_prompts=train_prompts,
         )
     return kept
+
+
+def _own_weights(prepared: Prepared) -> tuple[list[str] | None, int]:
+    """Names of the saved backbone's parameters in which members differ, all in its last layers, and how many layers those are;
+    None, 0 where they may differ in all."""
+    num_layers, num_blocks = prepared.trained.whole.backbone.num_layers, top_blocks(prepared.config.params)
+    if prepared.config.reads_mean:  # the mean read is a layer more in what is saved
+        num_layers, num_blocks = num_layers + 1, 1
+    if not num_blocks:
+        return None, 0
+    has_own_norm = parse_params(prepared.config.params)[0] == "blocks"
+    starts = tuple(f"layers.{number}." for number in range(num_layers - num_blocks, num_layers))
+    names = [name for name, _ in prepared.trained.finished_copy().backbone.model.named_parameters()]
+    return [name for name in names if name.startswith(starts) or (has_own_norm and name.startswith("norm."))], num_blocks
 
 
 def gather_heads(prepared: Prepared, members: Iterator[Member]) -> tuple[RewardModel, list[Member]]:
@@ -163,6 +174,15 @@ def member_curves(members: list[Member]) -> Table:
     rows = tuple((epoch, *(by_epoch.get(epoch, float("nan")) for by_epoch in losses)) for epoch in epochs)
     columns = ("epoch", *(f"member {k}" for k in range(len(members))))
     return Table(title="held-out loss of each member", columns=columns, rows=rows, chart="line")
+
+
+@torch.no_grad()
+def renew_adapters(model: RewardModel, seed: int) -> None:
+    """Other adapters to begin with: their A drawn anew, as peft draws it; B stays 0, so that the model is still the base's."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in model.named_parameters():
+        if "lora_A" in name:
+            torch.nn.init.kaiming_uniform_(value, a=math.sqrt(5), generator=generator)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from assay.training.choice import Candidate, Choice, KeptChoice, Options, choose
 from assay.training.depth import DepthProbe, Probed
 from assay.training.known_texts import KnownTexts, known_texts
 from assay.training.neutral import Neutral
-from assay.training.settings import Derived, TrainConfig, derive, parse_depth, parse_params
+from assay.training.settings import Derived, TrainConfig, derive, parse_depth, parse_params, top_blocks
 from assay.training.start import check_layers, starting_point
 from assay.training.tasks.task import COUNTER_EXAMPLES, Built, Kind, kind_of
 from assay.training.text_reads import text_likelihoods
@@ -288,7 +288,7 @@ def _probe(
             cut_depth(backbone, backbone.num_layers)  # which says why not
         say("depth", f"all {backbone.num_layers} layers: {type(backbone.model).__name__} cannot be cut between layers")
         return None
-    num_blocks = max(number if mode == "blocks" else 0 for mode, number in map(parse_params, asked.params))
+    num_blocks = max(map(top_blocks, asked.params))
     least = min(num_blocks + 1, backbone.num_layers)  # trained blocks stand on a frozen one
     probed = kind.probe_depth(backbone, table, compute, config, least)
     if probed is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -23,6 +24,7 @@ Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A=B")]
 Ignored = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COL")]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 AUTO = "auto"  # of --params: the head of both reads or the last blocks, whichever is better on held-out training prompts
+LORA_ON_TOP = "lora-on-top"  # what `parse_params` calls lora:R:K: adapters in the last K blocks, over a frozen trunk
 HEAD_OF_BOTH = "head:mean"  # of --params: the head alone, on the last token and the mean over the text
 PARAMS = "blocks:4"
 QUICK_DEPTH = "1/3"  # of the layers, with --quick
@@ -162,7 +164,7 @@ class TrainConfig:
     limit: int | None = None
     """At most N pairs of each file, drawn by whole prompts."""
     params: str = PARAMS
-    """auto, full, head, head:mean, blocks:K (the last) or lora:R."""
+    """auto, full, head, head:mean, blocks:K or lora:R[:K]."""
     depth: str | None = None
     """Layers kept: full, N, a share (1/3), or auto (probed)."""
     epochs: int | None = None
@@ -197,10 +199,11 @@ class TrainConfig:
             raise ValueError(f"--laplace is of the loss of pairs: leave it out with --kind {self.kind}")
         if self.members.ensemble > 1 and self.kind != "pairs":
             raise ValueError(f"--ensemble {self.members.ensemble} is of models of pairs: leave it out with --kind {self.kind}")
-        if self.members.ensemble > 1 and (self.machine.shard or parse_params(self.params)[0] == "lora"):
-            other = "--shard" if self.machine.shard else f"--params {self.params}"
+        if self.members.ensemble > 1 and self.machine.shard:
             fix = "train each member by itself (--seed 0, 1, ...) and join them with assay model ensemble"
-            raise ValueError(f"--ensemble {self.members.ensemble} cannot be joined with {other}: {fix}")
+            raise ValueError(f"--ensemble {self.members.ensemble} cannot be joined with --shard: {fix}")
+        if self.machine.shard and parse_params(self.params)[0] == LORA_ON_TOP:
+            raise ValueError(f"--shard cannot be joined with --params {self.params}: leave it out, or use lora:R")
         is_head = self.params == PARAMS or parse_params(self.params)[0] == "head"
         if self.machine.quick and (self.depth or self.init_from or not is_head or self.members.ensemble > 1):
             others = "--params (but for head and head:mean), --depth, --ensemble and --init-from"
@@ -254,7 +257,9 @@ class TrainConfig:
             return QUICK_DEPTH
         if self.objective.text_loss is not None:  # read from the base's own last layer
             return "full"
-        return "auto" if self.init_from is None and parse_params(self.params)[0] in (AUTO, "head", "blocks") else "full"
+        return (
+            "auto" if self.init_from is None and parse_params(self.params)[0] in (AUTO, "head", "blocks", LORA_ON_TOP) else "full"
+        )
 
 
 class Derived(NamedTuple):
@@ -275,23 +280,37 @@ class _Defaults(NamedTuple):
 
 # Rates of the backbone were tuned at this width and shrink as 1 / width for wider bases (Yang et al. 2022, section 3).
 TRIED_WIDTH = 576
+_LORA = _Defaults(2, 32, 5e-4, 4.0, 0.0, "about ten times the rate of full fine-tuning, which adapters bear")
 _BY_MODE = {
     "full": _Defaults(1, 64, 5e-5, 10.0, 0.01, "a quarter of what the last blocks alone take"),
     "blocks": _Defaults(2, 32, 2e-4, 10.0, 0.01, "the best of those tried on the starter set"),
-    "lora": _Defaults(2, 32, 5e-4, 4.0, 0.0, "about ten times the rate of full fine-tuning, which adapters bear"),
+    "lora": _LORA,
+    LORA_ON_TOP: _LORA,
     "head": _Defaults(30, 64, 3e-3, 1.0, 1.0, "a linear head over fixed states: many cheap epochs, regularized by weight decay"),
 }
 _BATCH_WHY = "below the usual 128 of supervised fine-tuning: small sets need the steps (at least 30 an epoch)"
 
 
 def parse_params(params: str) -> tuple[str, int]:
-    """("auto", 0), ("full", 0), ("head", 0), ("blocks", K) or ("lora", R). Raises ValueError naming the forms."""
+    """("auto", 0), ("full", 0), ("head", 0), ("blocks", K), ("lora", R), or for lora:R:K (LORA_ON_TOP, R): `top_blocks` says K.
+    Raises ValueError naming the forms."""
     mode, _, count = params.partition(":")
+    if mode == "lora" and (rank := re.fullmatch(r"([1-9]\d*):[1-9]\d*", count)):
+        return LORA_ON_TOP, int(rank[1])
     if params in (AUTO, "full", "head", HEAD_OF_BOTH):
         return mode, 0
     if mode in ("blocks", "lora") and count.isdigit() and int(count) >= 1:
         return mode, int(count)
-    raise ValueError(f"--params {params!r}: use auto, full, head, head:mean, blocks:K with K >= 1, or lora:R with R >= 1")
+    forms = "auto, full, head, head:mean, blocks:K with K >= 1, or lora:R with R >= 1"
+    raise ValueError(f"--params {params!r}: use {forms} (lora:R:K: in the last K blocks alone)")
+
+
+def top_blocks(params: str) -> int:
+    """How many last blocks are trained over a frozen trunk, whose states are cached: K of blocks:K and lora:R:K; 0 for others."""
+    mode, number = parse_params(params)
+    if mode == LORA_ON_TOP:
+        return int(params.rpartition(":")[2])
+    return number if mode == "blocks" else 0
 
 
 def parse_depth(depth: str, num_layers: int) -> int | None:

@@ -20,7 +20,7 @@ from assay.models.published.checkpoints import Reading, load_published
 from assay.models.reward_model import RewardModel
 from assay.models.saved.artifact import load_artifact
 from assay.run_files import ENSEMBLE, artifact_path, holds_checkpoint, read_description
-from assay.training.settings import TrainConfig, parse_depth, parse_params
+from assay.training.settings import TrainConfig, parse_depth, top_blocks
 
 
 class Start(NamedTuple):
@@ -46,13 +46,12 @@ def starting_point(config: TrainConfig, head: Head) -> Start:
 
 
 def check_layers(backbone: Backbone, config: TrainConfig) -> None:
-    """Raises ValueError for layers that --depth, --params blocks:K or head:mean do not suit, before anything is run."""
+    """Raises ValueError for layers that --depth, --params blocks:K, lora:R:K or head:mean do not suit, before anything is run."""
     if config.reads_mean:
         refuse_other_forms(backbone)
     if (depth := parse_depth(config.depth_rule, backbone.num_layers)) is not None or config.depth == "auto":
         cut_depth(backbone, depth or backbone.num_layers)
-    mode, num_blocks = parse_params(config.params)
-    if mode == "blocks":
+    if num_blocks := top_blocks(config.params):
         split_backbone(backbone, num_blocks)
 
 

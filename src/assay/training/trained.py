@@ -20,7 +20,7 @@ from assay.models.reward_model import RewardModel
 from assay.training import distributed
 from assay.training.batches import Source, StateSource, TokenSource
 from assay.training.cache import ActivationCache, KnownStates, build_cache, final_states
-from assay.training.settings import TrainConfig, parse_params
+from assay.training.settings import LORA_ON_TOP, TrainConfig, parse_params, top_blocks
 
 NUM_MEASURED = 512  # reads from which the scale of the mean is taken
 
@@ -29,7 +29,8 @@ NUM_MEASURED = 512  # reads from which the scale of the mean is taken
 class Trained:
     """model: what the loop trains. whole: the same parameters and the frozen ones as one model.
 
-    adapters: with --params lora:R, what `merge_lora` takes. unsharded: with --shard, whole and adapters without their weights.
+    adapters: with --params lora:R or lora:R:K, what `merge_lora` takes. unsharded: with --shard, whole and adapters without their
+    weights.
     """
 
     model: RewardModel
@@ -61,6 +62,14 @@ class Trained:
             merge_lora(adapters)
         return self.model.folded() if isinstance(self.model, MeanReadModel) else whole
 
+    def finished_copy(self) -> RewardModel:
+        """As `finish`, where training goes on with another member: adapters are merged in a copy."""
+        if self.adapters is None:
+            return self.finish()
+        whole, adapters = copy.deepcopy((self.whole, self.adapters))
+        merge_lora(adapters)
+        return whole
+
 
 def trained_part(
     config: TrainConfig,
@@ -86,13 +95,14 @@ def trained_part(
     if mode == "full":
         whole.float().requires_grad_(True)
         add_dropout(whole.backbone.model, dropout)
-    if mode in ("head", "blocks"):
+    if mode in ("head", "blocks", LORA_ON_TOP):
         whole.backbone.requires_grad_(False)
         with _cache_settings(config, whole, table, batch_tokens, base_digest) as settings:
             if mode == "head":
                 model, source = _head_on_states(config, whole, table, settings, known)
             else:
-                model, cache = _blocks_on_trunk(whole, number, dropout, table, settings)
+                rank = number if mode == LORA_ON_TOP else 0
+                model, cache, adapters = _blocks_on_trunk(whole, top_blocks(config.params), rank, dropout, table, settings)
                 source = replace(tokens, cache=cache)
     if model.text_head is not None and mode != "full":
         model.text_head = model.text_head.frozen(whole.compute_dtype)
@@ -155,16 +165,19 @@ def _head_of(config: TrainConfig, whole: RewardModel, table: SplitTable, states_
 
 
 def _blocks_on_trunk(
-    whole: RewardModel, num_blocks: int, dropout: float, table: SplitTable, settings: dict[str, Any]
-) -> tuple[RewardModel, ActivationCache]:
-    """The last blocks, the final norm and the head, on what the frozen blocks below give."""
+    whole: RewardModel, num_blocks: int, rank: int, dropout: float, table: SplitTable, settings: dict[str, Any]
+) -> tuple[RewardModel, ActivationCache, Any]:
+    """The last blocks, the final norm and the head, on what the frozen blocks below give; with a rank adapters in those blocks, and
+    the head. Third: what `merge_lora` takes, None without a rank."""
     trunk, top = split_backbone(whole.backbone, num_blocks)
-    for part in (top.model.layers, top.model.norm):
+    adapters = add_lora(top, rank, dropout=dropout) if rank else None
+    for part in () if rank else (top.model.layers, top.model.norm):
         part.float().requires_grad_(True)
-    add_dropout(top.model, dropout)
+    if not rank:
+        add_dropout(top.model, dropout)
     cache = build_cache(in_dtype(trunk, whole.compute_dtype), table, dtype=whole.compute_dtype, **settings)
     top_model = RewardModel(top, whole.head, outputs=whole.outputs, compute_dtype=whole.compute_dtype, text_head=whole.text_head)
-    return top_model, cache
+    return top_model, cache, adapters
 
 
 def in_dtype(backbone: Backbone, dtype: torch.dtype) -> Backbone:

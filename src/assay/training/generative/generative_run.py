@@ -136,8 +136,8 @@ def check_flags(config: TrainConfig) -> None:
     """Raises ValueError for flags that this kind does not know, naming them."""
     usual = TrainConfig(data=config.data, base=config.base, init_from=config.init_from, out=config.out)
     mode, _ = parse_params(config.params)
-    if mode in ("auto", "head"):
-        raise ValueError(f"--params {config.params}: a model that writes has no head; use full, blocks:K or lora:R")
+    if mode not in ("full", "blocks", "lora"):
+        raise ValueError(f"--params {config.params}: a model that writes is trained otherwise; use full, blocks:K or lora:R")
     unknown = [f"--{name.replace('_', '-')}" for name in ("depth", "overlong") if getattr(config, name) != getattr(usual, name)]
     for group in ("objective", "regularization", "members"):
         given, default = asdict(getattr(config, group)), asdict(getattr(usual, group))
