@@ -1,6 +1,6 @@
 """Which uncertainty of a reward earns its place, on real preferences. Last line: one JSON document.
 
-python benchmarks/uncertainty.py --set truthful --pairs 500 --depth 8
+python benchmarks/uncertainty.py --set truthful --pairs 400 --depth 8
 
 One forward of the frozen base over everything; all heads (`head:mean`) are fitted on those states. Held out by prompt: every pair
 is tested once, by what was fitted on the other folds. Members are heads of their own seed and order (with `--bootstrap` of their
@@ -73,7 +73,7 @@ SIZES = (1, 2, 4, 8)
 class UncertaintyConfig:
     set: Literal["truthful"] = "truthful"
     folder: Path = Path("../shared/data")
-    pairs: int = 500
+    pairs: int = 400
     depth: str = "8"
     members: int = 5
     folds: int = 4
@@ -81,12 +81,12 @@ class UncertaintyConfig:
     """Share of the training labels that are turned, for best-of-n."""
     bootstrap: bool = False
     """Each member is fitted to its own bootstrap of the pairs."""
-    questions: int = 60
+    questions: int = 50
     candidates: int = 8
-    other_pairs: int = 25
+    other_pairs: int = 30
     """Of each set that nothing was trained on."""
     weight_decay: float = 3.0
-    max_length: int = 384
+    max_length: int = 256
     seed: int = 0
     work: Path | None = None
     """Keeps the states of the frozen base between runs."""
@@ -148,7 +148,8 @@ def make_study(config: UncertaintyConfig, work: Path) -> Study:
     own = read_set(RealConfig(set=config.set, folder=config.folder, pairs=config.pairs))
     others = {name: read_set(RealConfig(set=name, folder=config.folder, pairs=config.other_pairs)) for name in OTHERS}
     asked = EnsembleBenchConfig(set=config.set, folder=config.folder, candidates=config.candidates, bon_prompts=config.questions)
-    groups = candidates_of(asked, {pair.prompt_key for pair in own})
+    drawn = candidates_of(asked, {pair.prompt_key for pair in own})
+    groups = [one for one in drawn if all(str(answer.response).strip() for answer in one[0])]  # a blank answer has no reward
     answers = [
         PreferencePair(prompt=list(two[0].messages), chosen=str(two[0].response), rejected=str(two[1].response))
         for group, _ in groups

@@ -13,9 +13,11 @@ import torch
 from assay.evaluation.scale import ScaleResult
 from assay.files import new_directory
 from assay.models.saved.artifact import load_artifact, save_artifact
+from assay.models.saved.posterior_files import SavedPosterior, load_posterior, save_posterior
 from assay.report.card import render_card
 from assay.run_files import CALIBRATION_PROMPTS_FILE, ENSEMBLE, STEPS, WORDS_FILE, prompt_file, read_description, saved_scales
 from assay.scorers.wrappers.calibrated import Calibration
+from assay.stats.head_posterior import HeadPosterior
 
 
 def save_rescaled(path: Path, out: Path, result: ScaleResult) -> None:
@@ -46,9 +48,18 @@ def save_rescaled(path: Path, out: Path, result: ScaleResult) -> None:
         written = save_artifact(model, renderer, work, description, dtype=dtype, train_prompts=trained_on)
         if calibrated_on is not None:
             np.save(work / CALIBRATION_PROMPTS_FILE, calibrated_on)
+        if (saved := load_posterior(path)) is not None:
+            keep_scaled_posterior(work, saved, factor.value)
+            written = read_description(work)
         if (path / WORDS_FILE).is_file():
             shutil.copy(path / WORDS_FILE, work)
         (work / "README.md").write_text(render_card(written, [report]), encoding="utf-8")
+
+
+def keep_scaled_posterior(work: Path, saved: SavedPosterior, factor: float) -> None:
+    """Keep the posterior of a head whose weights were multiplied by `factor` > 0: stds grow with them, the prior is theirs too."""
+    posterior = HeadPosterior(factor_DD=saved.posterior.factor_DD / factor, prior=saved.posterior.prior / factor**2)
+    save_posterior(work, posterior, {name: value for name, value in saved.entry.items() if name not in ("kind", "prior", "digest")})
 
 
 def scaled_calibration(calibration: Calibration, factor: float) -> Calibration:

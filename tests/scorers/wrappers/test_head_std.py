@@ -15,7 +15,9 @@ from assay.data.run_data import run_data
 from assay.errors import ArtifactError
 from assay.evaluation.evaluate import evaluate
 from assay.evaluation.margin_std import AREA, STD_AUROC
-from assay.models.saved.artifact import save_artifact
+from assay.evaluation.rescale import keep_scaled_posterior
+from assay.models.saved.artifact import save_artifact, verify_digest
+from assay.models.saved.ensemble_files import copy_member
 from assay.models.saved.posterior_files import FILE, load_posterior
 from assay.records import Completion, PreferencePair
 from assay.run_files import POSTERIOR, read_description, uncalibrated_fingerprint
@@ -48,7 +50,7 @@ def fitted(trained_run, tmp_path_factory):
 def test_values_stay_and_std_is_that_of_the_difference_to_the_reference_answer(fitted, trained_run):
     scorer, plain = load(fitted, dtype="float32", device="cpu"), load(trained_run.path, dtype="float32", device="cpu")
     assert isinstance(scorer, Calibrated), "calibration and posterior go together"
-    check_scorer(scorer, [*ANSWERS, Completion(messages="egg", response="")])
+    check_scorer(scorer, [*ANSWERS, Completion(messages="egg", response=""), Completion(text="an egg")])
     rewards = scorer.score(ANSWERS)
     np.testing.assert_allclose(rewards.value, plain.score(ANSWERS).value, atol=1e-5)
     states_ND = load_raw(fitted / "artifact", dtype="float32").states(ANSWERS).astype(float)
@@ -65,6 +67,7 @@ def test_values_stay_and_std_is_that_of_the_difference_to_the_reference_answer(f
     rendered = scorer.score([Completion(text="egg"), ANSWERS[0]])
     assert np.isnan(rendered.std[0])
     assert np.isfinite(rendered.value[0]), "the prompt of a text is not told: it has a reward and no std"
+    assert scorer.score([Completion(text="egg")]).std is None
 
 
 def test_it_is_the_posterior_of_the_training_pairs(fitted, trained_run):
@@ -145,6 +148,22 @@ def test_what_is_damaged_or_cannot_be_fitted_is_refused(fitted, tmp_path, capsys
             (tmp_path / "pairs.jsonl").write_text('{"prompt": "egg", "chosen": "a", "rejected": "b"}\n')
         assert main(["model", "posterior", str(model), *flags, *FLAGS]) == 2
         assert why in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_rescaled_model_has_its_std_in_the_new_units_and_a_member_has_none(fitted, tmp_path):
+    saved, path = load_posterior(fitted / "artifact"), tmp_path / "twice"
+    shutil.copytree(fitted / "artifact", path)
+    keep_scaled_posterior(path, saved, 2.0)
+    twice = load_posterior(path).posterior
+    assert twice.prior == pytest.approx(saved.posterior.prior / 4)
+    d_ND = np.random.default_rng(0).normal(size=(5, 32))
+    np.testing.assert_allclose(twice.std(d_ND), 2 * saved.posterior.std(d_ND), rtol=1e-5)
+    (tmp_path / "joined").mkdir()
+    copy_member(path, tmp_path / "joined", 0)
+    member = tmp_path / "joined" / "members" / "0"
+    assert POSTERIOR not in read_description(member)
+    assert not (member / POSTERIOR).exists()
+    verify_digest(member)
 
 
 @pytest.mark.slow

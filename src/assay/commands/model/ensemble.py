@@ -12,7 +12,7 @@ from assay.console import say
 from assay.evaluation.member_scales import BY_CALIBRATION, calibrated_scales, measured_scales
 from assay.models.saved.combine import join, refuse_join
 from assay.records import Dtype
-from assay.run_files import refuse_existing
+from assay.run_files import POSTERIOR, artifact_path, read_description, refuse_existing
 from assay.scorers.ensemble import Combination, How
 from assay.scorers.opened import open_scorer, read_named
 
@@ -54,5 +54,7 @@ def run(config: Config) -> int:
     join(config.models, config.out, combination=how.entry, scales=scales, scaled_by=scaled_by)
     for one, scale in zip(opened, scales, strict=True):
         say("scale", f"{one.label}: (reward {-scale.centre:+.4g}) / {scale.unit:.4g}, by {scaled_by}")
+    if any(read_description(artifact_path(model)).get(POSTERIOR) for model in config.models):
+        say("note", "posteriors of the heads are left out: the members' disagreement is the std now")
     say("ensemble", f"{len(config.models)} members -> {config.out}")
     return 0

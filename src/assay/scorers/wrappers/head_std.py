@@ -20,9 +20,9 @@ class HeadStd:
     """The inner scorer's values, with `std`: of a reward less that of one fixed answer, `reference`, to the same prompt.
 
     Pairs tell differences alone, so that a reward as such has no std. Reference answers are scored with the others, one a prompt,
-    behind their prompt's tokens. A std depends on its completion alone; that of a text that is already rendered, whose
-    prompt is not told, is NaN, as is that of a prompt behind which the reference cannot be scored. Raises ValueError for a scorer
-    without states. identity: of posterior and reference, for the fingerprint.
+    behind their prompt's tokens. A std depends on its completion alone; that of a text that is already rendered, whose prompt is
+    not told, is NaN (no std where all are such), as is that of a prompt behind which the reference cannot be scored. Raises
+    ValueError for a scorer without states. identity: of posterior and reference, for the fingerprint.
     """
 
     scope = OfInner[Scope]()
@@ -47,8 +47,9 @@ class HeadStd:
         place = {key: len(completions) + number for number, key in enumerate(asked)}
         both, states_MD = self._states.score_with_states([*completions, *references])
         num, found_N = len(completions), np.array([place.get(_prompt(one), -1) for one in completions], np.int64)
-        std_N = np.full(num, np.nan)
-        told_N = found_N >= 0
+        std_N, told_N = np.full(num, np.nan), found_N >= 0
+        if not told_N.any():
+            return both
         std_N[told_N] = self.posterior.std(states_MD[:num][told_N].astype(np.float64) - states_MD[found_N[told_N]])
         return replace(both.take(np.arange(num)), std=std_N)
 
