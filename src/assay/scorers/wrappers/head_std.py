@@ -44,7 +44,7 @@ class HeadStd:
         references = [
             replace(one, response=self.reference, steps=None, response_message=None, ground_truth=None) for one in asked.values()
         ]
-        place = {key: len(completions) + number for number, key in enumerate(asked)}
+        place: dict[str | None, int] = {key: len(completions) + number for number, key in enumerate(asked)}
         both, states_MD = self._states.score_with_states([*completions, *references])
         num, found_N = len(completions), np.array([place.get(_prompt(one), -1) for one in completions], np.int64)
         std_N, told_N = np.full(num, np.nan), found_N >= 0
