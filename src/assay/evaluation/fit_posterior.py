@@ -21,7 +21,7 @@ from assay.stats.head_posterior import curvature, posterior_of, prior_by_evidenc
 
 MIN_PAIRS = 20
 MAX_PAIRS = 20_000  # of a run's own
-REFERENCE = "I don't know."
+REFERENCE = "I do not know."
 _BY_EVIDENCE = "the highest marginal likelihood of the pairs"
 _UNLIKE = 0.02  # by which a reward may differ from head x state, as a share of the rewards' spread
 
@@ -42,7 +42,7 @@ def fit_posterior(opened: Opened, named: NamedPairs, *, prior: float | None = No
     """
     artifact = opened.need_artifact("a posterior of the head")
     if not reference.strip():
-        raise ValueError('the reference answer is empty: give a short one, such as "I don\'t know."')
+        raise ValueError(f"the reference answer is empty: give a short one, such as {REFERENCE!r}")
     if read_description(artifact).get(ENSEMBLE):
         raise ValueError(f"{opened.label} is an ensemble, whose members give a std already: a posterior is of one model's head")
     weight_D = _linear_head(opened.raw, opened.label)
