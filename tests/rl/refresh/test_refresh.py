@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from assay.cli import main
+from assay.commands.rl import refresh as refresh_command
 from assay.data.pairs import read_pairs
 from assay.errors import CheckpointError, RewardError
 from assay.evaluation.compare import compare_margins
@@ -23,8 +24,8 @@ from assay.rl.loop.train_policy import read_metrics
 from assay.rl.refresh import new_reward, refreshing
 from assay.rl.refresh.refresh_result import refresh_result
 from assay.rl.refresh.refresh_settings import RefreshSettings, ServedModel
-from assay.rl.refresh.refresh_state import State, read_state, segment_path, write_state
-from assay.rl.refresh.refreshing import asked_back, move, refresh
+from assay.rl.refresh.refresh_state import State, read_state, stretch_path, write_state
+from assay.rl.refresh.refreshing import Refreshed, asked_back, move, refresh
 from assay.run_files import read_description
 from refresh_world import Counting, a_refresh
 
@@ -49,7 +50,7 @@ def ended(out: Path) -> dict:
     """What a refresh came to, but for times: its state, its labels, its reward models and its policy."""
     state = read_state(out)
     assert state is not None
-    policy = segment_path(out, state.segment)
+    policy = stretch_path(out, state.stretch)
     rows = [{name: one for name, one in row.items() if name != "seconds"} for row in read_metrics(policy)]
     weights = {name: one.sum().item() for name, one in load_file(policy / "policy" / "model.safetensors").items()}
     return {
@@ -67,11 +68,11 @@ def test_each_state_is_written_before_its_action_and_the_policy_ends_under_the_n
     assert done.waiting is None
     state = read_state(run.out)
     assert state == done.state
-    assert (state.doing, state.segment, state.reward) == ("done", 1, "rounds/01/promoted")
+    assert (state.doing, state.stretch, state.reward) == ("done", 1, "rounds/01/promoted")
     (one,) = state.rounds
     assert (one["why"], one["step"], one["pairs"], one["promoted"]) == ("schedule", 2, 24, True)
     assert one["labelled"] + sum(one["not labelled"].values()) == 24
-    first, second = (read_metrics(segment_path(run.out, i)) for i in (0, 1))
+    first, second = (read_metrics(stretch_path(run.out, i)) for i in (0, 1))
     assert [row["step"] for row in second] == [0, 1, 2, 3]  # the steps before the refresh stand in the second directory too
     assert second[:2] == first
     trained = json.loads((run.out / "rounds" / "01" / "reward" / "config.json").read_text())["config"]["data"]
@@ -156,7 +157,7 @@ def copy_until(source: Path, out: Path, doing: str) -> None:
     state = read_state(source)
     (one,) = state.rounds
     kept = {
-        name: one[name] for name in ("round", "segment", "why", "step", "kl", "reward before", "pairs", "prompts without a pair")
+        name: one[name] for name in ("round", "stretch", "why", "step", "kl", "reward before", "pairs", "prompts without a pair")
     }
     stop = {name: one[name] for name in ("why", "step", "kl")}
     write_state(out, State(doing=doing, round=1, stop=stop, now=kept))
@@ -239,12 +240,12 @@ def test_a_new_model_that_is_worse_is_not_promoted(whole, world, tmp_path, monke
 def test_where_the_policy_begins_after_a_promotion(whole, then, step, begins):
     run = replace(whole[0], settings=replace(whole[0].settings, then=then))
     stop = {"why": "alarm", "step": step, "kl": 1.5}
-    after = move(run, State(doing="move", segment=1, round=1, stop=stop, now={"round": 1, "promoted": True}))
-    assert (after.doing, after.segment, after.now) == ("policy", 2, {})
+    after = move(run, State(doing="move", stretch=1, round=1, stop=stop, now={"round": 1, "promoted": True}))
+    assert (after.doing, after.stretch, after.now) == ("policy", 2, {})
     assert (None if after.begin is None else after.begin["step"]) == begins
     if then == "back" and begins:
         assert not after.begin["whole"]  # the weights of the look; moments and evidence begin anew
-    worse = move(run, State(doing="move", segment=1, round=1, stop=stop, now={"round": 1, "promoted": False}))
+    worse = move(run, State(doing="move", stretch=1, round=1, stop=stop, now={"round": 1, "promoted": False}))
     assert worse.begin["step"] == step  # under the old reward model it would only do again what it did
 
 
@@ -255,9 +256,9 @@ def test_a_promotion_is_rolled_back_once_and_the_policy_goes_on_from_where_it_st
     shutil.copytree(whole[0].out, out)
     run = a_refresh(world, out)
     back = refresh(run, roll_back=1).state
-    assert (back.doing, back.reward, back.segment) == ("done", None, 2)
+    assert (back.doing, back.reward, back.stretch) == ("done", None, 2)
     assert back.rounds[0]["rolled back"] is True
-    rows, before = read_metrics(segment_path(out, 2)), read_metrics(segment_path(out, 1))
+    rows, before = read_metrics(stretch_path(out, 2)), read_metrics(stretch_path(out, 1))
     assert rows[:2] == before[:2]
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
     assert refresh(run, roll_back=1).state == back
@@ -266,8 +267,8 @@ def test_a_promotion_is_rolled_back_once_and_the_policy_goes_on_from_where_it_st
 
 
 def test_asked_to_roll_back_in_the_middle_of_a_round_what_came_of_it_is_kept():
-    done = {"round": 1, "promoted": True, "segment": 0, "step": 2, "kl": 0.0, "reward before": None}
-    state = State(doing="label", round=2, segment=1, reward="rounds/01/promoted", now={"round": 2, "why": "alarm"}, rounds=(done,))
+    done = {"round": 1, "promoted": True, "stretch": 0, "step": 2, "kl": 0.0, "reward before": None}
+    state = State(doing="label", round=2, stretch=1, reward="rounds/01/promoted", now={"round": 2, "why": "alarm"}, rounds=(done,))
     back = asked_back(state, 1)
     assert (back.doing, [one["round"] for one in back.rounds]) == ("roll-back", [1, 2])
     assert asked_back(back, 1) == back
@@ -295,7 +296,7 @@ def test_promotion_in_a_service_may_be_done_again_and_rolled_back(whole, tmp_pat
     state = State(doing="promote", round=1, now={"round": 1})
     assert refreshing.promote(run, state) == refreshing.promote(run, state)
     assert (served["current"]["source"], asked.count("promote"), asked.count("load")) == ("run-01", 1, 1)
-    done = {"round": 1, "promoted": True, "segment": 0, "step": 2, "kl": 0.0, "reward before": None}
+    done = {"round": 1, "promoted": True, "stretch": 0, "step": 2, "kl": 0.0, "reward before": None}
     for _ in range(2):
         refreshing.roll_back(run, State(doing="roll-back", now={"back to before": 1}, rounds=(done,)))
     assert (served["current"]["source"], asked.count("rollback")) == ("first", 1)
@@ -321,6 +322,28 @@ def test_other_settings_are_refused_by_name_and_what_can_not_be_trained_anew_by_
         replace(run, gold=None, settings=RefreshSettings(at_alarm=True))
     with pytest.raises(ValueError, match="the policy ends before the first refresh"):
         replace(run, settings=RefreshSettings(every=4))
+
+
+def test_the_command_says_what_people_have_to_do_and_how_it_ended(world, tmp_path, monkeypatch, capsys):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join(json.dumps({"prompt": f"bring tea then rope then {thing}"}) for thing in ("soap", "milk", "salt")))
+    out = tmp_path / "out"
+    asked = [*words(world, out, prompts)[:5], "--out", str(out), "--labeller", "people", "--every", "2"]
+    monkeypatch.setattr(refresh_command, "refresh", lambda run, roll_back: Refreshed(state=State(doing="label"), waiting="24 wait"))
+    assert main(asked) == 9
+    assert "waiting 24 wait" in " ".join(capsys.readouterr().err.split())
+    worse = State(
+        doing="stopped", now={"round": 1, "why": "alarm", "step": 2, "kl": 1.0, "promoted": False, "gate": "B.", "change": -0.1}
+    )
+    monkeypatch.setattr(refresh_command, "refresh", lambda run, roll_back: Refreshed(state=worse))
+    assert main(asked) == 5
+    assert "stopped, since the last new model was worse" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main([*asked, "--models-dir", "x"])
+    assert ended.value.code == 2
+    assert "--service and --models-dir go together" in capsys.readouterr().err
+    assert main([*asked, "--judge-model", "m"]) == 2  # people are asked nothing over an endpoint
+    assert main([*asked[:-4], "--labeller", "rule:nothing:there", "--every", "2"]) == 2
 
 
 COMMAND = """
@@ -363,5 +386,5 @@ def test_the_command_is_killed_for_good_and_goes_on(world, tmp_path, capsys):
     assert main(words(world, alone, prompts)) == 0
     assert (killed / "rounds" / "01" / "labels.jsonl").read_bytes() == labels
     assert ended(killed) == ended(alone)
-    assert read_state(killed).begin == {"segment": 0, "step": 1, "whole": False, "kl": read_state(alone).begin["kl"]}
+    assert read_state(killed).begin == {"stretch": 0, "step": 1, "whole": False, "kl": read_state(alone).begin["kl"]}
     assert "1 refresh, 1 new reward model" in capsys.readouterr().out

@@ -15,11 +15,13 @@ from assay.console import say
 from assay.data.columns import renaming
 from assay.generation.ledger import Ledger
 from assay.report.html import write_html
+from assay.rl.evaluations import EVALUATIONS
+from assay.rl.loop.beginnings import evidence_of
 from assay.rl.loop.policy_flags import Penalty, PolicyFlags, read_split
 from assay.rl.loop.policy_result import policy_result
 from assay.rl.refresh.refresh_result import refresh_result
 from assay.rl.refresh.refresh_settings import PEOPLE, RefreshRun, RefreshSettings, ServedModel
-from assay.rl.refresh.refresh_state import segment_path
+from assay.rl.refresh.refresh_state import stretch_path
 from assay.rl.refresh.refreshing import refresh
 from assay.run_files import LEDGER
 from assay.scorers.base import Scorer
@@ -118,11 +120,12 @@ def run(config: Config) -> int:
     title = f"Refresh: {Path(config.policy).name} and {config.reward.name}"
     result = refresh_result(asked, done.state, title=title)
     reports = [keep(result, config.out, "refresh")]
-    last = segment_path(config.out, done.state.segment)
-    if (last / "evaluations.jsonl").is_file() and done.waiting is None:
+    last = stretch_path(config.out, done.state.stretch)
+    if (last / EVALUATIONS).is_file() and done.waiting is None:
         name = config.anchor or config.gold or ""
         facts = {"policy": config.policy, "directory": str(last)}
-        found = policy_result(last, title="The policy in its last stretch", facts=facts, ground=None, anchor=name, seed=config.seed)
+        title_of_it, ground = "The policy under its last reward model", evidence_of(last)
+        found = policy_result(last, title=title_of_it, facts=facts, ground=ground, anchor=name, seed=config.seed)
         reports.append(found.report())
         say("policy", str(last / "policy"))
     write_html(config.out / "refresh.html", reports, title)
@@ -158,9 +161,11 @@ def refresh_run(config: Config) -> RefreshRun:
 
 def _labeller(config: Config) -> Callable[[], Scorer] | None:
     """What opens the labeller when there is something to label; a name that is none is refused now."""
-    if config.labeller == PEOPLE:
-        return None
     where, judging = config.where, config.others.judging
+    if config.labeller == PEOPLE:
+        if judging != JudgeOptions():
+            raise ValueError(f"{' '.join(judging.flags)} is of a judge: leave it out with --labeller people")
+        return None
     judged = is_judge(config.labeller)
     opened = where.open(config.labeller, judge=judging if judged or judging != JudgeOptions() else None)
     if not judged:

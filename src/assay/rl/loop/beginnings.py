@@ -86,6 +86,12 @@ def steps_kept(run: Path) -> list[int]:
     return sorted(int(path.stem) for path in (run / PAST).glob("*.safetensors"))
 
 
+def evidence_of(run: Path) -> GroundLost | None:
+    """The evidence against the policy's past that a run came to; None without an anchor or a checkpoint."""
+    found = latest_checkpoint(run / CHECKPOINTS) if (run / CHECKPOINTS).is_dir() else None
+    return None if found is None or found.state["ground"] is None else GroundLost.of_saved(found.state["ground"])
+
+
 def put_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Put weights in the places of their names; the others stay."""
     with torch.no_grad():

@@ -122,12 +122,10 @@ def train_policy(run: PolicyRun) -> Trained:
         say("resumed", f"at step {resumed.step}")
     elif run.begin is not None:
         loop.begin(run.begin)
-    begun = loop.done
     if loop.stopped is None or not loop.asks(loop.stopped):
         loop.go()
     target = run.out / "policy"
-    if loop.done > begun or not target.exists():
-        model.save(target)
+    model.save(target)  # also where one is there: it may be that of an earlier stop
     return Trained(policy=target, rows=read_metrics(run.out), ground=loop.ground, steps=loop.done, stopped=loop.stopped)
 
 

@@ -33,12 +33,12 @@ class Waiting(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """doing: the next action. segment: number of the policy's stretch; begin: where it begins, None for the start. reward: artifact
+    """doing: the next action. stretch: number of the policy's stretch; begin: where it begins, None for the start. reward: artifact
     of the reward model in use, below the run's directory; None for the first one. round: number of the refresh, from 1; stop: why
     and where the policy stopped for it; now: what came of it so far; rounds: what came of those before."""
 
     doing: Doing = "gather"
-    segment: int = 0
+    stretch: int = 0
     reward: str | None = None
     begin: Mapping[str, Any] | None = None
     round: int = 0
@@ -51,8 +51,8 @@ class State:
         return replace(self, doing=doing, now={**self.now, **seen})
 
 
-def segment_path(out: Path, segment: int) -> Path:
-    return out / "policy" / f"{segment:02d}"
+def stretch_path(out: Path, stretch: int) -> Path:
+    return out / "policy" / f"{stretch:02d}"
 
 
 def round_path(out: Path, number: int) -> Path:

@@ -25,6 +25,7 @@ from assay.console import say
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.rows import slug
 from assay.errors import RewardError
+from assay.models.bases import resolve_base
 from assay.models.device import pick_compute
 from assay.records import Dtype
 from assay.rl.evaluations import EVALUATIONS, read_evaluations
@@ -54,8 +55,8 @@ from assay.rl.refresh.refresh_state import (
     Waiting,
     read_state,
     round_path,
-    segment_path,
     settled,
+    stretch_path,
     write_state,
 )
 from assay.run_files import only_run
@@ -78,7 +79,9 @@ def refresh(run: RefreshRun, *, roll_back: int | None = None) -> Refreshed:
     roll_back: number of a refresh whose reward model is taken back first. Raises ValueError for what cannot be, CheckpointError for
     a run that was begun with other settings, RewardError where labels are missing, TrainingError where training has to stop.
     """
-    trainable(run.reward)
+    config = trainable(run.reward)
+    if config.base is not None:
+        resolve_base(config.base)  # one that is gone is told now, not when the labels are there
     with only_run(run.out):
         run, state = _begun(run)
         if roll_back is not None:
@@ -130,9 +133,9 @@ def gather(run: RefreshRun, state: State) -> State:
     return replace(state, doing="policy")
 
 
-def train_segment(run: RefreshRun, state: State) -> State:
+def train_stretch(run: RefreshRun, state: State) -> State:
     """Train the policy under the reward model in use until something asks for a refresh, or to its end."""
-    out, begin, settings = segment_path(run.out, state.segment), state.begin, run.settings
+    out, begin, settings = stretch_path(run.out, state.stretch), state.begin, run.settings
     if out.is_dir() and not (out / CONFIG).is_file():
         shutil.rmtree(out)  # of a process that ended as it made it
     first = 0 if begin is None else int(begin["step"])
@@ -162,7 +165,7 @@ def train_segment(run: RefreshRun, state: State) -> State:
         return replace(state, doing="done")
     number = len(state.rounds) + 1
     stop = {"why": trained.stopped, "step": trained.steps, "kl": _kl_at(out, trained.steps)}
-    now = {"round": number, "segment": state.segment, **stop, "reward before": state.reward}
+    now = {"round": number, "stretch": state.stretch, **stop, "reward before": state.reward}
     return replace(state, doing="choose", round=number, stop=stop, now=now)
 
 
@@ -172,7 +175,7 @@ def choose(run: RefreshRun, state: State) -> State:
     model = load_policy(
         run.policy, params=settings.params, compute=pick_compute(run.device, run.dtype), with_values=settings.estimator == "ppo"
     )
-    source = Source(segment_path(run.out, state.segment), _stop(state)["step"])
+    source = Source(stretch_path(run.out, state.stretch), _stop(state)["step"])
     counts = choose_pairs(
         model,
         source,
@@ -269,19 +272,19 @@ def move(run: RefreshRun, state: State) -> State:
     """Where the policy begins its next stretch. Under the old reward model it goes on: from anywhere before it would only do again
     what it did."""
     step, how = int(_stop(state)["step"]), run.settings.then if state.now["promoted"] else "go-on"
-    here = segment_path(run.out, state.segment)
+    here = stretch_path(run.out, state.stretch)
     half = max(kept for kept in steps_kept(here) if kept <= step // 2)
     begin: Mapping[str, object] | None
     if how == "go-on":
-        begin = {"segment": state.segment, "step": step, "whole": True, "kl": _stop(state)["kl"]}
+        begin = {"stretch": state.stretch, "step": step, "whole": True, "kl": _stop(state)["kl"]}
     elif how == "back" and half:
-        begin = {"segment": state.segment, "step": half, "whole": False, "kl": _kl_at(here, half)}
+        begin = {"stretch": state.stretch, "step": half, "whole": False, "kl": _kl_at(here, half)}
     else:
         begin = None
     at = 0 if begin is None else begin["step"]
     say("policy", f"begins at step {at} of {step}")
     now = {**state.now, "then": how, "from": at}
-    return replace(state, doing="policy", segment=state.segment + 1, begin=begin, stop=None, now={}, rounds=(*state.rounds, now))
+    return replace(state, doing="policy", stretch=state.stretch + 1, begin=begin, stop=None, now={}, rounds=(*state.rounds, now))
 
 
 def roll_back(run: RefreshRun, state: State) -> State:
@@ -294,17 +297,17 @@ def roll_back(run: RefreshRun, state: State) -> State:
             raise ValueError(f"the service keeps one model before the current one: roll back refresh {later[-1]} first")
         roll_back_in_service(run.service, _served_name(run, number))
     rounds = tuple({**one, "rolled back": True} if one["round"] in (number, *later) else one for one in state.rounds)
-    begin = {"segment": back["segment"], "step": back["step"], "whole": True, "kl": back["kl"]}
+    begin = {"stretch": back["stretch"], "step": back["step"], "whole": True, "kl": back["kl"]}
     say("rolled back", f"refresh {number}: the reward model before it is in use")
-    num_segments = len(list((run.out / "policy").glob("[0-9][0-9]")))
+    num_stretches = len(list((run.out / "policy").glob("[0-9][0-9]")))
     return replace(
-        state, doing="policy", segment=num_segments, reward=back["reward before"], begin=begin, stop=None, now={}, rounds=rounds
+        state, doing="policy", stretch=num_stretches, reward=back["reward before"], begin=begin, stop=None, now={}, rounds=rounds
     )
 
 
 ACTIONS: Mapping[str, Callable[[RefreshRun, State], State | Waiting]] = {
     "gather": gather,
-    "policy": train_segment,
+    "policy": train_stretch,
     "choose": choose,
     "label": label,
     "train": train,
@@ -330,7 +333,7 @@ def _new_config(run: RefreshRun, state: State) -> TrainConfig:
 
 
 def _beginning(run: RefreshRun, begin: Mapping[str, Any]) -> Beginning:
-    return Beginning(run=segment_path(run.out, begin["segment"]), step=begin["step"], whole=begin["whole"])
+    return Beginning(run=stretch_path(run.out, begin["stretch"]), step=begin["step"], whole=begin["whole"])
 
 
 def _stop(state: State) -> Mapping[str, Any]:
