@@ -36,10 +36,11 @@ POLICY = PolicySettings(
 
 
 class World(NamedTuple):
-    """base: of the policy. reward: run directory of the first reward model."""
+    """base: of the policy. reward: run directory of the first reward model; config: the flags that it was trained with."""
 
     base: Path
     reward: Path
+    config: TrainConfig
 
 
 def make_world(folder: Path) -> World:
@@ -63,7 +64,7 @@ def make_world(folder: Path) -> World:
         regularization=Regularization(weight_decay=1.0),
         machine=Machine(dtype="float32", device="cpu", reference=0),
     )
-    return World(base, train_all(config))
+    return World(base, train_all(config), config)
 
 
 def a_refresh(world: World, out: Path, *, labeller=None, policy=(), **settings) -> RefreshRun:

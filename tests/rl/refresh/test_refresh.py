@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,11 +23,13 @@ from assay.evaluation.compare import compare_margins
 from assay.records import Rewards
 from assay.rl.loop.train_policy import read_metrics
 from assay.rl.refresh import new_reward, refreshing
+from assay.rl.refresh.new_reward import gather_old, new_config
 from assay.rl.refresh.refresh_result import refresh_result
 from assay.rl.refresh.refresh_settings import RefreshSettings, ServedModel
 from assay.rl.refresh.refresh_state import State, read_state, stretch_path, write_state
 from assay.rl.refresh.refreshing import Refreshed, asked_back, move, refresh
 from assay.run_files import read_description
+from assay.training.record import config_of_run
 from refresh_world import Counting, a_refresh
 
 pytestmark = pytest.mark.slow
@@ -151,8 +154,6 @@ class Stop(Exception):
 
 def copy_until(source: Path, out: Path, doing: str) -> None:
     """A refresh as it was when that state had been written."""
-    import shutil
-
     shutil.copytree(source, out)
     state = read_state(source)
     (one,) = state.rounds
@@ -250,8 +251,6 @@ def test_where_the_policy_begins_after_a_promotion(whole, then, step, begins):
 
 
 def test_a_promotion_is_rolled_back_once_and_the_policy_goes_on_from_where_it_stopped_for_it(whole, world, tmp_path):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(whole[0].out, out)
     run = a_refresh(world, out)
@@ -322,6 +321,23 @@ def test_other_settings_are_refused_by_name_and_what_can_not_be_trained_anew_by_
         replace(run, gold=None, settings=RefreshSettings(at_alarm=True))
     with pytest.raises(ValueError, match="the policy ends before the first refresh"):
         replace(run, settings=RefreshSettings(every=4))
+
+
+def test_the_new_model_is_trained_as_the_old_one_was_on_its_data_as_they_were_read(world, tmp_path):
+    assert config_of_run(world.reward) == world.config
+    run = tmp_path / "run"
+    shutil.copytree(world.reward, run)
+    saved = json.loads((run / "config.json").read_text())
+    read_so = {"limit": 50, "columns": ["prompt=prompt"], "form": "assay"}
+    (run / "config.json").write_text(json.dumps({**saved, "config": {**saved["config"], **read_so}}))
+    assert gather_old(run, tmp_path / "data") == 50
+    labels = tmp_path / "labelled.jsonl"
+    config = new_config(run, tmp_path / "data", [labels], tmp_path / "new", device="cpu", dtype="float32")
+    assert (config.form, config.columns, config.limit) == (None, (), None)
+    assert config.data == (str(tmp_path / "data" / "old.jsonl"), str(labels))
+    same = ("kind", "base", "params", "depth", "epochs", "calibration", "test", "seed", "objective", "regularization", "members")
+    assert all(getattr(config, name) == getattr(world.config, name) for name in same)
+    assert config.machine.resume
 
 
 def test_the_command_says_what_people_have_to_do_and_how_it_ended(world, tmp_path, monkeypatch, capsys):
