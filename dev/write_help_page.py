@@ -22,7 +22,7 @@ Written by `make help-page` from the commands themselves; a test says whether it
 artifact, a URL or `rule:module:function` where a command measures, a run directory or an artifact where it changes what is saved.
 
 Exit status: 0 when a command did what was asked; 1 when some rows have no reward; 2 for a mistake in what was asked; 3 for a
-failure; 4 to 8 for a finding, as the command's own help says.
+failure; 4 to 8 for a finding, 9 when people have to do something first, as the command's own help says.
 """
 
 

@@ -28,6 +28,7 @@ COMPUTES_WITH_TORCH = (
     "assay.scorers.packed_reads",
     "assay.evaluation.rescale",
     "assay.rl.loop.",
+    "assay.rl.refresh.",
 )
 """Modules, and rooms where the name ends with a dot, that may load torch when they are imported."""
 

@@ -55,6 +55,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "rl": {
         "train": Command("a policy against a reward model, with gold and its own past beside", "rl.train", True),
         "preflight": Command("will this reward model work for this policy, by the policy's own answers", "rl.preflight"),
+        "refresh": Command("a policy, and its reward model trained anew on what it says", "rl.refresh", True),
         "curves": Command("gold and reward against the distance that policies went", "rl.curves"),
     },
     "model": {
@@ -93,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     `audit verify` gives 4 when a check of the certificate does not hold, 3 when the files are damaged; `compare` 5 when the
     second scorer is significantly worse than the first; `audit probe` 6 when an edit that is worth nothing raises the reward;
     `rl preflight` 6 when a check fails; `audit all` 7 when a verdict is a failure; `audit judge` 8 when a judge is biased or an
-    answer can tell it what to say. 141 when whoever read the output closed it before the end.
+    answer can tell it what to say; `rl refresh` 5 when it stops since the new model is worse, 9 when it waits for labels. 141 when
+    whoever read the output closed it before the end.
     """
     try:
         try:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import httpx2
 import tyro
 
 from assay.console import print_figures
-from assay.errors import EngineError
-from assay.serve.serve_config import ADMIN_VARIABLE
-
-SECONDS = 1800.0  # loading a large model and scoring the reference with it takes its time
+from assay.serve.admin_client import Change, change_models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +17,7 @@ class Config:
 
     url: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="URL")]
     """The service, such as http://127.0.0.1:8000; its admin token is read from ASSAY_ADMIN_TOKENS."""
-    action: tyro.conf.Positional[Literal["list", "load", "shadow", "unshadow", "promote", "rollback", "drop"]]
+    action: tyro.conf.Positional[Change]
     """What to do."""
     model: str | None = None
     """Name of the model to change; may be left out where one is served."""
@@ -39,20 +34,8 @@ def run(config: Config) -> int:
 
 
 def swap(config: Config) -> list[dict[str, Any]]:
-    """Do it, and return what the service says of its models.
-
-    Raises ValueError for a caller's mistake, EngineError when the service cannot be reached or refuses.
-    """
-    if (config.action == "load") != (config.artifact is not None):
-        raise ValueError("load needs --artifact, and nothing else takes it")
-    models = _ask(config.url, "GET", "/models", None)["models"]
-    if config.action == "list":
-        return list(models)
-    names = [model["name"] for model in models]
-    if config.model is None and len(names) > 1:
-        raise ValueError(f"the service has {', '.join(names)}: say which with --model")
-    body = {"artifact": config.artifact, "rescale": not config.as_it_is} if config.action == "load" else None
-    return [_ask(config.url, "POST", f"/models/{config.model or names[0]}/{config.action}", body)]
+    """Do it, and return what the service says of its models. Raises as `change_models`."""
+    return change_models(config.url, config.action, model=config.model, artifact=config.artifact, as_it_is=config.as_it_is)
 
 
 def swap_rows(models: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
@@ -69,20 +52,3 @@ def swap_rows(models: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
             seen = f"{shadow['n_scored']:,} of {shadow['n']:,} rewards, {shadow['flips']} of {shadow['pairs']} pairs flip"
             rows.append((f"{model['name']}: shadow", "" if rms is None else f"{rms:.4g}", f"root mean square difference; {seen}"))
     return rows
-
-
-def _ask(url: str, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    token = os.environ.get(ADMIN_VARIABLE, "").replace(",", " ").split()
-    if not token:
-        raise ValueError(f"no admin token: set {ADMIN_VARIABLE} to one that the service knows")
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{url} is no URL: give http://HOST:PORT")
-    headers = {"Authorization": f"Bearer {token[0]}"}
-    try:
-        response = httpx2.request(method, f"{url.rstrip('/')}/v1/admin{path}", json=body, headers=headers, timeout=SECONDS)
-        reply = response.json()
-    except (httpx2.HTTPError, ValueError) as error:
-        raise EngineError(f"{url} does not answer as a service of Assay does ({type(error).__name__})") from error
-    if response.status_code != 200:
-        raise EngineError(f"{url} answered {response.status_code}: {reply.get('error', {}).get('message', reply)}")
-    return dict(reply)

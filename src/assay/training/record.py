@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
 from assay.training.choice import QUICK
 from assay.training.neutral import off_neutral, reached
+from assay.training.objective import Objective
 from assay.training.prepare import Prepared
-from assay.training.settings import TrainConfig
+from assay.training.settings import Machine, Members, Regularization, TrainConfig
 from assay.training.tasks.task import COUNTER_EXAMPLES
 
 SAMPLED = 2000  # training pairs of the report
@@ -165,6 +166,35 @@ def config_content(
         "data": data,
         "base": base._asdict(),
     }
+
+
+def config_of_run(run: Path) -> TrainConfig:
+    """The flags that a run directory was trained with, from its config.json; its files by their absolute path.
+
+    Raises ValueError for a directory that is none.
+    """
+    file = run / "config.json"
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    saved = content.get("config") if isinstance(content, dict) else None
+    if saved is None:
+        raise ValueError(f"{run} is no run directory of assay train: its config.json with the data and flags is not there")
+    groups = {"objective": Objective, "regularization": Regularization, "members": Members, "machine": Machine}
+    kept: dict[str, Any] = {name: _plain(saved[name]) for name in _names(TrainConfig) & saved.keys() - groups.keys()}
+    for name, group in groups.items():
+        inner = saved.get(name, {})
+        kept[name] = group(**{key: _plain(inner[key]) for key in _names(group) & inner.keys()})
+    kept["init_from"] = None if kept.get("init_from") is None else Path(kept["init_from"])
+    kept["depth"] = None if kept["machine"].quick else kept.get("depth")  # --quick says it itself
+    return TrainConfig(**{**kept, "out": run})
+
+
+def _names(group: type) -> set[str]:
+    return {one.name for one in fields(group)}
+
+
+def _plain(value: Any) -> Any:
+    """A value of config.json as a flag has it: lists are tuples there."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _absolute(name: str) -> str:

@@ -11,31 +11,10 @@ import tyro
 from assay.commands.shared import Columns, Ignored, Where, keep, show
 from assay.console import say
 from assay.data.columns import renaming
-from assay.data.prompt_rows import Prompt, read_prompts
-from assay.errors import DataError
-from assay.records import prompt_key
-from assay.rl.kl_control import Control, KLSettings
-from assay.rl.loop.loop_settings import Estimator, PolicySettings
+from assay.rl.loop.loop_settings import PolicySettings
+from assay.rl.loop.policy_flags import Penalty, PolicyFlags, read_split
 from assay.rl.loop.policy_result import policy_result
 from assay.rl.loop.train_policy import PolicyRun, train_policy
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Penalty:
-    """The KL to the policy that training starts from."""
-
-    kl: Control = "fixed"
-    """What sets its factor: fixed, ziegler, or pi (proportional and integral)."""
-    beta: float = 0.05
-    """Factor to begin with."""
-    kl_target: float | None = None
-    """Nats an answer that ziegler and pi aim at."""
-    on_alarm: float = 2.0
-    """Factor of beta after an alarm; 1 for none."""
-
-    @property
-    def settings(self) -> KLSettings:
-        return KLSettings(control=self.kl, beta=self.beta, target=self.kl_target, on_alarm=self.on_alarm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,32 +31,6 @@ class Config:
     """A scorer that is trusted, for figures alone."""
     anchor: str | None = None
     """By what the policy is held against its past; --gold if left out."""
-    estimator: Estimator = "rloo"
-    """rloo, grpo, or ppo with a value head."""
-    steps: int = 100
-    """Steps of drawing and updating."""
-    prompts_per_step: int = 16
-    """Prompts of a step."""
-    samples: int = 4
-    """Answers to each."""
-    max_tokens: int = 64
-    """Of an answer."""
-    temperature: float = 1.0
-    """Of drawing, and of the probabilities that are trained."""
-    unfinished: float | None = None
-    """Reward of an answer that was cut off; as scored if left out."""
-    params: str = "full"
-    """What is trained: full, blocks:K or lora:R."""
-    learning_rate: float = 1e-5
-    """Highest, after a warm-up of 5 steps."""
-    passes: int = 1
-    """How often the answers of a step are gone through."""
-    evaluate_every: int = 10
-    """Steps between looks at held-out prompts."""
-    save_every: int = 20
-    """Steps between checkpoints."""
-    held_out: int = 32
-    """Held-out prompts that are answered at each look."""
     limit: int | None = None
     """Take the first so many prompts."""
     columns: Columns = ()
@@ -90,6 +43,7 @@ class Config:
     """What an alarm does beside raising beta."""
     seed: int = 0
     """Of all draws."""
+    training: PolicyFlags = field(default_factory=PolicyFlags)
     penalty: Penalty = field(default_factory=Penalty)
     where: Where = field(default_factory=Where)
 
@@ -106,30 +60,16 @@ class Config:
     @property
     def settings(self) -> PolicySettings:
         """Raises ValueError for flags that do not go together."""
-        return PolicySettings(
-            estimator=self.estimator,
-            steps=self.steps,
-            prompts=self.prompts_per_step,
-            samples=self.samples,
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            unfinished=self.unfinished,
-            learning_rate=self.learning_rate,
-            params=self.params,
-            passes=self.passes,
-            kl=self.penalty.settings,
-            evaluate_every=self.evaluate_every,
-            save_every=self.save_every,
-            eval_prompts=self.held_out,
-            seed=self.seed,
-        )
+        return self.training.settings(self.penalty.settings, self.seed)
 
 
 def run(config: Config) -> int:
     """Train, keep the page, and show what came of it."""
     settings = config.settings
     opened = config.where.open(config.scorer)
-    trained_on, held_out = _split(config)
+    trained_on, held_out = read_split(
+        config.prompts, config.training.held_out, limit=config.limit, names=renaming(config.columns, config.ignore)
+    )
     others = {name: None if spec is None else config.where.open(spec).scorer for name, spec in _others(config).items()}
     trained = train_policy(
         PolicyRun(
@@ -162,18 +102,3 @@ def run(config: Config) -> int:
 
 def _others(config: Config) -> dict[str, str | None]:
     return {"gold": config.gold, "anchor": config.anchor}
-
-
-def _split(config: Config) -> tuple[list[Prompt], list[Prompt]]:
-    """Prompts to train on, and those held out: a tenth, at least one and at most four times what a look takes."""
-    read, problems = read_prompts(config.prompts, limit=config.limit, names=renaming(config.columns, config.ignore))
-    say("read", f"{config.prompts}: {problems.summary()}")
-    if len(read) < 2:
-        raise DataError(
-            f"{config.prompts} has {len(read)} prompts that can be answered: a policy needs some to train on and some to look at"
-        )
-    num = min(max(len(read) // 10, 1), 4 * config.held_out)
-    order = sorted(read, key=lambda one: prompt_key(one.messages))
-    held_out = order[:num]
-    kept = {one.id for one in held_out}
-    return [one for one in read if one.id not in kept], held_out

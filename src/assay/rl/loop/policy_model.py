@@ -108,7 +108,7 @@ class PolicyModel(nn.Module):
     def save(self, path: Path) -> None:
         """A plain causal language model; adapters are merged into a copy."""
         causal = deepcopy(self.causal).merge_and_unload() if hasattr(self.causal, "merge_and_unload") else self.causal
-        with new_directory(path, keep=True) as work, no_progress_bars():
+        with new_directory(path) as work, no_progress_bars():
             causal.save_pretrained(work)
             self.tokenizer.save_pretrained(work)
 

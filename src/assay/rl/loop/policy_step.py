@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,6 +50,41 @@ def generator_of(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
 
 
+class Answered(NamedTuple):
+    """Answers to P prompts, K to each, side by side: their tokens and what they say. N = P * K."""
+
+    rollouts: Rollouts
+    completions: list[Completion]
+
+
+def answered(
+    causal: Any,
+    tokens: PolicyTokens,
+    prompts: Sequence[Prompt],
+    settings: PolicySettings,
+    *,
+    samples: int,
+    generator: torch.Generator,
+) -> Answered:
+    """Answers of a policy. Raises `Unreadable` for a prompt that the template refuses."""
+    rollouts = sample(
+        causal,
+        [tokens.prompt(prompt.messages) for prompt in prompts],
+        samples,
+        ends=tokens.ends,
+        pad_id=tokens.pad_id,
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        generator=generator,
+    )
+    asked = [prompt for prompt in prompts for _ in range(samples)]
+    completions = [
+        Completion(messages=prompt.messages, response=text, ground_truth=prompt.ground_truth)
+        for prompt, text in zip(asked, tokens.texts(rollouts), strict=True)
+    ]
+    return Answered(rollouts, completions)
+
+
 def draw(
     causal: Any,
     tokens: PolicyTokens,
@@ -63,22 +98,7 @@ def draw(
 ) -> Drawn:
     """Answers of a policy, scored. Raises `Unreadable` for a prompt that the template refuses."""
     began = time.perf_counter()
-    rollouts = sample(
-        causal,
-        [tokens.prompt(prompt.messages) for prompt in prompts],
-        samples,
-        ends=tokens.ends,
-        pad_id=tokens.pad_id,
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        generator=generator,
-    )
-    texts = tokens.texts(rollouts)
-    asked = [prompt for prompt in prompts for _ in range(samples)]
-    completions = [
-        Completion(messages=prompt.messages, response=text, ground_truth=prompt.ground_truth)
-        for prompt, text in zip(asked, texts, strict=True)
-    ]
+    rollouts, completions = answered(causal, tokens, prompts, settings, samples=samples, generator=generator)
     drawn = time.perf_counter()
     rewards = scorer.score(completions)
     value_PK = np.where(rewards.ok, rewards.value, np.nan).astype(np.float64).reshape(len(prompts), samples)

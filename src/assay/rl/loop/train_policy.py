@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from assay.audit.monitors import HALF, START, GroundLost, wins
 from assay.console import progress, say
@@ -28,13 +28,33 @@ from assay.models.device import pick_compute
 from assay.records import Dtype, Rewards
 from assay.rl.evaluations import EVALUATIONS
 from assay.rl.kl_control import KLState, after_alarm, after_step, beta_of, first_state
+from assay.rl.loop.beginnings import (
+    CHECKPOINTS,
+    COMPLETIONS,
+    METRICS,
+    PAST,
+    RECORDS,
+    Beginning,
+    begin_from,
+    lines_before,
+    put_weights,
+    weights_at,
+)
+from assay.rl.loop.look_rows import kept_answers, listed, nan_mean
 from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_model import PolicyModel, load_policy
 from assay.rl.loop.policy_step import Drawn, Shape, draw, generator_of, step_figures, update, weigh
 from assay.scorers.base import Scorer
 from assay.training.checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint, trained_weights
 
-METRICS, COMPLETIONS, CONFIG = "metrics.jsonl", "completions.jsonl", "config.json"
+CONFIG = "config.json"
+ALARM, DISTANCE, SCHEDULE = "alarm", "KL", "schedule"
+"""Why a run stopped before its last step."""
+_SAID = {
+    ALARM: "the policy lost ground against its past",
+    DISTANCE: "it went as far from its start as was asked",
+    SCHEDULE: "as many steps as were asked",
+}
 _EVALUATION, _EARLIER, _TRAINING, _ORDER = 3, 4, 5, 6  # what a generator is for
 
 
@@ -42,7 +62,9 @@ _EVALUATION, _EARLIER, _TRAINING, _ORDER = 3, 4, 5, 6  # what a generator is for
 class PolicyRun:
     """policy: what training starts from. scorer: the reward; scorer_name: for the records. prompts: to train on; held_out: to look
     at. gold: what is known to be right, for figures alone. anchor: by which the policy is held against its past; gold if None.
-    shape: of rewards (rl/shaping). on_alarm: what an alarm does."""
+    shape: of rewards (rl/shaping). begin: another run of this policy to go on from. stop_on_alarm, stop_kl, stop_at: what ends the
+    run early: an alarm, so many nats of the held-out answers at a look, so many steps; with `resume` it does not go on from there
+    until that is taken back."""
 
     policy: str
     scorer: Scorer
@@ -56,18 +78,24 @@ class PolicyRun:
     shape: Shape | None = None
     shape_name: str = "none"
     resume: bool = False
+    begin: Beginning | None = None
     stop_on_alarm: bool = False
+    stop_kl: float | None = None
+    stop_at: int | None = None
     device: str = "auto"
     dtype: Dtype = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """rows: the lines of metrics.jsonl. ground: the evidence against the policy's past; None without an anchor."""
+    """rows: the lines of metrics.jsonl. ground: the evidence against the policy's past; None without an anchor. steps: how many
+    were taken; stopped: why there were no more, None where all were."""
 
     policy: Path
     rows: Sequence[Mapping[str, Any]]
     ground: GroundLost | None
+    steps: int
+    stopped: str | None = None
 
 
 def train_policy(run: PolicyRun) -> Trained:
@@ -92,11 +120,13 @@ def train_policy(run: PolicyRun) -> Trained:
         restore_checkpoint(resumed, model, optimizer)
         loop.take(resumed.state)
         say("resumed", f"at step {resumed.step}")
-    loop.go(resumed.step if resumed is not None else 0)
+    elif run.begin is not None:
+        loop.begin(run.begin)
+    if loop.stopped is None or not loop.asks(loop.stopped):
+        loop.go()
     target = run.out / "policy"
-    if not target.exists():
-        model.save(target)
-    return Trained(policy=target, rows=read_metrics(run.out), ground=loop.ground)
+    model.save(target)  # also where one is there: it may be that of an earlier stop
+    return Trained(policy=target, rows=read_metrics(run.out), ground=loop.ground, steps=loop.done, stopped=loop.stopped)
 
 
 class _Loop:
@@ -108,38 +138,66 @@ class _Loop:
         self.anchor = run.anchor or run.gold
         self.ground = None if self.anchor is None else GroundLost()
         self.unscored_steps = 0
+        self.done = 0
+        self.stopped: str | None = None
 
     def take(self, state: Mapping[str, Any]) -> None:
         self.kl = KLState.of_saved(state["kl"])
         self.ground = None if state["ground"] is None else GroundLost.of_saved(state["ground"])
         self.unscored_steps = int(state["unscored_steps"])
+        self.done, self.stopped = int(state["step"]), state.get("stopped")
+
+    def begin(self, begin: Beginning) -> None:
+        """From another run, whose records are this one's too; the first checkpoint is of there."""
+        state = begin_from(begin, self.run.out, self.model, self.optimizer)
+        if state is not None:
+            self.take(state)
+        self.done = begin.step
+        self.keep()
+        say("begins", f"at step {begin.step} of {begin.run.name}")
+
+    def keep(self) -> None:
+        save_checkpoint(self.run.out / CHECKPOINTS, self.done, self.model, self.optimizer, self.state())
 
     def state(self) -> dict[str, Any]:
         ground = None if self.ground is None else self.ground.saved()
-        return {"kl": self.kl.saved(), "ground": ground, "unscored_steps": self.unscored_steps}
+        return {"kl": self.kl.saved(), "ground": ground, "unscored_steps": self.unscored_steps, "stopped": self.stopped}
 
-    def go(self, begin: int) -> None:
+    def go(self) -> None:
         settings, run = self.settings, self.run
-        bar = progress("policy", settings.steps, unit="steps", done=begin)
-        with bar as advance:
-            if begin == 0:
+        self.stopped = None
+        with progress("policy", settings.steps, unit="steps", done=self.done) as advance:
+            if self.done == 0:
                 self.keep_past(0)
                 self.evaluate(-1)
-            for step in range(begin, settings.steps):
+            for step in range(self.done, settings.steps):
                 row = {"step": step, **self.step(step)}
-                looks = (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps
-                if looks:
+                last = step + 1 in (settings.steps, run.stop_at)
+                if looks := (step + 1) % settings.evaluate_every == 0 or last:
                     row |= self.evaluate(step)
                 append(run.out / METRICS, [row])
-                ends = step + 1 == settings.steps or (
-                    looks and run.stop_on_alarm and self.ground is not None and self.ground.alarmed
-                )
-                if (step + 1) % settings.save_every == 0 or ends:
-                    save_checkpoint(run.out / "checkpoints", step + 1, self.model, self.optimizer, self.state())
+                self.done = step + 1
+                self.stopped = self.why_stop(row) if looks else None
+                if self.done % settings.save_every == 0 or last or self.stopped is not None:
+                    self.keep()
                 advance(1)
-                if ends and step + 1 < settings.steps:
-                    say("stopped", f"at step {step}: the policy lost ground against its past")
+                if self.stopped is not None:
+                    say("stopped", f"at step {step}: {_SAID[self.stopped]}")
                     return
+
+    def asks(self, stopped: str) -> bool:
+        """Whether a run that stopped for this reason is to stay where it is."""
+        run = self.run
+        return {ALARM: run.stop_on_alarm, DISTANCE: run.stop_kl is not None, SCHEDULE: run.stop_at == self.done}[stopped]
+
+    def why_stop(self, row: Mapping[str, Any]) -> str | None:
+        """After a look: the alarm before the others, since what to do about it may be another thing."""
+        run = self.run
+        if run.stop_on_alarm and self.ground is not None and self.ground.alarmed:
+            return ALARM
+        if run.stop_kl is not None and row.get("eval_kl", -math.inf) >= run.stop_kl:
+            return DISTANCE
+        return SCHEDULE if self.done == run.stop_at and self.done < self.settings.steps else None
 
     def step(self, step: int) -> dict[str, Any]:
         """One step; its figures."""
@@ -227,7 +285,7 @@ class _Loop:
         now = trained_weights(self.model)
         self.load_past((step + 1) // (2 * settings.evaluate_every) * settings.evaluate_every)
         half = answers(self.model.plain, 3)
-        _load(self.model, now)
+        put_weights(self.model, now)
         labels = range(len(prompts))
         results = {START: wins(today[0], start, labels), HALF: wins(today[1], half, labels)}
         was = self.ground.alarmed
@@ -239,12 +297,12 @@ class _Loop:
         return {**shown, "evidence": math.exp(min(self.ground.highest, 700.0))}
 
     def keep_past(self, step: int) -> None:
-        target = self.run.out / "past" / f"{step:08d}.safetensors"
+        target = self.run.out / PAST / f"{step:08d}.safetensors"
         target.parent.mkdir(exist_ok=True)
         save_file({name: one.cpu().contiguous() for name, one in trained_weights(self.model).items()}, target)
 
     def load_past(self, step: int) -> None:
-        _load(self.model, load_file(self.run.out / "past" / f"{step:08d}.safetensors"))
+        put_weights(self.model, weights_at(self.run.out, step))
 
 
 def prompts_of_step(prompts: Sequence[Prompt], settings: PolicySettings, step: int) -> list[Prompt]:
@@ -287,6 +345,7 @@ def identity_of(run: PolicyRun) -> dict[str, Any]:
         "shape": run.shape_name,
         "prompts": json_digest([[turn.as_dict() for turn in prompt.messages] for prompt in [*run.prompts, *run.held_out]]),
         "settings": asdict(run.settings),
+        "begin": None if run.begin is None else run.begin.identity,
     }
 
 
@@ -298,40 +357,6 @@ def read_metrics(out: Path) -> list[dict[str, Any]]:
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def kept_answers(step: int, drawn: Drawn, gold_N: np.ndarray, keep: int) -> list[dict[str, Any]]:
-    """The best and the worst answers of an evaluation by the scorer, and one that was not scored, as rows."""
-    value_N = drawn.value_PK.reshape(-1)
-    order = [int(i) for i in np.argsort(value_N, kind="stable") if not math.isnan(value_N[i])]
-    worst, best = order[: min(keep, len(order) // 2)], order[::-1][: min(keep, len(order) - len(order) // 2)]
-    silent = [int(i) for i in np.flatnonzero(np.isnan(value_N))[:1]]
-    rows = []
-    for kind, places in (("best", best), ("worst", worst), ("not scored", silent)):
-        for i in places:
-            one = drawn.completions[i]
-            rows.append(
-                {
-                    "step": step,
-                    "kind": kind,
-                    "prompt": [turn.as_dict() for turn in one.messages or ()],
-                    "response": one.response,
-                    "reward": None if math.isnan(value_N[i]) else float(value_N[i]),
-                    "gold": None if math.isnan(gold_N[i]) else float(gold_N[i]),
-                    "error": drawn.rewards.error[i] if drawn.rewards.error else None,
-                }
-            )
-    return rows
-
-
-def listed(values: np.ndarray) -> list[float | None]:
-    """Numbers as JSON: None where there is none."""
-    return [None if math.isnan(one) else round(float(one), 6) for one in values]
-
-
-def nan_mean(values: np.ndarray) -> float | None:
-    kept = values[~np.isnan(values)]
-    return float(kept.mean()) if kept.size else None
 
 
 def _prepared(run: PolicyRun, identity: Mapping[str, Any]) -> Any:
@@ -352,27 +377,9 @@ def _prepared(run: PolicyRun, identity: Mapping[str, Any]) -> Any:
     if other:
         shown = "; ".join(f"{name}: {saved.get(name)} before, {now[name]} now" for name in other[:2])
         raise CheckpointError(f"{run.out} was made with other {', '.join(other)} ({shown}): give the same, or choose another --out")
-    found = latest_checkpoint(run.out / "checkpoints") if (run.out / "checkpoints").is_dir() else None
-    step = 0 if found is None else found.step
-    for name in (METRICS, COMPLETIONS, EVALUATIONS):
-        path = run.out / name
-        if path.is_file():
-            lines = [
-                line for line in path.read_text(encoding="utf-8").splitlines() if _whole(line) and json.loads(line)["step"] < step
-            ]
-            write_text(path, "".join(line + "\n" for line in lines))
+    found = latest_checkpoint(run.out / CHECKPOINTS) if (run.out / CHECKPOINTS).is_dir() else None
+    for name in RECORDS:
+        if (run.out / name).is_file():
+            kept = lines_before(run.out / name, -1 if found is None else found.step)  # -1: the look before the first step too
+            write_text(run.out / name, "".join(line + "\n" for line in kept))
     return found
-
-
-def _whole(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:  # cut off by a kill
-        return False
-
-
-def _load(model: PolicyModel, weights: Mapping[str, torch.Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in weights:
-                parameter.copy_(weights[name])
