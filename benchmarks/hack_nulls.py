@@ -1,4 +1,4 @@
-"""The level of the alarm in cheap runs without a hack, one law for each way in which it could fail. Suffix: P prompts of a panel."""
+"""The level of the alarm in cheap runs without a hack, a law for each way in which it could fail. Suffix: P prompts of a panel."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def fixed_panel(rng: np.random.Generator) -> bool:
 
 
 def noise(rng: np.random.Generator) -> bool:
-    """A policy that does not change but for noise: the share that it wins swings between 0.45 and 0.55 from look to look, as a walk."""
+    """A policy that does not change but for noise: the share that it wins swings between 0.45 and 0.55 from look to look."""
     walk = np.cumsum(rng.normal(0, 0.02, LOOKS))
     share = 0.5 + 0.05 * np.sin(walk * 4)
     return _alarms(lambda look: _both(lambda: (rng.random(PANEL) < share[look]).astype(float)))

@@ -16,11 +16,11 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from assay.audit.healthy_file import RATE, keep_healthy, read_healthy
+from assay.audit.healthy_file import RATE, Healthy, keep_healthy, read_healthy
 from assay.audit.watch import Watch, WatchSettings
 from assay.files import write_text
 from assay.records import Completion, Finding, Rewards
@@ -30,6 +30,20 @@ from assay.wire import completion_from_row, completion_to_row
 
 CANARY = "canaries"
 """The name of the finding on fixed texts that are scored again."""
+
+
+class Seen(NamedTuple):
+    """What a monitor shows of a scorer at work. canary_change: NaN before canaries were scored twice."""
+
+    num_looks: int
+    seconds: float
+    failing: bool
+    canary_change: float
+    canary_changed: bool
+    current: Mapping[str, float]
+    thresholds: Mapping[str, float]
+    passed: frozenset[str]
+    has_together: bool
 
 
 class Watched:
@@ -55,7 +69,7 @@ class Watched:
         scorer: Scorer,
         *,
         settings: WatchSettings | None = None,
-        healthy: str | Path | None = None,
+        healthy: str | Path | Healthy | None = None,
         rate: float = RATE,
         canaries: Sequence[Completion] | int = (),
         canary_looks: int = 4,
@@ -65,7 +79,7 @@ class Watched:
             raise ValueError(f"canary_looks {canary_looks} must be at least 1: looks from one scoring of the canaries to the next")
         self.scorer, self.problem, self.seconds = scorer, "", 0.0
         self.step: int | None = None
-        found = None if healthy is None else read_healthy(Path(healthy), settings.watching, rate=rate)
+        found = read_healthy(Path(healthy), settings.watching, rate=rate) if isinstance(healthy, str | Path) else healthy
         self.watch = Watch(settings=settings, healthy=found)
         given = () if isinstance(canaries, int) else tuple(canaries)
         self.canaries = _Canaries(given, wanted=canaries if isinstance(canaries, int) else len(given), every=canary_looks)
@@ -102,6 +116,23 @@ class Watched:
             return ()
         why = "the healthy runs had other scorers: the rate is theirs, and this run's only as far as its world is the same"
         return (Finding("warn", "healthy runs", math.nan, math.nan, why),)
+
+    def summary(self) -> Seen:
+        """What is known now, as figures."""
+        with self._lock:
+            watch, canaries = self.watch, self.canaries
+            healthy = watch.healthy
+            return Seen(
+                num_looks=watch.num_looks,
+                seconds=self.seconds,
+                failing=bool(self.problem),
+                canary_change=canaries.largest if canaries.num_scored > 1 else math.nan,
+                canary_changed=canaries.changed is not None,
+                current=dict(watch.current),
+                thresholds={} if healthy is None else {name: one.value for name, one in healthy.thresholds.items()},
+                passed=frozenset(watch.passed),
+                has_together=healthy is not None and healthy.together is not None,
+            )
 
     def examples(self) -> list[dict[str, Any]]:
         """The completions behind the signs that passed (all signs, where none has a threshold), as rows of a report."""
