@@ -25,8 +25,9 @@ class Gains:
     """What best-of-n by one proxy gains over a random choice, on P prompts, at M values of n.
 
     distance: (M,) sqrt(KL). gold, proxy: (P, M) in standard deviations within a prompt; column n = 1 is 0. gold_scale,
-    proxy_scale: that standard deviation, each in its own unit. moments: (P, 3) of each prompt's candidates in scaled units: variance of the proxy,
-    variance of gold, their covariance. gold_range, proxy_range: of a candidate less the mean of its prompt; so of any gain.
+    proxy_scale: that standard deviation, each in its own unit. moments: (P, 3) of each prompt's candidates in scaled units:
+    variance of the proxy, variance of gold, their covariance. gold_range, proxy_range: of a candidate less the mean of its prompt;
+    so of any gain.
     """
 
     sizes: np.ndarray
