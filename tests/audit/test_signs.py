@@ -66,6 +66,13 @@ def test_only_so_many_texts_are_read_and_no_text_is_kept_where_none_should_be():
     seen = rows_of(completions, Rewards(value=[1.0, 2.0, 3.0]), num_read=1, keep_texts=False)
     assert [bool(row.surface) for row in seen] == [True, False, False]
     assert {row.said + row.asked for row in seen} == {""}
+    assert "one" not in seen[0].opener  # hashes, which compare as the words do
+    kept, hashed = (
+        [look_of(rows_of([Completion(messages="p", response=text)] * 2, Rewards(value=[1, 2]), num_read=0, keep_texts=keep), 0)
+         for text in ("so it is", "so it was")]
+        for keep in (True, False)
+    )  # fmt: skip
+    assert new_opener(kept[1], kept[0]).value == new_opener(hashed[1], hashed[0]).value == 1
 
 
 def test_repeated_phrases_and_beginnings_by_hand():

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -123,7 +124,7 @@ def rows_of(completions: Sequence[Completion], rewards: Rewards, *, num_read: in
                 std=stds[i],
                 length=math.nan if text is None else float(len(text)),
                 repeated=repeated_share(text[:READ]) if i in surfaces and text is not None else math.nan,
-                opener="" if completion.response is None else beginning(completion.response),
+                opener="" if completion.response is None else _opener(completion.response, keep_texts),
                 surface=tuple(surfaces.get(i, ())),
                 asked=_asked(completion.messages) if keep_texts else "",
                 said=(text or "")[:EXCERPT] if keep_texts else "",
@@ -135,6 +136,12 @@ def rows_of(completions: Sequence[Completion], rewards: Rewards, *, num_read: in
 def beginning(text: str) -> str:
     """The first words of an answer in lower case, spaces between them made one."""
     return " ".join(text[:200].split()[:OPENER_WORDS]).casefold()
+
+
+def _opener(text: str, keep_text: bool) -> str:
+    """The beginning; where no text may be kept, hashes of its words, which compare as the words do."""
+    words = beginning(text).split()
+    return " ".join(words if keep_text else (blake2b(word.encode(), digest_size=6).hexdigest() for word in words))
 
 
 def repeated_share(text: str) -> float:

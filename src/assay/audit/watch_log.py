@@ -107,7 +107,7 @@ def watch_log(
         findings=findings,
         facts=facts,
         lead=_lead(watch, others),
-        key={metric.name: () for metric in _metrics(watch)[:4]},
+        key={name: _held_against(name, watch) for name in [metric.name for metric in _metrics(watch)][:4]},
     )
     return WatchResult(name=path.name, watch=watch, page=page)
 
@@ -215,6 +215,11 @@ def _metrics(watch: Watch) -> list[Metric]:
         Metric(name, watch.highest[name].value, note=f"{SIGNS[name].words}; highest at look {watch.highest[name].look}")
         for name in names
     ]
+
+
+def _held_against(name: str, watch: Watch) -> tuple[str, ...]:
+    limit = None if watch.healthy is None else watch.healthy.thresholds.get(name)
+    return () if limit is None else (f"healthy runs: {limit.value:.3g}",)
 
 
 def _signs(watch: Watch) -> Table:
