@@ -48,6 +48,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "probe": Command("which worthless edits raise the reward", "audit.probe"),
         "judge": Command("what a judge goes by beside the answers, and what an answer can tell it", "audit.judge"),
         "drift": Command("is new text still like the training data", "audit.drift", True),
+        "watch": Command("signs of reward hacking in a policy's run, at the rate of healthy runs", "audit.watch"),
         "attribute": Command("how much of the margins length, format, tone and openings explain", "audit.attribute"),
         "best-of-n": Command("what choosing by the reward gains in gold, and where gold peaks", "audit.best_of_n"),
         "verify": Command("do the files, plain transformers and an engine give the same rewards", "audit.verify", True),
@@ -93,9 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `audit verify` gives 4 when a check of the certificate does not hold, 3 when the files are damaged; `compare` 5 when the
     second scorer is significantly worse than the first; `audit probe` 6 when an edit that is worth nothing raises the reward;
-    `rl preflight` 6 when a check fails; `audit all` 7 when a verdict is a failure; `audit judge` 8 when a judge is biased or an
-    answer can tell it what to say; `rl refresh` 5 when it stops since the new model is worse, 9 when it waits for labels. 141 when
-    whoever read the output closed it before the end.
+    `rl preflight` 6 when a check fails; `audit watch` 6 when a run's alarm rang; `audit all` 7 when a verdict is a failure;
+    `audit judge` 8 when a judge is biased or an answer can tell it what to say; `rl refresh` 5 when it stops since the new model
+    is worse, 9 when it waits for labels. 141 when whoever read the output closed it before the end.
     """
     try:
         try:

@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from assay.audit.best_of_n import best_of_n_curve
+from assay.audit.best_of_n import best_of_n_curve, read_best_of_n
 from assay.cli import main
+from assay.errors import DataError
 from assay.rl.evaluations import read_evaluations
 from assay.rl.rl_curves import rl_curves
+from assay.wire import report_from_json
 
 
 def a_run(path, gold, *, prompts: int = 40, seed: int = 0):
@@ -54,3 +56,54 @@ def test_the_command_keeps_a_page_and_refuses_what_is_no_run(tmp_path, capsys):
     assert (path / "curves.html").is_file()
     assert main(["rl", "curves", str(tmp_path)]) == 2
     assert "has no evaluations" in capsys.readouterr().err
+
+
+def best_of_n_report(path, capsys, *, num_prompts: int = 40):
+    """What the command keeps of candidates whose gold is the number of letters, by a rule that pays for them too."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(num_prompts):
+        lengths = rng.integers(1, 30, 8)
+        rows.append({"prompt": f"p{i}", "candidates": ["a" * int(n) for n in lengths], "gold": [float(n) for n in lengths]})
+    path.mkdir()
+    (path / "cands.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (path / "my_letters.py").write_text("def letters(completions):\n    return [2.0 * len(one.response) for one in completions]\n")
+    data = ["--data", str(path / "cands.jsonl"), "--out", str(path)]
+    assert main(["audit", "best-of-n", "rule:my_letters:letters", *data]) == 0
+    capsys.readouterr()
+    return path / "eval" / "best-of-n-cands.json"
+
+
+def test_the_command_draws_best_of_n_and_the_runs_in_one_figure(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path / "best"))
+    kept = best_of_n_report(tmp_path / "best", capsys)
+    found = read_best_of_n(kept)
+    assert found.reward == pytest.approx(2 * (found.gold - found.gold[0]))  # each in its own unit
+    path = a_run(tmp_path / "run", lambda i: 0.2 * i)
+    assert main(["rl", "curves", str(path), "--best-of-n", str(kept)]) == 0
+    tables = {table.title: table for table in report_from_json((path / "eval" / "curves.json").read_text()).tables}
+    for what in ("gold", "reward"):
+        table = tables[f"{what}: runs and best-of-n"]
+        assert table.columns == ("square root of KL", "run", "best-of-n")
+        assert len(table.rows) == len(tables["run"].rows) + len(found.sizes) - 1  # both begin at 0
+        at, run, best = np.array(table.rows, dtype=float).T
+        assert best[0] == 0
+        assert np.isnan(best[at > np.sqrt(found.kl).max()]).all()
+        assert not np.isnan(run[at >= min(row[0] for row in tables["run"].rows)]).any()
+        whole = np.array(tables["run"].rows, dtype=float)
+        inside = at[1:-1][np.isin(at[1:-1], whole[:, 0])]
+        assert len(inside) >= 5
+
+
+def test_what_is_no_curve_of_best_of_n_is_refused(tmp_path):
+    for content in (
+        "{}",
+        "[1]",
+        "not json",
+        '{"title": "x", "metrics": [], "tables": [], "examples": [], "findings": [], "facts": {}}',
+    ):
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(DataError, match="is no curve of best-of-n"):
+            read_best_of_n(tmp_path / "x.json")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_best_of_n(tmp_path / "none.json")

@@ -8,12 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.special import gammaln
 
+from assay.errors import DataError
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import NO_INTERVAL, Interval
+from assay.wire import report_from_json
+
+BY_SIZE, REWARD_GAINED = "best-of-n", "reward gained"
+"""The table of a report of `assay audit best-of-n` with a row for each n, and its column of the proxy in its own unit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +27,8 @@ class BestOfN:
     """Best-of-n at M values of n: mean gold of the candidate with the highest proxy among n drawn without replacement.
 
     sizes, gold, low, high (95%, prompts resampled), kl: (M,). kl: log n - (n - 1) / n in nats, an upper bound of the policy's
-    distance from its base (Beirami et al. 2024). num_prompts: (M,) that have n scored candidates.
+    distance from its base (Beirami et al. 2024). num_prompts: (M,) that have n scored candidates. reward: (M,) what the proxy
+    gains over a random choice, in its own unit; None where it is not known.
     """
 
     sizes: np.ndarray
@@ -30,6 +37,35 @@ class BestOfN:
     high: np.ndarray
     kl: np.ndarray
     num_prompts: np.ndarray
+    reward: np.ndarray | None = None
+
+
+def read_best_of_n(path: Path) -> BestOfN:
+    """The curve that `assay audit best-of-n` kept as eval/best-of-n-NAME.json, of prompts that have the largest n of candidates.
+
+    Raises DataError for a file that is none: a report of labelled steps has no gold, and candidates have to be scored first.
+    """
+    hint = "give the eval/best-of-n-NAME.json that assay audit best-of-n kept of candidates with gold"
+    try:
+        report = report_from_json(path.read_text(encoding="utf-8"))
+        table = next(table for table in report.tables if table.title == BY_SIZE)
+        rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+        columns = {name: np.array([float(str(row[name])) for row in rows]) for name in ("n", "gold", "low", "high")}
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}): {hint}") from None
+    except (ValueError, KeyError, TypeError, StopIteration):
+        raise DataError(f"{path} is no curve of best-of-n: {hint}") from None
+    sizes = columns["n"].astype(np.int64)
+    counted = next((metric.n_scored for metric in report.metrics if metric.n_scored), 0)
+    return BestOfN(
+        sizes=sizes,
+        gold=columns["gold"],
+        low=columns["low"],
+        high=columns["high"],
+        kl=best_of_n_kl(sizes),
+        num_prompts=np.full(len(sizes), counted),
+        reward=np.array([float(str(row[REWARD_GAINED])) for row in rows]) if REWARD_GAINED in table.columns else None,
+    )
 
 
 def best_of_n_curve(proxy: Sequence[np.ndarray], gold: Sequence[np.ndarray], sizes: Sequence[int], *, seed: int = 0) -> BestOfN:

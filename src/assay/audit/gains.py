@@ -24,9 +24,10 @@ Columns: TypeAlias = Sequence[np.ndarray]
 class Gains:
     """What best-of-n by one proxy gains over a random choice, on P prompts, at M values of n.
 
-    distance: (M,) sqrt(KL). gold, proxy: (P, M) in standard deviations within a prompt; column n = 1 is 0. gold_scale: that
-    standard deviation, in the gold's own unit. moments: (P, 3) of each prompt's candidates in scaled units: variance of the proxy,
-    variance of gold, their covariance. gold_range, proxy_range: of a candidate less the mean of its prompt; so of any gain.
+    distance: (M,) sqrt(KL). gold, proxy: (P, M) in standard deviations within a prompt; column n = 1 is 0. gold_scale,
+    proxy_scale: that standard deviation, each in its own unit. moments: (P, 3) of each prompt's candidates in scaled units:
+    variance of the proxy, variance of gold, their covariance. gold_range, proxy_range: of a candidate less the mean of its prompt;
+    so of any gain.
     """
 
     sizes: np.ndarray
@@ -34,6 +35,7 @@ class Gains:
     gold: np.ndarray
     proxy: np.ndarray
     gold_scale: float
+    proxy_scale: float
     moments: np.ndarray
     gold_range: Interval
     proxy_range: Interval
@@ -61,6 +63,7 @@ def gain_curves(proxy: Columns, gold: Columns, sizes: np.ndarray) -> Gains:
         gold=scaled_2PM[1],
         proxy=scaled_2PM[0],
         gold_scale=float(scales[1]),
+        proxy_scale=float(scales[0]),
         moments=moments / (scales[[0, 1, 0]] * scales[[0, 1, 1]]),
         gold_range=gold_range,
         proxy_range=proxy_range,

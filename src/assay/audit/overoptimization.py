@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from assay.audit.best_of_n import size_at, sizes_up_to
+from assay.audit.best_of_n import BY_SIZE, REWARD_GAINED, size_at, sizes_up_to
 from assay.audit.gains import Columns, Gains, gain_curves
 from assay.audit.gao_fit import GaoFit, fit_gao
 from assay.records import Finding, Level, Metric, Report, Table
@@ -322,10 +322,11 @@ def _by_size(gains: Gains, fit: GaoFit, worth: Sequence[Figure]) -> Table:
     for m, n in enumerate(gains.sizes):
         gold_P, proxy_P = gains.gold[:, m], gains.proxy[:, m]
         in_sd = (gold_P.mean(), fit_M[m], proxy_P.mean(), (proxy_P - gold_P).mean())
-        rows.append((int(n), float(gains.distance[m]), *worth[m], *(float(cell) for cell in in_sd)))
-    columns = ("n", "sqrt(KL)", "gold", "low", "high", "gold gained", "fit", "proxy gained", "gap")
-    note = "gold in its own unit with its interval; the last four in standard deviations within a prompt"
-    return Table(title="best-of-n", columns=columns, rows=tuple(rows), note=note)
+        cells = (*in_sd, gains.proxy_scale * proxy_P.mean())
+        rows.append((int(n), float(gains.distance[m]), *worth[m], *(float(cell) for cell in cells)))
+    columns = ("n", "sqrt(KL)", "gold", "low", "high", "gold gained", "fit", "proxy gained", "gap", REWARD_GAINED)
+    note = "gold and the last column in their own units; the four between in standard deviations within a prompt"
+    return Table(title=BY_SIZE, columns=columns, rows=tuple(rows), note=note)
 
 
 def _rivals(found: Mapping[str, tuple[Gains, GaoFit]], weights_SP: np.ndarray) -> Table:

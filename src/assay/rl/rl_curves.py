@@ -33,8 +33,8 @@ class CurvesResult:
 
 
 def rl_curves(runs: Mapping[str, Evaluations], *, best_of_n: BestOfN | None = None, seed: int = 0) -> CurvesResult:
-    """The curves of runs, and Gao's form where there is gold. best_of_n: of the policy that the runs started from; its gold less
-    that at n = 1 is drawn beside. Raises ValueError for no run."""
+    """The curves of runs, and Gao's form where there is gold. best_of_n: of the policy that the runs started from, by the same gold
+    and the same reward; its gains over n = 1 are drawn in one figure with them. Raises ValueError for no run."""
     if not runs:
         raise ValueError("no run to draw: name directories that assay rl train made")
     fits = {name: fit_rl(one.distance_E, one.gold_EP - one.gold_EP[:1], seed=seed) for name, one in runs.items() if one.has_gold}
@@ -123,12 +123,47 @@ def _tables(runs: Mapping[str, Evaluations], fits: Mapping[str, RLFit], best_of_
         note = "gain over the policy that training started from; reward and gold each in its own unit"
         tables.append(Table(title=name, columns=("square root of KL", *shown), rows=rows, chart="line", note=note))
     if best_of_n is not None:
-        start = float(best_of_n.gold[np.argmin(best_of_n.sizes)])
-        points = zip(np.sqrt(best_of_n.kl), best_of_n.gold - start, best_of_n.sizes, strict=True)
-        rows = tuple((float(d), float(gain)) for d, gain, _ in points)
-        note = "an upper bound of its distance: log n - (n - 1) / n"
-        tables.append(Table(title=BEST_OF_N, columns=("square root of KL", "gold"), rows=rows, chart="line", note=note))
+        tables += [*_together(runs, best_of_n), _best_of_n(best_of_n)]
     return tables
+
+
+def _best_of_n(found: BestOfN) -> Table:
+    start = float(found.gold[np.argmin(found.sizes)])
+    columns = {"gold": found.gold - start, **({} if found.reward is None else {"reward": found.reward})}
+    rows = tuple((float(d), *(float(one[i]) for one in columns.values())) for i, d in enumerate(np.sqrt(found.kl)))
+    note = "an upper bound of its distance: log n - (n - 1) / n"
+    return Table(title=BEST_OF_N, columns=("square root of KL", *columns), rows=rows, chart="line", note=note)
+
+
+def _together(runs: Mapping[str, Evaluations], best_of_n: BestOfN) -> list[Table]:
+    """Runs and best-of-n in one figure, for gold and for the reward: gains in its unit, at the distances of all of them. Between
+    its own points a curve is a straight line; beyond them it ends."""
+    start = float(best_of_n.gold[np.argmin(best_of_n.sizes)])
+    beside = {"gold": best_of_n.gold - start, "reward": best_of_n.reward}
+    found = []
+    for what in ("gold", "reward"):
+        curves = {
+            name: (one.distance_E, np.nanmean(values_EP - values_EP[:1], axis=1))
+            for name, one in runs.items()
+            if not np.isnan(values_EP := one.gold_EP if what == "gold" else one.reward_EP).all()
+        }
+        gain_M = beside[what]
+        if not curves or gain_M is None:
+            continue
+        curves[BEST_OF_N] = (np.sqrt(best_of_n.kl), gain_M)
+        at_D = np.unique(np.concatenate([distance for distance, _ in curves.values()]))
+        columns = {name: _at(at_D, *curve) for name, curve in curves.items()}
+        rows = tuple((float(d), *(float(one[i]) for one in columns.values())) for i, d in enumerate(at_D))
+        note = f"gain in {what}, in its own unit; the distance of best-of-n is an upper bound, and the two must have one {what}"
+        title = f"{what}: runs and best-of-n"
+        found.append(Table(title=title, columns=("square root of KL", *columns), rows=rows, chart="line", note=note))
+    return found
+
+
+def _at(at_D: np.ndarray, distance_E: np.ndarray, value_E: np.ndarray) -> np.ndarray:
+    """Values at other distances, straight between neighbours; NaN outside of the range that was measured."""
+    order = np.argsort(distance_E, kind="stable")
+    return np.interp(at_D, distance_E[order], value_E[order], left=np.nan, right=np.nan)
 
 
 def _lead(runs: Mapping[str, Evaluations], findings: Sequence[Finding]) -> str:

@@ -106,7 +106,12 @@ def make_service(config: ServeConfig, keys: Keys | None = None) -> Service:
     )
     if config.max_items > config.max_queued:
         raise ValueError(f"--max-items {config.max_items} is more than --max-queued {config.max_queued}: such a request never fits")
-    engine = EngineSettings(max_queued=config.max_queued, batch_tokens=config.batch_tokens, linger_seconds=config.linger_ms / 1000)
+    engine = EngineSettings(
+        max_queued=config.max_queued,
+        batch_tokens=config.batch_tokens,
+        linger_seconds=config.linger_ms / 1000,
+        watching=config.signs.read(),
+    )
     named = _named(config.models)
     figures, models = Counters(), {}
     for name, spec in named.items():

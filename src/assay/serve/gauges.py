@@ -14,6 +14,7 @@ from assay.scorers.base import capability
 from assay.scorers.wrappers.cached import Cached
 from assay.serve.prometheus import Labels
 from assay.serve.service import Service
+from assay.serve.watching import sign_gauges
 
 Gauges = dict[str, tuple[str, dict[Labels, float]]]
 """Name -> (help, labels -> value), as `Counters.text` takes them."""
@@ -44,6 +45,8 @@ def read_gauges(service: Service) -> Gauges:
             set_gauge("assay_cache_hits_total", "Rewards that were known.", cache.num_hits, model=name)
             set_gauge("assay_cache_failing", "Whether rewards could not be stored the last time.", bool(cache.problem), model=name)
             set_gauge("assay_cache_misses_total", "Rewards that were not known.", cache.num_misses, model=name)
+        for gauge in sign_gauges(batcher.scorer):
+            set_gauge(gauge.name, gauge.help, gauge.value, model=name, **({"sign": gauge.sign} if gauge.sign else {}))
         for figure, seen in (served.shadow.summary() if served.shadow is not None else {}).items():
             set_gauge(
                 f"assay_shadow_{figure}", f"Candidate against current: {figure}.", math.nan if seen is None else seen, model=name

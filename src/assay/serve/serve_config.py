@@ -11,6 +11,7 @@ import tyro
 from assay.records import Dtype
 from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.verifiers.confined import CodeFlags
+from assay.serve.watching import WatchFlags
 
 TOKENS_VARIABLE, ADMIN_VARIABLE = "ASSAY_TOKENS", "ASSAY_ADMIN_TOKENS"
 
@@ -55,6 +56,7 @@ class ServeConfig:
     """Approximate tokens of one batch; those of four forwards when left out."""
     cache: Path | None = None
     """SQLite file of cached rewards."""
+    signs: WatchFlags = field(default_factory=WatchFlags)
     log_text: bool = False
     """Write prompts and answers to the log."""
     log_json: bool = False

@@ -26,6 +26,7 @@ from assay.serve.middleware import Keys, Limits
 from assay.serve.prometheus import ITEMS, SECONDS, TOKENS, Counters, RewardWindow
 from assay.serve.queue import Row
 from assay.serve.served import Loaded, Served, TextRules, text_rules_of
+from assay.serve.watching import Watching
 from assay.wire import FINGERPRINT_HEADER
 
 T = TypeVar("T")
@@ -47,11 +48,12 @@ class ClientGone(AssayError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """Settings of every engine: see `Batcher`."""
+    """Settings of every engine: see `Batcher`. watching: how signs are watched; None where they are not."""
 
     max_queued: int = MAX_QUEUED
     batch_tokens: int | None = None
     linger_seconds: float = LINGER_SECONDS
+    watching: Watching | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -240,7 +242,7 @@ def start_engine(
 
     text_rules = text_rules_of(scorer)  # before the thread starts: a tokenizer is not thread-safe
     batcher = Batcher(
-        scorer,
+        scorer if settings.watching is None else settings.watching.around(scorer),
         max_queued=settings.max_queued,
         batch_tokens=settings.batch_tokens,
         linger_seconds=settings.linger_seconds,

@@ -69,7 +69,7 @@ class Evidence:
         return replace(
             self,
             log_capital=tuple(map(float, paths_BG[-1])),
-            highest=max(self.highest, *(mean_of_logs(path_G) for path_G in paths_BG)),
+            highest=max(self.highest, float((np.logaddexp.reduce(paths_BG, axis=1) - math.log(len(SIZES_G))).max())),
             num=self.num + len(kept_B),
             num_missing=self.num_missing + len(all_B) - len(kept_B),
         )

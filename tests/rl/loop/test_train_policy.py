@@ -17,6 +17,7 @@ from assay.records import Rewards
 from assay.rl.kl_control import KLSettings
 from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_model import load_policy
+from assay.rl.loop.policy_result import policy_result
 from assay.rl.loop.policy_step import draw, generator_of
 from assay.rl.loop.train_policy import prompts_of_step, read_metrics, train_policy
 from assay.scorers.rules import rule_scorer
@@ -137,6 +138,10 @@ def test_a_policy_that_spoils_what_the_anchor_wants_alarms_and_one_that_learns_i
     good = train_policy(replace(a_run(bandit, tmp_path / "good", **settings), held_out=held_out, anchor=rule_scorer(payout)))
     assert bad.ground is not None
     assert bad.ground.alarmed
+    page = policy_result(bad.policy.parent, title="t", facts={}, ground=bad.ground, anchor="gold", seed=0).page
+    table = next(one for one in page.tables if one.title == "against its own past")
+    assert table.columns == ("step", "wins against the start", "wins against halfway")
+    assert table.rows[-1][1] < 0.3
     assert good.ground is not None
     assert not good.ground.alarmed
     stops = replace(a_run(bandit, tmp_path / "stops", **settings), held_out=held_out, anchor=against, stop_on_alarm=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +71,21 @@ def test_beta_rises_while_the_kl_is_above_its_target(kind, base, tmp_path):
     trainer.train()
     assert trainer.beta > 0.05 * 1.1
     assert watch.kl.step > 0
+
+
+def test_the_five_lines_of_the_documentation_run(base, tmp_path):
+    section = (Path(__file__).parents[3] / "docs" / "rl.md").read_text(encoding="utf-8").partition("## In TRL")[2]
+    shown = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1].splitlines()
+    assert len(shown) == 5
+    assert shown[0].startswith("trainer = GRPOTrainer(")  # with what is the reader's own left out
+    names = {"trl_watch": trl_watch, "KLSettings": KLSettings, "judge": rule_scorer(payout), "held_out": ["pull"]}
+    names["trainer"] = trainer = trainer_of("grpo", base, tmp_path, steps=20)
+    exec("\n".join(shown[1:]), names)
+    watch = names["watch"]
+    assert trainer.state.global_step == 20
+    assert watch.ground.against["the start"].num == 32  # one comparison of 20 steps
+    assert watch.kl.step > 0
+    assert trainer.beta != 0.05
 
 
 def test_a_policy_that_is_led_from_what_the_anchor_wants_alarms_and_ends(base, tmp_path):

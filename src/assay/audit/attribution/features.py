@@ -49,7 +49,7 @@ _ASKS_BACK = re.compile(r"\?\W*\Z")
 def _counted(pattern: str) -> Callable[[str], float]:
     """log(1 + number of matches): the second bullet says more than the twentieth."""
     compiled = re.compile(pattern)
-    return lambda text: math.log1p(sum(1 for _ in compiled.finditer(text)))
+    return lambda text: math.log1p(len(compiled.findall(text)))
 
 
 FEATURES: Mapping[str, Callable[[str], float]] = {

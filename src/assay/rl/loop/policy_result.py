@@ -141,14 +141,14 @@ def _tables(found: Evaluations, rows: Sequence[Mapping[str, Any]]) -> list[Table
     note = "gain over the policy that training started from; each in its own unit"
     by_kl = tuple((float(d), *(float(one[i]) for one in gains)) for i, d in enumerate(distance_E))
     by_step = tuple((int(step) + 1, *(float(one[i]) for one in gains)) for i, step in enumerate(found.steps))
-    looks = [row for row in rows if "evidence" in row]
+    looks = [(row["step"], row["ground"]) for row in rows if row.get("ground")]
     tables = [
         Table(title="gain by distance", columns=("square root of KL", *names), rows=by_kl, chart="line", note=note),
         Table(title="gain by step", columns=("step", *names), rows=by_step, chart="line", note=note),
     ]
     if looks:
-        kinds = [name for name in looks[0] if name.startswith("wins against ")]
-        table = tuple((row["step"], *(math.nan if row[kind] is None else row[kind] for kind in kinds)) for row in looks)
+        kinds = [name for name in looks[0][1] if name.startswith("wins against ")]
+        table = tuple((step, *(math.nan if won[kind] is None else won[kind] for kind in kinds)) for step, won in looks)
         tables.append(
             Table(title="against its own past", columns=("step", *kinds), rows=table, chart="line", note="share won by the anchor")
         )
