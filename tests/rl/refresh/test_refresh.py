@@ -21,7 +21,8 @@ from assay.data.pairs import read_pairs
 from assay.errors import CheckpointError, RewardError
 from assay.evaluation.compare import compare_margins
 from assay.records import Rewards
-from assay.rl.loop.train_policy import read_metrics
+from assay.rl.loop.beginnings import Beginning
+from assay.rl.loop.train_policy import PolicyRun, Trained, read_metrics
 from assay.rl.refresh import new_reward, refreshing
 from assay.rl.refresh.new_reward import gather_old, new_config
 from assay.rl.refresh.refresh_result import refresh_result
@@ -237,6 +238,31 @@ def test_a_new_model_that_is_worse_is_not_promoted(whole, world, tmp_path, monke
     assert any(one.level == "warn" and "was not promoted; it is kept in rounds/01/reward" in one.why for one in page.findings)
 
 
+def test_what_stops_a_stretch_is_counted_from_where_it_begins_and_nothing_does_after_the_last_round(whole, monkeypatch, tmp_path):
+    asked = []
+
+    def trained(run: PolicyRun) -> Trained:
+        asked.append(run)
+        return Trained(policy=tmp_path, rows=(), ground=None, steps=9, stopped="alarm" if run.stop_on_alarm else None)
+
+    monkeypatch.setattr(refreshing, "train_policy", trained)
+    run = whole[0]
+    run = replace(run, settings=replace(run.settings, every=3, kl_budget=2.0, at_alarm=True, rounds=2))
+    begin = {"stretch": 0, "step": 4, "whole": True, "kl": 1.5}
+    state = State(doing="policy", stretch=5, begin=begin, rounds=({"round": 1},))
+    after = refreshing.train_stretch(run, state)
+    assert (asked[0].stop_at, asked[0].stop_kl, asked[0].stop_on_alarm) == (7, 3.5, True)
+    assert asked[0].begin == Beginning(run=stretch_path(run.out, 0), step=4, whole=True)
+    assert (after.doing, after.round, after.stop["why"], after.stop["step"]) == ("choose", 2, "alarm", 9)
+    start = refreshing.train_stretch(run, State(doing="policy"))
+    assert (asked[1].begin, asked[1].stop_at, asked[1].stop_kl, start.round) == (None, 3, 2.0, 1)
+    below = {**begin, "kl": float("nan")}  # without held-out prompts
+    refreshing.train_stretch(run, replace(state, begin=below))
+    assert asked[2].stop_kl == 2.0
+    last = refreshing.train_stretch(run, replace(state, rounds=({"round": 1}, {"round": 2})))
+    assert (asked[3].stop_at, asked[3].stop_kl, asked[3].stop_on_alarm, last.doing) == (None, None, False, "done")
+
+
 @pytest.mark.parametrize(("then", "step", "begins"), [("restart", 4, None), ("back", 4, 2), ("back", 1, None), ("go-on", 4, 4)])
 def test_where_the_policy_begins_after_a_promotion(whole, then, step, begins):
     run = replace(whole[0], settings=replace(whole[0].settings, then=then))
@@ -390,7 +416,7 @@ def test_the_command_is_killed_for_good_and_goes_on(world, tmp_path, capsys):
         stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    until = time.monotonic() + 300
+    until = time.monotonic() + 600
     while not (killed / "state.json").is_file() or read_state(killed).doing != "train":
         assert process.poll() is None, "it ended before it was killed"
         assert time.monotonic() < until

@@ -115,6 +115,7 @@ def _none(run: RefreshRun) -> Finding:
 def _lead(rounds: Sequence[Mapping[str, Any]], promoted: Sequence[Mapping[str, Any]], state: State) -> str:
     if not rounds:
         return "The policy took its steps, and nothing asked for a refresh."
-    times = f"{len(rounds)} refresh{'es' if len(rounds) > 1 else ''}, {len(promoted)} new reward models in place of the old"
+    models = f"{len(promoted)} new reward model{'' if len(promoted) == 1 else 's'} in place of the old"
+    times = f"{len(rounds)} refresh{'' if len(rounds) == 1 else 'es'}, {models}"
     ended = {"done": "the policy took its steps", "stopped": "stopped, since the last new model was worse"}
     return f"{times}; {ended.get(state.doing, f'not at its end, which is {state.doing}')}."
