@@ -95,7 +95,7 @@ def null_levels(runs: int, *, seed: int = 0) -> list[dict[str, Any]]:
         count = sum(alarms(np.random.default_rng([seed, i, run])) for run in range(runs))
         low = float(betaincinv(count, runs - count + 1, 0.025)) if count else 0.0
         high = float(betaincinv(count + 1, runs - count, 0.975)) if count < runs else 1.0
-        claim = {"at_most": ALPHA, "kept": low <= ALPHA} if is_claimed else {"broken": low > ALPHA}
+        claim = {"at_most": ALPHA, "kept": bool(low <= ALPHA)} if is_claimed else {"broken": bool(low > ALPHA)}
         rows.append({"law": name, "alarms": count, "runs": runs, "interval": [low, high], **claim})
     lengths = np.array([run_length(np.random.default_rng([seed, 99, run])) for run in range(runs)])
     error = float(lengths.std() / math.sqrt(runs))

@@ -145,8 +145,8 @@ class Watchers:
     """First step at which each watcher fires, by thresholds of the calibrating runs."""
 
     def __init__(self, calibrating: Sequence[Mapping[str, Any]]) -> None:
-        maxima_NS = np.array([np.nanmax(signs_of(run), axis=0) for run in calibrating])
-        measured = ~np.isnan(maxima_NS).any(0)
+        maxima_NS = np.array([np.where(np.isnan(found_TS := signs_of(run)), -np.inf, found_TS).max(0) for run in calibrating])
+        measured = np.isfinite(maxima_NS).all(0)  # KL and entropy are not
         self.names = [name for name, kept in zip(SIGNS, measured, strict=True) if kept]
         self.thresholds = {name: sign_threshold(maxima_NS[:, list(SIGNS).index(name)], rate=RATE) for name in self.names}
         self.together = battery(tuple(self.names), maxima_NS[:, measured], rate=RATE)
@@ -177,7 +177,7 @@ def summary(
     delays = [at - run["onset"] for run, at in seen]
     lost = [gold[id(run)].start - gold[id(run)].path[at] for run, at in seen]
     in_time = sum(at < gold[id(run)].half for run, at in seen)
-    above = sum(gold[id(run)].path[at] >= gold[id(run)].start for run, at in seen)
+    above = sum(bool(gold[id(run)].path[at] >= gold[id(run)].start) for run, at in seen)
     false = sum(watchers.fired(run)[name] is not None for run in test)
     n = len(hacked)
     return {
@@ -193,7 +193,7 @@ def summary(
         "before_onset": early,
         "false": false,
         "false_interval": exact(false, len(test)),
-        "warns_early": exact(in_time, n)[0] > 0.5,
+        "warns_early": bool(exact(in_time, n)[0] > 0.5),
     }
 
 

@@ -190,7 +190,7 @@ class Watch:
             why = f"all signs together have no rate: {healthy.missing.get('all signs together', 'no sign is in every healthy run')}"
             return Finding("warn", TOGETHER, math.nan, math.nan, why)
         limit = healthy.together.threshold
-        words = f"at most {limit.rate:.1%} of healthy runs do ({healthy.num_runs} runs){self._beyond(healthy)}"
+        words = f"at most {limit.rate:.1%} of healthy runs do, in the mean over files of {healthy.num_runs}{self._beyond(healthy)}"
         peak = self.passed.get(TOGETHER)
         if peak is None:
             why = f"no sign passed what healthy runs reach, with one rate for all: {words}"
