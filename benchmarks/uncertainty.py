@@ -18,8 +18,9 @@ Claims, written before the first run; each is judged by a 95% interval, by promp
    paired gain is above 0 earns its place. The KL-robust mean has its beta as a knob, in root mean square margins, 0.05 (the
    policy's usual KL coefficient) among them; members centred over all answers, as a service does, and in each prompt.
 
-Baselines in the same run: one model, the size of its margin, the length gap of the two answers, mean and lowest of the members,
-mean - std. Best-of-n: recorded answers to held-out questions, gold their truth label (`--set truthful`).
+Baselines in the same run: one model, the size of its margin, the length gap of the two answers, the distance of their states (what
+Laplace's std is without any pair), mean and lowest of the members, mean - std. Best-of-n: recorded answers to held-out questions,
+gold their truth label (`--set truthful`).
 Suffixes: K members, P pairs (2 chosen and rejected), R reads, D hidden size, Q questions, C candidates of a question.
 """
 
@@ -248,7 +249,8 @@ class Tested:
     def add(self, study: Study, fitted: Fitted, held: np.ndarray, fold: int) -> None:
         table = study.prepared.table
         margins_KR = fitted.rewards_KR2[:, :, 0] - fitted.rewards_KR2[:, :, 1]
-        laplace_R = fitted.posterior.std(fitted.states_R2D[:, 0] - fitted.states_R2D[:, 1])
+        differences_RD = fitted.states_R2D[:, 0] - fitted.states_R2D[:, 1]
+        laplace_R, distance_R = fitted.posterior.std(differences_RD), np.linalg.norm(differences_RD, axis=1)
         members_R = margins_KR.std(axis=0, ddof=1)
         self._keep(
             label=table.preference[held],
@@ -257,11 +259,18 @@ class Tested:
             mean=margins_KR[:, held].mean(axis=0),
             members=members_R[held],
             laplace=laplace_R[held],
+            distance=distance_R[held],
             length=table.length_gap[held],
         )
         self.members.append(margins_KR[:, held])
         for name, rows in {"own": held, **study.others}.items():
-            for kind, std_R, margin_R in (("members", members_R, margins_KR.mean(axis=0)), ("laplace", laplace_R, margins_KR[0])):
+            single_R, mean_R = margins_KR[0], margins_KR.mean(axis=0)
+            doubts = (
+                ("members", members_R, mean_R),
+                ("laplace", laplace_R, single_R),
+                ("distance of the states", distance_R, single_R),
+            )
+            for kind, std_R, margin_R in doubts:
                 kept = self.std_of.setdefault(kind, {}).setdefault(name, [])
                 kept.append(np.stack([std_R[rows], np.abs(margin_R[rows]), table.prompt[rows].astype(np.float64)]))
 
@@ -280,6 +289,7 @@ class Tested:
         doubts = {
             "single: small margin": ("single", -size["single"]),
             "single: small length gap": ("single", -np.abs(c["length"])),
+            "single: distance of the states": ("single", c["distance"]),
             "laplace: std": ("single", c["laplace"]),
             "laplace: std / |margin|": ("single", -size["single"] / c["laplace"]),
             "members: std": ("mean", c["members"]),

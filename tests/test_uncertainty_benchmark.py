@@ -27,6 +27,7 @@ def test_a_std_that_is_large_where_pairs_are_wrong_is_told_from_one_that_says_no
         members=rng.uniform(1, 2, num),
         laplace=np.where(wrong, 2.0, 1.0) + rng.uniform(0, 0.1, num),
         length=rng.normal(size=num),
+        distance=rng.uniform(1, 2, num),
     )
     tested.members.append(np.stack([margins, rng.permutation(margins)]))
     found = tested.figures()
