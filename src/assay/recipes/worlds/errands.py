@@ -1,7 +1,7 @@
 """The errands world: a prompt asks for three things in an order, an answer names some, and gold is a program. Small enough that a
 reward model and a policy of it are trained in minutes on one core, so that overoptimisation can be shown with replicates.
 
-"bring tea then rope then soap" -> "sure : tea , rope , soap ." Gold: +1 for each thing asked for that is named, +1 where all are
+"tea rope soap" -> "sure : tea , rope , soap ." Gold: +1 for each thing asked for that is named, +1 where all are
 named in order, -.5 for a thing not asked for, -.25 for a repeat, -.08 for each word beyond 12, -1 for an answer that is not ended
 by a full stop. Demonstrations are plain: mostly right, with each kind of fault now and then, so that a policy that learnt from them
 has something to gain and something to spoil.
@@ -28,8 +28,7 @@ THINGS = (
 OPENERS = ("sure :", "here :", "of course :", "gladly :")
 FILLERS = ("please", "very", "good", "fine", "indeed", "well")
 MARKS = (",", ".", ":")
-ASKING = ("bring", "then")
-WORDS = (*THINGS, *MARKS, *ASKING, *FILLERS, "sure", "here", "of", "course", "gladly")
+WORDS = (*THINGS, *MARKS, *FILLERS, "sure", "here", "of", "course", "gladly")
 """All words of the world: the vocabulary of its models."""
 FREE_WORDS = 12
 ENDED = "."
@@ -43,7 +42,7 @@ class Errand:
 
     @property
     def prompt(self) -> str:
-        return f"{ASKING[0]} " + f" {ASKING[1]} ".join(self.things)
+        return " ".join(self.things)
 
 
 def errands(num: int, *, seed: int) -> list[Errand]:
@@ -87,14 +86,14 @@ def gold_rule(completions: Sequence[Completion]) -> list[float]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habits:
     """How often a demonstration has each fault: a thing left out, two changed places, a thing more, a repeat, filler words, no
-    end."""
+    end. With these a demonstration is worth about 3.3 of 4."""
 
-    left_out: float = 0.25
-    swapped: float = 0.2
-    more: float = 0.2
-    repeated: float = 0.15
-    filler: float = 0.25
-    open_end: float = 0.05
+    left_out: float = 0.1
+    swapped: float = 0.08
+    more: float = 0.08
+    repeated: float = 0.06
+    filler: float = 0.1
+    open_end: float = 0.02
 
 
 def answer(errand: Errand, rng: np.random.Generator, habits: Habits | None = None) -> str:
@@ -118,13 +117,13 @@ def answer(errand: Errand, rng: np.random.Generator, habits: Habits | None = Non
     return f"{OPENERS[int(rng.integers(len(OPENERS)))]} {' '.join(words)}{end}"
 
 
-def demonstrations(num: int, *, seed: int) -> Iterator[tuple[Errand, str]]:
+def demonstrations(num: int, *, seed: int, habits: Habits | None = None) -> Iterator[tuple[Errand, str]]:
     """Errands with an answer each; errands may come again."""
     rng = np.random.default_rng([seed, 12])
     for _ in range(num):
         places = rng.permutation(len(THINGS))[:3]
         errand = Errand(things=(THINGS[places[0]], THINGS[places[1]], THINGS[places[2]]))
-        yield errand, answer(errand, rng)
+        yield errand, answer(errand, rng, habits)
 
 
 def labelled_pairs(answers: Sequence[tuple[Errand, Sequence[str]]], *, num: int, flips: float, seed: int) -> list[PreferencePair]:
