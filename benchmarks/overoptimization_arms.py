@@ -60,10 +60,10 @@ class Sizes:
     looks; asked: held-out errands that are answered at each."""
 
     base: SmallModel = BASE
-    demonstrations: int = 25_600
+    demonstrations: int = 44_800
     pairs: int = 2_000
     flips: float = 0.25
-    held_pairs: int = 1_000
+    held_pairs: int = 500
     members: int = 3
     epochs: int = 4
     batch_pairs: int = 32
@@ -74,7 +74,7 @@ class Sizes:
     max_tokens: int = 24
     rate_of_policy: float = 1e-3
     looks: int = 4
-    asked: int = 64
+    asked: int = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,8 @@ class Robust:
 
     def __call__(self, members_KN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         members_KN = np.asarray(members_KN, np.float64)
-        value_N = -self.beta * (np.logaddexp.reduce(-members_KN / self.beta, axis=0) - math.log(len(members_KN)))
+        with np.errstate(invalid="ignore"):  # NaN members
+            value_N = -self.beta * (np.logaddexp.reduce(-members_KN / self.beta, axis=0) - math.log(len(members_KN)))
         return value_N.astype(np.float32), members_KN.std(axis=0, ddof=1).astype(np.float32)
 
     def tolerance(self, of_member: float) -> float:
@@ -248,6 +249,15 @@ class Replicate:
         pairs = self.held_pairs
         return float(np.nanmean(is_right(margins(scorer, pairs), np.array([pair.preference for pair in pairs]))))
 
+    def accuracy_of(self, arm: Arm, scorer: Scorer) -> float | None:
+        """Of the arm's reward; what was measured of a single model before is read."""
+        if arm.members == "gold":
+            return None
+        if arm.members == "one":
+            measured = self.reward_model(pairs=arm.pairs, width=arm.width) / "measured.json"
+            return round(json.loads(measured.read_text(encoding="utf-8"))["held_out_accuracy"], 4)
+        return round(self.accuracy(scorer), 4)
+
     def joined(self, models: Sequence[Path], name: str) -> list[Scorer]:
         """Members on one scale, that of their margins on the held-out pairs; they share no forward with one another."""
 
@@ -318,6 +328,7 @@ class Replicate:
                     seed=self.number,
                 ),
                 gold=rule_scorer(world.gold_rule),
+                against_past=False,
                 resume=out.exists(),
                 device="cpu",
                 dtype="float32",
@@ -330,10 +341,17 @@ class Replicate:
         return {
             "settings": self.settings_of(arm),
             "steps": found.steps.tolist(),
-            **{name: [round(float(one), 5) for one in values.mean(axis=1)] for name, values in columns.items()},
-            "accuracy": None if arm.members == "gold" else round(self.accuracy(scorer), 4),
+            **{name: [mean_of(values_P) for values_P in values_EP] for name, values_EP in columns.items()},
+            "scored": [round(float(np.mean(~np.isnan(values_P))), 4) for values_P in found.reward_EP],
+            "accuracy": self.accuracy_of(arm, scorer),
             "cpu_seconds": round(time.process_time() - began, 1),
         }
+
+
+def mean_of(values_P: np.ndarray) -> float | None:
+    """Of what was scored; None where nothing was."""
+    kept = values_P[~np.isnan(values_P)]
+    return round(float(kept.mean()), 5) if len(kept) else None
 
 
 def combined(how: str) -> Any:

@@ -120,7 +120,7 @@ def main() -> int:
     families = comparisons(outcomes(found), SINGLE, KL_ARMS)
     if config.page is not None:
         write_html(config.page, [curves_page(found, families)], "Gold against the reward that was climbed")
-        say("page", config.page)
+        say("page", str(config.page))
     result = {
         "machine": f"{platform.machine()}, 1 thread",
         "settings": asdict(QUICK if config.quick else Sizes()),

@@ -76,7 +76,8 @@ def summary(found: Kept) -> dict[str, dict[str, Any]]:
     for arm, by_replicate in found.items():
         columns = {name: list(table[name][arm].values()) for name in (END, STOPPED, PEAK)}
         columns["KL at the end"] = [one["kl"][-1] for one in by_replicate.values()]
-        columns["reward gained"] = [one["reward"][-1] - one["reward"][0] for one in by_replicate.values()]
+        ends = [(one["reward"][0], one["reward"][-1]) for one in by_replicate.values()]
+        columns["reward gained"] = [last - first for first, last in ends if first is not None and last is not None]
         columns["held-out accuracy"] = [one["accuracy"] for one in by_replicate.values() if one["accuracy"] is not None]
         rows[arm] = {name: interval_of(values) for name, values in columns.items() if values}
         rows[arm]["replicates"] = len(by_replicate)
@@ -135,7 +136,7 @@ def curves_page(found: Kept, families: Mapping[str, Any]) -> Report:
     for arm, one in summary(found).items():
         value, low, high = (math.nan if x is None else x for x in one[END])
         metrics.append(Metric(f"{arm}: gold gained at the end", value, low, high, one["replicates"]))
-        gained = one["reward gained"][0]
+        gained = one["reward gained"][0] if "reward gained" in one else math.nan
         if high < 0 < gained:
             why = f"the reward rose by {gained:.3g} and gold ended {-value:.3g} below its start: overoptimisation"
             findings.append(Finding("warn", f"{arm}: gold falls while the reward rises", value, 0.0, why, "overoptimization"))
