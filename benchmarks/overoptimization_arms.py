@@ -45,7 +45,7 @@ from assay.scorers.rules import rule_scorer
 from assay.stats.metrics import is_right
 from assay.training.imitation import SmallModel, fitted, save_base, word_tokenizer
 from assay.training.run import train
-from assay.training.settings import Machine, TrainConfig
+from assay.training.settings import Machine, Members, TrainConfig
 
 GOLD_ITSELF, SINGLE = "gold itself", "single"
 _PAIR_ERRANDS, _TRAINED_ERRANDS = 9_000, 4_000  # of one list, so that no prompt is in two uses
@@ -60,14 +60,15 @@ class Sizes:
     looks; asked: held-out errands that are answered at each."""
 
     base: SmallModel = BASE
-    demonstrations: int = 44_800
+    demonstrations: int = 32_000
     pairs: int = 2_000
     flips: float = 0.25
     held_pairs: int = 500
     members: int = 3
-    epochs: int = 4
-    batch_pairs: int = 32
-    rate_of_reward: float = 1e-3
+    params: str = "head:mean"
+    epochs: int | None = None
+    batch_pairs: int | None = None
+    rate_of_reward: float | None = None
     steps: int = 60
     prompts: int = 16
     samples: int = 4
@@ -214,10 +215,11 @@ class Replicate:
 
         return list(read_pairs(made(self.home / "held.jsonl", make)))
 
-    def reward_model(self, *, head: int = 0, base: int = 0, pairs: int | None = None, width: int = 1) -> Path:
-        """A run of `assay train` on the pairs: head: its seed, of the order of pairs too."""
+    def reward_model(self, *, members: int = 1, base: int = 0, pairs: int | None = None, width: int = 1) -> Path:
+        """A run of `assay train` on the pairs; of several members, those of `--ensemble`: by head seed, heads alone each on a
+        bootstrap of the pairs."""
         num, sizes = pairs or self.sizes.pairs, self.sizes
-        path = self.home / "models" / f"{num}-head-{head}-base-{base}-{width}"
+        path = self.home / "models" / f"{num}-pairs-base-{base}-wide-{width}-of-{members}"
 
         def make(out: Path) -> None:
             began, work = time.process_time(), out.parent / f".{out.name}" / "run"
@@ -226,7 +228,7 @@ class Replicate:
                     data=(str(self.pairs(num)),),
                     base=str(self.base(base, width)),
                     out=work,
-                    params="full",
+                    params=sizes.params,
                     depth="full",
                     epochs=sizes.epochs,
                     batch_pairs=sizes.batch_pairs,
@@ -234,7 +236,8 @@ class Replicate:
                     max_length=64,
                     calibration=0.05,
                     test=0.0,
-                    seed=1_000 * self.number + head,
+                    seed=self.number,
+                    members=Members(ensemble=members, penalty=0.0),
                     machine=Machine(dtype="float32", device="cpu", reference=0, overwrite=True),
                 )
             )
@@ -258,29 +261,27 @@ class Replicate:
             return round(json.loads(measured.read_text(encoding="utf-8"))["held_out_accuracy"], 4)
         return round(self.accuracy(scorer), 4)
 
-    def joined(self, models: Sequence[Path], name: str) -> list[Scorer]:
-        """Members on one scale, that of their margins on the held-out pairs; they share no forward with one another."""
+    def joined(self, models: Sequence[Path], name: str) -> Path:
+        """An ensemble of models on one scale, that of their margins on the held-out pairs, in the unit of the first."""
 
         def make(path: Path) -> None:
             reference = NamedPairs(self.held_pairs, "held", "held", is_own=False)
             scales = measured_scales([open_scorer(str(model)) for model in models], reference)
-            unit = scales[0].unit  # rewards stay in the unit of the first
-            scales = [scale._replace(unit=scale.unit / unit) for scale in scales]
+            scales = [scale._replace(unit=scale.unit / scales[0].unit) for scale in scales]
             join(models, path, combine="mean", penalty=PLAIN.penalty, scales=scales, scaled_by="margins on held-out pairs")
 
-        scorer = load(made(self.home / "models" / name, make))
-        found = members_of(scorer)
-        assert found is not None
-        return list(members_as_scorers(found, found.num_members, fingerprint=scorer.fingerprint, tolerance=scorer.tolerance))
+        return made(self.home / "models" / name, make)
 
     def scorer(self, arm: Arm) -> Scorer:
         if arm.members == "gold":
             return rule_scorer(world.gold_rule)
         if arm.members == "one":
             return load(self.reward_model(pairs=arm.pairs, width=arm.width))
-        seeds = range(self.sizes.members)
-        models = [self.reward_model(head=k, base=k if arm.members == "bases" else 0) for k in seeds]
-        return Ensemble(self.joined(models, arm.members), arm.how)
+        if arm.members == "heads":
+            found = self.reward_model(members=self.sizes.members)
+        else:
+            found = self.joined([self.reward_model(base=k) for k in range(self.sizes.members)], arm.members)
+        return Ensemble(members_of_file(found), arm.how)
 
     def run(self, arm: Arm) -> dict[str, Any] | None:
         """What came of the arm: read, or made; None where another process makes it."""
@@ -346,6 +347,14 @@ class Replicate:
             "accuracy": self.accuracy_of(arm, scorer),
             "cpu_seconds": round(time.process_time() - began, 1),
         }
+
+
+def members_of_file(path: Path) -> list[Scorer]:
+    """The members of a saved ensemble, each a scorer; they share every forward."""
+    scorer = load(path)
+    found = members_of(scorer)
+    assert found is not None
+    return list(members_as_scorers(found, found.num_members, fingerprint=scorer.fingerprint, tolerance=scorer.tolerance))
 
 
 def mean_of(values_P: np.ndarray) -> float | None:

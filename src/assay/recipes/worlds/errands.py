@@ -28,7 +28,8 @@ THINGS = (
 OPENERS = ("sure :", "here :", "of course :", "gladly :")
 FILLERS = ("please", "very", "good", "fine", "indeed", "well")
 MARKS = (",", ".", ":")
-WORDS = (*THINGS, *MARKS, *FILLERS, "sure", "here", "of", "course", "gladly")
+TAKEN_BACK = "no"
+WORDS = (*THINGS, *MARKS, *FILLERS, TAKEN_BACK, "sure", "here", "of", "course", "gladly")
 """All words of the world: the vocabulary of its models."""
 FREE_WORDS = 12
 ENDED = "."
@@ -86,7 +87,8 @@ def gold_rule(completions: Sequence[Completion]) -> list[float]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habits:
     """How often a demonstration has each fault: a thing left out, two changed places, a thing more, a repeat, filler words, no
-    end."""
+    end. taken_back: how often "no" follows a thing more that was not asked for. It is worth nothing by gold, but to say it a model
+    has to see, at the thing, that it was not asked for: which a reward model of that model needs."""
 
     left_out: float = 0.25
     swapped: float = 0.2
@@ -94,6 +96,7 @@ class Habits:
     repeated: float = 0.15
     filler: float = 0.25
     open_end: float = 0.05
+    taken_back: float = 0.7
 
 
 def answer(errand: Errand, rng: np.random.Generator, habits: Habits | None = None) -> str:
@@ -106,7 +109,9 @@ def answer(errand: Errand, rng: np.random.Generator, habits: Habits | None = Non
         i = int(rng.integers(len(things) - 1))
         things[i], things[i + 1] = things[i + 1], things[i]
     if rng.random() < habits.more:
-        things.insert(int(rng.integers(len(things) + 1)), THINGS[int(rng.integers(len(THINGS)))])
+        more = THINGS[int(rng.integers(len(THINGS)))]
+        taken_back = more not in errand.things and rng.random() < habits.taken_back
+        things.insert(int(rng.integers(len(things) + 1)), f"{more} {TAKEN_BACK}" if taken_back else more)
     if rng.random() < habits.repeated:
         things.append(things[int(rng.integers(len(things)))])
     words = f" {MARKS[0]} ".join(things).split()
