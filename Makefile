@@ -8,13 +8,16 @@ WORKERS ?= 2
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test quick-test check fmt help-page gpu clean
+.PHONY: help demo rl-demo test quick-test check fmt help-page gpu clean
 
 help: ## these lines
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s%s\n", $$1, $$2}'
 
 demo: .venv/.installed ## build a reward model, break it, find it out, repair it
 	$(BIN)/assay demo
+
+rl-demo: .venv/.installed ## policies climb a reward model while gold falls: small world, at most 12 minutes on two idle cores
+	$(BIN)/python benchmarks/overoptimization_rl.py --small --keep runs/errands --page runs/errands.html
 
 test: check ## all checks and all tests: what CI runs
 	$(PYTEST)

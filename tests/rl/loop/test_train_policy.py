@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from assay.errors import CheckpointError, TrainingError
 from assay.models.device import pick_compute
 from assay.records import Rewards
+from assay.rl.evaluations import read_evaluations
 from assay.rl.kl_control import KLSettings
 from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_model import load_policy
@@ -241,3 +242,13 @@ def test_the_directory_of_a_killed_run_can_be_moved(bandit, tmp_path):
     shutil.move(tmp_path / "run", tmp_path / "elsewhere")
     again = train_policy(replace(run, out=tmp_path / "elsewhere", resume=True))
     assert len(again.rows) == 4
+
+
+def test_a_run_that_is_not_held_against_its_past_has_gold_and_no_evidence(bandit, tmp_path):
+    watched = a_run(bandit, tmp_path / "watched", steps=2, evaluate_every=1)
+    watched = replace(watched, gold=watched.scorer)
+    plain = replace(watched, out=tmp_path / "plain", against_past=False)
+    assert train_policy(watched).ground is not None
+    assert train_policy(plain).ground is None
+    both = [read_evaluations(one.out) for one in (watched, plain)]
+    assert both[0].gold_EP.tolist() == both[1].gold_EP.tolist()  # the same policy, and its gold is looked at

@@ -1,7 +1,7 @@
 """The errands world: a prompt asks for three things in an order, an answer names some, and gold is a program. Small enough that a
 reward model and a policy of it are trained in minutes on one core, so that overoptimisation can be shown with replicates.
 
-"bring tea then rope then soap" -> "sure : tea , rope , soap ." Gold: +1 for each thing asked for that is named, +1 where all are
+"tea rope soap" -> "sure : tea , rope , soap ." Gold: +1 for each thing asked for that is named, +1 where all are
 named in order, -.5 for a thing not asked for, -.25 for a repeat, -.08 for each word beyond 12, -1 for an answer that is not ended
 by a full stop. Demonstrations are plain: mostly right, with each kind of fault now and then, so that a policy that learnt from them
 has something to gain and something to spoil.
@@ -28,8 +28,8 @@ THINGS = (
 OPENERS = ("sure :", "here :", "of course :", "gladly :")
 FILLERS = ("please", "very", "good", "fine", "indeed", "well")
 MARKS = (",", ".", ":")
-ASKING = ("bring", "then")
-WORDS = (*THINGS, *MARKS, *ASKING, *FILLERS, "sure", "here", "of", "course", "gladly")
+TAKEN_BACK = "no"
+WORDS = (*THINGS, *MARKS, *FILLERS, TAKEN_BACK, "sure", "here", "of", "course", "gladly")
 """All words of the world: the vocabulary of its models."""
 FREE_WORDS = 12
 ENDED = "."
@@ -43,7 +43,7 @@ class Errand:
 
     @property
     def prompt(self) -> str:
-        return f"{ASKING[0]} " + f" {ASKING[1]} ".join(self.things)
+        return " ".join(self.things)
 
 
 def errands(num: int, *, seed: int) -> list[Errand]:
@@ -87,7 +87,8 @@ def gold_rule(completions: Sequence[Completion]) -> list[float]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habits:
     """How often a demonstration has each fault: a thing left out, two changed places, a thing more, a repeat, filler words, no
-    end."""
+    end. taken_back: how often "no" follows a thing more that was not asked for. It is worth nothing by gold, but to say it a model
+    has to see, at the thing, that it was not asked for: which a reward model of that model needs."""
 
     left_out: float = 0.25
     swapped: float = 0.2
@@ -95,6 +96,7 @@ class Habits:
     repeated: float = 0.15
     filler: float = 0.25
     open_end: float = 0.05
+    taken_back: float = 0.7
 
 
 def answer(errand: Errand, rng: np.random.Generator, habits: Habits | None = None) -> str:
@@ -107,7 +109,9 @@ def answer(errand: Errand, rng: np.random.Generator, habits: Habits | None = Non
         i = int(rng.integers(len(things) - 1))
         things[i], things[i + 1] = things[i + 1], things[i]
     if rng.random() < habits.more:
-        things.insert(int(rng.integers(len(things) + 1)), THINGS[int(rng.integers(len(THINGS)))])
+        more = THINGS[int(rng.integers(len(THINGS)))]
+        taken_back = more not in errand.things and rng.random() < habits.taken_back
+        things.insert(int(rng.integers(len(things) + 1)), f"{more} {TAKEN_BACK}" if taken_back else more)
     if rng.random() < habits.repeated:
         things.append(things[int(rng.integers(len(things)))])
     words = f" {MARKS[0]} ".join(things).split()
@@ -118,19 +122,19 @@ def answer(errand: Errand, rng: np.random.Generator, habits: Habits | None = Non
     return f"{OPENERS[int(rng.integers(len(OPENERS)))]} {' '.join(words)}{end}"
 
 
-def demonstrations(num: int, *, seed: int) -> Iterator[tuple[Errand, str]]:
+def demonstrations(num: int, *, seed: int, habits: Habits | None = None) -> Iterator[tuple[Errand, str]]:
     """Errands with an answer each; errands may come again."""
     rng = np.random.default_rng([seed, 12])
     for _ in range(num):
         places = rng.permutation(len(THINGS))[:3]
         errand = Errand(things=(THINGS[places[0]], THINGS[places[1]], THINGS[places[2]]))
-        yield errand, answer(errand, rng)
+        yield errand, answer(errand, rng, habits)
 
 
 def labelled_pairs(answers: Sequence[tuple[Errand, Sequence[str]]], *, num: int, flips: float, seed: int) -> list[PreferencePair]:
     """`num` pairs of answers to one errand of unlike gold, a share `flips` of which is labelled the wrong way round.
 
-    Raises ValueError where the answers give fewer.
+    An empty answer is in none: no file of pairs has such a row. Raises ValueError where the answers give fewer.
     """
     if not 0 <= flips < 0.5:
         raise ValueError(f"flips {flips:g} must lie in [0, 0.5): with half of the labels flipped nothing is said")
@@ -138,7 +142,7 @@ def labelled_pairs(answers: Sequence[tuple[Errand, Sequence[str]]], *, num: int,
     found: list[PreferencePair] = []
     for i in rng.permutation(len(answers)):
         errand, texts = answers[i]
-        different = list(dict.fromkeys(texts))
+        different = [text for text in dict.fromkeys(texts) if text.strip()]
         for a, b in zip(different[::2], different[1::2], strict=False):
             worth = gold(errand.things, a) - gold(errand.things, b)
             if worth == 0:

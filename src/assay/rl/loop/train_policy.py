@@ -75,6 +75,8 @@ class PolicyRun:
     settings: PolicySettings = field(default_factory=PolicySettings)
     gold: Scorer | None = None
     anchor: Scorer | None = None
+    against_past: bool = True
+    """False: the policy is not held against its past, which takes four times the answers of a look, and no alarm can ring."""
     shape: Shape | None = None
     shape_name: str = "none"
     resume: bool = False
@@ -135,7 +137,7 @@ class _Loop:
     def __init__(self, run: PolicyRun, model: PolicyModel, optimizer: torch.optim.Optimizer) -> None:
         self.run, self.model, self.optimizer, self.settings = run, model, optimizer, run.settings
         self.kl: KLState = first_state(run.settings.kl)
-        self.anchor = run.anchor or run.gold
+        self.anchor = (run.anchor or run.gold) if run.against_past else None
         self.ground = None if self.anchor is None else GroundLost()
         self.unscored_steps = 0
         self.done = 0

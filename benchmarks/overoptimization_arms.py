@@ -1,0 +1,369 @@
+"""The arms of benchmarks/overoptimization_rl.py, and one run of an arm in a replicate, kept in a folder so that it goes on.
+
+FOLDER/bases/SEED                       what policies start from (0), and what members of other pretraining start from
+FOLDER/replicate-R/pairs-N.jsonl        labels, with their flips
+FOLDER/replicate-R/models/NAME          reward models
+FOLDER/replicate-R/arms/NAME.json       what came of an arm; its run directory beside it, without checkpoints
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.console import say
+from assay.data.pairs import read_pairs, write_pairs
+from assay.evaluation.member_scales import measured_scales
+from assay.files import write_text
+from assay.models.device import pick_compute
+from assay.models.saved.combine import join
+from assay.recipes.worlds import errands as world
+from assay.records import PreferencePair
+from assay.rl.evaluations import read_evaluations
+from assay.rl.kl_control import KLSettings
+from assay.rl.loop.loop_settings import PolicySettings
+from assay.rl.loop.policy_model import load_policy
+from assay.rl.loop.policy_step import generator_of
+from assay.rl.loop.rollouts import sample
+from assay.rl.loop.train_policy import PolicyRun, train_policy
+from assay.run_files import only_run
+from assay.scorers.base import Scorer, margins
+from assay.scorers.ensemble import PLAIN, Combination, Ensemble, members_as_scorers, members_of
+from assay.scorers.load import load
+from assay.scorers.opened import NamedPairs, open_scorer
+from assay.scorers.rules import rule_scorer
+from assay.stats.metrics import is_right
+from assay.training.imitation import SmallModel, fitted, save_base, word_tokenizer
+from assay.training.run import train
+from assay.training.settings import Machine, Members, TrainConfig
+
+GOLD_ITSELF, SINGLE = "gold itself", "single"
+_PAIR_ERRANDS, _TRAINED_ERRANDS = 9_000, 4_000  # of one list, so that no prompt is in two uses
+
+
+BASE = SmallModel(layers=2, width=64, heads=4, inner=2, spread=0.125, positions=64, batch=64, epochs=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How large the world is. rate_of_reward: learning rate of a reward model; rate_of_policy: of a policy; looks: steps between
+    looks; asked: held-out errands that are answered at each."""
+
+    base: SmallModel = BASE
+    demonstrations: int = 32_000
+    pairs: int = 2_000
+    flips: float = 0.25
+    held_pairs: int = 500
+    members: int = 3
+    params: str = "head:mean"
+    epochs: int | None = None
+    batch_pairs: int | None = None
+    rate_of_reward: float | None = None
+    steps: int = 60
+    prompts: int = 16
+    samples: int = 4
+    max_tokens: int = 24
+    rate_of_policy: float = 1e-3
+    looks: int = 4
+    asked: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """members: "one" reward model, "heads" that differ by seed, or "bases" that differ by pretraining too; "gold": the gold itself.
+    how: they are combined, None for one. pairs: labels, None for as many as the world's. width: of another base, as a factor."""
+
+    name: str
+    members: str = "one"
+    how: Any = None
+    kl: KLSettings = field(default_factory=lambda: KLSettings(beta=0.0))
+    pairs: int | None = None
+    width: int = 1
+
+    @property
+    def file(self) -> str:
+        return "".join(letter if letter.isalnum() else "-" for letter in self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Robust:
+    """-beta log mean exp(-r / beta) of the members, on the one scale they are joined on: the KL-robust reward of arXiv 2606.09073
+    over all prompts (`assay.rl.shaping.robust` centres them in each)."""
+
+    beta: float = 0.5
+    how: str = "robust"
+
+    @property
+    def penalty(self) -> float:
+        return self.beta
+
+    def __call__(self, members_KN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        members_KN = np.asarray(members_KN, np.float64)
+        with np.errstate(invalid="ignore"):  # NaN members
+            value_N = -self.beta * (np.logaddexp.reduce(-members_KN / self.beta, axis=0) - math.log(len(members_KN)))
+        return value_N.astype(np.float32), members_KN.std(axis=0, ddof=1).astype(np.float32)
+
+    def tolerance(self, of_member: float) -> float:
+        return of_member
+
+
+@contextmanager
+def held(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether this process has the folder to itself; with `wait` it has it in the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        has = False
+        while not has:
+            try:
+                stack.enter_context(only_run(folder))
+                has = True
+            except ValueError:
+                if not wait:
+                    break
+                time.sleep(2)
+        yield has
+
+
+def made(path: Path, make: Callable[[Path], Any]) -> Path:
+    """`path`, made if it is not there; another process that makes it is waited for."""
+    if not path.exists():
+        with held(path.parent / f".{path.name}", wait=True):
+            if not path.exists():
+                make(path)
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replicate:
+    """Labels, flips, reward models and draws of one number, shared by the arms. The policy's base is one for all replicates."""
+
+    folder: Path
+    number: int
+    sizes: Sizes
+
+    @property
+    def home(self) -> Path:
+        return self.folder / f"replicate-{self.number}"
+
+    @cached_property
+    def errands(self) -> list[world.Errand]:
+        needed = _PAIR_ERRANDS + _TRAINED_ERRANDS + self.sizes.held_pairs + self.sizes.asked
+        return world.errands(needed, seed=1_000 + self.number)
+
+    def base(self, seed: int, width: int = 1) -> Path:
+        """A base of that pretraining seed; 0 is the policy's."""
+        name = str(seed) if width == 1 else f"{seed}-wide-{width}"
+
+        def make(path: Path) -> None:
+            say("base", f"{self.sizes.demonstrations:,} demonstrations, seed {seed}")
+            shown = [(errand.prompt, text) for errand, text in world.demonstrations(self.sizes.demonstrations, seed=seed)]
+            tokenizer = word_tokenizer(world.WORDS)
+            small = replace(self.sizes.base, seed=seed, width=self.sizes.base.width * width)
+            save_base(fitted(tokenizer, shown, small), tokenizer, path)
+
+        return made(self.folder / "bases" / name, make)
+
+    def answers(self, errands: Sequence[world.Errand], samples: int, *numbers: int) -> list[tuple[world.Errand, list[str]]]:
+        """What the policy's base answers, so many times each."""
+        model = load_policy(str(self.base(0)), params="full", compute=pick_compute("cpu", "float32"))
+        found, generator = [], generator_of(self.number, *numbers)
+        for begin in range(0, len(errands), 256):
+            some = errands[begin : begin + 256]
+            rollouts = sample(
+                model.causal,
+                [model.tokens.prompt(prompt.messages) for prompt in world.as_prompts(some)],
+                samples,
+                ends=model.tokens.ends,
+                pad_id=model.tokens.pad_id,
+                max_tokens=self.sizes.max_tokens,
+                temperature=1.0,
+                generator=generator,
+            )
+            texts = model.tokens.texts(rollouts)
+            found += [(errand, texts[i * samples : (i + 1) * samples]) for i, errand in enumerate(some)]
+        return found
+
+    def pairs(self, num: int) -> Path:
+        """`num` noisy pairs of the base's answers."""
+
+        def make(path: Path) -> None:
+            enough = min(num + 100, _PAIR_ERRANDS)
+            asked = self.answers(self.errands[:enough], 4, num)
+            write_pairs(path, world.labelled_pairs(asked, num=num, flips=self.sizes.flips, seed=self.number))
+
+        return made(self.home / f"pairs-{num}.jsonl", make)
+
+    @property
+    def held_pairs(self) -> list[PreferencePair]:
+        """Pairs of other errands, all rightly labelled."""
+
+        def make(path: Path) -> None:
+            begin = _PAIR_ERRANDS + _TRAINED_ERRANDS
+            asked = self.answers(self.errands[begin : begin + self.sizes.held_pairs], 4, 0)
+            num = self.sizes.held_pairs
+            write_pairs(path, world.labelled_pairs(asked, num=num, flips=0.0, seed=self.number))
+
+        return list(read_pairs(made(self.home / "held.jsonl", make)))
+
+    def reward_model(self, *, members: int = 1, base: int = 0, pairs: int | None = None, width: int = 1) -> Path:
+        """A run of `assay train` on the pairs; of several members, those of `--ensemble`: by head seed, heads alone each on a
+        bootstrap of the pairs."""
+        num, sizes = pairs or self.sizes.pairs, self.sizes
+        path = self.home / "models" / f"{num}-pairs-base-{base}-wide-{width}-of-{members}"
+
+        def make(out: Path) -> None:
+            began, work = time.process_time(), out.parent / f".{out.name}" / "run"
+            train(
+                TrainConfig(
+                    data=(str(self.pairs(num)),),
+                    base=str(self.base(base, width)),
+                    out=work,
+                    params=sizes.params,
+                    depth="full",
+                    epochs=sizes.epochs,
+                    batch_pairs=sizes.batch_pairs,
+                    learning_rate=sizes.rate_of_reward,
+                    max_length=64,
+                    calibration=0.05,
+                    test=0.0,
+                    seed=self.number,
+                    members=Members(ensemble=members, penalty=0.0),
+                    machine=Machine(dtype="float32", device="cpu", reference=0, overwrite=True),
+                )
+            )
+            measured = {"held_out_accuracy": self.accuracy(load(work)), "cpu_seconds": round(time.process_time() - began, 1)}
+            write_text(work / "measured.json", json.dumps(measured))
+            work.rename(out)
+
+        return made(path, make)
+
+    def accuracy(self, scorer: Scorer) -> float:
+        """On the held-out pairs, which are rightly labelled, however near in gold they are."""
+        pairs = self.held_pairs
+        return float(np.nanmean(is_right(margins(scorer, pairs), np.array([pair.preference for pair in pairs]))))
+
+    def accuracy_of(self, arm: Arm, scorer: Scorer) -> float | None:
+        """Of the arm's reward; what was measured of a single model before is read."""
+        if arm.members == "gold":
+            return None
+        if arm.members == "one":
+            measured = self.reward_model(pairs=arm.pairs, width=arm.width) / "measured.json"
+            return round(json.loads(measured.read_text(encoding="utf-8"))["held_out_accuracy"], 4)
+        return round(self.accuracy(scorer), 4)
+
+    def joined(self, models: Sequence[Path], name: str) -> Path:
+        """An ensemble of models on one scale, that of their margins on the held-out pairs, in the unit of the first."""
+
+        def make(path: Path) -> None:
+            reference = NamedPairs(self.held_pairs, "held", "held", is_own=False)
+            scales = measured_scales([open_scorer(str(model)) for model in models], reference)
+            scales = [scale._replace(unit=scale.unit / scales[0].unit) for scale in scales]
+            join(models, path, combine="mean", penalty=PLAIN.penalty, scales=scales, scaled_by="margins on held-out pairs")
+
+        return made(self.home / "models" / name, make)
+
+    def scorer(self, arm: Arm) -> Scorer:
+        if arm.members == "gold":
+            return rule_scorer(world.gold_rule)
+        if arm.members == "one":
+            return load(self.reward_model(pairs=arm.pairs, width=arm.width))
+        if arm.members == "heads":
+            found = self.reward_model(members=self.sizes.members)
+        else:
+            found = self.joined([self.reward_model(base=k) for k in range(self.sizes.members)], arm.members)
+        return Ensemble(members_of_file(found), arm.how)
+
+    def run(self, arm: Arm) -> dict[str, Any] | None:
+        """What came of the arm: read, or made; None where another process makes it."""
+        kept = self.home / "arms" / f"{arm.file}.json"
+        with held(kept.parent / f".{arm.file}", wait=False) as has:
+            if kept.exists():
+                found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+                if found["settings"] != self.settings_of(arm):
+                    raise ValueError(f"{kept} was made with other settings: name another --keep, or delete it")
+                return found
+            if not has:
+                return None
+            found = self._made(arm, kept.with_suffix(""))
+            write_text(kept, json.dumps(found))
+            return found
+
+    def settings_of(self, arm: Arm) -> dict[str, Any]:
+        how = None if arm.how is None else {"how": arm.how.how, "penalty": arm.how.penalty}
+        said = {"arm": {**{name: getattr(arm, name) for name in ("members", "pairs", "width")}, "how": how}}
+        return json.loads(json.dumps(said | {"kl": asdict(arm.kl), "sizes": asdict(self.sizes)}))
+
+    def _made(self, arm: Arm, out: Path) -> dict[str, Any]:
+        sizes, scorer, began = self.sizes, self.scorer(arm), time.process_time()
+        trained = self.errands[_PAIR_ERRANDS : _PAIR_ERRANDS + _TRAINED_ERRANDS]
+        if not any((out / "checkpoints").glob("step-*")):
+            shutil.rmtree(out, ignore_errors=True)
+        say("arm", f"replicate {self.number}: {arm.name}")
+        train_policy(
+            PolicyRun(
+                policy=str(self.base(0)),
+                scorer=scorer,
+                scorer_name=arm.name,
+                prompts=world.as_prompts(trained),
+                held_out=world.as_prompts(self.errands[-sizes.asked :]),
+                out=out,
+                settings=PolicySettings(
+                    steps=sizes.steps,
+                    prompts=sizes.prompts,
+                    samples=sizes.samples,
+                    max_tokens=sizes.max_tokens,
+                    learning_rate=sizes.rate_of_policy,
+                    kl=arm.kl,
+                    evaluate_every=sizes.looks,
+                    eval_prompts=sizes.asked,
+                    seed=self.number,
+                ),
+                gold=rule_scorer(world.gold_rule),
+                against_past=False,
+                resume=out.exists(),
+                device="cpu",
+                dtype="float32",
+            )
+        )
+        found = read_evaluations(out)
+        for part in ("checkpoints", "past", "policy"):
+            shutil.rmtree(out / part, ignore_errors=True)
+        columns = {"kl": found.kl_EP, "reward": found.reward_EP, "gold": found.gold_EP}
+        return {
+            "settings": self.settings_of(arm),
+            "steps": found.steps.tolist(),
+            **{name: [mean_of(values_P) for values_P in values_EP] for name, values_EP in columns.items()},
+            "scored": [round(float(np.mean(~np.isnan(values_P))), 4) for values_P in found.reward_EP],
+            "accuracy": self.accuracy_of(arm, scorer),
+            "cpu_seconds": round(time.process_time() - began, 1),
+        }
+
+
+def members_of_file(path: Path) -> list[Scorer]:
+    """The members of a saved ensemble, each a scorer; they share every forward."""
+    scorer = load(path)
+    found = members_of(scorer)
+    assert found is not None
+    return list(members_as_scorers(found, found.num_members, fingerprint=scorer.fingerprint, tolerance=scorer.tolerance))
+
+
+def mean_of(values_P: np.ndarray) -> float | None:
+    """Of what was scored; None where nothing was."""
+    kept = values_P[~np.isnan(values_P)]
+    return round(float(kept.mean()), 5) if len(kept) else None
+
+
+def combined(how: str) -> Any:
+    """mean, mean - std, min or robust."""
+    ways = {"mean": PLAIN, "mean - std": Combination(penalty=1.0), "min": Combination(how="min"), "robust": Robust()}
+    return ways[how]
