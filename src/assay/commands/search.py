@@ -20,7 +20,7 @@ from assay.generation.generator import Generator, Limits
 from assay.generation.ledger import Ledger
 from assay.generation.policy import Policy
 from assay.messages import Message
-from assay.rl.search.budgets import BudgetCurve, curve_of
+from assay.rl.search.budgets import BudgetCurve, curve_of, settings_of_curve
 from assay.rl.search.growing import Found, Method, Reduce, SearchSettings
 from assay.rl.search.methods import search
 from assay.rl.search.searched import answer_rows, summarised
@@ -110,6 +110,8 @@ def run(config: Config) -> int:
         print_error(f"there is no prompt in {config.prompts} that can be answered")
         return 2
     prompts = [_instructed(one, config.system) for one in read]
+    if config.curve:
+        settings_of_curve(settings, config.curve, prompts)  # refuses what does not go together
     home = config.where.out or config.answers.parent
     ledger = Ledger(config.answers.with_name(f"{config.answers.name}.ledger.sqlite"))
     backend = config.policy.backend(dtype=config.where.dtype, device=config.where.device)

@@ -101,7 +101,12 @@ def test_flags_of_the_curve_that_do_not_go_together_are_refused(asked, tmp_path,
     ):
         with pytest.raises(SystemExit):
             searched(tmp_path, capsys, *words)
-        assert said in " ".join(capsys.readouterr().err.split())
+        assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
     status, _, printed, _ = searched(tmp_path, capsys, "--method", "beam", "--width", "2", "--curve", "3")
     assert status == 2
     assert "multiple of width" in printed
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a?"}\n', encoding="utf-8")
+    status, _, printed, _ = searched(tmp_path, capsys, "--method", "beam", "--curve", "8")
+    assert status == 2
+    assert "no prompt has a ground truth" in printed
+    assert [len(tree.asked) for tree in asked] == [], "nothing is asked before"

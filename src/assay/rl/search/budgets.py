@@ -144,10 +144,7 @@ def curve_of(
     settings, or n where that is less: at n = 1 a single solution. rewards_of: by the name of another scorer, rewards of whole
     solutions. Raises ValueError for an n that does not go with the settings, and for prompts without a ground truth.
     """
-    if all(one.ground_truth is None for one in prompts):
-        raise ValueError("no prompt has a ground truth, so that nothing can be right: give it, or leave the curve out")
-    every = [replace(settings, n=n, width=min(n, settings.width)) for n in sorted(set(sizes))]
-    searched = [Searched(one.n, search_with(one)) for one in every]
+    searched = [Searched(one.n, search_with(one)) for one in settings_of_curve(settings, sizes, prompts)]
     free = replace(settings, method="best-of-n", threshold=None)
     whole = search_with(replace(free, n=max(sizes)))
     needed = max(whole_needed(searched, whole))
@@ -156,6 +153,13 @@ def curve_of(
         needed = max(whole_needed(searched, whole))
     beside = {name: _rewards(score, whole, prompts) for name, score in rewards_of.items()}
     return budget_curve(searched, whole, prompts, beside=beside, seed=settings.seed)
+
+
+def settings_of_curve(settings: SearchSettings, sizes: Sequence[int], prompts: Sequence[Prompt]) -> list[SearchSettings]:
+    """Those of each n, before anything is asked. Raises ValueError as `curve_of`."""
+    if all(one.ground_truth is None for one in prompts):
+        raise ValueError("no prompt has a ground truth, so that nothing can be right: give it, or leave the curve out")
+    return [replace(settings, n=n, width=min(n, settings.width)) for n in sorted(set(sizes))]
 
 
 def _rewards(
