@@ -55,3 +55,17 @@ def test_real_steps_give_every_figure_beside_what_looks_at_nothing_and_the_recor
     assert len(recorded) == 8  # Math-Shepherd and seven of ReasonEval
     assert recorded["math-shepherd_mistral-7b"]["step AUROC"][0] > 0.7
     assert found["claims"]["below Math-Shepherd on MR-GSM8K"]
+
+
+def test_a_search_by_scorers_of_a_known_auroc_stands_beside_whole_solutions_of_as_many_tokens():
+    found = document("process_search.py", "--quick")
+    beam = found["found"]["step AUROC 0.8"]["beam"]
+    assert beam["n"] == [1, 4]
+    assert all(whole >= 0.95 * led for led, whole in zip(beam["tokens"], beam["their tokens"], strict=True))
+    assert beam["whole solutions"][0] >= 1
+    for way in ("led by its steps", "best of whole by outcome", "best of whole by reward", "majority of whole", "random whole"):
+        for value, low, high in beam[way]:
+            assert low <= value <= high
+    for led, best in zip(beam["led by its steps"], beam["best that it found"], strict=True):
+        assert led[0] <= best[0]
+    assert set(found["claims"]) > {"beam above the majority at n = 16"}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 class Cases(NamedTuple):
     """A question with its answers, the same as conversations, and as rendered texts in reverse order; the address of the service
-    and the name of its model; base: directory of a tiny policy, for trainers."""
+    and the name of its model; base: directory of a tiny policy, for trainers; steps: of a tiny process artifact."""
 
     url: str
     model: str
@@ -23,6 +23,7 @@ class Cases(NamedTuple):
     conversations: list[list[dict[str, str]]]
     texts: list[str]
     base: str
+    steps: str
 
 
 def read_cases() -> Cases:
@@ -37,10 +38,26 @@ class Seen:
         self.package = package
         self.rows: list[dict[str, Any]] = []
 
-    def add(self, call: str, path: str, of: str | list[dict[str, Any]], values: Sequence[float], tokens: int | None = None) -> None:
+    def add(
+        self,
+        call: str,
+        path: str,
+        of: str | list[dict[str, Any]],
+        values: Sequence[float],
+        tokens: int | None = None,
+        *,
+        of_steps: bool = False,
+    ) -> None:
         """call: of the client; path: that it posts to; of: what was scored, "answers", "texts", "sigmoid answers", or items of
-        /v1/score; tokens: what the client counts."""
-        row = {"call": call, "path": path, "of": of, "values": [float(value) for value in values], "tokens": tokens}
+        /v1/score; tokens: what the client counts; of_steps: the values are of the items' steps, by the process artifact."""
+        row = {
+            "call": call,
+            "path": path,
+            "of": of,
+            "values": [float(value) for value in values],
+            "tokens": tokens,
+            "steps": of_steps,
+        }
         self.rows.append(row)
 
     def tell(self) -> None:

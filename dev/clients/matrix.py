@@ -19,12 +19,15 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
+import numpy as np  # noqa: E402
+
 import assay  # noqa: E402
 from assay.models.saved.artifact import save_artifact  # noqa: E402
 from assay.records import Completion  # noqa: E402
 from assay.scorers.local import LocalScorer  # noqa: E402
 from assay.wire import completion_from_row  # noqa: E402
 from served_process import process  # noqa: E402
+from step_models import save_step_artifact  # noqa: E402
 from tiny import save_tiny_base, tiny_model, tiny_renderer  # noqa: E402
 
 ENVIRONMENTS = Path(os.environ.get("CLIENTS_DIR", ROOT / ".clients"))
@@ -120,6 +123,7 @@ def served() -> Iterator[tuple[dict[str, Any], LocalScorer]]:
                 "conversations": conversations,
                 "texts": [str(scorer.renderer.text(one)) for one in reversed(asked())],
                 "base": str(base),
+                "steps": str(save_step_artifact(Path(directory) / "steps")),
             }
             yield cases, scorer
 
@@ -193,14 +197,16 @@ def run(client: Client, python: Path, cases: Mapping[str, Any], scorer: LocalSco
     told = json.loads(done.stdout.strip().splitlines()[-1])
     if not told["rows"]:
         raise Failed("it asked nothing")
-    return [judged(f"{told['package']} {told['version']}", row, scorer) for row in told["rows"]]
+    steps = assay.load(cases["steps"], dtype="float32", device="cpu")
+    return [judged(f"{told['package']} {told['version']}", row, steps if row["steps"] else scorer) for row in told["rows"]]
 
 
 def judged(client: str, row: Mapping[str, Any], scorer: LocalScorer) -> Row:
     """Raises Failed unless every reward, and the number of tokens where the client reads it, is the scorer's own."""
     of = row["of"]
     completions = [completion_from_row(item) for item in of] if isinstance(of, list) else asked()[:: -1 if of == "texts" else 1]
-    expected = [float(value) for value in scorer.score(completions).value]
+    rewards = scorer.score(completions)
+    expected = [float(one) for one in (np.concatenate(list(rewards.steps or ())) if row["steps"] else rewards.value)]
     if of == "sigmoid answers":
         expected = [float(assay_sigmoid(value)) for value in expected]
     seen = row["values"]

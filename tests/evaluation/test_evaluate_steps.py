@@ -9,10 +9,11 @@ import pytest
 
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.evaluation.steps.evaluate_steps import AUROC, F1, FIRST_ERROR, PRM_SCORE, SOLUTIONS, evaluate_steps, measure_steps
-from assay.evaluation.steps.step_findings import calibrated_on_few
+from assay.evaluation.steps.outcome_figures import measure_outcomes
+from assay.evaluation.steps.step_findings import above_chance, calibrated_on_few
 from assay.evaluation.steps.step_rivals import LATER, LONGER, deciding_rivals, guesses, tilts
 from assay.evaluation.steps.step_scores import labels_of, meant, score_steps
-from assay.records import Completion, Rewards
+from assay.records import Completion, Metric, Rewards
 from assay.report.headline import headline, summary_lines
 from assay.report.remedies import remedy_of
 from assay.stats.platt import MIN_PROBLEMS
@@ -195,3 +196,14 @@ def test_a_model_that_knows_only_the_place_is_no_better_than_the_place():
 def test_labels_are_of_the_problem_that_the_prompt_is():
     assert labels_of([*ITEMS, solved("a", [1])]).problem.tolist().count(labels_of([*ITEMS, solved("a", [1])]).problem[0]) == 2
     assert AUROC in {metric.name for metric in evaluate_steps(Known(SCORES), ITEMS, title="Steps").report().metrics}
+
+
+def test_too_few_problems_for_an_interval_are_no_verdict_on_the_model():
+    """An AUROC without an interval was called no better than a coin, "in [nan, nan]"."""
+    found = above_chance(Metric(AUROC, 0.667, math.nan, math.nan, 4, 4))
+    assert (found.level, "no interval" in found.why, "nan" in found.why) == ("warn", True, False)
+    (outcome,) = measure_outcomes(np.array([1.0, 0.0]), np.array([1.0, 0.0]), ["p", "p"], title="t").findings
+    assert (outcome.level, "no interval" in outcome.why) == ("warn", True)
+    (one_kind,) = measure_outcomes(np.array([1.0, 0.0]), np.array([1.0, 1.0]), ["p", "q"], title="t").findings
+    assert one_kind.level == "fail"
+    assert "no solutions of both kinds" in one_kind.why

@@ -11,7 +11,7 @@ import torch
 from assay.errors import RewardError
 from assay.records import Completion, Rewards
 from assay.rl.dense import PolicyResponse, dense_rewards, padded, policy_token_rewards, step_ends, token_ends
-from assay.rl.verl_steps import verl_rm_scores, verl_token_scores
+from assay.rl.verl_steps import verl_response_scores, verl_rm_scores, verl_token_scores
 from tiny import tiny_tokenizer
 
 NAN = math.nan
@@ -154,3 +154,19 @@ def test_a_reward_manager_of_verl_gets_its_token_scores():
     first = int(tensor[0].nonzero()[0])
     assert tokenizer.decode(rows[0][: first + 1]) == "It is.\n\n"
     assert tensor[0, len(rows[0]) - 2] == 2.0, "the end token, which is skipped, holds none"
+
+
+def test_a_response_that_says_nothing_has_a_nan_and_never_a_zero():
+    tokenizer, prompt = tiny_tokenizer(), [{"role": "user", "content": "2 + 2?"}]
+    ids = [*tokenizer(" ")["input_ids"], tokenizer.eos_token_id]
+    found = verl_response_scores(Steps(), tokenizer, prompt, ids, on_failure="none")
+    assert len(found) == len(ids)
+    assert np.isnan(found).tolist() == [False] * (len(ids) - 1) + [True]
+    with pytest.raises(RewardError, match="says nothing"):
+        verl_response_scores(Steps(), tokenizer, prompt, ids)
+    with pytest.raises(RewardError, match="of 0 tokens"):
+        verl_response_scores(Steps(), tokenizer, prompt, [], on_failure="none")
+    item = Item({"responses": torch.tensor(ids), "attention_mask": torch.ones(len(ids))}, [])
+    item.non_tensor_batch = {"uid": "a"}
+    with pytest.raises(ValueError, match="no raw_prompt"):
+        verl_token_scores(Steps(), tokenizer, item)

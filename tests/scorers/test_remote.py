@@ -117,7 +117,7 @@ def test_with_the_artifact_an_engine_takes_prompt_and_response(engine, way, trai
 def test_an_artifact_goes_with_an_engine_alone(url, scorer, trained_run, tmp_path):
     with pytest.raises(ValueError, match="goes with an engine"):
         assay.load(url, artifact=trained_run.path)
-    with pytest.raises(ValueError, match="goes with an engine"):
+    with pytest.raises(ValueError, match="has a renderer of its own"):
         RemoteScorer(url, engine="vllm", artifact=trained_run.path, renderer=scorer.renderer)
     with pytest.raises(ValueError, match="is an artifact itself"):
         assay.load(trained_run.path, artifact=trained_run.path)

@@ -42,10 +42,13 @@ def renderer_for(engine: Remote, artifact: str | Path | None, renderer: Renderer
     other, ArtifactError as `renderer_of`."""
     if artifact is None:
         return renderer
-    if engine == "assay" or renderer is not None:
+    if engine == "assay":
         raise ValueError(
-            f"artifact {artifact} goes with an engine (vllm, sglang, tei, openrlhf) and without renderer=: leave one out"
+            f"artifact {artifact} goes with an engine (vllm, sglang, tei, openrlhf), such as vllm+http://HOST#{artifact}; one of "
+            f"several models that assay serve holds is http://HOST/m/NAME"
         )
+    if renderer is not None:
+        raise ValueError(f"artifact {artifact} has a renderer of its own: give it without renderer=")
     from assay.models.saved.artifact_renderer import renderer_of  # imports transformers
 
     return renderer_of(artifact)

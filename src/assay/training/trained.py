@@ -137,7 +137,7 @@ def _cache_settings(
     def on_start(num_bytes: int, num_states: int) -> None:
         say("cache", f"{num_bytes / 1e6:,.0f} MB on disk for {num_states:,} states of the frozen layers")
 
-    with progress("activations", int(table.num_reward_positions.sum()), "answers") as advance:
+    with progress("activations", int(table.num_reward_positions.sum()), "states") as advance:
         yield {
             "path": config.out / "cache" / name,
             "identity": f"{table.fingerprint}/{base_digest}/{config.params}/{whole.compute_dtype}",

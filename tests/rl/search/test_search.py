@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from assay.generation.replies import Features, Reply
 from assay.messages import as_messages
 from assay.records import Rewards
 from assay.rl.search.final_votes import answer_classes, chosen
-from assay.rl.search.growing import Candidate, Found, SearchSettings, values_of, with_pieces
+from assay.rl.search.growing import Candidate, Found, SearchSettings, ranked_values, values_of, with_pieces
 from assay.rl.search.methods import one_by_one, search
-from assay.rl.search.searched import _gold
+from assay.rl.search.searched import gold_of
 
 NAN = math.nan
 TREE = {
@@ -114,6 +115,32 @@ def test_beam_search_goes_on_with_the_best_half_of_all_prefixes():
     assert one.calls == 12
     assert [(begun, sample) for _, begun, sample, _ in tree.asked[4:8]] == [("a|", 0), ("b|", 0), ("a|", 1), ("b|", 1)]
     assert len({row[:3] for row in tree.asked}) == 12, "no draw is made twice"
+
+
+def test_of_equal_texts_a_beam_keeps_one():
+    """Two prefixes are kept of four draws, of which two wrote the best one: without this the second best would be lost."""
+    tree = Tree(tree={**TREE, "": ["a|", "a|", "b|", "c|"]})
+    (one,), tree = found("beam", tree=tree)
+    assert {row[1] for row in tree.asked} == {"", "a|", "b|", "b|w|"}
+    assert one.calls == 12
+
+
+def test_of_equal_values_the_next_worst_step_decides():
+    """Under min all continuations of a prefix that are better than its worst step have one value."""
+    tree = Tree(tree={"": ["a|"], "a|": ["x|", "y|"], "a|x|": ["e"], "a|y|": ["g"]})
+    value = {"a|": 0.3, "x|": 0.4, "y|": 0.9, "e": 0.99, "g": 0.7}
+    for method in ("beam", "dvts"):
+        (one,), tree = found(method, tree=Tree(tree=tree.tree), value=value, n=2, reduce="min")
+        assert {row[1] for row in tree.asked} == {"", "a|", "a|y|"}, method
+        assert {candidate.value for candidate in one.candidates} == {0.3}
+    better, worse = Candidate(steps=("p", "q"), rewards=(0.3, 0.9), value=0.3), Candidate(rewards=(0.5, 0.3), value=0.3)
+    unscored = Candidate()
+    assert chosen([worse, unscored, better], "best", [0, 0, 0]) == 2
+    values = ranked_values([worse, unscored, better, replace(worse, value=0.2)])
+    assert np.argsort(values[[0, 2, 3]]).tolist() == [2, 0, 1]
+    assert math.isnan(values[1])
+    assert values[[0, 2, 3]] == pytest.approx([0.3, 0.3, 0.2], abs=1e-12)
+    assert ranked_values([better, better]).tolist() == [0.3, 0.3], "what is equal in everything shares its value"
 
 
 def test_trees_of_dvts_never_mix():
@@ -274,7 +301,7 @@ def test_a_ground_truth_that_is_a_name_is_compared_as_a_text():
         Found(tuple(candidates((f"Answer: {one}", 1.0), (f"Answer: {other}", 0.5))), {}, 0, 0, 0)
         for one, other in (("Jeff", "Adam"), ("12.0", "13"))
     ]
-    assert [own.tolist() for own in _gold(found, prompts)] == [[1.0, 0.0], [1.0, 0.0]]
+    assert [own.tolist() for own in gold_of(found, prompts)] == [[1.0, 0.0], [1.0, 0.0]]
 
 
 def test_without_math_verify_answers_are_equal_as_texts(monkeypatch):

@@ -5,6 +5,7 @@ Shape: N solutions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,15 +65,7 @@ def measure_outcomes(
         Metric("outcome ECE", ece(p_N, right_N), n_scored=num_scored, n=num, note="10 bins of equal mass; biased up"),
         Metric("outcome ECE if perfectly calibrated", *chance, num_scored, num, "what chance alone gives; 5% and 95% quantiles"),
     )
-    is_above = interval[0] > 0.5
-    why = (
-        "it tells right from wrong solutions"
-        if is_above
-        else "its interval holds one half: it tells no right from a wrong solution"
-    )
-    found = Finding(
-        "ok" if is_above else "fail", "outcome AUROC above chance", ranked, 0.5, why, "baseline", SOLUTION_REMEDIES["baseline"]
-    )
+    found = _above_chance(ranked, interval[0])
     table = Table(
         title="reliability of outcomes",
         columns=("predicted", "observed", "low", "high", "n"),
@@ -84,3 +77,17 @@ def measure_outcomes(
     lead = f"It puts a right solution above a wrong one {ranked:.1%} of the time ({num_scored:,} solutions)."
     page = Report(title=title, metrics=metrics, tables=(table,), findings=(found,), facts=facts, lead=lead)
     return OutcomeResult(page=page)
+
+
+def _above_chance(ranked: float, low: float) -> Finding:
+    """Of the AUROC of outcomes, and the lower end of its interval."""
+    name, remedy = "outcome AUROC above chance", SOLUTION_REMEDIES["baseline"]
+    if math.isnan(ranked):
+        return Finding("fail", name, math.nan, 0.5, "not measured: no solutions of both kinds have a reward", "baseline", remedy)
+    if math.isnan(low):
+        why = f"{ranked:.3f} has no interval: too few problems hold right and wrong solutions"
+        return Finding("warn", name, ranked, 0.5, why, "baseline", remedy)
+    if low > 0.5:
+        return Finding("ok", name, ranked, 0.5, "it tells right from wrong solutions", "baseline", remedy)
+    why = "its interval holds one half: it tells no right from a wrong solution"
+    return Finding("fail", name, ranked, 0.5, why, "baseline", remedy)

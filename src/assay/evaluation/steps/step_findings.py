@@ -29,6 +29,9 @@ def above_chance(metric: Metric) -> Finding:
     name = "better than chance"
     if math.isnan(metric.value):
         return Finding("fail", name, math.nan, 0.5, "not measured: no steps of both kinds have a reward", "baseline", _BASELINE)
+    if math.isnan(metric.low):
+        why = f"step AUROC {metric.value:.3f} has no interval: too few problems hold right and wrong steps"
+        return Finding("warn", name, metric.value, 0.5, why, "baseline", _BASELINE)
     if metric.low > 0.5:
         return Finding("ok", name, metric.value, 0.5, f"the interval starts at {metric.low:.3f}", "baseline")
     turned = metric.high < 0.5

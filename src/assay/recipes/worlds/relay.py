@@ -37,7 +37,7 @@ _NAMES = (
 )  # fmt: skip
 """Each is one token of SmolLM2 behind a space, and four letters long."""
 
-_PHRASES = ("{giver} passes it to {receiver}.", "It goes from {giver} to {receiver}.", "{receiver} gets it from {giver}.")
+PHRASES = ("{giver} passes it to {receiver}.", "It goes from {giver} to {receiver}.", "{receiver} gets it from {giver}.")
 
 
 class Problem(NamedTuple):
@@ -119,7 +119,7 @@ def _solution(
     problem: Problem, place: int | None, kind: str, name: str, settings: WorldSettings, rng: np.random.Generator
 ) -> LabelledSteps:
     passes = passes_of(problem, place, kind, rng)
-    phrase = _PHRASES[rng.integers(len(_PHRASES))]
+    phrase = PHRASES[rng.integers(len(PHRASES))]
     steps = [f"{k}. {phrase.format(giver=one.giver, receiver=one.receiver)}\n" for k, one in enumerate(passes, start=1)]
     said = passes[-1].receiver
     steps[-1] += f"Answer: {said}"

@@ -58,14 +58,14 @@ def _equal(key: str, firsts: Sequence[str]) -> list[bool] | None:
 def chosen(candidates: Sequence[Candidate], how: Choice, classes: Sequence[int]) -> int | None:
     """The number of the candidate that is the answer; None where there is none.
 
-    best: the highest value. majority: of the answer that most candidates give. weighted: of the answer with the largest sum of
-    values, which have to be at least 0, as probabilities are. Of equals the first; of an answer its best candidate. A candidate
-    without a value is never chosen by "best" and "weighted". Raises ValueError for a negative value under "weighted".
+    best: the highest rank (`Candidate.rank`). majority: of the answer that most candidates give. weighted: of the answer with the
+    largest sum of values, which have to be at least 0, as probabilities are. Of equals the first; of an answer its best candidate.
+    A candidate without a value is never chosen by "best" and "weighted". Raises ValueError for a negative value under "weighted".
     """
     value_N = np.array([one.value for one in candidates], np.float64)
     scored_N, class_N = ~np.isnan(value_N), np.array(classes, np.int64)
     if how == "best":
-        return int(np.argmax(np.where(scored_N, value_N, -math.inf))) if scored_N.any() else None
+        return _first_best(candidates, np.flatnonzero(scored_N)) if scored_N.any() else None
     votes_N = class_N != NO_ANSWER if how == "majority" else (class_N != NO_ANSWER) & scored_N
     if not votes_N.any():
         return None
@@ -75,4 +75,10 @@ def chosen(candidates: Sequence[Candidate], how: Choice, classes: Sequence[int])
     weights = value_N if how == "weighted" else np.ones(len(class_N))
     sums = np.bincount(class_N[votes_N], weights=weights[votes_N])
     among = np.flatnonzero(votes_N & (class_N == int(np.argmax(sums))))
-    return int(among[np.argmax(np.where(scored_N[among], value_N[among], -math.inf))])
+    scored = among[scored_N[among]]
+    return _first_best(candidates, scored) if len(scored) else int(among[0])
+
+
+def _first_best(candidates: Sequence[Candidate], among: np.ndarray) -> int:
+    """The number of the one of the highest rank, the first of equals."""
+    return max((int(i) for i in among), key=lambda i: candidates[i].rank)

@@ -97,6 +97,24 @@ class Candidate:
     def is_scored(self) -> bool:
         return not math.isnan(self.value)
 
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """What the better of two is told by: the value, and of equal values the worst step, the next worst, and so on. Under `min`
+        all continuations of a prefix that are better than its worst step have one value."""
+        return (self.value, *sorted(-math.inf if math.isnan(one) else one for one in self.rewards))
+
+
+def ranked_values(candidates: Sequence[Candidate]) -> np.ndarray:
+    """(N,) values in the order of the ranks: of equal values that of the better one is raised by the last bit. NaN stays."""
+    value_N = np.array([one.value for one in candidates], np.float64)
+    above = -math.inf  # of the one before, as its rank is
+    rank: tuple[float, ...] = ()
+    for i in sorted(np.flatnonzero(~np.isnan(value_N)).tolist(), key=lambda i: candidates[i].rank):
+        if candidates[i].rank != rank:
+            above, rank = max(value_N[i], np.nextafter(above, math.inf)), candidates[i].rank
+        value_N[i] = above
+    return value_N
+
 
 class Found(NamedTuple):
     """What a search found for one prompt. candidates: finished solutions, in the order in which they were finished; those without a
@@ -111,9 +129,9 @@ class Found(NamedTuple):
 
     @property
     def best(self) -> Candidate | None:
-        """The finished one with the highest value, the first of equals; None where none has a value."""
+        """The finished one of the highest rank, the first of equals; None where none has a value."""
         scored = [one for one in self.candidates if one.is_scored]
-        return max(scored, key=lambda one: one.value) if scored else None
+        return max(scored, key=lambda one: one.rank) if scored else None
 
 
 class Grown:

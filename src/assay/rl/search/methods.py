@@ -66,7 +66,7 @@ def _best_of_n(grown: Grown) -> None:
 
 
 def _beam(grown: Grown) -> None:
-    """n prefixes, of which the best n / width go on, each in width copies, until n solutions are finished."""
+    """n prefixes, of which the best n / width different ones go on, each in width copies, until n solutions are finished."""
     settings = grown.settings
     growing = {place: [NEW] for place in range(len(grown.prompts))}
     for number in range(settings.rounds):
@@ -94,10 +94,14 @@ def _first_finished(ended: Sequence[Candidate], room: int) -> list[Candidate]:
 
 
 def _kept(grown: Grown, place: int, ones: Sequence[Candidate], num: int) -> list[Candidate]:
-    """The best growing ones by their value, the first of equals; those without a value are put aside."""
+    """The best growing ones by their rank, the first of equals, and one of equal texts; those without a value are put aside."""
     growing = [one for one in ones if one.is_growing]
     grown.put_aside(place, [one for one in growing if not one.is_scored], UNSCORED)
-    return sorted((one for one in growing if one.is_scored), key=lambda one: -one.value)[:num]
+    firsts: dict[str, Candidate] = {}
+    for one in growing:
+        if one.is_scored:
+            firsts.setdefault(one.text, one)
+    return sorted(firsts.values(), key=lambda one: one.rank, reverse=True)[:num]
 
 
 def _trees(grown: Grown) -> None:
@@ -112,7 +116,7 @@ def _trees(grown: Grown) -> None:
         for k, (place, tree) in enumerate(trees):
             ones = after[k * settings.width : (k + 1) * settings.width]
             scored = [one for one in ones if one.is_scored]
-            best = max(scored, key=lambda one: one.value) if scored else None
+            best = max(scored, key=lambda one: one.rank) if scored else None
             grown.put_aside(place, [one for one in ones if one.is_growing and not one.is_scored], UNSCORED)
             if best is not None and best.is_growing:
                 tips[place, tree] = best

@@ -19,7 +19,7 @@ from assay.audit.chosen_answers import chosen_answers
 from assay.data.prompt_rows import Prompt
 from assay.records import Completion, Finding, Metric, Report, Table
 from assay.rl.search.final_votes import CHOICES, NO_ANSWER, Choice, answer_classes, chosen
-from assay.rl.search.growing import UNSCORED, Found, SearchSettings
+from assay.rl.search.growing import UNSCORED, Found, SearchSettings, ranked_values
 from assay.scorers.verifiers.built_in import built_in_rule
 from assay.stats.mean_intervals import change_interval, share_interval
 from assay.stats.metrics import mean
@@ -57,7 +57,7 @@ def summarised(
     """
     classes = [answer_classes([one.text for one in each.candidates]) for each in found]
     picks, why_not = _picks(found, classes)
-    gold = _gold(found, prompts)
+    gold = gold_of(found, prompts)
     figures = _figures(found, picks, gold)
     tables = [_outcomes(found)]
     if gold is not None and settings.method == "best-of-n" and settings.n > 1 and figures:
@@ -86,7 +86,7 @@ def _picks(found: Sequence[Found], classes: Sequence[Sequence[int]]) -> tuple[di
     return picks, why_not
 
 
-def _gold(found: Sequence[Found], prompts: Sequence[Prompt]) -> tuple[np.ndarray, ...] | None:
+def gold_of(found: Sequence[Found], prompts: Sequence[Prompt]) -> tuple[np.ndarray, ...] | None:
     """Whether each solution is right, by math-verify where it is installed and the truth is an expression, else as a text; None
     where no prompt says what is."""
     if all(one.ground_truth is None for one in prompts):
@@ -112,7 +112,7 @@ def _are_expressions(prompts: Sequence[Prompt]) -> np.ndarray:
     return ~np.isnan(built_in_rule("answer").score(truths).value)
 
 
-def _right(picks: Sequence[int | None], gold: Sequence[np.ndarray], found: Sequence[Found]) -> np.ndarray:
+def right_of(picks: Sequence[int | None], gold: Sequence[np.ndarray], found: Sequence[Found]) -> np.ndarray:
     """(P,): 1 where the chosen one is right, 0 where it is wrong or there is no solution; NaN where there are some and none could
     be chosen, or the chosen one could not be checked."""
     return np.array(
@@ -130,7 +130,7 @@ def _columns(
     known = [own[~np.isnan(own)] for own in gold]
     empty = [math.nan if len(own) else 0.0 for own in gold]
     return {
-        **{f"accuracy: {NAMES[how]}": _right(picks[how], gold, found) for how in CHOICES if how in picks},
+        **{f"accuracy: {NAMES[how]}": right_of(picks[how], gold, found) for how in CHOICES if how in picks},
         RANDOM: np.array([mean(own) if len(own) else none for own, none in zip(known, empty, strict=True)]),
         ORACLE: np.array([own.max() if len(own) else none for own, none in zip(known, empty, strict=True)]),
     }
@@ -149,18 +149,30 @@ def _figures(
 
 
 def _curves(found: Sequence[Found], gold: Sequence[np.ndarray], classes: Sequence[Sequence[int]], n: int, seed: int) -> Table:
-    """The ways to choose over n, of all prompts at every n: a solution without an end is a wrong one that is never chosen before
-    one with an end, so that the last line holds the figures above it."""
-    values = [np.array([one.value for one in each.candidates], np.float64) for each in found]
-    lowest = min((float(np.nanmin(own)) for own in values if not np.isnan(own).all()), default=0.0)
-    last = 0.0 if lowest >= 0 else lowest - 1.0
-    lost = [n - len(own) for own in values]
-    rewards = [np.append(own, np.full(num, last)) for own, num in zip(values, lost, strict=True)]
-    columns = [np.append(own, np.full(num, NO_ANSWER)).astype(np.int64) for own, num in zip(classes, lost, strict=True)]
-    known = [np.append(np.where(np.isnan(own), 0.0, own), np.zeros(num)) for own, num in zip(gold, lost, strict=True)]
-    curves = chosen_answers(known, {"reward": rewards}, columns, sizes_up_to(n).tolist(), seed=seed)
+    """The ways to choose over n, of all prompts at every n: the last line holds the figures above it."""
+    values = [ranked_values(each.candidates) for each in found]
+    known, rewards, columns = with_lost(gold, {"reward": values}, classes, [n - len(own) for own in values])
+    curves = chosen_answers(known, rewards, columns, sizes_up_to(n).tolist(), seed=seed)
     note = "share of prompts answered rightly, over all draws of n solutions; one that was not finished counts as wrong"
     return replace(curves.table("choosing among n"), note=note)
+
+
+def with_lost(
+    gold: Sequence[np.ndarray],
+    rewards: Mapping[str, Sequence[np.ndarray]],
+    classes: Sequence[Sequence[int]],
+    lost: Sequence[int],
+) -> tuple[list[np.ndarray], dict[str, list[np.ndarray]], list[np.ndarray]]:
+    """Gold, rewards and classes of finished solutions with those that came to no end behind them: wrong ones without an answer,
+    that are never chosen before one with an end. lost: their number, of each prompt."""
+    known = [np.append(np.where(np.isnan(own), 0.0, own), np.zeros(num)) for own, num in zip(gold, lost, strict=True)]
+    columns = [np.append(own, np.full(num, NO_ANSWER)).astype(np.int64) for own, num in zip(classes, lost, strict=True)]
+    padded = {}
+    for name, column in rewards.items():
+        lowest = min((float(np.nanmin(own)) for own in column if not np.isnan(own).all()), default=0.0)
+        last = 0.0 if lowest >= 0 else lowest - 1.0
+        padded[name] = [np.append(own, np.full(num, last)) for own, num in zip(column, lost, strict=True)]
+    return known, padded, columns
 
 
 def _outcomes(found: Sequence[Found]) -> Table:
