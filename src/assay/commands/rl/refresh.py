@@ -69,7 +69,7 @@ class Others:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Train a policy, and its reward model anew on what it says (docs/rl.md). Called again, it goes on where it was.
+    """Train a policy, and its reward model anew on what it says; goes on where it was (docs/rl.md).
 
     Exit status 9 when people have to label, 5 when it stops since the new model is worse.
     """
