@@ -247,7 +247,8 @@ def known_claims(found: Mapping[str, Mapping[str, BudgetCurve]], sizes: Sequence
     of_outcome, of_steps, of_votes = RIVALS
 
     def ahead(method: str, rival: str, at: Sequence[int]) -> bool:
-        return all(gain(one[method], rival, list(sizes).index(n))[1] > 0 for n in at if n in sizes)
+        places = [list(sizes).index(n) for n in at if n in sizes]
+        return bool(places) and all(gain(one[method], rival, k)[1] > 0 for k in places)
 
     return {
         "beam above the outcome scorer at n = 4, 8, 16": ahead("beam", of_outcome, (4, 8, 16)),
