@@ -81,6 +81,7 @@ QUICK = Sizes(
     pairs=60,
     held_pairs=40,
     members=2,
+    params="full",
     epochs=1,
     steps=2,
     prompts=2,
