@@ -16,7 +16,7 @@ help: ## these lines
 demo: .venv/.installed ## build a reward model, break it, find it out, repair it
 	$(BIN)/assay demo
 
-rl-demo: .venv/.installed ## policies climb a reward model while gold falls: small world, at most 12 minutes on two idle cores
+rl-demo: .venv/.installed ## policies climb a reward model, with gold beside: a small world (docs/rl.md)
 	$(BIN)/python benchmarks/overoptimization_rl.py --small --keep runs/errands --page runs/errands.html
 
 test: check ## all checks and all tests: what CI runs

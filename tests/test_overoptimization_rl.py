@@ -82,12 +82,12 @@ def test_the_page_draws_gold_against_reward_of_each_arm():
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_gives_the_same_document(tmp_path):
-    arms = ["single", "beta high", "adaptive KL", "min of heads", "robust of heads", "gold itself"]
+    arms = ["single", "adaptive KL", "robust of heads", "gold itself"]
     command = [sys.executable, str(FOLDER / "overoptimization_rl.py"), "--quick", "--keep", str(tmp_path / "kept")]
     command += ["--page", str(tmp_path / "page.html"), "--arms", *arms]
     documents = []
     for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]
         documents.append(json.loads(done.stdout.splitlines()[-1]))
     first, second = documents

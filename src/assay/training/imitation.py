@@ -29,8 +29,8 @@ TEMPLATE = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmallModel:
     """Sizes of a Llama, and how it is fitted. inner: width of the feed-forward part, as a factor. spread: standard deviation of the
-    first weights; transformers' .02 is that of wide models, and at a width of 64 copying from the prompt is learnt much sooner from
-    1 / sqrt(width). rate: highest learning rate, on a cosine after a tenth of the steps."""
+    first weights; transformers' .02 is that of wide models, 1 / sqrt(width) keeps states at the size they come in. rate: highest
+    learning rate, on a cosine after a tenth of the steps."""
 
     layers: int = 4
     width: int = 128
