@@ -19,7 +19,7 @@ FAILED = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Watch logs of a policy's training for signs of reward hacking (docs/monitors.md). Exit status 6 when an alarm rang."""
+    """Watch logs of a policy's training for signs of hacking (docs/monitors.md); status 6: an alarm rang."""
 
     logs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="LOG")]
     """Scored completions with step, prompt, response and reward, a file a run; or directories that assay rl train made."""
