@@ -9,7 +9,6 @@ FOLDER/replicate-R/arms/NAME.json       what came of an arm; its run directory b
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -93,28 +92,6 @@ class Arm:
     @property
     def file(self) -> str:
         return "".join(letter if letter.isalnum() else "-" for letter in self.name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Robust:
-    """-beta log mean exp(-r / beta) of the members, on the one scale they are joined on: the KL-robust reward of arXiv 2606.09073
-    over all prompts (`assay.rl.shaping.robust` centres them in each)."""
-
-    beta: float = 0.5
-    how: str = "robust"
-
-    @property
-    def penalty(self) -> float:
-        return self.beta
-
-    def __call__(self, members_KN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        members_KN = np.asarray(members_KN, np.float64)
-        with np.errstate(invalid="ignore"):  # NaN members
-            value_N = -self.beta * (np.logaddexp.reduce(-members_KN / self.beta, axis=0) - math.log(len(members_KN)))
-        return value_N.astype(np.float32), members_KN.std(axis=0, ddof=1).astype(np.float32)
-
-    def tolerance(self, of_member: float) -> float:
-        return of_member
 
 
 @contextmanager
@@ -363,7 +340,12 @@ def mean_of(values_P: np.ndarray) -> float | None:
     return round(float(kept.mean()), 5) if len(kept) else None
 
 
-def combined(how: str) -> Any:
+def combined(how: str) -> Combination:
     """mean, mean - std, min or robust."""
-    ways = {"mean": PLAIN, "mean - std": Combination(penalty=1.0), "min": Combination(how="min"), "robust": Robust()}
+    ways = {
+        "mean": PLAIN,
+        "mean - std": Combination(penalty=1.0),
+        "min": Combination(how="min"),
+        "robust": Combination(how="robust", beta=0.5),
+    }
     return ways[how]

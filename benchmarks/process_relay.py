@@ -16,7 +16,8 @@ Claims, written before it was run, of all seeds together (each is shown by itsel
 2. The same against the majority. It is a weak rival here: two of three kinds of error lead to one wrong answer each.
 3. The step AUROC of the process model at the longer problems is at least .8, so that what it chooses by is knowledge of steps.
 
-Beside them: a random candidate, the oracle (one right candidate is enough), the other reductions, and best of n for smaller n.
+Beside them: a random candidate, the oracle (one right candidate is enough), the other reductions, best of n for smaller n, and the
+step AUROC by the kind of the first error: a model may know who has the key, and not whom it is passed to.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ from assay.data.steps.step_rows import write_labelled_steps
 from assay.evaluation.steps.evaluate_steps import measure_steps
 from assay.evaluation.steps.step_scores import labels_of, score_steps
 from assay.recipes.worlds.first_errors import WorldSettings
-from assay.recipes.worlds.relay import relay_world
+from assay.recipes.worlds.relay import KINDS, NONE, relay_world
 from assay.records import Dtype, Metric
 from assay.scorers.local import load_local
 from assay.stats.mean_intervals import change_interval, share_interval
 from assay.stats.metrics import mean
-from assay.stats.step_figures import reduced, right_above_wrong
+from assay.stats.step_figures import reduced, right_above_wrong, step_auroc
 from assay.stats.step_reductions import REDUCED
 from assay.training.run import train
 from assay.training.settings import Machine, TrainConfig
@@ -189,8 +190,19 @@ def rewards_of(
     couples = {name: right_above_wrong(column_N, labels) for name, column_N in rewards.items()}
     return rewards, {
         "steps": {one.name: shown(one) for one in (page.first_error, page.f1, page.prm_score, page.auroc, page.ece) if one},
+        "step AUROC by kind": by_kind(scores.scores, items),
         "right above wrong solution": {name: [round(one.value, 4), *_rounded(one.interval)] for name, one in couples.items()},
     }
+
+
+def by_kind(scores: Sequence[np.ndarray], items: Sequence[LabelledSteps]) -> dict[str, list[float]]:
+    """Of each kind of error: [step AUROC, low, high] in the solutions with such an error and in those without any."""
+    found = {}
+    for kind in KINDS:
+        kept = [i for i, item in enumerate(items) if item.tags["kind"] in (kind, NONE)]
+        figure = step_auroc([scores[i] for i in kept], labels_of([items[i] for i in kept]))
+        found[kind] = [round(figure.value, 4), *_rounded(figure.interval)]
+    return found
 
 
 def chosen(items: Sequence[LabelledSteps], rewards: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def test_the_relay_world_gives_every_way_to_choose_beside_random_and_oracle(tmp_
         value, low, high = shares[f"best of n: {way}"]
         assert low <= value <= high
         assert 0 <= value <= shares["oracle"][0]
+    assert set(found["seeds"]["0"]["step AUROC by kind"]) == {"wrong receiver", "skipped pass", "other chain"}
     by_size = found["seeds"]["0"]["best of n"]
     assert by_size["best of n: outcome"][0][0] == pytest.approx(by_size["a random answer"][0][0])  # n = 1
     for way, rows in by_size.items():
