@@ -84,7 +84,7 @@ class Arm:
 
     name: str
     members: str = "one"
-    how: Any = None
+    how: Combination | None = None
     kl: KLSettings = field(default_factory=lambda: KLSettings(beta=0.0))
     pairs: int | None = None
     width: int = 1
@@ -220,6 +220,8 @@ class Replicate:
             )
             measured = {"held_out_accuracy": self.accuracy(load(work)), "cpu_seconds": round(time.process_time() - began, 1)}
             write_text(work / "measured.json", json.dumps(measured))
+            for steps in list(work.rglob("checkpoints")):
+                shutil.rmtree(steps)
             work.rename(out)
 
         return made(path, make)
@@ -276,7 +278,7 @@ class Replicate:
             return found
 
     def settings_of(self, arm: Arm) -> dict[str, Any]:
-        how = None if arm.how is None else {"how": arm.how.how, "penalty": arm.how.penalty}
+        how = None if arm.how is None else arm.how.entry
         said = {"arm": {**{name: getattr(arm, name) for name in ("members", "pairs", "width")}, "how": how}}
         return json.loads(json.dumps(said | {"kl": asdict(arm.kl), "sizes": asdict(self.sizes)}))
 

@@ -159,6 +159,7 @@ def config(**changed) -> TrainConfig:
         (("--params", "auto"), "has no head"),
         (("--depth", "1/3"), "--depth"),
         (("--quick", "--params", "head"), "has no head"),
+        (("--params", "lora:2:1"), "adapters go into all of its blocks; use full"),
         (("--ensemble", "3"), "--ensemble"),
         (("--track", "tensorboard"), "--track"),
         (("--dropout", "0.1"), "--dropout"),

@@ -41,7 +41,7 @@ from assay.training.generative.stages import Course, Trained, train_stages
 from assay.training.generative.trl_fit import FitSettings, require_trl
 from assay.training.record import config_content, split_size
 from assay.training.rows.pair_rows import say_read
-from assay.training.settings import TRIED_WIDTH, TrainConfig, parse_params
+from assay.training.settings import LORA_ON_TOP, TRIED_WIDTH, TrainConfig, parse_params
 
 VERDICT_TOKENS = 24  # that a reply may have beside its critique
 LEAST_ROOM = 64  # tokens of a critique at inference, where those of the rows are short
@@ -137,7 +137,8 @@ def check_flags(config: TrainConfig) -> None:
     usual = TrainConfig(data=config.data, base=config.base, init_from=config.init_from, out=config.out)
     mode, _ = parse_params(config.params)
     if mode not in ("full", "blocks", "lora"):
-        raise ValueError(f"--params {config.params}: a model that writes is trained otherwise; use full, blocks:K or lora:R")
+        why = "adapters go into all of its blocks" if mode == LORA_ON_TOP else "it has no head"
+        raise ValueError(f"--params {config.params} is not for a model that writes: {why}; use full, blocks:K or lora:R")
     unknown = [f"--{name.replace('_', '-')}" for name in ("depth", "overlong") if getattr(config, name) != getattr(usual, name)]
     for group in ("objective", "regularization", "members"):
         given, default = asdict(getattr(config, group)), asdict(getattr(usual, group))
