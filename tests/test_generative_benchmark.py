@@ -34,6 +34,14 @@ def base(tmp_path_factory) -> str:
     return str(path)
 
 
+def refused(*words: str) -> str:
+    """What it says when it does not run."""
+    command = [sys.executable, str(FOLDER / "generative.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode != 0
+    return done.stderr + done.stdout
+
+
 def test_scalar_arms_are_judged_at_each_number_of_passes_and_kept(base, tmp_path):
     words = (*TINY, "--base", base, "--keep", str(tmp_path / "keep"))
     first = document(*words, "--arms", "scalar")["relay"]
@@ -49,6 +57,8 @@ def test_scalar_arms_are_judged_at_each_number_of_passes_and_kept(base, tmp_path
             assert one["pairs"] == 6
             assert found["all seeds"][arm][name]["accuracy"] == one["accuracy"]
     assert [seed["bag of words"]["tests"][name]["accuracy"][0] for name in ("1", "2")] == [0.5, 0.5]
+    assert "was found with other settings (pairs)" in refused(*words, "--arms", "scalar", "--pairs", "26")
+    assert "is none of critique" in refused(*words, "--arms", "scala")
 
 
 def test_models_that_write_are_trained_judged_and_priced(base, tmp_path):
@@ -116,16 +126,3 @@ def test_the_short_version_runs_on_the_packaged_base():
     for test in ("1", "2"):
         assert critique["tests"][test]["critique exact"] is not None  # it writes, and what it writes is compared with the chain
         assert found["all seeds"]["bag of words"][test]["accuracy"][0] == 0.5
-
-
-def test_settings_that_differ_are_not_mixed_and_unknown_arms_are_refused(base, tmp_path):
-    words = (*TINY, "--base", base, "--keep", str(tmp_path / "keep"), "--arms", "scalar")
-    document(*words)
-    for more, message in (
-        (["--pairs", "26"], "was found with other settings (pairs)"),
-        (["--arms", "scala"], "is none of critique"),
-    ):
-        command = [sys.executable, str(FOLDER / "generative.py"), *words, *more]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-        assert done.returncode != 0
-        assert message in done.stderr + done.stdout
