@@ -341,6 +341,20 @@ class Result(Protocol):
     def report(self) -> Report: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageResult:
+    """A `Result` whose page is made with it: the page's findings are its own."""
+
+    page: Report
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return self.page.findings
+
+    def report(self) -> Report:
+        return self.page
+
+
 def verdicts(findings: Iterable[Finding]) -> dict[Failure, tuple[Finding, ...]]:
     """The findings that decide a failure, by failure."""
     found: dict[Failure, tuple[Finding, ...]] = {}

@@ -92,9 +92,9 @@ def rewards_from_rows(rows: Iterable[Mapping[str, Any]]) -> Rewards:
         return any(name in row for row in rows)
 
     return Rewards(
-        value=np.array([_float(row.get("value")) for row in rows], dtype=np.float32),
-        std=np.array([_float(row.get("std")) for row in rows], dtype=np.float32) if column("std") else None,
-        steps=tuple(np.array([_float(s) for s in row.get("steps") or []]) for row in rows) if column("steps") else None,
+        value=np.array([as_float(row.get("value")) for row in rows], dtype=np.float32),
+        std=np.array([as_float(row.get("std")) for row in rows], dtype=np.float32) if column("std") else None,
+        steps=tuple(np.array([as_float(s) for s in row.get("steps") or []]) for row in rows) if column("steps") else None,
         text=tuple(row.get("text") for row in rows) if column("text") else None,
         error=tuple(row.get("error") for row in rows),
     )
@@ -106,7 +106,7 @@ def report_to_json(report: Report) -> str:
         "metrics": [metric._asdict() for metric in report.metrics],
         "findings": [finding._asdict() for finding in report.findings],
     }
-    return json.dumps(_strict(content), indent=1, ensure_ascii=False)
+    return json.dumps(as_json(content), indent=1, ensure_ascii=False)
 
 
 def report_from_json(text: str) -> Report:
@@ -115,7 +115,7 @@ def report_from_json(text: str) -> Report:
     return Report(
         title=raw["title"],
         metrics=tuple(
-            Metric(m["name"], _float(m["value"]), _float(m["low"]), _float(m["high"]), m["n_scored"], m["n"], m["note"])
+            Metric(m["name"], as_float(m["value"]), as_float(m["low"]), as_float(m["high"]), m["n_scored"], m["n"], m["note"])
             for m in raw["metrics"]
         ),
         tables=tuple(
@@ -131,7 +131,13 @@ def report_from_json(text: str) -> Report:
         examples=tuple(raw["examples"]),
         findings=tuple(
             Finding(
-                f["level"], f["name"], _float(f["value"]), _float(f["threshold"]), f["why"], f.get("failure"), f.get("remedy", "")
+                f["level"],
+                f["name"],
+                as_float(f["value"]),
+                as_float(f["threshold"]),
+                f["why"],
+                f.get("failure"),
+                f.get("remedy", ""),
             )
             for f in raw["findings"]
         ),
@@ -146,16 +152,17 @@ def _number(value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _float(value: float | None) -> float:
+def as_float(value: float | None) -> float:
+    """A number that JSON may have as null: NaN then."""
     return math.nan if value is None else float(value)
 
 
-def _strict(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """The same structure with numpy scalars as Python's, and numbers that JSON lacks as None."""
     if isinstance(value, Mapping):
-        return {str(k): _strict(v) for k, v in value.items()}
+        return {str(k): as_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(v) for v in value]
+        return [as_json(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -83,7 +83,9 @@ def chosen_answers(
                 ways[f"weighted vote: {name}"].append([expected_vote(scored_N, weight_N, gold_N, draws[n]) for n in sizes])
     values = {name: np.clip(np.array(rows).reshape(-1, len(sizes)), 0.0, 1.0) for name, rows in ways.items()}
     return ChosenAnswers(
-        sizes=sizes, figures={name: _metrics(name, rows_PM, sizes) for name, rows_PM in values.items()}, values=values
+        sizes=sizes,
+        figures={name: share_metrics([f"accuracy at n = {n}: {name}" for n in sizes], rows_PM) for name, rows_PM in values.items()},
+        values=values,
     )
 
 
@@ -117,15 +119,16 @@ def expected_vote(class_N: np.ndarray, weight_N: np.ndarray, gold_N: np.ndarray,
     return float(((means * wins).sum(axis=1) / np.maximum(wins.sum(axis=1), 1)).mean())
 
 
-def _metrics(name: str, values_PM: np.ndarray, sizes: Sequence[int]) -> tuple[Metric, ...]:
+def share_metrics(names: Sequence[str], values_PM: np.ndarray) -> tuple[Metric, ...]:
+    """For each column the mean over prompts of a chance to be right, with its interval; NaN where a prompt has none."""
     prompts_P = np.arange(len(values_PM))
     return tuple(
         Metric(
-            f"accuracy at n = {n}: {name}",
-            mean(values_PM[:, m]),
-            *share_interval(values_PM[:, m], prompts_P),
-            int((~np.isnan(values_PM[:, m])).sum()),
-            len(values_PM),
+            name,
+            mean(values_P),
+            *share_interval(values_P, prompts_P),
+            int((~np.isnan(values_P)).sum()),
+            len(values_P),
         )
-        for m, n in enumerate(sizes)
+        for name, values_P in zip(names, values_PM.T, strict=True)
     )

@@ -17,7 +17,7 @@ from assay.audit.best_of_n import sizes_up_to
 from assay.audit.chosen_answers import MAJORITY, ORACLE, RANDOM, ChosenAnswers, chosen_answers
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.evaluation.steps.step_scores import meant
-from assay.records import Finding, Level, Metric, Report
+from assay.records import Finding, Level, Metric, PageResult, Report
 from assay.report.remedies import SOLUTION_REMEDIES
 from assay.scorers.base import ReadsSteps, Scorer, capability
 from assay.stats.mean_intervals import change_interval
@@ -38,19 +38,11 @@ class Solved(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChosenSolutionsResult:
+class ChosenSolutionsResult(PageResult):
     """Curves over n of every way to choose one of n solutions; the findings hold the model's own reward at the largest n against
     the ways that do not need it, by problem."""
 
     curves: ChosenAnswers
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
-
-    def report(self) -> Report:
-        return self.page
 
 
 def solution_rewards(scorer: Scorer, items: Sequence[LabelledSteps], *, beside: Scorer | None = None) -> dict[str, np.ndarray]:

@@ -7,7 +7,6 @@ longer runs are said.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from assay.errors import DataError
 from assay.stats.healthy_runs import Battery, SignThreshold, battery, sign_threshold
+from assay.wire import as_float
 
 VERSION = 1
 RATE = 0.05
@@ -62,7 +62,7 @@ def read_healthy(path: Path, watching: Mapping[str, Any] | None = None, *, rate:
     names = list(dict.fromkeys(name for run in runs for name in run["highest"]))
     thresholds, missing = {}, {}
     for name in names:
-        maxima_N = np.array([_number(run["highest"].get(name)) for run in runs])
+        maxima_N = np.array([as_float(run["highest"].get(name)) for run in runs])
         absent = int(np.isnan(maxima_N).sum())
         if absent:
             missing[name] = f"not measured in {absent} of {len(runs)} healthy runs"
@@ -112,7 +112,3 @@ def _same_watching(there: Mapping[str, Any], here: Mapping[str, Any], path: Path
     if other:
         shown = "; ".join(f"{name} {there.get(name)} there, {here.get(name)} here" for name in other)
         raise ValueError(f"the runs of {path} were watched in another way ({shown}): give the same, or measure healthy runs anew")
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

@@ -21,7 +21,7 @@ import numpy as np
 from assay.audit.best_of_n import BY_SIZE, REWARD_GAINED, size_at, sizes_up_to
 from assay.audit.gains import Columns, Gains, gain_curves
 from assay.audit.gao_fit import GaoFit, fit_gao
-from assay.records import Finding, Level, Metric, Report, Table
+from assay.records import Finding, Level, Metric, PageResult, Report, Table
 from assay.stats.bootstrap import resampled, resampled_interval
 from assay.stats.metrics import NO_INTERVAL, Interval
 
@@ -41,7 +41,7 @@ FEW_PROMPTS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OveroptimizationResult:
+class OveroptimizationResult(PageResult):
     """Best-of-n by a proxy: what it gains in gold, and where gold peaks.
 
     random: gold of a random choice; chosen: gold of best-of-n at the largest n, in the gold's own unit; share: of what choosing by
@@ -52,14 +52,6 @@ class OveroptimizationResult:
     chosen: Metric
     share: Metric
     peak: Metric
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
-
-    def report(self) -> Report:
-        return self.page
 
 
 def overoptimization(

@@ -22,6 +22,7 @@ from assay.audit.attribution.features import FEATURES, LENGTH_FEATURES, feature_
 from assay.evaluation.rounding import to_bfloat16
 from assay.messages import Messages, prompt_key
 from assay.records import Completion, Rewards
+from assay.stats.metrics import mean
 
 EXCERPT = 2_000  # characters of a prompt and of an answer that are kept to be shown
 READ = 4_000  # characters of an answer whose surface is read
@@ -320,6 +321,4 @@ def _asked(messages: Messages) -> str:
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:
-    kept = np.asarray(values, dtype=np.float64)
-    kept = kept[~np.isnan(kept)]
-    return float(kept.mean()) if kept.size else math.nan
+    return mean(np.asarray(values, dtype=np.float64))

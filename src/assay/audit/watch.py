@@ -17,6 +17,7 @@ import numpy as np
 from assay.audit.healthy_file import Healthy
 from assay.audit.signs import SIGNS, Look, SeenRow, look_of, places_of, rows_of, signs_of, start_of
 from assay.records import Completion, Finding, Rewards
+from assay.wire import as_float, as_json
 
 STATE_VERSION = 1
 TOGETHER = "signs"
@@ -234,7 +235,7 @@ class Watch:
 
     def saved(self) -> dict[str, Any]:
         """The state as JSON has it; numbers that are none as None. `of_saved` goes on from it bit for bit."""
-        return _strict(
+        return as_json(
             {
                 "version": STATE_VERSION,
                 "settings": asdict(self.settings),
@@ -271,24 +272,12 @@ def _shown(row: SeenRow) -> dict[str, Any]:
     return {"prompt": row.asked, "response": row.said, "reward": reward}
 
 
-def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _strict(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: _number(value) for name, value in values.items()}
+    return {name: as_float(value) for name, value in values.items()}
 
 
 def _row(saved: Mapping[str, Any]) -> SeenRow:
-    numbers = {name: _number(saved[name]) for name in ("value", "std", "length", "repeated")}
+    numbers = {name: as_float(saved[name]) for name in ("value", "std", "length", "repeated")}
     return SeenRow(**{**saved, **numbers, "surface": tuple(saved["surface"])})
 
 

@@ -23,10 +23,10 @@ from assay.audit.signs import SIGNS, Look
 from assay.audit.watch import TOGETHER, Watch, WatchSettings
 from assay.data.rows import read_rows, unit_of
 from assay.errors import DataError
-from assay.records import Completion, Finding, Metric, Report, Rewards, Table
-from assay.wire import completion_from_row
+from assay.records import Completion, Finding, Metric, PageResult, Report, Rewards, Table
+from assay.run_files import COMPLETIONS, METRICS
+from assay.wire import as_float, completion_from_row
 
-METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"
 NAMES: Mapping[str, tuple[str, ...]] = {
     "step": ("step", "global_step"),
     "reward": ("reward", "value", "score"),
@@ -62,19 +62,11 @@ class LogRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WatchResult:
+class WatchResult(PageResult):
     """What was seen of one run. name: of the log. watch: its state after the whole log."""
 
     name: str
     watch: Watch
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
-
-    def report(self) -> Report:
-        return self.page
 
 
 def is_run(path: Path) -> bool:
@@ -175,8 +167,8 @@ def _watch_run(path: Path, watch: Watch) -> tuple[Finding | None, dict[str, str]
     kept = path / COMPLETIONS
     answers = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.is_file() else []
     for row in steps:
-        figures = {name: _number(row.get(column)) for column, name in FIGURES.items()}
-        figures["not scored"] = 1 - _number(row.get("scored"))
+        figures = {name: as_float(row.get(column)) for column, name in FIGURES.items()}
+        figures["not scored"] = 1 - as_float(row.get("scored"))
         look = Look(at=row["step"], num_rows=0, figures=figures, openers={})
         watch.take(look, _about(answers, row["step"]))
     looks = [(row["step"], row["ground"]) for row in steps if row.get("ground")]
@@ -264,7 +256,3 @@ def _lead(watch: Watch, others: Sequence[Finding]) -> str:
     if not watch.passed:
         return f"In {watch.num_looks:,} looks no sign passed what {watch.healthy.num_runs} healthy runs reach.{alarm}"
     return f"Passed what healthy runs reach: {', '.join(passed) or 'the largest of all signs'}.{alarm}"
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.evaluation.slices import EQUAL_LENGTH, LENGTH_CONTROLLED, Columns, Slicing, columns_of, right_at_length, slicings
-from assay.records import Finding, Metric, PreferencePair, Report, Table
+from assay.records import Finding, Metric, PageResult, PreferencePair, Report, Table
 from assay.stats.calibration_error import ece
 from assay.stats.length import equally_long
 from assay.stats.mean_intervals import mean_interval
@@ -57,19 +57,11 @@ class Paired(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonResult:
+class ComparisonResult(PageResult):
     """B against A. whole: over all pairs; is_worse: whether there is a significant regression, on all pairs or in a slice."""
 
     whole: Paired
     is_worse: bool
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
-
-    def report(self) -> Report:
-        return self.page
 
 
 def rule(fdr: float, drop: float) -> str:

@@ -31,7 +31,7 @@ from assay.evaluation.slices import (
     slice_tables,
     weak_slices,
 )
-from assay.records import Finding, Metric, PreferencePair, Report, Table, extended
+from assay.records import Finding, Metric, PageResult, PreferencePair, Report, Table, extended
 from assay.scorers.base import Scorer
 from assay.scorers.ensemble import members_of
 from assay.scorers.wrappers.calibrated import Calibrated, Calibration
@@ -54,7 +54,7 @@ MAX_BEYOND = 0.05  # share of the margins that may be larger than any that the c
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationResult:
+class EvaluationResult(PageResult):
     """What was found on P pairs.
 
     margins (P,): reward of chosen minus reward of rejected. baselines: accuracy by name of the baseline. The findings decide
@@ -66,14 +66,6 @@ class EvaluationResult:
     baselines: Mapping[str, Metric]
     brier: Metric
     ece: Metric
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
-
-    def report(self) -> Report:
-        return self.page
 
 
 def evaluate(

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from assay.evaluation.equal_kl import EqualKl
-from assay.records import Finding, Metric, PreferencePair, Report
+from assay.records import Finding, Metric, PageResult, PreferencePair, Report
 from assay.stats.bootstrap import percentile_interval, resampled
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import CHANGE, NO_INTERVAL, UNIT, Interval, is_right, mean
@@ -32,7 +32,7 @@ Measure: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScaleResult:
+class ScaleResult(PageResult):
     """How the scale of a new model compares with an old one's.
 
     factor: new rewards times this are on the old scale; solved for equal KL where candidates were given. agreement: share of the
@@ -42,14 +42,6 @@ class ScaleResult:
     factor: Metric
     agreement: Metric
     num_pairs: int
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
-
-    def report(self) -> Report:
-        return self.page
 
 
 def measure_scale(

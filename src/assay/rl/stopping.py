@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from assay.stats.metrics import mean
+
 
 def stop_at(kl_E: np.ndarray | Sequence[float], budget: float) -> int:
     """Place of the first evaluation whose mean KL, in nats an answer, is at the budget or above; the last one where none is. A KL
@@ -34,12 +36,7 @@ def best_budget(kl: Sequence[np.ndarray | Sequence[float]], gold: Sequence[np.nd
         raise ValueError(f"KL of {len(kl)} runs and gold of {len(gold)}: give both of at least one run")
     known = np.concatenate([np.asarray(one, dtype=np.float64) for one in kl])
     budgets = [*np.unique(known[~np.isnan(known)]).tolist(), math.inf]
-    means = [_mean([float(np.asarray(g)[stop_at(k, budget)]) for k, g in zip(kl, gold, strict=True)]) for budget in budgets]
+    means = [mean(np.array([g[stop_at(k, budget)] for k, g in zip(kl, gold, strict=True)], np.float64)) for budget in budgets]
     if np.isnan(means).all():
         raise ValueError("no run has gold: a budget is fixed where what is right is known")
     return budgets[int(np.nanargmax(means))]
-
-
-def _mean(values: Sequence[float]) -> float:
-    kept = [one for one in values if not math.isnan(one)]
-    return float(np.mean(kept)) if kept else math.nan

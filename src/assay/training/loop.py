@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from assay.errors import CheckpointError, TrainingError
 from assay.files import replacing, write_text
 from assay.models.reward_model import RewardModel
+from assay.run_files import METRICS
 from assay.training import distributed
 from assay.training.checkpoint import is_disk_full, latest_checkpoint, restore_checkpoint, save_checkpoint, trained_weights
 from assay.training.tasks.task import Task
@@ -208,7 +209,7 @@ class MetricsLog:
         if self.run_dir is None or self.checkpoints is None:
             return 0
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        file = self.run_dir / "metrics.jsonl"
+        file = self.run_dir / METRICS
         resumed = latest_checkpoint(self.checkpoints) if self.resume else None
         if resumed is None:
             if distributed.rank() == 0:
@@ -232,7 +233,7 @@ class MetricsLog:
         if self.run_dir is None or distributed.rank() != 0:
             return
         try:
-            with (self.run_dir / "metrics.jsonl").open("a") as file:
+            with (self.run_dir / METRICS).open("a") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             if is_disk_full(error):

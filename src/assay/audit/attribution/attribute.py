@@ -11,14 +11,14 @@ import numpy as np
 from assay.audit.attribution.openers import Effect, find_openers, opener_effects, opener_parts, plan_edits
 from assay.audit.attribution.surface import attribute_margins
 from assay.audit.attribution.token_rewards import trace_table, traces
-from assay.records import Finding, Metric, PreferencePair, Report, extended
+from assay.records import Metric, PageResult, PreferencePair, Report, extended
 from assay.scorers.base import Scorer
 
 MAX_PAIRS = 5_000  # 200 MB for the kernel of words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttributionResult:
+class AttributionResult(PageResult):
     """How much of the margins the surface of the answers explains, and what opening phrases add to the reward.
 
     surface, length, words: R^2 of all surface features, of length alone, of words and pairs of words. openers: the effect of each
@@ -29,14 +29,6 @@ class AttributionResult:
     length: Metric
     words: Metric
     openers: tuple[Effect, ...]
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
-
-    def report(self) -> Report:
-        return self.page
 
 
 def check_openers(num_openers: int, num_edits: int) -> None:

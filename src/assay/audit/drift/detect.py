@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.audit.drift.reference import Gaussian, Observed, Reference, fit_gaussian, mahalanobis, neighbour_distance
-from assay.records import Finding, Metric, PreferencePair, Report, Table
+from assay.records import Finding, Metric, PageResult, PreferencePair, Report, Table
 from assay.stats.auroc_intervals import auroc_interval
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import auroc, is_right
@@ -112,26 +112,18 @@ def drift_tests(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DriftResult:
+class DriftResult(PageResult):
     """New sets of text compared with a reference.
 
     tests: of each set that could be measured, its tests. The findings decide "drift".
     """
 
     tests: Mapping[str, tuple[DriftTest, ...]]
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
 
     @property
     def shifted(self) -> tuple[str, ...]:
         """The sets that differ from the reference by at least one test."""
         return tuple(name for name, tests in self.tests.items() if any(test.p <= LEVEL for test in tests))
-
-    def report(self) -> Report:
-        return self.page
 
 
 def measure_drift(reference: Reference, sets: Sequence[NewSet], *, seed: int = 0, title: str = "Drift") -> DriftResult:

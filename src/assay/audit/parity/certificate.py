@@ -16,7 +16,7 @@ from assay.audit.parity.traps import PLAIN_TRANSFORMERS, ParityCase, largest, ru
 from assay.errors import EngineError
 from assay.models.saved.golden import Golden, golden_completions, read_golden
 from assay.models.saved.plain import PlainReader
-from assay.records import Completion, Finding, Metric, Report, Rewards, Table
+from assay.records import Completion, Finding, Metric, PageResult, Report, Rewards, Table
 from assay.run_files import read_description
 from assay.scorers.engine_api import TAKES_IDS, ask_engine, ask_token_labels
 from assay.scorers.ensemble import PLAIN
@@ -29,22 +29,13 @@ _ALLOWED = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.15}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Certificate:
+class Certificate(PageResult):
     """The parity certificate of an artifact; all findings decide "parity"."""
-
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
 
     @property
     def is_sound(self) -> bool:
         """Whether no check failed."""
         return all(finding.level != "fail" for finding in self.findings)
-
-    def report(self) -> Report:
-        return self.page
 
 
 def make_certificate(artifact: Path, *, device: str = "cpu", remote: RemoteEngine | None = None) -> Certificate:

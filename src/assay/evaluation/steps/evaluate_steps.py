@@ -26,7 +26,7 @@ from assay.evaluation.steps.step_findings import (
 )
 from assay.evaluation.steps.step_rivals import HALF, SECOND_HALF, deciding_rivals, guesses, ranking_rivals, tilts
 from assay.evaluation.steps.step_scores import StepScores, labels_of, score_steps
-from assay.records import Finding, Metric, Report, Table, extended
+from assay.records import Metric, PageResult, Report, Table, extended
 from assay.scorers.base import Scorer
 from assay.stats.calibration_error import ece, expected_ece, reliability_rows
 from assay.stats.metrics import mean, squared_error
@@ -54,7 +54,7 @@ DATA_SET = "data set"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepEvaluationResult:
+class StepEvaluationResult(PageResult):
     """What was found on N solutions.
 
     found_errors (N,): index of the first step that is called wrong, `NO_ERROR` for none, NaN where it is not known. f1 is None
@@ -68,14 +68,6 @@ class StepEvaluationResult:
     prm_score: Metric
     auroc: Metric
     ece: Metric
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
-
-    def report(self) -> Report:
-        return self.page
 
 
 def evaluate_steps(

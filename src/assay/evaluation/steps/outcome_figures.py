@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from assay.records import Finding, Metric, Report, Table
+from assay.records import Finding, Metric, PageResult, Report, Table
 from assay.report.remedies import SOLUTION_REMEDIES
 from assay.stats.auroc_intervals import auroc_interval
 from assay.stats.calibration_error import ece, expected_ece, reliability_rows
@@ -21,17 +21,8 @@ from assay.stats.step_figures import StepLabels, right_above_wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeResult:
+class OutcomeResult(PageResult):
     """Figures of outcomes on a set."""
-
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
-
-    def report(self) -> Report:
-        return self.page
 
 
 def measure_outcomes(

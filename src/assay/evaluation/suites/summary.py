@@ -14,7 +14,7 @@ from assay.evaluation.suites import marking as rules
 from assay.evaluation.suites.answers import Scored, lengths, score_cases
 from assay.evaluation.suites.lookup import LoadedSuite
 from assay.evaluation.suites.marks import OVERALL, Mark, difference, parts_of, renamed, section_metrics, subset_table
-from assay.records import Finding, Metric, Report, Table, extended
+from assay.records import Finding, Metric, PageResult, Report, Table, extended
 from assay.scorers.base import Scorer
 
 MAX_TIES = 0.01
@@ -23,7 +23,7 @@ _BY_LENGTH = "by length: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SuiteResult:
+class SuiteResult(PageResult):
     """Figures of a suite; the findings decide "suites".
 
     overall: its published figure; above_length: that less the figure of the rule that the longer answer wins, paired.
@@ -31,14 +31,6 @@ class SuiteResult:
 
     overall: Metric
     above_length: Metric
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
-
-    def report(self) -> Report:
-        return self.page
 
 
 def evaluate_suite(scorer: Scorer, loaded: LoadedSuite, *, skipped: Collection[int] = (), seed: int = 0) -> SuiteResult:

@@ -22,9 +22,9 @@ from assay.audit.monitors import GroundLost
 from assay.errors import CheckpointError
 from assay.files import write_text
 from assay.rl.evaluations import EVALUATIONS
+from assay.run_files import COMPLETIONS, METRICS
 from assay.training.checkpoint import latest_checkpoint, restore_checkpoint
 
-METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"
 RECORDS = (METRICS, COMPLETIONS, EVALUATIONS)
 CHECKPOINTS, PAST = "checkpoints", "past"
 
@@ -70,7 +70,7 @@ def begin_from(begin: Beginning, out: Path, model: nn.Module, optimizer: torch.o
 def lines_before(path: Path, step: int) -> list[str]:
     """The lines of a file of records that are of an earlier step; one that a kill cut off is none."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [line for line in lines if _is_whole(line) and json.loads(line)["step"] < step]
+    return [line for line in lines if (row := _row(line)) is not None and row["step"] < step]
 
 
 def weights_at(run: Path, step: int) -> dict[str, torch.Tensor]:
@@ -109,8 +109,9 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
-def _is_whole(line: str) -> bool:
+def _row(line: str) -> dict[str, Any] | None:
     try:
-        return isinstance(json.loads(line), dict)
+        row = json.loads(line)
     except ValueError:  # cut off by a kill
-        return False
+        return None
+    return row if isinstance(row, dict) else None

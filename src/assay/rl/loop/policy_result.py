@@ -17,8 +17,8 @@ import numpy as np
 from assay.audit.monitors import GroundLost
 from assay.records import Finding, Metric, Report, Table
 from assay.rl.evaluations import Evaluations, read_evaluations
-from assay.rl.loop.beginnings import COMPLETIONS
 from assay.rl.loop.train_policy import read_metrics
+from assay.run_files import COMPLETIONS
 from assay.stats.mean_intervals import mean_interval
 
 REWARD, GOLD, KL = "reward", "gold", "KL"

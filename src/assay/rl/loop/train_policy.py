@@ -30,8 +30,6 @@ from assay.rl.evaluations import EVALUATIONS
 from assay.rl.kl_control import KLState, after_alarm, after_step, beta_of, first_state
 from assay.rl.loop.beginnings import (
     CHECKPOINTS,
-    COMPLETIONS,
-    METRICS,
     PAST,
     RECORDS,
     Beginning,
@@ -44,6 +42,7 @@ from assay.rl.loop.look_rows import kept_answers, listed, nan_mean
 from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_model import PolicyModel, load_policy
 from assay.rl.loop.policy_step import Drawn, Shape, draw, generator_of, step_figures, update, weigh
+from assay.run_files import COMPLETIONS, METRICS
 from assay.scorers.base import Scorer
 from assay.training.checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint, trained_weights
 

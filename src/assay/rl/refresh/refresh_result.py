@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assay.records import Finding, Metric, Report, Table
+from assay.records import Finding, Metric, PageResult, Report, Table
 from assay.rl.refresh.refresh_settings import RefreshRun
 from assay.rl.refresh.refresh_state import State
 
@@ -16,18 +16,10 @@ ROUNDS = "refreshes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RefreshResult:
+class RefreshResult(PageResult):
     """rounds: what came of each. page: the report."""
 
     rounds: Sequence[Mapping[str, Any]]
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
-
-    def report(self) -> Report:
-        return self.page
 
 
 def refresh_result(run: RefreshRun, state: State, *, title: str) -> RefreshResult:

@@ -29,7 +29,7 @@ from assay.models.bases import resolve_base
 from assay.models.device import pick_compute
 from assay.records import Dtype
 from assay.rl.evaluations import EVALUATIONS, read_evaluations
-from assay.rl.loop.beginnings import Beginning, steps_kept
+from assay.rl.loop.beginnings import Beginning
 from assay.rl.loop.policy_model import load_policy
 from assay.rl.loop.train_policy import CONFIG, PolicyRun, train_policy
 from assay.rl.refresh.new_labels import LABELLED, by_people, by_scorer, labelled_pairs_of
@@ -273,7 +273,7 @@ def move(run: RefreshRun, state: State) -> State:
     what it did."""
     step, how = int(_stop(state)["step"]), run.settings.then if state.now["promoted"] else "go-on"
     here = stretch_path(run.out, state.stretch)
-    half = max(kept for kept in steps_kept(here) if kept <= step // 2)
+    half = Source(here, step).earlier
     begin: Mapping[str, object] | None
     if how == "go-on":
         begin = {"stretch": state.stretch, "step": step, "whole": True, "kl": _stop(state)["kl"]}

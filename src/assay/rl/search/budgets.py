@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from assay.audit.chosen_answers import chosen_answers
+from assay.audit.chosen_answers import chosen_answers, share_metrics
 from assay.data.prompt_rows import Prompt
 from assay.records import Completion, Finding, Metric, Report, Table, extended
 from assay.rl.search.final_votes import answer_classes, chosen
 from assay.rl.search.growing import Found, SearchSettings, ranked_values
 from assay.rl.search.searched import gold_of, right_of, with_lost
-from assay.stats.mean_intervals import change_interval, share_interval
+from assay.stats.mean_intervals import change_interval
 from assay.stats.metrics import mean
 
 LED, LED_BEST = "led by its steps", "best that it found"
@@ -86,7 +86,7 @@ class BudgetCurve:
 def whole_needed(searched: Sequence[Searched], whole: Sequence[Found]) -> tuple[int, ...]:
     """For each search the least number of whole solutions that cost at least as many tokens, but for a twentieth of a solution, by
     the mean cost of those that were written. Raises ValueError where none was."""
-    each = mean(np.array([one.written / one.calls for one in whole if one.calls]))
+    each = _cost(whole)
     if not each > 0:
         raise ValueError("no token of a whole solution was written: the cost of one is not known")
     return tuple(max(1, math.ceil(_written(one.found) / each - 0.05)) for one in searched)
@@ -120,13 +120,13 @@ def budget_curve(
     ways = {"a random answer": "random whole", "majority": "majority of whole", "oracle": "oracle of whole"}
     ways |= {f"best of n: {name}": f"best of whole by {name}" for name in rewards}
     values = {**_led(searched, prompts), **{ways[name]: rows_PM for name, rows_PM in pool.values.items() if name in ways}}
-    sizes, each = tuple(one.n for one in searched), mean(np.array([one.written / one.calls for one in whole]))
+    sizes, each = tuple(one.n for one in searched), _cost(whole)
     return BudgetCurve(
         sizes=sizes,
         whole=needed,
         written=tuple(_written(one.found) for one in searched),
         whole_written=tuple(m * each for m in needed),
-        figures={name: _metrics(name, rows_PM, sizes) for name, rows_PM in values.items()},
+        figures={name: share_metrics([f"n = {n}: {name}" for n in sizes], rows_PM) for name, rows_PM in values.items()},
         values=values,
     )
 
@@ -187,18 +187,9 @@ def _led(searched: Sequence[Searched], prompts: Sequence[Prompt]) -> dict[str, n
     return {LED: np.stack(led, axis=1), LED_BEST: np.stack(best, axis=1)}
 
 
-def _metrics(name: str, values_PM: np.ndarray, sizes: Sequence[int]) -> tuple[Metric, ...]:
-    prompts_P = np.arange(len(values_PM))
-    return tuple(
-        Metric(
-            f"n = {n}: {name}",
-            mean(values_PM[:, k]),
-            *share_interval(values_PM[:, k], prompts_P),
-            int((~np.isnan(values_PM[:, k])).sum()),
-            len(values_PM),
-        )
-        for k, n in enumerate(sizes)
-    )
+def _cost(whole: Sequence[Found]) -> float:
+    """Tokens of a whole solution, in the mean over prompts."""
+    return mean(np.array([one.written / one.calls for one in whole if one.calls]))
 
 
 def _written(found: Sequence[Found]) -> float:

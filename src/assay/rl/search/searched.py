@@ -17,7 +17,7 @@ import numpy as np
 from assay.audit.best_of_n import sizes_up_to
 from assay.audit.chosen_answers import chosen_answers
 from assay.data.prompt_rows import Prompt
-from assay.records import Completion, Finding, Metric, Report, Table
+from assay.records import Completion, Finding, Metric, PageResult, Report, Table
 from assay.rl.search.final_votes import CHOICES, NO_ANSWER, Choice, answer_classes, chosen
 from assay.rl.search.growing import UNSCORED, Found, SearchSettings, ranked_values
 from assay.scorers.verifiers.built_in import built_in_rule
@@ -29,7 +29,7 @@ BEST, RANDOM, ORACLE = "accuracy: chosen by reward", "accuracy: a random solutio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
+class SearchResult(PageResult):
     """What was found for P prompts. picks: by way to choose, the number of the chosen solution of each prompt, None without one.
     gold: (N,) of each prompt, 1 for a right solution, NaN where it could not be told. figures: accuracies, where there is gold."""
 
@@ -37,14 +37,6 @@ class SearchResult:
     picks: Mapping[Choice, tuple[int | None, ...]]
     gold: tuple[np.ndarray, ...] | None
     figures: tuple[Metric, ...]
-    page: Report
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.page.findings
-
-    def report(self) -> Report:
-        return self.page
 
 
 def summarised(

@@ -40,13 +40,14 @@ class HeadStd:
 
     def score(self, completions: Sequence[Completion]) -> Rewards:
         """N completions -> N rewards with std."""
-        asked = {key: one for one in completions if (key := _prompt(one)) is not None}
+        prompts = [_prompt(one) for one in completions]
+        asked = {key: one for key, one in zip(prompts, completions, strict=True) if key is not None}
         references = [
             replace(one, response=self.reference, steps=None, response_message=None, ground_truth=None) for one in asked.values()
         ]
         place: dict[str | None, int] = {key: len(completions) + number for number, key in enumerate(asked)}
         both, states_MD = self._states.score_with_states([*completions, *references])
-        num, found_N = len(completions), np.array([place.get(_prompt(one), -1) for one in completions], np.int64)
+        num, found_N = len(completions), np.array([place.get(key, -1) for key in prompts], np.int64)
         std_N, told_N = np.full(num, np.nan), found_N >= 0
         if not told_N.any():
             return both

@@ -26,7 +26,7 @@ from assay.models.base_checks import position_limit
 from assay.models.bases import Base, fetch, resolve_base
 from assay.models.device import Compute, pick_compute, token_budget
 from assay.records import Finding, PreferencePair, Report, Table, extended
-from assay.run_files import CARD, GENERATIVE, REWARD_FILE, artifact_path, holds_artifact, read_description, write_report
+from assay.run_files import CARD, GENERATIVE, METRICS, REWARD_FILE, artifact_path, holds_artifact, read_description, write_report
 from assay.scorers.baselines import MAX_PAIRS, keep_bag_of_words
 from assay.scorers.generative.critics import GenerativeAsked
 from assay.scorers.generative.open_generative import generative_entry
@@ -105,7 +105,7 @@ def train_generative(config: TrainConfig) -> Path:
     max_tokens = room_for(kind, own, questions, writer)
     asked = GenerativeAsked(form=own.form.name, critique=own.critique, max_tokens=max_tokens if own.critique else None)
     fit, reasons = fit_settings(config, len(questions), int(hf_config.get_text_config().hidden_size), compute)
-    (config.out / "metrics.jsonl").unlink(missing_ok=True) if not config.machine.resume else None
+    (config.out / METRICS).unlink(missing_ok=True) if not config.machine.resume else None
     course = Course(
         out=config.out,
         base=path,
@@ -121,7 +121,7 @@ def train_generative(config: TrainConfig) -> Path:
         saved_dtype=_stored_dtype(hf_config),
         max_tokens=max_tokens,
         resume=config.machine.resume,
-        on_row=_log_to(config.out / "metrics.jsonl"),
+        on_row=_log_to(config.out / METRICS),
     )
     write_text(
         config.out / "config.json",
@@ -353,7 +353,7 @@ def training_report(config: TrainConfig, course: Course, trained: Trained, left_
     counts = tuple((stage, what, _told(value)) for stage, facts in trained.facts.items() for what, value in facts.items())
     counts += tuple(("pairs", f"left out: {why}", f"{count:,}") for why, count in left_out.counts.most_common())
     tables = [Table(title="What the stages learnt from", columns=("stage", "what", "how many"), rows=counts)]
-    rows = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (config.out / METRICS).read_text(encoding="utf-8").splitlines()]
     for stage in trained.stages:
         points = tuple((row["epoch"], row["loss"]) for row in rows if row["stage"] == stage)
         tables.append(Table(title=f"loss of {stage}", columns=("epoch", "training"), rows=points, chart="line"))
