@@ -14,9 +14,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, LlamaConfig, PreTrainedTokenizerFast
 
-from assay.data.packing import Group, make_group
-from assay.data.render import Renderer
-from assay.data.table import PairTable, build_table
+from assay.data.tokens.packing import Group, make_group
+from assay.data.tokens.render import Renderer
+from assay.data.tokens.table import PairTable, build_table
 from assay.models.attention import ATTENTION
 from assay.models.backbone import Backbone
 from assay.models.reward_model import RewardModel, new_head

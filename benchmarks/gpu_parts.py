@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from gpu_bench import SIZES, Bench, layer_weights, packed_group, renderer_of, table_of, tokenizer_of, words
 
-from assay.data.packing import PackedBatch, pack
-from assay.data.table import PairTable
+from assay.data.tokens.packing import PackedBatch, pack
+from assay.data.tokens.table import PairTable
 from assay.models.backbone import Backbone, split_backbone
 from assay.models.device import token_budget
 from assay.models.reward_model import RewardModel
@@ -91,7 +91,7 @@ def train(bench: Bench, *, way: str) -> None:
     """Pairs a second of the loop itself, after two steps to warm up; of `blocks`, from the cached states of the frozen layers."""
     from assay.models.lora import add_lora
     from assay.training.batches import TokenSource
-    from assay.training.cache import build_cache
+    from assay.training.states.cache import build_cache
 
     s, rate = bench.size, bench.matmul_rate()
     table, budget = table_of(bench, s.batch_pairs * (s.steps + 2)), token_budget(bench.device)

@@ -40,7 +40,7 @@ import tyro
 from assay.commands.demo.run import packaged_base
 from assay.console import say
 from assay.data.pairs import read_pairs, write_pairs
-from assay.data.render import Renderer
+from assay.data.tokens.render import Renderer
 from assay.models.bases import load_tokenizer
 from assay.models.reward_model import new_head
 from assay.records import Dtype, PreferencePair

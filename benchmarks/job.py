@@ -45,10 +45,10 @@ import tyro
 from assay.commands.demo.run import packaged_base
 from assay.commands.train import train_all
 from assay.data.pairs import read_pairs, write_pairs
-from assay.data.render import Renderer
 from assay.data.sampling import draw_pairs
 from assay.data.split import split_of
-from assay.data.table import PairTable
+from assay.data.tokens.render import Renderer
+from assay.data.tokens.table import PairTable
 from assay.models.backbone import cut_depth, load_backbone
 from assay.models.bases import resolve_base
 from assay.models.device import pick_compute, token_budget
@@ -58,8 +58,8 @@ from assay.scorers.base import margins
 from assay.scorers.opened import open_scorer
 from assay.stats.mean_intervals import CHANGE, mean_interval
 from assay.stats.metrics import is_right
-from assay.training.cache import final_states
 from assay.training.settings import TrainConfig
+from assay.training.states.cache import final_states
 
 SETS = {"hh": "hh-rlhf-harmless/pairs.jsonl.gz", "rmb": "rmb/pairs.jsonl.gz"}
 PHASES = {  # functions of the command -> the phase that they are
@@ -67,8 +67,8 @@ PHASES = {  # functions of the command -> the phase that they are
     "assay.training.prepare:_compute": "choose the number format",
     "assay.training.prepare:load_backbone": "load the base",
     "assay.training.prepare:starting_point": "load the base",
-    "assay.training.depth:layer_states": "probe: forward",
-    "assay.training.depth:held_out_margins": "probe: fits",
+    "assay.training.states.depth:layer_states": "probe: forward",
+    "assay.training.states.depth:held_out_margins": "probe: fits",
     "assay.training.trained:final_states": "cache: forward",
     "assay.training.trained:build_cache": "cache: forward",
     "assay.training.prepare:choose": "choose --params",
@@ -285,7 +285,7 @@ def floor(folder: Path, params: str) -> dict[str, Any]:
     backbone = load_backbone(kept["base"]["path"], dtype=compute.dtype).to(compute.device).eval()
     rest, budget = PairTable(run / "cache" / "tokens.arrow"), token_budget(compute.device)
     tokenizer = importlib.import_module("transformers").AutoTokenizer.from_pretrained(kept["base"]["path"])
-    build = importlib.import_module("assay.data.table").build_table
+    build = importlib.import_module("assay.data.tokens.table").build_table
     test, _ = build(read_pairs(folder / "test.jsonl"), Renderer(tokenizer, max_length=1024), run / "cache" / "test.arrow")
     settings: dict[str, Any] = {
         "identity": "floor",

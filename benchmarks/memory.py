@@ -58,12 +58,12 @@ def run(num_pairs: int, steps: int, blocks: int | None) -> dict[str, float]:
     import torch
 
     from assay.data.pairs import read_pairs
-    from assay.data.table import build_table
+    from assay.data.tokens.table import build_table
     from assay.models.backbone import split_backbone
     from assay.models.reward_model import RewardModel
     from assay.training.batches import TokenSource
-    from assay.training.cache import build_cache
     from assay.training.loop import LoopSettings, fit
+    from assay.training.states.cache import build_cache
     from assay.training.tasks.pairs import PairTask
     from tiny import tiny_model, tiny_renderer
 

@@ -30,8 +30,8 @@ from assay.audit.probes.alarm import Probe
 from assay.audit.probes.battery import battery, run_probes
 from assay.commands.demo.run import packaged_base
 from assay.console import say
-from assay.data import edits
 from assay.data.pairs import write_pairs
+from assay.data.probe_edits import edits
 from assay.data.split import split_of
 from assay.records import Completion, Metric, PreferencePair
 from assay.scorers.base import Scorer, margins

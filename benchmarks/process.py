@@ -29,7 +29,7 @@ import torch
 import tyro
 from transformers import AutoTokenizer
 
-from assay.data.render import Renderer
+from assay.data.tokens.render import Renderer
 from assay.models.backbone import load_backbone
 from assay.models.bases import resolve_base
 from assay.models.reward_model import RewardModel, new_head

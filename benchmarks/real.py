@@ -31,8 +31,8 @@ from transformers import AutoTokenizer
 from assay.commands.demo.run import packaged_base
 from assay.console import say
 from assay.data.pairs import read_pairs, write_pairs
-from assay.data.render import Renderer
-from assay.data.table import PairTable, build_table
+from assay.data.tokens.render import Renderer
+from assay.data.tokens.table import PairTable, build_table
 from assay.models.backbone import load_backbone
 from assay.models.bases import resolve_base
 from assay.models.device import pick_compute, token_budget
@@ -43,12 +43,12 @@ from assay.scorers.base import margins
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import brier, cluster_folds, is_right, sigmoid
-from assay.training.depth import LOOKS, PENALTIES, DepthProbe, fit_linear, probe_depth
-from assay.training.layer_states import differences, layer_states
 from assay.training.loop import fit
 from assay.training.objective import Objective
 from assay.training.prepare import Prepared, prepare
 from assay.training.settings import Machine, Regularization, TrainConfig, derive
+from assay.training.states.depth import LOOKS, PENALTIES, DepthProbe, fit_linear, probe_depth
+from assay.training.states.layer_states import differences, layer_states
 from assay.training.tasks.pairs import pair_figures
 from assay.training.weight_decay import choose_decay
 

@@ -36,7 +36,7 @@ from score_texts import MAX_LENGTH, make_workloads, read_texts, sizes
 from transformers import AutoTokenizer
 
 from assay.commands.demo.run import packaged_base
-from assay.data.render import Renderer
+from assay.data.tokens.render import Renderer
 from assay.models.backbone import load_backbone
 from assay.models.bases import resolve_base
 from assay.models.device import pick_compute

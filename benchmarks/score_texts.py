@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from assay.data.packing import make_group
 from assay.data.pairs import read_pairs
-from assay.data.render import Renderer
+from assay.data.tokens.packing import make_group
+from assay.data.tokens.render import Renderer
 from assay.records import Completion
 
 MAX_LENGTH = 1536

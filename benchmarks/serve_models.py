@@ -15,7 +15,7 @@ from score_texts import Texts, read_texts, sizes
 from serve_faults import POISON
 from transformers import AutoModel, AutoTokenizer, LlamaConfig
 
-from assay.data.render import Renderer
+from assay.data.tokens.render import Renderer
 from assay.models.attention import ATTENTION
 from assay.models.backbone import Backbone
 from assay.models.bases import resolve_base

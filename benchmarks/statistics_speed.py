@@ -135,7 +135,7 @@ def beside_scoring(config: StatisticsConfig, pairs: list[PreferencePair], second
 
     from assay.cli import keep_freed_memory
     from assay.commands.demo.run import packaged_base
-    from assay.data.render import Renderer
+    from assay.data.tokens.render import Renderer
     from assay.models.backbone import load_backbone
     from assay.models.bases import resolve_base
     from assay.models.reward_model import RewardModel, new_head

@@ -34,17 +34,17 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from assay.commands.demo.run import packaged_base
 from assay.data.pairs import read_pairs
-from assay.data.render import Renderer
-from assay.data.table import PairTable, build_table
+from assay.data.tokens.render import Renderer
+from assay.data.tokens.table import PairTable, build_table
 from assay.models.backbone import load_backbone, split_backbone
 from assay.models.bases import resolve_base
 from assay.models.device import pick_compute, token_budget
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import Dtype
 from assay.training.batches import TokenSource
-from assay.training.cache import build_cache
 from assay.training.loop import LoopSettings, fit, schedule, step_rows
 from assay.training.objective import Objective
+from assay.training.states.cache import build_cache
 from assay.training.tasks.pairs import PairTask
 
 WARM_STEPS = 1

@@ -32,7 +32,7 @@ from transformers import AutoTokenizer
 
 from assay.audit.watch import Watch, WatchSettings
 from assay.commands.demo.run import packaged_base
-from assay.data.render import Renderer
+from assay.data.tokens.render import Renderer
 from assay.models.backbone import load_backbone
 from assay.models.bases import resolve_base
 from assay.models.reward_model import RewardModel, new_head

@@ -22,7 +22,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from assay.data.render import Renderer
+from assay.data.tokens.render import Renderer
 from assay.models.attention import ATTENTION
 from assay.models.backbone import Backbone
 from assay.models.reward_model import RewardModel, new_head

@@ -13,7 +13,7 @@ from scipy.special import stdtr
 
 from assay.audit.probes.alarm import MIN_CLUSTERS, Probe, Rises, change_test, margin_unit, rise_test, verdicts_of
 from assay.audit.probes.battery import battery, contrast_of, run_probes, select_rows
-from assay.data import edits
+from assay.data.probe_edits import edits
 from assay.messages import Message
 from assay.records import Completion, PreferencePair
 from assay.stats.mean_intervals import share_interval

@@ -15,7 +15,7 @@ from assay.bulk.relabel import GIVEN, relabel
 from assay.cli import main
 from assay.commands.data.label import Config
 from assay.data.pairs import read_pairs, write_pairs
-from assay.data.table import PairTable
+from assay.data.tokens.table import PairTable
 from assay.generation.policy import Policy
 from assay.messages import Message
 from assay.records import PreferencePair, Rewards

@@ -16,7 +16,7 @@ from assay.audit.probes.selection import load_probes
 from assay.cli import main
 from assay.data.pairs import write_pairs
 from assay.data.run_data import run_data
-from assay.data.table import PairTable
+from assay.data.tokens.table import PairTable
 from assay.records import PreferencePair
 from assay.run_files import read_description
 from assay.training.losses import bradley_terry

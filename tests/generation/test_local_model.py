@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from transformers.decision import DecisionConfig
 
-from assay.data.packing import make_group
+from assay.data.tokens.packing import make_group
 from assay.generation.generator import Generator
 from assay.generation.local_model import LocalModel, load_language_model
 from assay.generation.prompt_tokens import PromptTokens

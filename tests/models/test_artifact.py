@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, MambaConfig, MambaModel, pipeline
 
-from assay.data.packing import make_group, pack
+from assay.data.tokens.packing import make_group, pack
 from assay.errors import ArtifactError
 from assay.models.backbone import Backbone
 from assay.models.reward_model import RewardModel, new_head

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModel, DogeConfig, MistralConfig
 
-from assay.data.packing import PackedBatch, make_group, pack
+from assay.data.tokens.packing import PackedBatch, make_group, pack
 from assay.models.attention import ATTENTION, attend, nan_mask
 from assay.models.backbone import Backbone, cut_depth, split_backbone
 from assay.models.lora import add_lora

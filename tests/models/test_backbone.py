@@ -16,7 +16,7 @@ from transformers import (
     Qwen3_5TextConfig,
 )
 
-from assay.data.packing import make_group, pack
+from assay.data.tokens.packing import make_group, pack
 from assay.models.attention import ATTENTION
 from assay.models.backbone import Backbone, add_dropout, attention_for, cut_depth, load_backbone, split_backbone
 from assay.models.reward_model import RewardModel, new_head

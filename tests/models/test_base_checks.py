@@ -9,7 +9,7 @@ import transformers as T
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from assay.data.packing import make_group, pack
+from assay.data.tokens.packing import make_group, pack
 from assay.models.attention import ATTENTION
 from assay.models.backbone import Backbone, load_backbone
 from assay.models.base_checks import check_base, form_of, position_limit

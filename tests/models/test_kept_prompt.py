@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, Gemma2Config, MistralConfig
 
-from assay.data.packing import PackedBatch, make_group, pack, rounds_of
+from assay.data.tokens.packing import PackedBatch, make_group, pack, rounds_of
 from assay.models import backbone as backbones
 from assay.models.attention import ATTENTION
 from assay.models.backbone import Backbone, attention_for

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from assay.data.packing import make_group, pack
+from assay.data.tokens.packing import make_group, pack
 from assay.models.backbone import Backbone, load_backbone
 from assay.models.mean_layer import MeanReadModel, last_and_mean
 from assay.models.reward_model import RewardModel, new_head

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from assay.data.packing import Group, make_group, pack, split_group
-from assay.data.render import Rendered, Renderer
+from assay.data.tokens.packing import Group, make_group, pack, split_group
+from assay.data.tokens.render import Rendered, Renderer
 from assay.messages import Message
 from assay.models import attention
 from assay.models.attention import MatrixBackward, runs_of_answers

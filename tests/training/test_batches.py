@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from assay.data.table import PairTable, build_table
+from assay.data.tokens.table import PairTable, build_table
 from assay.errors import TrainingError
 from assay.models.backbone import split_backbone
 from assay.models.reward_model import RewardModel
 from assay.records import PreferencePair
 from assay.training.batches import Source, StateSource, TokenSource, outputs_at, row_batches
-from assay.training.cache import build_cache, final_states
+from assay.training.states.cache import build_cache, final_states
 from tiny import tiny_model, tiny_renderer, toy_pairs
 
 GIGABYTE = 10**9
@@ -187,10 +187,10 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import torch
 from tiny import tiny_model, tiny_renderer, toy_pairs
-from assay.data.table import build_table
+from assay.data.tokens.table import build_table
 from assay.errors import TrainingError
 from assay.models.backbone import split_backbone
-from assay.training.cache import build_cache
+from assay.training.states.cache import build_cache
 from assay.training.checkpoint import latest_checkpoint, save_checkpoint
 
 work = Path(sys.argv[1])

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from assay.data.table import PairTable, build_table
+from assay.data.tokens.table import PairTable, build_table
 from assay.errors import CheckpointError, TrainingError
 from assay.models.backbone import split_backbone
 from assay.models.reward_model import RewardModel, new_head
 from assay.training.batches import Source, StateSource, TokenSource
-from assay.training.cache import build_cache, final_states
 from assay.training.checkpoint import latest_checkpoint
 from assay.training.loop import LoopSettings, fit, schedule, step_rows
+from assay.training.states.cache import build_cache, final_states
 from assay.training.tasks.pairs import PairTask
 from tiny import labelled_pairs, tiny_model, tiny_renderer, toy_pairs
 

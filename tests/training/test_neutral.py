@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from assay.data.edits import flattery
 from assay.data.pairs import write_pairs
+from assay.data.probe_edits.edits import flattery
 from assay.training.loop import fit
 from assay.training.neutral import (
     NEAR,

@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from assay.data.pairs import read_pairs
-from assay.data.table import build_table
+from assay.data.tokens.table import build_table
 from assay.run_files import read_description
 from assay.training.loop import fit
 from assay.training.objective import AnswerText, Objective, batch_loss, text_losses

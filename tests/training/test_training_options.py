@@ -102,7 +102,7 @@ def test_auto_cuts_the_base_at_the_probed_depth_and_reports_it(tmp_path):
 
 
 def test_the_probe_never_sees_a_held_out_pair_and_what_it_forwards_is_not_forwarded_again(tmp_path, monkeypatch):
-    from assay.training import depth as module
+    from assay.training.states import depth as module
 
     seen: list[int] = []
     real = module.layer_states

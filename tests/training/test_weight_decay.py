@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from assay.data.table import PairTable, build_table
+from assay.data.tokens.table import PairTable, build_table
 from assay.models.reward_model import RewardModel, new_head
 from assay.training.batches import StateSource
 from assay.training.loop import LoopSettings

@@ -18,12 +18,12 @@ import numpy as np
 from assay.data.balance import first_wins, has_markdown, lead, markdown_wins, script_table
 from assay.data.columns import NO_NAMES
 from assay.data.pairs import read_pairs
-from assay.data.render import Renderer
 from assay.data.scripts import script_of
 from assay.data.set_aside import why_no_pairs
 from assay.data.sources.reading import ReadProblems
 from assay.data.spread import Spread
 from assay.data.template_fit import TemplateFit, fit_template
+from assay.data.tokens.render import Renderer
 from assay.errors import DataError
 from assay.records import Finding, Metric, PreferencePair, Report, Table
 from assay.stats.mean_intervals import mean_interval

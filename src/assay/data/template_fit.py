@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from assay.data.render import Renderer
-from assay.data.rendered_pairs import RenderCount, render_pairs
+from assay.data.tokens.render import Renderer
+from assay.data.tokens.rendered_pairs import RenderCount, render_pairs
 from assay.records import Finding, Metric, PreferencePair, Table
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)

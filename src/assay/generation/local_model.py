@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from assay.data.packing import Group, PackedBatch, make_group, pack, siblings, split_group
-from assay.data.render import Renderer
+from assay.data.tokens.packing import Group, PackedBatch, make_group, pack, siblings, split_group
+from assay.data.tokens.render import Renderer
 from assay.files import file_sha256, json_digest
 from assay.generation.decode_loop import Decoder, Wish
 from assay.generation.prices import FREE

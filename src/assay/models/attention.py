@@ -25,7 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from assay.data.packing import PackedBatch
+from assay.data.tokens.packing import PackedBatch
 
 ATTENTION = "assay_parts"
 MOST_FILL = 0.15  # largest share of padding in the cost of answers that run in one batch

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 
-from assay.data.packing import PackedBatch, RowLayout, make_group, pack, rounds_of
+from assay.data.tokens.packing import PackedBatch, RowLayout, make_group, pack, rounds_of
 from assay.models.attention import ATTENTION, Layout, block_mask, dense_mask, nan_mask, parts_of, seen_from
 from assay.models.bases import no_progress_bars
 from assay.models.kept_prompt import KeptPrompt, read_in_rounds

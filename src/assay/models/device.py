@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from assay.data.packing import GROUP_FACTOR
+from assay.data.tokens.packing import GROUP_FACTOR
 from assay.records import Dtype
 
 

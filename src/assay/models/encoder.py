@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from assay.data.packing import PackedBatch, RowLayout
+from assay.data.tokens.packing import PackedBatch, RowLayout
 from assay.models.reward_model import Outputs
 
 

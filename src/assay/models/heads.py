@@ -21,7 +21,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from assay.data.render import Overlong
+from assay.data.tokens.render import Overlong
 from assay.errors import ArtifactError
 from assay.models.reward_model import Outputs
 from assay.models.saved.golden_steps import STEP_TEXTS

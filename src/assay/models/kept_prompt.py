@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from assay.data.packing import PackedBatch
+from assay.data.tokens.packing import PackedBatch
 
 
 class KeptPrompt:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from assay.data.packing import PackedBatch
+from assay.data.tokens.packing import PackedBatch
 from assay.models.backbone import Backbone, with_layer
 from assay.models.heads import head_of
 from assay.models.last_layer import has_known_form

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from assay.data.packing import num_common
+from assay.data.tokens.packing import num_common
 from assay.models.backbone import Backbone
 from assay.models.kept_prompt import kept_bytes
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import dropout
 
-from assay.data.packing import PackedBatch
+from assay.data.tokens.packing import PackedBatch
 from assay.models.backbone import Backbone
 from assay.models.text_head import TextHead
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from assay.data.packing import PackedBatch
+from assay.data.tokens.packing import PackedBatch
 from assay.models.backbone import Backbone
 from assay.models.reward_model import Outputs, RewardModel
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from assay.data.packing import make_group, pack
+from assay.data.tokens.packing import make_group, pack
 from assay.models.backbone import Backbone, attention_for
 from assay.models.bases import no_progress_bars
 

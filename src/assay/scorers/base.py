@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime
 
 import numpy as np
 
-from assay.data.padding import Ends
+from assay.data.tokens.padding import Ends
 from assay.records import Completion, PreferencePair, Rewards
 from assay.stats.metrics import sigmoid
 from assay.stats.step_meaning import StepMeaning

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from assay.console import say
-from assay.data.packing import PackedBatch, pack_prefixes
-from assay.data.render import LOST, Rendered, Renderer, read_at_end, warn_of_left_out
-from assay.data.text_pair import TextPath
+from assay.data.tokens.packing import PackedBatch, pack_prefixes
+from assay.data.tokens.render import LOST, Rendered, Renderer, read_at_end, warn_of_left_out
+from assay.data.tokens.text_pair import TextPath
 from assay.files import digest
 from assay.models.device import ScoringPlan, pick_compute, plan_scoring
 from assay.models.encoder import EncoderModel

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from assay.data.packing import Group, PackedBatch, make_group, pack, siblings, spans, split_group
-from assay.data.render import LOST, Rendered
+from assay.data.tokens.packing import Group, PackedBatch, make_group, pack, siblings, spans, split_group
+from assay.data.tokens.render import LOST, Rendered
 from assay.models.device import ScoringPlan
 from assay.models.heads import Head
 from assay.models.reward_model import RewardModel

@@ -49,7 +49,7 @@ from assay.stats.step_meaning import StepMeaning
 from assay.wire import FINGERPRINT_HEADER, completion_to_row, rewards_from_rows
 
 if TYPE_CHECKING:
-    from assay.data.render import Renderer
+    from assay.data.tokens.render import Renderer
 
 ENGINE_TOLERANCE = 0.15  # how far a reward may differ between batches of a bfloat16 engine, for a head of norm 1
 _IDENTITY = {"vllm": "/v1/models", "sglang": "/get_model_info", "tei": "/info"}

@@ -11,7 +11,7 @@ from assay.records import Completion
 from assay.scorers.engine_api import TAKES_IDS, Engine, Remote
 
 if TYPE_CHECKING:
-    from assay.data.render import Rendered, Renderer
+    from assay.data.tokens.render import Rendered, Renderer
 
 _STEPS = (
     "the reward of steps is read at the last step, engines read the end of a text: leave steps out; of a process reward model name "
@@ -74,7 +74,7 @@ def engine_item(completion: Completion, engine: Engine) -> Item:
 
 def rendered_item(completion: Completion, engine: Engine, rendered: Rendered, renderer: Renderer) -> Item:
     """The completion as the engine takes it, in the tokens or the text that the renderer made of it."""
-    from assay.data.render import read_at_end  # imports transformers' templates
+    from assay.data.tokens.render import read_at_end  # imports transformers' templates
 
     rendered = read_at_end(rendered)
     if rendered.error is not None:

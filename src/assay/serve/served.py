@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from assay.data.score_template import added_specials
+from assay.data.tokens.score_template import added_specials
 from assay.records import Completion
 from assay.scorers.base import (
     HasRenderer,

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from assay.data.packing import Group, PackedBatch, RowLayout, pack, spans
-from assay.data.table import SequenceTable
+from assay.data.tokens.packing import Group, PackedBatch, RowLayout, pack, spans
+from assay.data.tokens.table import SequenceTable
 from assay.models.reward_model import RewardModel
 from assay.training import distributed
-from assay.training.cache import CHUNK_ROWS, ActivationCache
+from assay.training.states.cache import CHUNK_ROWS, ActivationCache
 
 
 class Batch(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from assay.console import progress, say
-from assay.data.table import PairTable
+from assay.data.tokens.table import PairTable
 from assay.files import digest, write_text
 from assay.models.backbone import Backbone, can_cut, split_backbone
 from assay.models.mean_layer import refuse_other_forms

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from assay.console import progress, say
-from assay.data.table import PairTable
+from assay.data.tokens.table import PairTable
 from assay.evaluation.disagreement import diversity
 from assay.files import new_directory
 from assay.models.reward_model import RewardModel, new_head

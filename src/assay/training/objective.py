@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import tyro
 
-from assay.data.table import PairTable
+from assay.data.tokens.table import PairTable
 from assay.training.losses import (
     bradley_terry,
     centring,

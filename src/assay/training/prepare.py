@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from assay.console import progress, say
-from assay.data.problem_table import num_items, up_to
-from assay.data.render import Renderer
-from assay.data.table import SplitTable
+from assay.data.tokens.problem_table import num_items, up_to
+from assay.data.tokens.render import Renderer
+from assay.data.tokens.table import SplitTable
 from assay.files import digest
 from assay.models.backbone import Backbone, can_cut, cut_depth, load_backbone
 from assay.models.bases import Base, refuse_broken_weights
@@ -23,13 +23,13 @@ from assay.models.reward_model import RewardModel, new_head
 from assay.models.text_head import TextHead, load_text_head
 from assay.records import PreferencePair
 from assay.training import distributed
-from assay.training.cache import KnownStates
 from assay.training.choice import Candidate, Choice, KeptChoice, Options, choose, options
-from assay.training.depth import DepthProbe, Probed
-from assay.training.known_texts import KnownTexts, known_texts
 from assay.training.neutral import Neutral
 from assay.training.settings import Derived, TrainConfig, derive, parse_depth, parse_params, top_blocks
 from assay.training.start import check_layers, starting_point
+from assay.training.states.cache import KnownStates
+from assay.training.states.depth import DepthProbe, Probed
+from assay.training.states.known_texts import KnownTexts, known_texts
 from assay.training.tasks.task import COUNTER_EXAMPLES, Built, Kind, kind_of
 from assay.training.text_reads import text_likelihoods
 from assay.training.trained import Trained, head_above, trained_part

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from assay.data.problem_table import num_items, up_to
 from assay.data.run_data import has_unknown_past
-from assay.data.table import SplitTable
+from assay.data.tokens.problem_table import num_items, up_to
+from assay.data.tokens.table import SplitTable
 from assay.evaluation.evaluate import gap_finding
 from assay.files import digest as digest_of
 from assay.files import write_text

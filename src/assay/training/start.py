@@ -8,8 +8,8 @@ import torch
 from transformers import AutoTokenizer
 
 from assay.console import say
-from assay.data.render import Renderer, choose_template
 from assay.data.run_data import has_unknown_past
+from assay.data.tokens.render import Renderer, choose_template
 from assay.models.backbone import Backbone, cut_depth, split_backbone
 from assay.models.base_checks import check_base, position_limit
 from assay.models.bases import Base, no_progress_bars, resolve_base

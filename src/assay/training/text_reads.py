@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from assay.data.table import PairTable
+from assay.data.tokens.table import PairTable
 from assay.models.reward_model import RewardModel
 from assay.training import distributed
 from assay.training.batches import Batch, TokenSource
-from assay.training.cache import CHUNK_ROWS
+from assay.training.states.cache import CHUNK_ROWS
 
 
 class TextPlaces(NamedTuple):

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from assay.console import progress, say
-from assay.data.table import SplitTable
+from assay.data.tokens.table import SplitTable
 from assay.models.backbone import Backbone, add_dropout, split_backbone
 from assay.models.lora import add_lora, merge_lora
 from assay.models.mean_layer import MeanReadModel
 from assay.models.reward_model import RewardModel
 from assay.training import distributed
 from assay.training.batches import Source, StateSource, TokenSource
-from assay.training.cache import ActivationCache, KnownStates, build_cache, final_states
 from assay.training.settings import LORA_ON_TOP, TrainConfig, parse_params, top_blocks
+from assay.training.states.cache import ActivationCache, KnownStates, build_cache, final_states
 
 NUM_MEASURED = 512  # reads from which the scale of the mean is taken
 

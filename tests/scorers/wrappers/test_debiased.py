@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from assay.data import edits
+from assay.data.probe_edits import edits
 from assay.records import Completion, PreferencePair, Rewards, log_length
 from assay.scorers.base import margins
 from assay.scorers.checks import check_scorer

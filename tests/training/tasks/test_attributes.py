@@ -15,8 +15,8 @@ from transformers import AutoModelForSequenceClassification
 
 import assay
 from assay.commands.train import train_all
-from assay.data.answer_lists import attributes_in, attributes_of, rated_answers
 from assay.data.cases import Case
+from assay.data.tokens.answer_lists import attributes_in, attributes_of, rated_answers
 from assay.errors import ArtifactError
 from assay.models.attribute_heads import AttributeHeads, read_attribute_heads
 from assay.models.saved.artifact import verify_digest

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from assay.data.table import PairTable, build_table
+from assay.data.tokens.table import PairTable, build_table
 from assay.training.batches import TokenSource
 from assay.training.objective import Objective, batch_loss
 from assay.training.prepare import prepare

@@ -12,9 +12,9 @@ import torch
 
 import assay
 from assay.commands.train import train_all
-from assay.data.answer_lists import ranking_of
 from assay.data.cases import Case
 from assay.data.pairs import read_pairs
+from assay.data.tokens.answer_lists import ranking_of
 from assay.errors import DataError
 from assay.records import as_messages
 from assay.run_files import read_description, read_report

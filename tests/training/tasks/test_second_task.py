@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from assay.data.packing import Group, make_group
+from assay.data.tokens.packing import Group, make_group
 from assay.models.backbone import split_backbone
 from assay.models.reward_model import RewardModel, new_head
 from assay.training.batches import Source, StateSource, TokenSource, outputs_at, row_batches
-from assay.training.cache import build_cache, final_states
 from assay.training.loop import LoopSettings, best_loss, evals_since_best, fit
+from assay.training.states.cache import build_cache, final_states
 from assay.training.tasks.task import BatchLoss, Task
 from tiny import tiny_backbone
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from assay.data import problem_table
-from assay.data.problem_table import num_items
+from assay.data.tokens import problem_table
+from assay.data.tokens.problem_table import num_items
 from assay.training.loop import _backward, step_rows
 from assay.training.prepare import prepare
 from step_data import step_config, toy_solutions

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.audit.parity.traps import DAYS, PLAIN_TRANSFORMERS, largest
-from assay.data.render import LOST
+from assay.data.tokens.render import LOST
 from assay.models.saved.plain import PlainReader
 from assay.records import Completion, Finding
 from assay.scorers.local import LocalScorer

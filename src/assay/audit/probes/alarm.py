@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from assay.data.edits import Edit
+from assay.data.probe_edits.edits import Edit
 from assay.records import Completion, Finding, Level, Metric, Report, Table
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import NO_INTERVAL

@@ -25,8 +25,8 @@ import numpy as np
 
 from assay.audit.probes.alarm import MAX_RISE, Kind, Probe, ProbeResult, Rises, margin_unit, verdicts_of
 from assay.audit.probes.beside import with_rewards
-from assay.data import edits
-from assay.data.edits import Edit, Edited
+from assay.data.probe_edits import edits
+from assay.data.probe_edits.edits import Edit, Edited
 from assay.records import Completion, PreferencePair
 from assay.scorers.base import Scorer
 from assay.scorers.wrappers.counted import Counted

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from assay.audit.probes.alarm import Probe
-from assay.data import edits
-from assay.data.edits import Edited
+from assay.data.probe_edits import edits
+from assay.data.probe_edits.edits import Edited
 from assay.records import Completion, PreferencePair
 
 PLANTED = "assay.planted"

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from assay.data.padding import Ends, choose_padding
-from assay.data.render import AnswerTokens, Overlong, Rendered
 from assay.data.steps.step_layouts import StepLayout, StepRenderer
+from assay.data.tokens.padding import Ends, choose_padding
+from assay.data.tokens.render import AnswerTokens, Overlong, Rendered
 from assay.records import Completion
 
 LAID_OUT = "laid-out steps"  # the entry "input" of reward.json

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import jinja2
 import numpy as np
 
-from assay.data.render import choose_template, pin_date
+from assay.data.tokens.render import choose_template, pin_date
 from assay.records import Completion
 
 Joined = Literal["text", "ids", "answer", "turns"]

@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from assay.data.render import Renderer, choose_template
-from assay.data.text_pair import PairRenderer, TextPath
+from assay.data.tokens.render import Renderer, choose_template
+from assay.data.tokens.text_pair import PairRenderer, TextPath
 from assay.files import digest, file_sha256, json_digest
 from assay.models.backbone import load_backbone
 from assay.models.base_checks import form_of, position_limit

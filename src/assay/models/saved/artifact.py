@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
-from assay.data.render import Renderer
-from assay.data.score_template import SCORE_TEMPLATE_FILE, score_template
 from assay.data.steps.laid_out import LAID_OUT, LaidOutRenderer
-from assay.data.text_pair import TEXT_PAIR, PairRenderer, TextPath
+from assay.data.tokens.render import Renderer
+from assay.data.tokens.score_template import SCORE_TEMPLATE_FILE, score_template
+from assay.data.tokens.text_pair import TEXT_PAIR, PairRenderer, TextPath
 from assay.errors import ArtifactError
 from assay.files import digest, file_sha256, new_directory
 from assay.models.backbone import Backbone, attention_for

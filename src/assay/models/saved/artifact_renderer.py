@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from assay.data.render import Renderer
 from assay.data.steps.laid_out import LAID_OUT, LaidOutRenderer
+from assay.data.tokens.render import Renderer
 from assay.errors import ArtifactError
 from assay.files import digest
 from assay.models.saved.step_policy import StepPolicy

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from assay.data.render import Renderer
+from assay.data.tokens.render import Renderer
 from assay.errors import ArtifactError
 from assay.models.backbone import split_backbone
 from assay.models.encoder import EncoderModel

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from assay.data.packing import make_group, pack
-from assay.data.render import LOST, Rendered
-from assay.data.text_pair import TextPath
+from assay.data.tokens.packing import make_group, pack
+from assay.data.tokens.render import LOST, Rendered
+from assay.data.tokens.text_pair import TextPath
 from assay.errors import ArtifactError
 from assay.files import write_text
 from assay.messages import Message

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from assay.data.steps.laid_out import LAID_OUT
-from assay.data.text_pair import JOINED_BY, TEXT_PAIR
+from assay.data.tokens.text_pair import JOINED_BY, TEXT_PAIR
 from assay.errors import ArtifactError
 from assay.models.bases import no_progress_bars
 from assay.models.heads import SCALAR, head_named

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from assay.data.render import Renderer
+from assay.data.tokens.render import Renderer
 from assay.files import new_directory
 from assay.generation.decode_loop import end_ids
 from assay.generation.prompt_tokens import PromptTokens

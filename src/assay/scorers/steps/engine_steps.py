@@ -18,8 +18,8 @@ from assay.records import Completion, Rewards
 from assay.scorers.engine_api import Remote, read_token_labels
 
 if TYPE_CHECKING:
-    from assay.data.render import Rendered, Renderer
     from assay.data.steps.laid_out import LaidOutRenderer
+    from assay.data.tokens.render import Rendered, Renderer
     from assay.models.saved.step_policy import StepPolicy
 
 WHY_NOT = {
@@ -42,7 +42,7 @@ class EngineSteps:
 
     def rendered(self, completions: Sequence[Completion]) -> tuple[list[Completion], list[Rendered]]:
         """The completions in steps, and their tokens up to the last step that is read."""
-        from assay.data.render import LOST
+        from assay.data.tokens.render import LOST
         from assay.scorers.steps.step_rewards import without_rendered
 
         cut = self.policy.in_steps(completions)
@@ -60,7 +60,7 @@ class EngineSteps:
 
     def rewards(self, rows: Sequence[dict[str, Any]], completions: Sequence[Completion], rendered: Sequence[Rendered]) -> Rewards:
         """N rewards with their steps from N rows, each with `log_odds` or why there are none."""
-        from assay.data.render import LOST, Rendered
+        from assay.data.tokens.render import LOST, Rendered
         from assay.scorers.steps.step_rewards import step_rewards
 
         empty, found, items = np.empty(0, np.int32), [], []

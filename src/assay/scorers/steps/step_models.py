@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from assay.console import say
-from assay.data.packing import Group, make_group, pack, split_group
 from assay.data.steps.step_layouts import StepTokens
+from assay.data.tokens.packing import Group, make_group, pack, split_group
 from assay.files import digest
 from assay.models.device import ScoringPlan, pick_compute, plan_scoring
 from assay.models.published.published_steps import StepForm, StepsAsked

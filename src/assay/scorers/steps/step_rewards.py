@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from assay.data.render import LOST, Rendered
+from assay.data.tokens.render import LOST, Rendered
 from assay.models.saved.step_policy import StepPolicy
 from assay.records import Completion, Rewards
 

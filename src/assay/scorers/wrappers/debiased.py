@@ -24,8 +24,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from assay.data.edits import Edit
-from assay.data.length_edits import rewording
+from assay.data.probe_edits.edits import Edit
+from assay.data.probe_edits.length_edits import rewording
 from assay.files import json_digest
 from assay.messages import prompt_key
 from assay.records import Completion, PreferencePair, Rewards, log_length

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from assay.data.render import Renderer
+from assay.data.tokens.render import Renderer
 from assay.generation.prompt_tokens import PromptTokens
 from assay.generation.replies import Unreadable
 from assay.messages import Messages

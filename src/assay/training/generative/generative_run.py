@@ -16,10 +16,10 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from assay.console import say
-from assay.data.render import choose_template
 from assay.data.sampling import draw_pairs
 from assay.data.split import prompt_hashes, refuse_overlap
 from assay.data.spread import Spread
+from assay.data.tokens.render import choose_template
 from assay.errors import DataError
 from assay.files import digest, json_digest, write_text
 from assay.models.base_checks import position_limit

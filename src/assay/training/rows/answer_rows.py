@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from assay.console import console, say
-from assay.data.answer_table import AnswerRow, AnswerTable, build_answer_table
 from assay.data.cases import Case
 from assay.data.pairs import PairReader
 from assay.data.sampling import draw_prompts
 from assay.data.set_aside import why_no_pairs
 from assay.data.split import Split
+from assay.data.tokens.answer_table import AnswerRow, AnswerTable, build_answer_table
 from assay.errors import DataError
 from assay.records import Completion
 from assay.training import distributed

@@ -26,7 +26,7 @@ import numpy as np
 
 from assay.audit.probes.alarm import Probe
 from assay.audit.probes.battery import INJECTIONS, as_probe, contrast_of, preferred, probes_with
-from assay.data.edits import Edit
+from assay.data.probe_edits.edits import Edit
 from assay.records import Completion, PreferencePair
 
 AUGMENTED = "assay.augment"

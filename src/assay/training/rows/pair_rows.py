@@ -13,13 +13,13 @@ import numpy as np
 from assay.audit.probes.selection import failed_probes
 from assay.console import console, say
 from assay.data.pairs import PairReader, read_pairs
-from assay.data.render import Renderer
-from assay.data.rendered_pairs import NothingLeft
 from assay.data.run_data import run_data
 from assay.data.set_aside import why_no_pairs
 from assay.data.split import refuse_overlap
 from assay.data.spread import Spread
-from assay.data.table import PairTable, SplitTable, build_table
+from assay.data.tokens.render import Renderer
+from assay.data.tokens.rendered_pairs import NothingLeft
+from assay.data.tokens.table import PairTable, SplitTable, build_table
 from assay.errors import DataError
 from assay.files import file_sha256
 from assay.records import PreferencePair

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.data.answer_table import AnswerTable
+from assay.data.tokens.answer_table import AnswerTable
 from assay.records import Metric
 from assay.stats.auroc_intervals import auroc_interval
 from assay.stats.mean_intervals import share_interval

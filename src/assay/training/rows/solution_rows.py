@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from assay.console import console, say
-from assay.data.answer_table import AnswerRow, AnswerTable, build_answer_table
-from assay.data.problem_table import ProblemTable, num_items
 from assay.data.split import Split, refuse_overlap
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.data.steps.step_rows import StepReader, read_labelled_steps
+from assay.data.tokens.answer_table import AnswerRow, AnswerTable, build_answer_table
+from assay.data.tokens.problem_table import ProblemTable, num_items
 from assay.errors import DataError
 from assay.files import file_sha256
 from assay.messages import Messages

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from assay.console import say
-from assay.data.answer_table import AnswerTable
 from assay.data.split import prompt_hashes
 from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.tokens.answer_table import AnswerTable
 from assay.evaluation.steps.step_findings import calibrated_on_few
 from assay.files import replacing
 from assay.run_files import CALIBRATION_PROMPTS_FILE

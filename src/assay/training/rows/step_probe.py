@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from assay.data.answer_table import AnswerTable
-from assay.data.packing import Group, make_group
+from assay.data.tokens.answer_table import AnswerTable
+from assay.data.tokens.packing import Group, make_group
 from assay.models.backbone import Backbone
 from assay.models.device import Compute
-from assay.training.depth import LOOKS, NUM_FOLDS, Probed, probe_layers
+from assay.training.states.depth import LOOKS, NUM_FOLDS, Probed, probe_layers
 
 Pair = tuple[int, int, int, int]  # row and number of the right read, row and number of the wrong one
 

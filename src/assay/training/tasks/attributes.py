@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from assay.console import say
-from assay.data.answer_lists import attributes_in, rated_answers
-from assay.data.answer_table import AnswerTable, TwoOfEach
-from assay.data.render import Renderer
 from assay.data.split import Split
+from assay.data.tokens.answer_lists import attributes_in, rated_answers
+from assay.data.tokens.answer_table import AnswerTable, TwoOfEach
+from assay.data.tokens.render import Renderer
 from assay.models.attribute_heads import ENTRY, HEADS_PATH, AttributeHeads, read_attribute_heads
 from assay.models.backbone import Backbone
 from assay.models.device import Compute
@@ -33,7 +33,6 @@ from assay.run_files import write_report
 from assay.scorers.base import Scorer
 from assay.scorers.local import LocalScorer, load_local
 from assay.training.batches import Source, outputs_at
-from assay.training.depth import LOOKS, Probed, probe_layers
 from assay.training.losses import masked_regression
 from assay.training.objective import refuse_pair_flags
 from assay.training.prepare import Prepared
@@ -41,6 +40,7 @@ from assay.training.record import curve, training_sample
 from assay.training.rows.answer_rows import Reading, answers_in, read_answer_table, rows_in
 from assay.training.rows.rating_figures import RatingResult, rating_metrics
 from assay.training.settings import TrainConfig
+from assay.training.states.depth import LOOKS, Probed, probe_layers
 from assay.training.tasks.pairs import measure as measure_pairs
 from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
 

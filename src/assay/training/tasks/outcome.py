@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from assay.console import say
-from assay.data.problem_table import ProblemTable, num_items
-from assay.data.render import Renderer
 from assay.data.split import Split
 from assay.data.steps.labelled_steps import LabelledSteps
+from assay.data.tokens.problem_table import ProblemTable, num_items
+from assay.data.tokens.render import Renderer
 from assay.evaluation.steps.outcome_figures import measure_outcomes
 from assay.evaluation.steps.step_findings import calibrated_on_few
 from assay.models.backbone import Backbone
@@ -33,7 +33,6 @@ from assay.run_files import STEP_CALIBRATION, read_description
 from assay.scorers.base import Scorer
 from assay.scorers.local import load_local
 from assay.training.batches import Source, outputs_at
-from assay.training.depth import Probed
 from assay.training.losses import step_losses
 from assay.training.objective import refuse_pair_flags
 from assay.training.prepare import Prepared
@@ -43,6 +42,7 @@ from assay.training.rows.solution_rows import read_solution_table, solutions
 from assay.training.rows.step_calibration import calibrate_steps, keep_problems
 from assay.training.rows.step_probe import pairs_of_outcomes, probe_reads
 from assay.training.settings import TrainConfig
+from assay.training.states.depth import Probed
 from assay.training.tasks.task import BatchLoss, Built, Finished, Measured, of_rows
 
 OUTPUTS: Outputs = "members"

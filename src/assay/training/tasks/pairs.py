@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from assay.console import say
-from assay.data.render import Renderer
 from assay.data.split import Split
-from assay.data.table import PairTable
+from assay.data.tokens.render import Renderer
+from assay.data.tokens.table import PairTable
 from assay.evaluation.calibrate import calibrate
 from assay.evaluation.fit_posterior import MAX_PAIRS, fit_posterior
 from assay.evaluation.measure import evaluate_pairs
@@ -31,12 +31,12 @@ from assay.scorers.opened import Opened, open_scorer
 from assay.scorers.wrappers.calibrated import MIN_PAIRS
 from assay.stats.metrics import log_losses
 from assay.training.batches import Batch, Source, TokenSource, outputs_at
-from assay.training.depth import LOOKS, Probed, probe_layers
 from assay.training.objective import AnswerText, Objective, batch_loss, length_log_odds
 from assay.training.prepare import Prepared
 from assay.training.record import accuracy_report, training_sample
 from assay.training.rows.pair_rows import read_table
 from assay.training.settings import TrainConfig
+from assay.training.states.depth import LOOKS, Probed, probe_layers
 from assay.training.tasks.task import BatchLoss, Built, Finished, Measured
 from assay.training.text_reads import num_text_tokens, outputs_and_text
 

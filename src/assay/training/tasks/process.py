@@ -4,9 +4,9 @@
 
 Soft labels are targets as they are; steps of which nothing is known are not trained on. The loss is a mean over the steps of a
 solution, so that a long one weighs as a short one does, and every solution weighs alike, however many its problem has. A row is
-some solutions to one problem, whose question is computed once (data/problem_table): a step takes whole rows, as many as hold about
---batch-pairs solutions on average, in a new order each epoch. What is saved is a plain token-classification model; how steps are
-cut, calibrated and reduced is in reward.json (models/saved/step_policy).
+some solutions to one problem, whose question is computed once (data/tokens/problem_table): a step takes whole rows, as many as hold
+about --batch-pairs solutions on average, in a new order each epoch. What is saved is a plain token-classification model; how steps
+are cut, calibrated and reduced is in reward.json (models/saved/step_policy).
 
 Shapes: R steps, K = 2 outputs (wrong, right), N solutions, M rows of them.
 """
@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from assay.console import say
-from assay.data.problem_table import ProblemTable, num_items
-from assay.data.render import Renderer
 from assay.data.split import Split
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.data.steps.step_rules import STEP_RULES, StepRule
+from assay.data.tokens.problem_table import ProblemTable, num_items
+from assay.data.tokens.render import Renderer
 from assay.evaluation.steps.evaluate_steps import evaluate_steps
 from assay.evaluation.steps.step_findings import calibrated_on_few
 from assay.models.backbone import Backbone
@@ -40,7 +40,6 @@ from assay.scorers.base import Scorer
 from assay.scorers.local import load_local
 from assay.stats.step_reductions import REDUCTIONS, STATISTICS, Reduction, learn_reduction
 from assay.training.batches import Source, outputs_at
-from assay.training.depth import Probed
 from assay.training.losses import step_losses
 from assay.training.objective import refuse_pair_flags
 from assay.training.prepare import Prepared
@@ -50,6 +49,7 @@ from assay.training.rows.solution_rows import read_solution_table, solutions
 from assay.training.rows.step_calibration import calibrate_steps, keep_problems
 from assay.training.rows.step_probe import pairs_of_steps, probe_reads
 from assay.training.settings import TrainConfig
+from assay.training.states.depth import Probed
 from assay.training.tasks.task import BatchLoss, Built, Finished, Measured, of_rows
 
 OUTPUTS: Outputs = "steps"

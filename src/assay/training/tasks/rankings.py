@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from assay.data.answer_lists import RANK, ranking_of
-from assay.data.answer_table import AnswerTable, TwoOfEach
-from assay.data.render import Renderer
 from assay.data.split import Split
+from assay.data.tokens.answer_lists import RANK, ranking_of
+from assay.data.tokens.answer_table import AnswerTable, TwoOfEach
+from assay.data.tokens.render import Renderer
 from assay.evaluation.evaluate import gap_finding
 from assay.models.backbone import Backbone
 from assay.models.device import Compute
@@ -24,13 +24,13 @@ from assay.models.reward_model import Outputs, RewardModel
 from assay.records import Completion, Finding, Metric, PreferencePair, Report
 from assay.stats.mean_intervals import mean_interval
 from assay.training.batches import Source, outputs_at
-from assay.training.depth import LOOKS, Probed, probe_layers
 from assay.training.losses import plackett_luce
 from assay.training.objective import refuse_pair_flags
 from assay.training.prepare import Prepared
 from assay.training.record import curve, training_sample
 from assay.training.rows.answer_rows import Reading, answers_in, read_answer_table
 from assay.training.settings import TrainConfig
+from assay.training.states.depth import LOOKS, Probed, probe_layers
 from assay.training.tasks.pairs import measure as measure  # the saved model is one of pairs: calibrated and evaluated as such
 from assay.training.tasks.pairs import training_pairs as training_pairs
 from assay.training.tasks.task import BatchLoss, Built, Finished

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 import numpy as np
 import torch
 
-from assay.data.render import Renderer
 from assay.data.split import Split
-from assay.data.table import SplitTable
+from assay.data.tokens.render import Renderer
+from assay.data.tokens.table import SplitTable
 from assay.models.backbone import Backbone
 from assay.models.heads import Head
 from assay.models.reward_model import Outputs, RewardModel
@@ -22,9 +22,9 @@ from assay.scorers.base import Scorer
 if TYPE_CHECKING:
     from assay.models.device import Compute
     from assay.training.batches import Source
-    from assay.training.depth import Probed
     from assay.training.prepare import Prepared
     from assay.training.settings import TrainConfig
+    from assay.training.states.depth import Probed
 
 COUNTER_EXAMPLES = "augmented"  # split of the rows that --augment makes; they are trained on too
 CHECKED = "augmented-check"  # of contrasts made from calibration pairs, on which is seen what the edits are worth in the end

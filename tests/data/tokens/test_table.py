@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.data.render import Rendered
-from assay.data.table import CHUNK_ROWS, PairTable, build_table
+from assay.data.tokens.render import Rendered
+from assay.data.tokens.table import CHUNK_ROWS, PairTable, build_table
 from assay.errors import DataError
 from assay.messages import Message
 from assay.records import PreferencePair

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assay.data.answer_table import CHUNK_ROWS, REPEATED, AnswerRow, AnswerTable, TwoOfEach, build_answer_table
+from assay.data.tokens.answer_table import CHUNK_ROWS, REPEATED, AnswerRow, AnswerTable, TwoOfEach, build_answer_table
 from assay.errors import DataError
 from assay.records import Completion, as_messages, prompt_key
 from tiny import tiny_renderer

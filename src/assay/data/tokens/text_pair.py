@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from assay.data.render import AnswerTokens, Overlong, Rendered
+from assay.data.tokens.render import AnswerTokens, Overlong, Rendered
 from assay.records import Completion
 
 if TYPE_CHECKING:
-    from assay.data.render import Renderer
     from assay.data.steps.laid_out import LaidOutRenderer
+    from assay.data.tokens.render import Renderer
 
 TextPath: TypeAlias = "Renderer | PairRenderer | LaidOutRenderer"  # from text to tokens, of a decoder, an encoder, another's steps
 

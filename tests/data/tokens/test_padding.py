@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from assay.data.padding import Ends
-from assay.data.render import Renderer
+from assay.data.tokens.padding import Ends
+from assay.data.tokens.render import Renderer
 from assay.records import Completion
 from tiny import CHATML, tiny_renderer, tiny_tokenizer
 

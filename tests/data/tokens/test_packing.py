@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.data.packing import Group, PackedBatch, RowLayout, make_group, pack, rounds_of, shared_prefix, siblings, split_group
+from assay.data.tokens.packing import (
+    Group,
+    PackedBatch,
+    RowLayout,
+    make_group,
+    pack,
+    rounds_of,
+    shared_prefix,
+    siblings,
+    split_group,
+)
 
 PAD = 7
 

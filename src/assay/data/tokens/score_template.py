@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from assay.data.render import Renderer
+from assay.data.tokens.render import Renderer
 from assay.records import Completion, as_messages
 
 SCORE_TEMPLATE_FILE = "score_template.jinja"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from assay.data.render import PLAIN_TEMPLATE, Renderer
-from assay.data.score_template import SCORE_TEMPLATE_FILE, added_specials, score_template
+from assay.data.tokens.render import PLAIN_TEMPLATE, Renderer
+from assay.data.tokens.score_template import SCORE_TEMPLATE_FILE, added_specials, score_template
 from assay.models.saved.artifact_renderer import renderer_of
 from assay.records import Completion
 from tiny import AGENT, CHATML, FORGETFUL, tiny_renderer, tiny_tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from assay.data.answer_starts import UNLOCATED, with_answer_starts
+from assay.data.tokens.answer_starts import UNLOCATED, with_answer_starts
 from assay.records import Completion
 from tiny import AGENT, CHATML, tiny_renderer
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
-from assay.data.packing import Group, make_group
-from assay.data.render import Renderer
-from assay.data.rendered_pairs import NothingLeft, RenderCount, RenderedPair, render_pairs
+from assay.data.tokens.packing import Group, make_group
+from assay.data.tokens.render import Renderer
+from assay.data.tokens.rendered_pairs import NothingLeft, RenderCount, RenderedPair, render_pairs
 from assay.errors import DataError
 from assay.files import replacing, write_text
 from assay.records import PreferencePair, log_length

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from assay.data.table import SequenceTable
+from assay.data.tokens.table import SequenceTable
 from assay.models.backbone import Backbone
 from assay.models.mean_layer import MeanRead
 from assay.training import distributed
 from assay.training.batches import Batch, row_batches
-from assay.training.cache import CHUNK_ROWS, KnownStates, normed
+from assay.training.states.cache import CHUNK_ROWS, KnownStates, normed
 
 
 class LayerStates(NamedTuple):

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from assay.data.edits import Edited
+from assay.data.probe_edits.edits import Edited
 from assay.records import Completion
 
 _LONG_OF: Mapping[str, str] = {

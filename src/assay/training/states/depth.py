@@ -15,14 +15,14 @@ import numpy as np
 from scipy.optimize import minimize
 
 from assay.console import progress
-from assay.data.table import SequenceTable
+from assay.data.tokens.table import SequenceTable
 from assay.models.backbone import Backbone, cut_depth
 from assay.models.device import Compute, token_budget
 from assay.records import Table
 from assay.stats.metrics import cluster_folds, log_losses
 from assay.training import distributed
-from assay.training.cache import KnownStates
-from assay.training.layer_states import LayerStates, at_depth, differences, layer_states
+from assay.training.states.cache import KnownStates
+from assay.training.states.layer_states import LayerStates, at_depth, differences, layer_states
 from assay.training.trained import in_dtype
 
 LOOKS = (125, 250, 500, 1000)  # pairs after which the probe asks whether it may stop
@@ -162,7 +162,7 @@ def decide(losses_LP: np.ndarray, prompt_P: np.ndarray, *, num_layers: int | Non
 
     It is decided when no layer is seen better than the chosen one by more than `TOLERABLE` less `DECIDED` standard errors. A stop
     at any of the looks then leaves a layer that is worse than the best by more than `TOLERABLE` in at most 5% of samples, for
-    losses whose paired differences are near normal (simulated in tests/training/test_depth.py). A layer can still win within `OUT`
+    losses whose paired differences are near normal (simulated in tests/training/states/test_depth.py). A layer can still win within `OUT`
     standard errors of the best. num_layers: of the base, where the losses are of its first layers alone. least: of the layers kept.
     """
     num_layers = num_layers or len(losses_LP)

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.data.answer_table import AnswerTable, AnswerTokens, laid_out
-from assay.data.packing import Group, num_common, spans
-from assay.data.table import SequenceTable
+from assay.data.tokens.answer_table import AnswerTable, AnswerTokens, laid_out
+from assay.data.tokens.packing import Group, num_common, spans
+from assay.data.tokens.table import SequenceTable
 from assay.files import digest
 
 MOST_TOGETHER = 8  # with a question of 150 tokens and solutions of 30, eight take .27 of their tokens apart, any number .17

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assay.data.length_edits import _LONG_OF, lengthened, rewording, shortened
+from assay.data.probe_edits.length_edits import _LONG_OF, lengthened, rewording, shortened
 from assay.messages import Message
 from assay.records import Completion
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from assay.data.packing import Group, make_group
-from assay.data.render import LOST, Rendered, Renderer, read_at_end
+from assay.data.tokens.packing import Group, make_group
+from assay.data.tokens.render import LOST, Rendered, Renderer, read_at_end
 from assay.errors import DataError
 from assay.files import replacing, write_text
 from assay.records import Completion

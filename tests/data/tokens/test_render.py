@@ -12,7 +12,16 @@ import transformers.utils.chat_template_utils as chat_template_utils
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from assay.data.render import LOST, PINNED_DATE, PLAIN_TEMPLATE, Renderer, choose_template, pin_date, read_at_end, warn_of_left_out
+from assay.data.tokens.render import (
+    LOST,
+    PINNED_DATE,
+    PLAIN_TEMPLATE,
+    Renderer,
+    choose_template,
+    pin_date,
+    read_at_end,
+    warn_of_left_out,
+)
 from assay.messages import Message, ToolCall
 from assay.records import Completion
 from tiny import AGENT, CHATML, tiny_renderer, tiny_tokenizer

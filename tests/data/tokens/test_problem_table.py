@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assay.data import problem_table
-from assay.data.answer_table import AnswerRow, AnswerTable, build_answer_table
-from assay.data.problem_table import MOST_TOGETHER, ProblemTable, num_items, up_to
+from assay.data.tokens import problem_table
+from assay.data.tokens.answer_table import AnswerRow, AnswerTable, build_answer_table
+from assay.data.tokens.problem_table import MOST_TOGETHER, ProblemTable, num_items, up_to
 from assay.records import Completion
 from tiny import tiny_renderer
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from assay.data import probe_texts as texts
+from assay.data.probe_edits import probe_texts as texts
 from assay.messages import Message
 from assay.records import Completion
 

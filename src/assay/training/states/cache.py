@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from assay.data.packing import PackedBatch, RowLayout, pack, spans
-from assay.data.table import SequenceTable
+from assay.data.tokens.packing import PackedBatch, RowLayout, pack, spans
+from assay.data.tokens.table import SequenceTable
 from assay.errors import TrainingError
 from assay.files import write_text
 from assay.models.backbone import Backbone

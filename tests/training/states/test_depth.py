@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from assay.data.table import PairTable, build_table
+from assay.data.tokens.table import PairTable, build_table
 from assay.models.device import Compute
 from assay.stats.metrics import cluster_folds
-from assay.training import depth
-from assay.training.depth import LOOKS, TOLERABLE, decide, fit_linear, held_out_margins, probe_depth, probe_layers
+from assay.training.states import depth
+from assay.training.states.depth import LOOKS, TOLERABLE, decide, fit_linear, held_out_margins, probe_depth, probe_layers
 from tiny import tiny_model, tiny_renderer, toy_pairs
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from assay.data.packing import spans
-from assay.data.render import LOST, Rendered
-from assay.data.table import SequenceTable
+from assay.data.tokens.packing import spans
+from assay.data.tokens.render import LOST, Rendered
+from assay.data.tokens.table import SequenceTable
 from assay.models.backbone import split_backbone
 from assay.models.mean_layer import folded_states
 from assay.models.reward_model import RewardModel

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from assay.data.table import PairTable, build_table
+from assay.data.tokens.table import PairTable, build_table
 from assay.models.backbone import cut_depth
-from assay.training.cache import final_states
-from assay.training.layer_states import at_depth, differences, layer_states
+from assay.training.states.cache import final_states
+from assay.training.states.layer_states import at_depth, differences, layer_states
 from tiny import tiny_model, tiny_renderer, toy_pairs
 
 

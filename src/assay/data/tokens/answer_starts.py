@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from assay.data.render import Rendered, Renderer, generation_prompt
+from assay.data.tokens.render import Rendered, Renderer, generation_prompt
 from assay.records import Completion
 
 UNLOCATED = "the chat template alters the answer, so that its tokens, which --text-loss needs, are not known"

@@ -23,8 +23,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import jinja2
 import numpy as np
 
-from assay.data.padding import Ends, choose_padding, ends_of, id_ends
 from assay.data.steps.step_positions import step_positions
+from assay.data.tokens.padding import Ends, choose_padding, ends_of, id_ends
 from assay.records import Completion
 
 Overlong = Literal["keep_end", "keep_start", "set_aside"]

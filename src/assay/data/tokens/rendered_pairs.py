@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from assay.data.answer_starts import with_answer_starts
-from assay.data.render import Rendered, Renderer
+from assay.data.tokens.answer_starts import with_answer_starts
+from assay.data.tokens.render import Rendered, Renderer
 from assay.errors import DataError
 from assay.records import PreferencePair
 

@@ -1,0 +1,1 @@
+"""Edits of answers that are worth nothing, and the words that they put in."""

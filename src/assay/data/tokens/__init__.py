@@ -1,0 +1,1 @@
+"""From records to tokens: templates, tables of tokens, packed batches."""
