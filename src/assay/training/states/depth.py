@@ -162,8 +162,9 @@ def decide(losses_LP: np.ndarray, prompt_P: np.ndarray, *, num_layers: int | Non
 
     It is decided when no layer is seen better than the chosen one by more than `TOLERABLE` less `DECIDED` standard errors. A stop
     at any of the looks then leaves a layer that is worse than the best by more than `TOLERABLE` in at most 5% of samples, for
-    losses whose paired differences are near normal (simulated in tests/training/states/test_depth.py). A layer can still win within `OUT`
-    standard errors of the best. num_layers: of the base, where the losses are of its first layers alone. least: of the layers kept.
+    losses whose paired differences are near normal (simulated in tests/training/states/test_depth.py). A layer can still win
+    within `OUT` standard errors of the best. num_layers: of the base, where the losses are of its first layers alone. least: of
+    the layers kept.
     """
     num_layers = num_layers or len(losses_LP)
     smooth_LP = np.stack([losses_LP[max(0, i - 1) : i + 2].mean(0) for i in range(len(losses_LP))])
