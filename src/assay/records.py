@@ -264,15 +264,16 @@ class Finding(NamedTuple):
 class Table:
     """Rows under named columns; `chart` says how a page draws them.
 
-    "none": as a table. "line": first column x, one line for each further column, NaN is a gap. "bars": first column the
-    label, second the height. "reliability": columns predicted, observed, low, high, n, with the diagonal drawn. "panels": columns
-    figure, of, value, low, high: a panel for each figure, with a scale of its own, in which a mark for each `of` has one colour.
+    "none": as a table. "line": first column x, one line for each further column, NaN is a gap. "curves": the same, each column
+    measured at x of its own, so that NaN is none. "bars": first column the label, second the height. "reliability": columns
+    predicted, observed, low, high, n, with the diagonal drawn. "panels": columns figure, of, value, low, high: a panel for each
+    figure, with a scale of its own, in which a mark for each `of` has one colour.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]
-    chart: Literal["none", "line", "bars", "reliability", "panels"] = "none"
+    chart: Literal["none", "line", "curves", "bars", "reliability", "panels"] = "none"
     note: str = ""
 
 

@@ -86,7 +86,7 @@ def test_the_command_holds_a_log_against_healthy_runs_and_shows_completions(heal
 def test_without_healthy_runs_nothing_is_judged(tmp_path, capsys):
     log = written(tmp_path / "log.jsonl", rows_of_run(1, grows=9))
     assert main(["audit", "watch", str(log), "--window", "64"]) == 0
-    assert "held against nothing" in " ".join(capsys.readouterr().out.split())
+    assert "without healthy runs signs have no rate" in " ".join(capsys.readouterr().out.split())
     report = report_from_json((tmp_path / "eval" / "watch-log.json").read_text())
     assert {one.level for one in report.findings} == {"warn"}
     assert all(row[3:5] == ("none", "none") for row in report.tables[0].rows)

@@ -366,3 +366,16 @@ def test_what_is_counted_has_whole_ticks(low: float, high: float, ticks: list[in
 def test_reports_are_rendered_without_torch() -> None:
     code = "import sys, assay.report.html, assay.report.card; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_curves_are_joined_through_their_own_points_and_lines_are_broken_where_a_row_has_none():
+    rows = ((0.0, 1.0, math.nan), (1.0, 2.0, math.nan), (2.0, math.nan, 5.0), (3.0, math.nan, 6.0), (4.0, 3.0, math.nan))
+    strokes = {}
+    for kind in ("line", "curves"):
+        table = Table(title="t", columns=("x", "a", "b"), rows=rows, chart=kind)
+        page = render_html([Report(title="r", tables=(table,))], title="r")
+        paths = re.findall(r'<path class="line" d="(M\d[^H"]*)"', page)  # those of the legend are horizontal
+        strokes[kind] = [(path.count("M"), path.count("L")) for path in paths]
+        assert page.count('class="point" cx=') >= 5
+    assert strokes["line"][-2:] == [(2, 1), (1, 1)]
+    assert strokes["curves"][-2:] == [(1, 2), (1, 1)]

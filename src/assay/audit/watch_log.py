@@ -249,10 +249,10 @@ def _figures(watch: Watch) -> list[Table]:
 
 
 def _lead(watch: Watch, others: Sequence[Finding]) -> str:
-    alarm = "".join(" The alarm rang." if one.level == "fail" else " The alarm did not ring." for one in others)
+    alarm = "".join("The alarm rang. " if one.level == "fail" else "The alarm did not ring. " for one in others)
     if watch.healthy is None:
-        return f"{watch.num_looks:,} looks, held against nothing: no healthy runs were given, and signs have no rate.{alarm}"
+        return f"{alarm}{watch.num_looks:,} looks; without healthy runs signs have no rate."
     passed = [name for name in watch.passed if name != TOGETHER]
     if not watch.passed:
-        return f"In {watch.num_looks:,} looks no sign passed what {watch.healthy.num_runs} healthy runs reach.{alarm}"
-    return f"Passed what healthy runs reach: {', '.join(passed) or 'the largest of all signs'}.{alarm}"
+        return f"{alarm}In {watch.num_looks:,} looks no sign passed what {watch.healthy.num_runs} healthy runs reach."
+    return f"{alarm}Passed what healthy runs reach: {', '.join(passed) or 'the largest of all signs'}."

@@ -41,12 +41,18 @@ def draw(table: Table, key: str) -> str:
     """
     if table.chart in ("none", "panels") or len(table.columns) < 2:
         return ""
-    return {"line": _lines, "bars": _bars, "reliability": _reliability}[table.chart](table, key)
+    return {"line": _lines, "curves": _lines, "bars": _bars, "reliability": _reliability}[table.chart](table, key)
 
 
 def num_missing(table: Table) -> tuple[int, int]:
     """How many of the values that the chart wants are not finite, and how many it wants."""
-    wanted = {"line": range(1, len(table.columns)), "bars": range(1, 2), "reliability": range(2), "panels": range(2, 3)}
+    wanted = {
+        "line": range(1, len(table.columns)),
+        "curves": (),
+        "bars": range(1, 2),
+        "reliability": range(2),
+        "panels": range(2, 3),
+    }
     columns = wanted.get(table.chart, range(0))
     cells = [row[column] if column < len(row) else None for row in table.rows for column in columns]
     return sum(not is_finite(cell) for cell in cells), len(cells)
@@ -124,7 +130,7 @@ def _lines(table: Table, key: str) -> str:
         body.append(_x_axis(x, xs, [shorten(row[0], 14) for row in table.rows], table.columns[0]))
     radius = 2.8 if len(table.rows) <= 40 else 1.8 if len(table.rows) <= 160 else 0.9
     for i, line in enumerate(series):
-        body.append(f'<g class="{_colour(i)}">{_path(line, x, y)}')
+        body.append(f'<g class="{_colour(i)}">{_path(line, x, y, joined=table.chart == "curves")}')
         for point, row in zip(line, table.rows, strict=True):
             if point:
                 tip = f"{table.columns[0]} {_cell(row[0])}: {table.columns[i + 1]} {number(point[1])}"
@@ -139,15 +145,16 @@ def _point(x: float, cell: object) -> tuple[float, float] | None:
     return (x, float(cell)) if is_finite(x) and is_finite(cell) else None
 
 
-def _path(line: Sequence[tuple[float, float] | None], x: Axis, y: Axis) -> str:
-    """One stroke through neighbouring points, broken where a row has none; a series measured only now and then is joined up."""
+def _path(line: Sequence[tuple[float, float] | None], x: Axis, y: Axis, *, joined: bool) -> str:
+    """One stroke through neighbouring points, broken where a row has none, unless `joined`; a series measured only now and then is
+    joined up."""
     num_joined = sum(a is not None and b is not None for a, b in pairwise(line))
     is_sparse = 4 * num_joined < sum(point is not None for point in line)
     commands, pen = [], "M"
     for point in line:
         if point:
             commands.append(f"{pen}{x.at(point[0]):.1f} {y.at(point[1]):.1f}")
-        pen = "L" if point or (is_sparse and commands) else "M"
+        pen = "L" if point or ((joined or is_sparse) and commands) else "M"
     return f'<path class="line" d="{"".join(commands)}"/>' if commands else ""
 
 

@@ -136,8 +136,7 @@ def _best_of_n(found: BestOfN) -> Table:
 
 
 def _together(runs: Mapping[str, Evaluations], best_of_n: BestOfN) -> list[Table]:
-    """Runs and best-of-n in one figure, for gold and for the reward: gains in its unit, at the distances of all of them. Between
-    its own points a curve is a straight line; beyond them it ends."""
+    """Runs and best-of-n in one figure, for gold and for the reward: gains in its unit, each at its own distances."""
     start = float(best_of_n.gold[np.argmin(best_of_n.sizes)])
     beside = {"gold": best_of_n.gold - start, "reward": best_of_n.reward}
     found = []
@@ -151,19 +150,15 @@ def _together(runs: Mapping[str, Evaluations], best_of_n: BestOfN) -> list[Table
         if not curves or gain_M is None:
             continue
         curves[BEST_OF_N] = (np.sqrt(best_of_n.kl), gain_M)
-        at_D = np.unique(np.concatenate([distance for distance, _ in curves.values()]))
-        columns = {name: _at(at_D, *curve) for name, curve in curves.items()}
-        rows = tuple((float(d), *(float(one[i]) for one in columns.values())) for i, d in enumerate(at_D))
+        rows = tuple(
+            (float(distance_E[i]), *(float(gain_E[i]) if other == name else math.nan for other in curves))
+            for name, (distance_E, gain_E) in curves.items()
+            for i in np.argsort(distance_E, kind="stable")
+        )
         note = f"gain in {what}, in its own unit; the distance of best-of-n is an upper bound, and the two must have one {what}"
         title = f"{what}: runs and best-of-n"
-        found.append(Table(title=title, columns=("square root of KL", *columns), rows=rows, chart="line", note=note))
+        found.append(Table(title=title, columns=("square root of KL", *curves), rows=rows, chart="curves", note=note))
     return found
-
-
-def _at(at_D: np.ndarray, distance_E: np.ndarray, value_E: np.ndarray) -> np.ndarray:
-    """Values at other distances, straight between neighbours; NaN outside of the range that was measured."""
-    order = np.argsort(distance_E, kind="stable")
-    return np.interp(at_D, distance_E[order], value_E[order], left=np.nan, right=np.nan)
 
 
 def _lead(runs: Mapping[str, Evaluations], findings: Sequence[Finding]) -> str:

@@ -69,7 +69,7 @@ def sign_threshold(maxima_N: np.ndarray, *, rate: float) -> SignThreshold:
     if k < 1:
         raise ValueError(
             f"{len(maxima_N)} healthy runs give no rate below 1 in {len(maxima_N) + 1}: "
-            f"make at least {int(np.ceil(1 / rate - 1 - 1e-9))} for {rate:g}, or ask for a higher rate"
+            f"make at least {int(np.ceil(1 / rate - 1 - 1e-9))} for {rate:g}, or ask for a higher rate (--rate)"
         )
     return SignThreshold(value=float(np.sort(maxima_N)[-k]), rate=rate_of(k, len(maxima_N)), runs=len(maxima_N))
 

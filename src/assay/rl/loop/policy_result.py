@@ -73,7 +73,8 @@ def _changes(found: Evaluations, seed: int) -> list[Metric]:
     if found.has_gold:
         best = int(np.nanargmax(np.nanmean(found.gold_EP, axis=1)))
         lost_P = found.gold_EP[-1] - found.gold_EP[best]
-        note = f"the best was at step {found.steps[best]}, chosen by the same answers: it flatters the best a little"
+        when = "before training" if found.steps[best] < 0 else f"at step {found.steps[best]}"
+        note = f"the best was {when}, chosen by the same answers: it flatters the best a little"
         metrics.append(_metric("gold against its best", lost_P, prompts_P, seed, note))
     return metrics
 
@@ -139,7 +140,7 @@ def _tables(found: Evaluations, rows: Sequence[Mapping[str, Any]]) -> list[Table
     gains = [np.nanmean(values_EP - values_EP[:1], axis=1) for _, values_EP in columns]
     names = tuple(name for name, _ in columns)
     note = "gain over the policy that training started from; each in its own unit"
-    by_kl = tuple((float(d), *(float(one[i]) for one in gains)) for i, d in enumerate(distance_E))
+    by_kl = tuple((float(distance_E[i]), *(float(one[i]) for one in gains)) for i in np.argsort(distance_E, kind="stable"))
     by_step = tuple((int(step) + 1, *(float(one[i]) for one in gains)) for i, step in enumerate(found.steps))
     looks = [(row["step"], row["ground"]) for row in rows if row.get("ground")]
     tables = [
