@@ -1,6 +1,7 @@
 """The relay world, longer than trained: a process model against an outcome model of the same problems. Last line: JSON.
 
     python benchmarks/process_relay.py                 # three seeds
+    python benchmarks/process_relay.py --sft           # the same from a model that has learnt to write right solutions
     python benchmarks/process_relay.py --quick         # one seed of a small world, to see that it runs
 
 A problem asks who has the key after so many passes; a solution writes a pass a step (src/assay/recipes/worlds/relay.py). Both
@@ -15,6 +16,12 @@ Claims, written before it was run, of all seeds together (each is shown by itsel
    intervals by problem apart.
 2. The same against the majority. It is a weak rival here: two of three kinds of error lead to one wrong answer each.
 3. The step AUROC of the process model at the longer problems is at least .8, so that what it chooses by is knowledge of steps.
+
+With --sft (relay_sft.py) the base of all seeds is one model that was fine-tuned on right solutions to other problems of the world,
+as a reward model's base is on its task. The claims are the same, and one more, written when a pilot (seed 20) had shown that a
+process model then checks the receiver:
+
+4. The first two hold in each seed.
 
 Beside them: a random candidate, the oracle (one right candidate is enough), the other reductions, best of n for smaller n, and the
 step AUROC by the kind of the first error: a model may know who has the key, and not whom it is passed to.
@@ -37,6 +44,7 @@ from assay import cli  # first: it sets OpenMP up before torch is loaded
 import numpy as np
 import torch
 import tyro
+from relay_sft import SftSettings, sft_model
 
 from assay.audit.chosen_answers import MAJORITY, RANDOM, chosen_answers
 from assay.commands.demo.run import packaged_base
@@ -73,6 +81,8 @@ class RelayConfig:
     test_problems: int = 48
     error_rate: float = 0.3
     base: str | None = None
+    sft: bool = False
+    """Fine-tune the base first, once for all seeds; it is cut there, and not by --depth."""
     params: str = "blocks:4"
     depth: str = "20"
     """Whether a step is right is told from frozen states of SmolLM2-135M from layer 12 to 23, and hardly below."""
@@ -95,21 +105,35 @@ def main() -> int:
     config = config.small if config.quick else config
     torch.set_num_threads(1)
     seeds = list(range(config.first_seed, config.first_seed + config.seeds))
-    found = [kept_or_new(config, seed) for seed in seeds]
+    with tempfile.TemporaryDirectory() as made:
+        config, sft = with_sft(config, Path(made))
+        found = [kept_or_new(config, seed) for seed in seeds]
     together = columns_together([one["right"] for one in found])
     result = {
         "machine": f"{platform.machine()}, 1 thread",
         "base": Path(config.base or packaged_base()).name,
+        "sft": sft,
         "settings": {name: getattr(config, name) for name in RelayConfig.__dataclass_fields__ if name not in ("base", "keep")},
         "seeds": {
             seed: {key: value for key, value in one.items() if key != "right"} | {"best of 16": best_of(one["right"])}
             for seed, one in zip(seeds, found, strict=True)
         },
         "all seeds": best_of(together),
-        "claims": claims(together, found),
+        "claims": claims(together, found, in_each_seed=config.sft),
     }
     print(json.dumps(result))
     return 0
+
+
+def with_sft(config: RelayConfig, made: Path) -> tuple[RelayConfig, dict[str, Any] | None]:
+    """The settings with the fine-tuned base, kept where runs are, and what it cost and learnt; without --sft as they are."""
+    if not config.sft:
+        return config, None
+    settings = SftSettings(problems=16, epochs=1, depth=2, blocks=1) if config.quick else SftSettings()
+    folder = made if config.keep is None else config.keep
+    folder.mkdir(parents=True, exist_ok=True)
+    found = sft_model(config.base or packaged_base(), settings, folder / "sft")
+    return replace(config, base=str(folder / "sft"), depth="full"), found
 
 
 def kept_or_new(config: RelayConfig, seed: int) -> dict[str, Any]:
@@ -241,15 +265,22 @@ def best_of(right: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
     return shares
 
 
-def claims(together: Mapping[str, np.ndarray], found: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-    """Apart: the lower end of the process model's interval lies above the rival's upper end."""
-    shares = best_of(together)
-    low = shares[f"best of n: {PROCESS}, {OWN}"][1]
-    return {
-        "better than the outcome model, intervals apart": low > shares[f"best of n: {OUTCOME}"][2],
-        "better than the majority, intervals apart": low > shares[MAJORITY][2],
+def claims(together: Mapping[str, np.ndarray], found: Sequence[Mapping[str, Any]], *, in_each_seed: bool) -> dict[str, bool]:
+    """Those of the docstring; the fourth with `in_each_seed`."""
+    each = [apart(one["right"]) for one in found]
+    named = {
+        "better than the outcome model, intervals apart": apart(together)[0],
+        "better than the majority, intervals apart": apart(together)[1],
         "step AUROC of at least .8 in each seed": all(one["steps"]["step AUROC"][0] >= 0.8 for one in found),
     }
+    return {**named, "the first two in each seed": all(map(all, each))} if in_each_seed else named
+
+
+def apart(right: Mapping[str, np.ndarray]) -> tuple[bool, bool]:
+    """Whether the lower end of the process model's interval lies above the upper end of the outcome model's, and the majority's."""
+    shares = best_of(right)
+    low = shares[f"best of n: {PROCESS}, {OWN}"][1]
+    return low > shares[f"best of n: {OUTCOME}"][2], low > shares[MAJORITY][2]
 
 
 def shown(metric: Metric) -> list[float | None]:

@@ -61,6 +61,7 @@ from assay.rl.search.budgets import LED, LED_BEST, OWN, BudgetCurve, curve_of
 from assay.rl.search.growing import Method, SearchSettings
 from assay.rl.search.methods import search
 from assay.scorers.base import Scorer, step_reader
+from assay.scorers.local import LocalScorer, load_local
 from assay.stats.mean_intervals import change_interval, share_interval
 from assay.stats.metrics import mean
 
@@ -117,8 +118,6 @@ def known(config: SearchConfig, auroc: float) -> dict[str, BudgetCurve]:
 
 def of_runs(config: SearchConfig, folder: Path) -> dict[str, dict[str, BudgetCurve]]:
     """The curves of the models of each seed, and of all seeds together."""
-    from assay.scorers.local import load_local
-
     found = {}
     for home in sorted(folder.glob("seed-*/process")):
         name = home.parent.name
@@ -203,8 +202,9 @@ def right_steps(item: Completion) -> list[bool]:
     return [one == Pass(*names[k : k + 2]) for k, one in enumerate(passes_in(item.response or ""))]
 
 
-def once(scorer: Scorer) -> Callable[[Sequence[Completion]], Rewards]:
-    """The rewards of a process model for passes as it learnt them; a text that was read is not read again."""
+def once(scorer: LocalScorer) -> Callable[[Sequence[Completion]], Rewards]:
+    """The rewards of a process model for passes as it learnt them; a text that was read is not read again, and of a solution that
+    grew by a step the step alone."""
     seen: dict[tuple[str, str], np.ndarray] = {}
 
     def key(item: Completion) -> tuple[str, str]:
@@ -212,7 +212,7 @@ def once(scorer: Scorer) -> Callable[[Sequence[Completion]], Rewards]:
 
     def score(completions: Sequence[Completion]) -> Rewards:
         new = {key(item): item for item in completions if key(item) not in seen}
-        rewards = scorer.score([Completion(messages=item.messages, steps=tuple(passes_of(item))) for item in new.values()])
+        rewards = scorer.grow([Completion(messages=item.messages, steps=tuple(passes_of(item))) for item in new.values()])
         seen.update(zip(new, rewards.steps or (), strict=True))
         steps = [seen[key(item)] for item in completions]
         return Rewards(value=[math.nan if np.isnan(one).any() else float(one.min()) for one in steps], steps=steps)

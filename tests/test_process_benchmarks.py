@@ -25,9 +25,15 @@ def document(script: str, *words: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_relay_world_gives_every_way_to_choose_beside_random_and_oracle(tmp_path):
+@pytest.mark.parametrize("sft", [(), ("--sft",)])
+def test_the_relay_world_gives_every_way_to_choose_beside_random_and_oracle(tmp_path, sft):
     save_tiny_base(tmp_path / "base", max_positions=2048)
-    found = document("process_relay.py", "--quick", "--base", str(tmp_path / "base"), "--depth", "full", "--params", "full")
+    words = ["--quick", "--base", str(tmp_path / "base"), "--depth", "full", "--params", "full", *sft]
+    found = document("process_relay.py", *words)
+    assert ("the first two in each seed" in found["claims"]) == bool(sft)
+    if sft:
+        assert found["base"] == "sft"
+        assert found["sft"]["loss"][0] > 0
     shares = found["all seeds"]
     ways = ["process, min", "process, product", "process, last", "process, mean", "outcome"]
     for way in ways:
