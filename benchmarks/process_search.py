@@ -59,9 +59,9 @@ from assay.recipes.worlds.relay_writer import RelayWriter, passes_in, right_name
 from assay.records import Completion, Rewards
 from assay.rl.search.budgets import LED, LED_BEST, OWN, BudgetCurve, curve_of
 from assay.rl.search.growing import Method, SearchSettings
-from assay.rl.search.methods import search
+from assay.rl.search.methods import score_of, search
 from assay.scorers.base import Scorer, step_reader
-from assay.scorers.local import LocalScorer, load_local
+from assay.scorers.local import load_local
 from assay.stats.mean_intervals import change_interval, share_interval
 from assay.stats.metrics import mean
 
@@ -202,7 +202,7 @@ def right_steps(item: Completion) -> list[bool]:
     return [one == Pass(*names[k : k + 2]) for k, one in enumerate(passes_in(item.response or ""))]
 
 
-def once(scorer: LocalScorer) -> Callable[[Sequence[Completion]], Rewards]:
+def once(scorer: Scorer) -> Callable[[Sequence[Completion]], Rewards]:
     """The rewards of a process model for passes as it learnt them; a text that was read is not read again, and of a solution that
     grew by a step the step alone."""
     seen: dict[tuple[str, str], np.ndarray] = {}
@@ -212,7 +212,7 @@ def once(scorer: LocalScorer) -> Callable[[Sequence[Completion]], Rewards]:
 
     def score(completions: Sequence[Completion]) -> Rewards:
         new = {key(item): item for item in completions if key(item) not in seen}
-        rewards = scorer.grow([Completion(messages=item.messages, steps=tuple(passes_of(item))) for item in new.values()])
+        rewards = score_of(scorer)([Completion(messages=item.messages, steps=tuple(passes_of(item))) for item in new.values()])
         seen.update(zip(new, rewards.steps or (), strict=True))
         steps = [seen[key(item)] for item in completions]
         return Rewards(value=[math.nan if np.isnan(one).any() else float(one.min()) for one in steps], steps=steps)

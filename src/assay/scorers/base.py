@@ -235,6 +235,19 @@ def step_reader(scorer: Scorer) -> ReadsSteps | None:
 
 
 @runtime_checkable
+class Grows(Protocol):
+    """A scorer that computes a solution from where it leaves an earlier beginning of it.
+
+    grows_faster: whether that is quicker here than all solutions in one forward: on a CPU it is (dev/LOG.md). grow: as `score`, for
+    solutions that grow.
+    """
+
+    grows_faster: bool
+
+    def grow(self, completions: Sequence[Completion]) -> Rewards: ...
+
+
+@runtime_checkable
 class ReadsGroundTruth(Protocol):
     """A scorer that says whether it reads `Completion.ground_truth`, as a rule or a judge with gold answers does."""
 

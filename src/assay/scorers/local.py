@@ -98,6 +98,7 @@ class LocalScorer:
         if isinstance(model, RewardModel) and prompt_bytes > 0 and PromptStates.suits(model.backbone):
             keeping = GrowingStates if self.head.reads_steps else PromptStates
             self.prompts = keeping(model.backbone, prompt_bytes)
+        self.grows_faster = isinstance(self.prompts, GrowingStates) and heads_KD.device.type == "cpu"
         in_rounds = isinstance(model, RewardModel) and model.backbone.keeps_prompts()
         self._last: tuple[Sequence[Completion], list[Rendered]] = ((), [])
         self.plan: ScoringPlan = plan_scoring(
@@ -146,8 +147,8 @@ class LocalScorer:
         return self._rewards(found_RM, completions, rendered)
 
     def grow(self, completions: Sequence[Completion]) -> Rewards:
-        """As `score`, one solution after another, each computed from where it leaves one that was scored so before: for search,
-        whose candidates are earlier solutions with one more step. Where the backbone keeps no states it is `score`."""
+        """As `score`, one after another, each from where it leaves a solution that was scored so before: for search, whose
+        candidates are those with one more step. Where the backbone keeps no states it is `score`."""
         if self.prompts is None or not self.head.reads_steps:
             return self.score(completions)
         completions, rendered = self._render(completions)

@@ -17,7 +17,7 @@ from assay.messages import as_messages
 from assay.records import Rewards
 from assay.rl.search.final_votes import answer_classes, chosen
 from assay.rl.search.growing import Candidate, Found, SearchSettings, ranked_values, values_of, with_pieces
-from assay.rl.search.methods import one_by_one, search
+from assay.rl.search.methods import search
 from assay.rl.search.searched import gold_of
 
 NAN = math.nan
@@ -231,8 +231,27 @@ def test_a_cheaper_scoring_function_takes_the_scorers_place():
     assert scorer.seen == []
     assert cheap.seen[:4] == ["a|", "b|", "c|", "d|"]
     assert one.best.text == "c|e"
-    (alone,) = search(Generator(Tree()), scorer, [as_messages("p")], settings, score=one_by_one(scorer))
-    assert alone == one
+
+
+class Growing(Valued):
+    """Counts what it is asked by `grow`."""
+
+    def __init__(self, is_faster: bool) -> None:
+        super().__init__()
+        self.grows_faster, self.grown = is_faster, 0
+
+    def grow(self, completions):
+        self.grown += len(completions)
+        return self.score(completions)
+
+
+@pytest.mark.parametrize("is_faster", [True, False])
+def test_a_scorer_grows_solutions_where_that_is_quicker(is_faster):
+    scorer = Growing(is_faster)
+    settings = SearchSettings(method="dvts", n=4, width=2, stop=("|",), reduce="last")
+    (one,) = search(Generator(Tree()), scorer, [as_messages("p")], settings)
+    assert one.best.text == "c|e"
+    assert scorer.grown == (len(scorer.seen) if is_faster else 0)
 
 
 def test_log_odds_are_read_as_the_scorer_says():

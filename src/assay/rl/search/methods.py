@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 from assay.generation.generator import Generator
 from assay.messages import Messages
-from assay.records import Completion, Rewards, concatenate
 from assay.rl.search.growing import (
     REJECTED,
     UNSCORED,
@@ -21,7 +20,7 @@ from assay.rl.search.growing import (
     Score,
     SearchSettings,
 )
-from assay.scorers.base import Scorer, step_reader
+from assay.scorers.base import Grows, Scorer, step_reader
 
 NEW = Candidate()
 
@@ -37,25 +36,20 @@ def search(
 ) -> list[Found]:
     """P prompts -> what was found for each, in order.
 
-    score: gives the rewards of solutions as far as they have come, in place of `scorer.score`. advance: is told of each reply.
+    score: gives the rewards of solutions as far as they have come, in place of `score_of(scorer)`. advance: is told of each reply.
     Equal arguments give equal results; what a ledger of the generator holds is not written anew. Raises ValueError for a product of
     rewards that are no probabilities.
     """
     reads = step_reader(scorer)
     probability: Probability | None = None if reads is None else reads.step_probability
-    grown = Grown(generator, score or scorer.score, prompts, settings, probability, advance)
+    grown = Grown(generator, score or score_of(scorer), prompts, settings, probability, advance)
     {"best-of-n": _best_of_n, "beam": _beam, "dvts": _trees, "rejection": _rejection}[settings.method](grown)
     return grown.found()
 
 
-def one_by_one(scorer: Scorer) -> Score:
-    """The scorer asked for one solution at a time, as `score` of `search`: a process model in this process then keeps what it has
-    read, and a solution that grew by a step costs that step. For a few prompts at once: what it keeps has a limit of memory."""
-
-    def score(completions: Sequence[Completion]) -> Rewards:
-        return concatenate([scorer.score([completion]) for completion in completions])
-
-    return score
+def score_of(scorer: Scorer) -> Score:
+    """How a search asks a scorer: where it is quicker, a process model in this process goes on from what it has read and kept."""
+    return scorer.grow if isinstance(scorer, Grows) and scorer.grows_faster else scorer.score
 
 
 def _best_of_n(grown: Grown) -> None:
