@@ -45,7 +45,7 @@ import tyro
 from datasets import Dataset
 from overoptimization_arms import BASE
 from real import machine
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 
 from assay.data.prompt_rows import Prompt
 from assay.messages import Message
@@ -230,14 +230,16 @@ def theirs(config: SpeedConfig, base: str, asked: Sequence[str], out: Path) -> l
     steps = Steps(num)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trl.RLOOTrainer(
+        trainer = trl.RLOOTrainer(
             model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
             reward_funcs=[lambda completions, **_: worth([one[0]["content"] for one in completions])],
             args=arguments,
             train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": text}] for text in asked[1:]]}),
             processing_class=AutoTokenizer.from_pretrained(base, padding_side="left"),
             callbacks=[steps],
-        ).train()
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     ends = [*steps.began[1:], steps.ended]
     found = [Step(seconds=b - a, tokens=n, parts={}) for a, b, n in zip(steps.began, ends, steps.tokens, strict=True)]
     return found[1:]
