@@ -89,7 +89,8 @@ def test_a_run_that_goes_on_gives_the_same_document(tmp_path):
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]
-        documents.append(json.loads(done.stdout.splitlines()[-1]))
+        documents.append(json.loads((tmp_path / "page.json").read_text(encoding="utf-8")))
+        assert str(tmp_path / "page.html")[-20:] in done.stdout
     first, second = documents
     assert first["arms"] == second["arms"]
     assert set(first["replicates"]) == set(arms)
