@@ -18,7 +18,7 @@ from assay.stats.significance import holm
 
 Kept = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """By arm and replicate, what `Replicate.run` gave."""
-_GOLD = "gain over the start; gold is a program that knows what was asked for, and is trained on by `gold itself` alone"
+_GOLD = 'gain over the start; gold is a program that knows what was asked for, and nothing but "gold itself" is trained on it'
 _RULE = "differences of paired replicates; the rule, and early stopping: at the KL that was best on the other replicates"
 END, STOPPED, PEAK = "gold at the end", "gold where the rule stops", "gold at its best look"
 
