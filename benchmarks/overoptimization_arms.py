@@ -80,9 +80,11 @@ class Sizes:
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """members: "one" reward model, "heads" that differ by seed, or "bases" that differ by pretraining too; "gold": the gold itself.
-    how: they are combined, None for one. pairs: labels, None for as many as the world's. width: of another base, as a factor."""
+    words: for the page. how: members are combined, None for one. pairs: labels, None for as many as the world's. width: of another
+    base, as a factor."""
 
     name: str
+    words: str = ""
     members: str = "one"
     how: Combination | None = None
     kl: KLSettings = field(default_factory=lambda: KLSettings(beta=0.0))

@@ -1,5 +1,5 @@
 """Gold of policies trained against reward models, arm by arm, in a small world with paired replicates. Last line: one JSON
-document.
+document; where a page is drawn, that lies beside it, and the last words are a summary.
 
     python benchmarks/overoptimization_rl.py --keep runs/errands                  # over night; goes on where it was stopped
     python benchmarks/overoptimization_rl.py --keep runs/errands --first 5       # in another process: from replicate 5 on
@@ -48,24 +48,27 @@ from assay import cli  # first: it sets OpenMP up before torch is loaded
 import torch
 import tyro
 from overoptimization_arms import GOLD_ITSELF, SINGLE, Arm, Replicate, Sizes, combined
-from overoptimization_table import claims, comparisons, curves_page, outcomes, rounded, summary
+from overoptimization_table import claims, comparisons, curves_page, examples_of, outcomes, rounded, summary
 
-from assay.console import say
+from assay.console import print_lines, say
+from assay.files import write_text
+from assay.report.headline import summary_lines
 from assay.report.html import write_html
 from assay.rl.kl_control import KLSettings
+from assay.run_files import COMPLETIONS
 from assay.training.imitation import SmallModel
 
 HEADS = ("mean of heads", "min of heads", "robust of heads")
 KL_ARMS = ("beta low", "beta high", "adaptive KL")
 ARMS = (
-    Arm(name=SINGLE),
-    Arm(name="beta high", kl=KLSettings(beta=0.2)),
-    Arm(name="min of heads", members="heads", how=combined("min")),
+    Arm(name=SINGLE, words="one reward model of noisy labels, no penalty on the KL"),
+    Arm(name="beta high", words="the same model, and a KL that costs 0.2 a nat", kl=KLSettings(beta=0.2)),
+    Arm(name="min of heads", words="the lowest of three heads on bootstraps of the labels", members="heads", how=combined("min")),
     Arm(name="adaptive KL", kl=KLSettings(control="pi", beta=0.05, target=2.0)),
     Arm(name="mean of heads", members="heads", how=combined("mean")),
     Arm(name="robust of heads", members="heads", how=combined("robust")),
     Arm(name="beta low", kl=KLSettings(beta=0.05)),
-    Arm(name=GOLD_ITSELF, members="gold"),
+    Arm(name=GOLD_ITSELF, words="the program that says what is right: what there is to gain", members="gold"),
     Arm(name="mean of bases", members="bases", how=combined("mean")),
     Arm(name="min of bases", members="bases", how=combined("min")),
     Arm(name="mean - std of heads", members="heads", how=combined("mean - std")),
@@ -106,7 +109,7 @@ class RlConfig:
     quick: bool = False
     """One replicate of a world too small for any figure: a check that it runs."""
     page: Path | None = None
-    """Draw gold against the reward here."""
+    """Draw gold against the reward here; the figures go into a .json beside it."""
 
 
 def main() -> int:
@@ -118,11 +121,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as made:
         folder = config.keep or Path(made)
         numbers = range(config.first, config.first + num_replicates(config))
+        kept = f"; kept in {config.keep}, and gone on with after a stop" if config.keep else ""
+        say("to do", f"{len(arms)} ways to reward a policy, {len(numbers)} replicates of each{kept}")
         found = run_all(folder, numbers, arms, QUICK if config.quick else Sizes())
+        written = answers_of(folder / f"replicate-{config.first}" / "arms" / "single")
     families = comparisons(outcomes(found), SINGLE, KL_ARMS)
-    if config.page is not None:
-        write_html(config.page, [curves_page(found, families)], "Gold against the reward that was climbed")
-        say("page", str(config.page))
     result = {
         "machine": f"{platform.machine()}, 1 thread",
         "settings": asdict(QUICK if config.quick else Sizes()),
@@ -133,8 +136,21 @@ def main() -> int:
         "not run": [arm.name for arm in ARMS if arm.name not in found],
         "cpu_seconds": rounded(time.process_time() - began),
     }
-    print(json.dumps(result))
+    if config.page is None:
+        print(json.dumps(result))
+        return 0
+    page = curves_page(found, families, words={arm.name: arm.words for arm in ARMS}, examples=examples_of(written, SINGLE))
+    write_html(config.page, [page], "Gold against the reward that was climbed")
+    figures = config.page.with_suffix(".json")
+    write_text(figures, json.dumps(result, indent=1) + "\n")
+    print_lines(summary_lines([page], closing={"report": str(config.page), "figures": str(figures)}))
     return 0
+
+
+def answers_of(run: Path) -> list[dict[str, Any]]:
+    """The best and worst answers that an arm kept; none where it was not run."""
+    path = run / COMPLETIONS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def num_replicates(config: RlConfig) -> int:

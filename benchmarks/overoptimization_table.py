@@ -18,6 +18,8 @@ from assay.stats.significance import holm
 
 Kept = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """By arm and replicate, what `Replicate.run` gave."""
+_GOLD = 'gain over the start; gold is a program that knows what was asked for, and nothing but "gold itself" is trained on it'
+_RULE = "differences of paired replicates; the rule, and early stopping: at the KL that was best on the other replicates"
 END, STOPPED, PEAK = "gold at the end", "gold where the rule stops", "gold at its best look"
 
 
@@ -115,8 +117,13 @@ def _all(said: Sequence[bool]) -> bool | None:
     return all(said) if said else None
 
 
-def curves_page(found: Kept, families: Mapping[str, Any]) -> Report:
-    """Gold against the reward that was climbed, an arm a chart, means over replicates; and gold by step, all arms in one."""
+def curves_page(
+    found: Kept, families: Mapping[str, Any], *, words: Mapping[str, str] | None = None, examples: Sequence[Mapping[str, Any]] = ()
+) -> Report:
+    """Gold against the reward that was climbed, an arm a chart, means over replicates; and gold by step, all arms in one.
+
+    words: what an arm is. examples: answers to look at (`examples_of`).
+    """
     tables = []
     steps = max((one["steps"] for arm in found.values() for one in arm.values()), key=len)
     means = {arm: {name: mean_curve(by, name) for name in ("reward", "gold", "kl")} for arm, by in found.items()}
@@ -127,15 +134,17 @@ def curves_page(found: Kept, families: Mapping[str, Any]) -> Report:
         tables.append(Table(title=f"{arm}: gold against reward", columns=("reward", "gold"), rows=rows, chart="line", note=note))
     whole = {arm: one for arm, one in means.items() if len(one["gold"]) == len(steps)}
     rows = tuple((step + 1, *(float(one["gold"][i]) for one in whole.values())) for i, step in enumerate(steps))
-    tables.insert(0, Table(title="gold by step", columns=("step", *whole), rows=rows, chart="line", note="gain over the start"))
+    tables.insert(0, Table(title="gold by step", columns=("step", *whole), rows=rows, chart="line", note=_GOLD))
     for name, by_arm in families.items():
         columns = ("arm", "difference", "95%, low", "high", "p", "p by Holm", "smallest that could be seen", "replicates")
         keys = ("mean", "low", "high", "p", "holm", "smallest", "num")
-        tables.append(Table(title=name, columns=columns, rows=tuple((arm, *(one[k] for k in keys)) for arm, one in by_arm.items())))
+        rows = tuple((arm, *(one[k] for k in keys)) for arm, one in by_arm.items())
+        tables.append(Table(title=name, columns=columns, rows=rows, note=_RULE))
     metrics, findings = [], []
     for arm, one in summary(found).items():
         value, low, high = (math.nan if x is None else x for x in one[END])
-        metrics.append(Metric(f"{arm}: gold gained at the end", value, low, high, one["replicates"]))
+        num, note = one["replicates"], (words or {}).get(arm, "")
+        metrics.append(Metric(f"{arm}: gold gained at the end", value, low, high, num, num, note))
         gained = one["reward gained"][0] if "reward gained" in one else math.nan
         if high < 0 < gained:
             why = f"the reward rose by {gained:.3g} and gold ended {-value:.3g} below its start: overoptimisation"
@@ -147,9 +156,25 @@ def curves_page(found: Kept, families: Mapping[str, Any]) -> Report:
         tables=tuple(tables),
         findings=tuple(findings),
         facts={"replicates": str(num), "least p of a test": f"{least_p(num):.3g}"},
-        lead=f"In {len(findings)} of {len(found)} arms gold ended below its start while the reward rose, beyond noise.",
+        examples=tuple(examples),
+        lead=f"In {len(findings)} of {len(found)} ways to train, gold ended below its start while the reward rose, beyond noise.",
         key={metric.name: () for metric in metrics[:4]},
     )
+
+
+def examples_of(rows: Sequence[Mapping[str, Any]], arm: str, num: int = 3) -> list[dict[str, Any]]:
+    """The answers with the highest reward before training and at the end, from the rows of an arm's completions.jsonl."""
+    steps = {one["step"] for one in rows}
+    chosen = []
+    for step in sorted({min(steps), max(steps)} if steps else ()):
+        best = [one for one in rows if one["step"] == step and one["kind"] == "best"][:num]
+        kind = f"{arm}: highest reward {'before training' if step < 0 else f'after step {step + 1}'}"
+        prompts = ["\n".join(turn["content"] for turn in one["prompt"]) for one in best]
+        shown = ("response", "reward", "gold")
+        chosen += [
+            {"kind": kind, "prompt": text, **{name: one[name] for name in shown}} for text, one in zip(prompts, best, strict=True)
+        ]
+    return chosen
 
 
 def mean_curve(by_replicate: Mapping[int, Mapping[str, Any]], name: str) -> np.ndarray:

@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from overoptimization_table import END, PEAK, STOPPED, claims, comparisons, curves_page, outcomes, summary
+from overoptimization_table import END, PEAK, STOPPED, claims, comparisons, curves_page, examples_of, outcomes, summary
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 KL = [0.0, 1.0, 4.0, 9.0]
@@ -77,7 +77,23 @@ def test_the_page_draws_gold_against_reward_of_each_arm():
     drawn = [table for table in page.tables if table.chart == "line"]
     assert [table.title for table in drawn][1:] == [f"{arm}: gold against reward" for arm in FOUND]
     assert drawn[0].rows[-1][:2] == (12, pytest.approx(-3.5 / 3))
+    assert [metric[4:6] for metric in page.metrics] == [(3, 3)] * 3
     assert summary(FOUND)["single"]["KL at the end"][0] == 9
+
+
+def test_examples_are_the_answers_with_the_highest_reward_before_training_and_at_the_end():
+    turns = [{"role": "user", "content": "tea"}]
+    rows = [
+        {"step": step, "kind": kind, "prompt": turns, "response": f"{kind} {step}", "reward": 1.0, "gold": 0.0, "error": None}
+        for step in (-1, 3, 7)
+        for kind in ("best", "best", "worst")
+    ]
+    chosen = examples_of(rows, "single", num=1)
+    assert [(one["kind"], one["response"]) for one in chosen] == [
+        ("single: highest reward before training", "best -1"),
+        ("single: highest reward after step 8", "best 7"),
+    ]
+    assert examples_of([], "single") == []
 
 
 @pytest.mark.slow
@@ -89,7 +105,8 @@ def test_a_run_that_goes_on_gives_the_same_document(tmp_path):
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]
-        documents.append(json.loads(done.stdout.splitlines()[-1]))
+        documents.append(json.loads((tmp_path / "page.json").read_text(encoding="utf-8")))
+        assert str(tmp_path / "page.html")[-20:] in done.stdout
     first, second = documents
     assert first["arms"] == second["arms"]
     assert set(first["replicates"]) == set(arms)

@@ -31,6 +31,7 @@ WORDS_FILE = "words_baseline.npz"  # the bag of words of the training pairs, by 
 LOCK = "run.lock"  # in a run directory while a process trains in it: which one, on which machine, since when
 LEDGER = "ledger.sqlite"  # of a judge's calls, beside its reports
 METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"  # of a run: a line a step; best and worst answers of a policy
+ANSWERS = "answers.jsonl"  # every answer that a policy was trained on, where they are kept
 MONITOR = "monitor"  # folder of what drift is measured against; not part of the fingerprint
 ENSEMBLE = "ensemble"  # the kind of a directory of members, and the entry that says how they are combined
 CARD = "card"  # the entry that says what the model card says of a head that is no scalar reward

@@ -6,7 +6,8 @@ with probability at least 1/2 - delta. Betting against that (stats/betting) give
 
 What the guarantee asks for: fresh prompts, or fresh answers of both policies to a fixed set; a stored answer is used in one
 comparison only, since one that was lucky stays lucky. Opponents are fixed by a schedule, never by how well they did. The answers
-to one prompt make one comparison (their mean), so that their dependence does not count as evidence.
+to one prompt make one comparison (their mean), so that their dependence does not count as evidence. Part of the capital joins the
+bets at every look, so that a loss is seen that begins after long gains, in a run of any length.
 """
 
 from __future__ import annotations

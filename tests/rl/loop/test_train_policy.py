@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from assay.cli import main
 from assay.errors import CheckpointError, TrainingError
 from assay.models.device import pick_compute
 from assay.records import Rewards
@@ -22,6 +23,7 @@ from assay.rl.loop.policy_result import policy_result
 from assay.rl.loop.policy_step import draw, generator_of
 from assay.rl.loop.train_policy import prompts_of_step, read_metrics, train_policy
 from assay.scorers.rules import rule_scorer
+from assay.wire import report_from_json
 from policy_worlds import ARMS, a_run, bandit_base, copied, copy_base, payout, prompts
 
 
@@ -68,9 +70,9 @@ def test_the_kl_optimum_of_a_bandit_is_the_tilted_policy(bandit, tmp_path):
 
 def test_a_run_that_was_killed_goes_on_bit_for_bit(bandit, tmp_path):
     settings = {"steps": 20, "save_every": 7, "evaluate_every": 5, "kl": KLSettings(control="pi", target=2.0)}
-    whole = train_policy(replace(a_run(bandit, tmp_path / "whole", **settings), gold=rule_scorer(payout)))
+    whole = train_policy(replace(a_run(bandit, tmp_path / "whole", **settings), gold=rule_scorer(payout), keep_answers=True))
     out = tmp_path / "killed"
-    run = replace(a_run(bandit, out, **settings), gold=rule_scorer(payout))
+    run = replace(a_run(bandit, out, **settings), gold=rule_scorer(payout), keep_answers=True)
     dies = replace(run, scorer=DiesAfter(run.scorer, 12))
     with pytest.raises(KeyboardInterrupt):
         train_policy(dies)
@@ -78,7 +80,8 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(bandit, tmp_path):
     resumed = train_policy(replace(run, resume=True))
     shown = [{name: one for name, one in row.items() if name != "seconds"} for row in resumed.rows]
     assert shown == [{name: one for name, one in row.items() if name != "seconds"} for row in whole.rows]
-    assert (out / "completions.jsonl").read_text() == (tmp_path / "whole" / "completions.jsonl").read_text()
+    for kept in ("completions.jsonl", "answers.jsonl"):
+        assert (out / kept).read_text() == (tmp_path / "whole" / kept).read_text()
     ours, theirs = (load_file(path / "model.safetensors") for path in (resumed.policy, whole.policy))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert resumed.ground == whole.ground
@@ -110,6 +113,30 @@ def test_answers_without_a_reward_leave_their_group(bandit, tmp_path):
     trained = train_policy(replace(a_run(bandit, tmp_path / "run", steps=60, kl=KLSettings(beta=0.0)), scorer=Spotty()))
     assert 0.5 < np.mean([row["scored"] for row in trained.rows]) < 0.85
     assert np.nanmean([row["reward"] for row in trained.rows[-5:]]) > 0.95
+    assert {row["why_unscored"] for row in trained.rows} == {"lost"}
+    page = policy_result(tmp_path / "run", title="", facts={}, ground=None, anchor="", seed=0)
+    told = next(one.why for one in page.findings if one.name == "answers without a reward")
+    assert "most often: lost" in told
+
+
+def test_the_command_watches_every_answer_that_it_trains_on(bandit, tmp_path, capsys):
+    asked = tmp_path / "prompts.jsonl"
+    asked.write_text("".join(json.dumps({"prompt": f"pull {one} {other}"}) + "\n" for one in ARMS for other in ARMS))
+    out = tmp_path / "run"
+    words = ["rl", "train", str(bandit), "rule:length?max_words=5", str(asked), "--out", str(out), "--watch", "--steps", "6"]
+    words += ["--prompts-per-step", "8", "--samples", "32", "--max-tokens", "4", "--evaluate-every", "6", "--held-out", "2"]
+    assert main(words) == 0
+    assert "next        assay audit watch" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [step for step in range(6) for _ in range(8 * 32)]
+    steps = read_metrics(out)
+    for step in (0, 5):  # the log's rewards are those that the step was trained on
+        given = [row["reward"] for row in rows if row["step"] == step and row["reward"] is not None]
+        assert np.mean(given) == pytest.approx(steps[step]["reward"])
+    signs = report_from_json((out / "eval" / "signs.json").read_text())
+    measured = {row[0]: row[2] for row in signs.tables[0].rows}
+    assert {"longer answers", "new opener", "repeated text"} <= measured.keys()
+    assert set(measured.values()) <= {4, 5}, "the first four looks are the start"
 
 
 def test_an_unfinished_answer_gets_the_reward_that_is_set_for_it(bandit, tmp_path):
@@ -119,6 +146,17 @@ def test_an_unfinished_answer_gets_the_reward_that_is_set_for_it(bandit, tmp_pat
     assert trained.rows[0]["reward"] > 0  # what the scorer gave is still in the records
     drawn = draw_once(run)
     assert (drawn.reward_PK[~drawn.rollouts.finished_N.numpy().reshape(1, -1)] == -3.0).all()
+
+
+def test_an_answer_without_text_gets_the_reward_that_is_set_for_it_and_keeps_none_in_the_records(bandit, tmp_path):
+    run = replace(a_run(bandit, tmp_path / "run", samples=64, temperature=50.0), scorer=Strict())  # any token, an end at once too
+    drawn, fined = draw_once(run), draw_once(replace(run, settings=replace(run.settings, empty=-2.0)))
+    empty = np.array([one.response == "" for one in drawn.completions]).reshape(1, -1)
+    assert empty.any()
+    assert np.isnan(drawn.reward_PK[empty]).all()
+    assert (fined.reward_PK[empty] == -2.0).all()
+    assert (fined.reward_PK[~empty] == drawn.reward_PK[~empty]).all()
+    assert np.isnan(fined.value_PK[empty]).all()
 
 
 def test_best_and_worst_answers_are_kept_with_gold(bandit, tmp_path):
@@ -217,6 +255,16 @@ class Spotty:
         missing = self.rng.random(len(completions)) < 1 / 3
         value = np.where(missing, np.nan, payout(completions)).astype(np.float32)
         return Rewards(value=value, error=tuple("lost" if one else None for one in missing))
+
+
+class Strict:
+    """A reward of 1, and none for an answer without text."""
+
+    fingerprint, scope, tolerance = "strict", "global", 0.0
+
+    def score(self, completions):
+        value = np.array([1.0 if one.response else np.nan for one in completions])
+        return Rewards(value=value, error=tuple(None if one.response else "the response is empty" for one in completions))
 
 
 class OfAPrompt(Silent):

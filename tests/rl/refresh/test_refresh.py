@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -20,6 +21,8 @@ from assay.commands.rl import refresh as refresh_command
 from assay.data.pairs import read_pairs
 from assay.errors import CheckpointError, RewardError
 from assay.evaluation.compare import compare_margins
+from assay.evaluation.pair_scores import score_pairs
+from assay.evaluation.scale import measure_scale
 from assay.records import Rewards
 from assay.rl.loop.beginnings import Beginning
 from assay.rl.loop.train_policy import PolicyRun, Trained, read_metrics
@@ -30,6 +33,7 @@ from assay.rl.refresh.refresh_settings import RefreshSettings, ServedModel
 from assay.rl.refresh.refresh_state import State, read_state, stretch_path, write_state
 from assay.rl.refresh.refreshing import Refreshed, asked_back, move, refresh
 from assay.run_files import read_description
+from assay.scorers.opened import open_scorer
 from assay.training.record import config_of_run
 from refresh_world import Counting, a_refresh
 
@@ -85,6 +89,19 @@ def test_each_state_is_written_before_its_action_and_the_policy_ends_under_the_n
     page = refresh_result(run, state, title="Refresh").report()
     assert page.tables[0].rows[0][:3] == (1, "schedule", 2)
     assert page.lead.startswith("1 refresh, 1 new reward model")
+
+
+def test_the_scale_is_by_the_margins_of_the_gate_which_are_those_of_the_two_models(whole):
+    run, done, _, _ = whole
+    folder = run.out / "rounds" / "01"
+    pairs = list(config_of_run(folder / "reward").run_data.pairs("test"))
+    kept = np.load(folder / "margins.npy", allow_pickle=False)
+    for of_model, path in zip(kept, (run.reward, folder / "reward"), strict=True):
+        np.testing.assert_allclose(
+            of_model, score_pairs(open_scorer(path, device="cpu", dtype="float32").raw, pairs).margins, atol=1e-5
+        )
+    factor = done.state.rounds[0]["factor"]
+    assert factor == pytest.approx(measure_scale(*kept, pairs, title="", seed=run.policy_settings.seed).factor.value)
 
 
 def test_half_of_the_pairs_are_against_an_earlier_policy_and_labels_are_those_of_gold(whole):

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from assay.audit.watch import WatchSettings
+from assay.audit.watch_log import watch_log
 from assay.commands.shared import Columns, Ignored, Where, keep, show
 from assay.console import say
 from assay.data.columns import renaming
@@ -15,6 +17,7 @@ from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_flags import Penalty, PolicyFlags, read_split
 from assay.rl.loop.policy_result import policy_result
 from assay.rl.loop.train_policy import PolicyRun, train_policy
+from assay.run_files import ANSWERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,8 @@ class Config:
     """Columns to leave out."""
     resume: bool = False
     """Go on with the run in --out."""
+    watch: bool = False
+    """Keep every answer of training, and show signs of hacking in them (docs/monitors.md)."""
     when_alarmed: Literal["go-on", "stop"] = "go-on"
     """What an alarm does beside raising beta."""
     seed: int = 0
@@ -83,6 +88,7 @@ def run(config: Config) -> int:
             gold=others["gold"],
             anchor=others["anchor"],
             resume=config.resume,
+            keep_answers=config.watch,
             stop_on_alarm=config.when_alarmed == "stop",
             device=config.where.device,
             dtype=config.where.dtype,
@@ -94,9 +100,14 @@ def run(config: Config) -> int:
     name = config.anchor or config.gold or ""
     title = f"Policy: {Path(config.policy).name} against {opened.name}"
     result = policy_result(config.out, title=title, facts=facts, ground=trained.ground, anchor=name, seed=config.seed)
-    report = keep(result, config.out, "policy", page=title)
+    reports, then = [keep(result, config.out, "policy", page=title)], tuple[str, ...]()
+    if config.watch:
+        log = config.out / ANSWERS
+        signs = watch_log(log, settings=WatchSettings())
+        reports.append(keep(signs, config.out, "signs", page="Signs in the answers of training"))
+        then = ("assay", "audit", "watch", str(log), "--healthy", "HEALTHY.jsonl")
     say("policy", str(trained.policy))
-    show([report], verbose=config.where.verbose, page=config.out / "policy.html")
+    show(reports, verbose=config.where.verbose, page=config.out / "policy.html", then=then)
     return 0
 
 

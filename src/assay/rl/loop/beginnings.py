@@ -22,10 +22,10 @@ from assay.audit.monitors import GroundLost
 from assay.errors import CheckpointError
 from assay.files import write_text
 from assay.rl.evaluations import EVALUATIONS
-from assay.run_files import COMPLETIONS, METRICS
+from assay.run_files import ANSWERS, COMPLETIONS, METRICS
 from assay.training.checkpoint import latest_checkpoint, restore_checkpoint
 
-RECORDS = (METRICS, COMPLETIONS, EVALUATIONS)
+RECORDS = (METRICS, COMPLETIONS, EVALUATIONS, ANSWERS)
 CHECKPOINTS, PAST = "checkpoints", "past"
 
 
@@ -50,6 +50,8 @@ def begin_from(begin: Beginning, out: Path, model: nn.Module, optimizer: torch.o
     CheckpointError where the other run kept nothing of that step.
     """
     for name in RECORDS:
+        if not (begin.run / name).is_file():
+            continue
         write_text(out / name, "".join(line + "\n" for line in lines_before(begin.run / name, begin.step)))
     for kept in sorted((begin.run / PAST).glob("*.safetensors")):
         if int(kept.stem) <= begin.step:

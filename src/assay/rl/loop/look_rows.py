@@ -1,8 +1,9 @@
-"""What a look at held-out answers leaves in the run's files."""
+"""What the answers of a step, and of a look at held-out prompts, leave in the run's files."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,31 @@ def kept_answers(step: int, drawn: Drawn, gold_N: np.ndarray, keep: int) -> list
                 }
             )
     return rows
+
+
+def all_answers(step: int, drawn: Drawn) -> list[dict[str, Any]]:
+    """Every answer of a step with what the scorer gave, as rows of a log that `assay audit watch` reads."""
+    rewards = drawn.rewards
+    rows = []
+    for i, one in enumerate(drawn.completions):
+        row = {
+            "step": step,
+            "prompt": [turn.as_dict() for turn in one.messages or ()],
+            "response": one.response,
+            "reward": float(rewards.value[i]) if rewards.ok[i] else None,
+        }
+        if rewards.std is not None and rewards.ok[i]:
+            row["std"] = float(rewards.std[i])
+        if not rewards.ok[i]:
+            row["error"] = rewards.error[i] if rewards.error else None
+        rows.append(row)
+    return rows
+
+
+def why_unscored(drawn: Drawn) -> dict[str, str]:
+    """The most frequent reason for which answers of a step have no reward; nothing where all have one."""
+    reasons = Counter(error or "no reason given" for error in drawn.rewards.error or () if error is not None)
+    return {"why_unscored": reasons.most_common(1)[0][0]} if reasons else {}
 
 
 def listed(values: np.ndarray) -> list[float | None]:

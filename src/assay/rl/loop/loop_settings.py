@@ -17,8 +17,9 @@ class PolicySettings:
 
     estimator: rloo (each answer against the others of its prompt), grpo (the same over their std), ppo (against a value head).
     steps: updates of the policy. prompts: of a step; samples: answers to each. max_tokens: of an answer. temperature: of sampling
-    and of log-probabilities alike. unfinished: the reward of an answer that reached max_tokens; None: as it was scored. params:
-    what is trained, full, blocks:K or lora:R. passes: how often a step's answers are gone through, in minibatches parts each.
+    and of log-probabilities alike. unfinished: the reward of an answer that reached max_tokens; None: as it was scored. empty: the
+    reward of an answer without text; None: as it was scored, and most scorers give it none. params: what is trained, full, blocks:K
+    or lora:R. passes: how often a step's answers are gone through, in minibatches parts each.
     clip: of the ratio of probabilities. value_rate: learning rate of the value head (ppo); decay: lambda of its advantages.
     kl: see `KLSettings`; its KL is in the reward (rloo, ppo) or in the loss (grpo). evaluate_every, save_every: steps.
     eval_prompts: held out, answered at every evaluation. keep: best and worst answers that are kept of each evaluation.
@@ -31,6 +32,7 @@ class PolicySettings:
     max_tokens: int = 64
     temperature: float = 1.0
     unfinished: float | None = None
+    empty: float | None = None
     learning_rate: float = 1e-5
     warmup: int = 5
     params: str = "full"

@@ -51,6 +51,8 @@ class PolicyFlags:
     """Of drawing, and of the probabilities that are trained."""
     unfinished: float | None = None
     """Reward of an answer that was cut off; as scored if left out."""
+    empty: float | None = None
+    """Reward of an answer without text, to which most scorers give none."""
     params: str = "full"
     """What is trained: full, blocks:K or lora:R."""
     learning_rate: float = 1e-5
@@ -74,6 +76,7 @@ class PolicyFlags:
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             unfinished=self.unfinished,
+            empty=self.empty,
             learning_rate=self.learning_rate,
             params=self.params,
             passes=self.passes,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from assay.audit.monitors import GroundLost
 from assay.records import Finding, Metric, Report, Table
 from assay.rl.evaluations import Evaluations, read_evaluations
+from assay.rl.loop.look_rows import nan_mean
 from assay.rl.loop.train_policy import read_metrics
 from assay.run_files import COMPLETIONS
 from assay.stats.mean_intervals import mean_interval
@@ -118,7 +120,10 @@ def _findings(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     skipped = int(sum(row["updates_skipped"] for row in rows))
     found = []
     if scored < 1:
-        why = f"{1 - scored:.1%} of the answers have no reward; they left their groups, and nothing was made up for them"
+        reasons = Counter(row["why_unscored"] for row in rows if "why_unscored" in row)
+        most = f", most often: {reasons.most_common(1)[0][0]}" if reasons else ""
+        left = "They left their groups and were not trained on; --empty gives answers without text a reward"
+        why = f"{1 - scored:.1%} of the answers have no reward{most}. {left}"
         found.append(Finding("warn", "answers without a reward", scored, 1.0, why))
     if same and float(np.mean(same)) > _STUCK:
         why = "most prompts' answers have all one reward, so that they teach nothing: draw more answers, or use a finer reward"
@@ -137,7 +142,7 @@ def _tables(found: Evaluations, rows: Sequence[Mapping[str, Any]]) -> list[Table
     columns = [("reward", found.reward_EP)]
     if found.has_gold:
         columns.append(("gold", found.gold_EP))
-    gains = [np.nanmean(values_EP - values_EP[:1], axis=1) for _, values_EP in columns]
+    gains = [_means(values_EP - values_EP[:1]) for _, values_EP in columns]
     names = tuple(name for name, _ in columns)
     note = "gain over the policy that training started from; each in its own unit"
     by_kl = tuple((float(distance_E[i]), *(float(one[i]) for one in gains)) for i in np.argsort(distance_E, kind="stable"))
@@ -174,8 +179,13 @@ def _examples(out: Path) -> list[dict[str, object]]:
     ]
 
 
+def _means(values_EP: np.ndarray) -> np.ndarray:
+    """(E,) over what is known; NaN where nothing is."""
+    return np.array([np.nan if (mean := nan_mean(values_P)) is None else mean for values_P in values_EP])
+
+
 def _lead(found: Evaluations, findings: Sequence[Finding]) -> str:
-    reward_E = np.nanmean(found.reward_EP, axis=1)
+    reward_E = _means(found.reward_EP)
     words = f"The reward went from {reward_E[0]:.3g} to {reward_E[-1]:.3g}"
     if found.has_gold:
         gold_E = np.nanmean(found.gold_EP, axis=1)

@@ -106,6 +106,9 @@ def draw(
     if settings.unfinished is not None:
         finished_PK = rollouts.finished_N.cpu().numpy().reshape(value_PK.shape)
         reward_PK = np.where(finished_PK | np.isnan(reward_PK), reward_PK, settings.unfinished)
+    if settings.empty is not None:
+        empty_N = [not (one.response or "").strip() for one in completions]
+        reward_PK = np.where(np.reshape(empty_N, value_PK.shape), settings.empty, reward_PK)
     return Drawn(
         prompts=prompts,
         rollouts=rollouts,

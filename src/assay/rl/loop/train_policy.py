@@ -1,8 +1,8 @@
 """A policy trained against a scorer: the loop, its run directory, and what is watched while it runs.
 
 RUN/{config.json, metrics.jsonl, evaluations.jsonl, completions.jsonl, checkpoints/, past/, policy/}. metrics.jsonl has a line a
-step; evaluations.jsonl KL, reward and gold of each held-out answer; completions.jsonl the best and worst of them; past/ the trained
-weights at evaluations, which the policy is held against.
+step; evaluations.jsonl KL, reward and gold of each held-out answer; completions.jsonl the best and worst of them; answers.jsonl, if
+it is asked for, every answer that was trained on; past/ the trained weights at evaluations, which the policy is held against.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from assay.rl.loop.beginnings import (
     put_weights,
     weights_at,
 )
-from assay.rl.loop.look_rows import kept_answers, listed, nan_mean
+from assay.rl.loop.look_rows import all_answers, kept_answers, listed, nan_mean, why_unscored
 from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_model import PolicyModel, load_policy
 from assay.rl.loop.policy_step import Drawn, Shape, draw, generator_of, step_figures, update, weigh
-from assay.run_files import COMPLETIONS, METRICS
+from assay.run_files import ANSWERS, COMPLETIONS, METRICS
 from assay.scorers.base import Scorer
 from assay.training.checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint, trained_weights
 
@@ -76,6 +76,8 @@ class PolicyRun:
     anchor: Scorer | None = None
     against_past: bool = True
     """False: the policy is not held against its past, which takes four times the answers of a look, and no alarm can ring."""
+    keep_answers: bool = False
+    """Write every answer of training with its reward to answers.jsonl, the log that signs are measured on."""
     shape: Shape | None = None
     shape_name: str = "none"
     resume: bool = False
@@ -210,6 +212,8 @@ class _Loop:
             self.model.plain, prompts_of_step(run.prompts, settings, step), run.scorer, _TRAINING, step, samples=settings.samples
         )
         self.refuse_silence(drawn)
+        if run.keep_answers:
+            append(run.out / ANSWERS, all_answers(step, drawn))
         weighing = time.perf_counter()
         weighed = weigh(self.model, drawn, settings, beta)
         updating = time.perf_counter()
@@ -223,7 +227,13 @@ class _Loop:
             "updating": ended - updating,
             "all": ended - began,
         }
-        return {**figures, **losses, "beta": beta, "seconds": {name: round(one, 4) for name, one in seconds.items()}}
+        return {
+            **figures,
+            **why_unscored(drawn),
+            **losses,
+            "beta": beta,
+            "seconds": {name: round(one, 4) for name, one in seconds.items()},
+        }
 
     def draw(self, causal: Any, prompts: Sequence[Prompt], scorer: Scorer, *numbers: int, samples: int = 1) -> Drawn:
         """Answers, set by the seed and the numbers; those of a step of training are shaped."""
@@ -344,6 +354,7 @@ def identity_of(run: PolicyRun) -> dict[str, Any]:
         "anchor": None if run.anchor is None else run.anchor.fingerprint,
         "gold": None if run.gold is None else run.gold.fingerprint,
         "shape": run.shape_name,
+        "keep_answers": run.keep_answers,
         "prompts": json_digest([[turn.as_dict() for turn in prompt.messages] for prompt in [*run.prompts, *run.held_out]]),
         "settings": asdict(run.settings),
         "begin": None if run.begin is None else run.begin.identity,

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from assay.console import progress, say
 from assay.data.pairs import write_pairs
 from assay.errors import EngineError
@@ -15,7 +17,7 @@ from assay.evaluation.compare import ComparisonResult, Side, compare_margins
 from assay.evaluation.pair_scores import score_pairs
 from assay.evaluation.rescale import save_rescaled
 from assay.evaluation.scale import MIN_PAIRS, ScaleResult, measure_scale
-from assay.files import new_directory
+from assay.files import new_directory, replacing
 from assay.records import Dtype, PreferencePair, extended
 from assay.report.run_page import write_run_page
 from assay.rl.refresh.refresh_settings import RefreshSettings, ServedModel
@@ -29,6 +31,7 @@ from assay.training.tasks.task import kind_of
 
 OLD, OLD_TEST = "old.jsonl", "old-test.jsonl"
 REWARD, PROMOTED = "reward", "promoted"
+MARGINS = "margins.npy"  # of the pairs that neither was trained on, by the model in use and the new one
 
 
 def trainable(reward: Path) -> TrainConfig:
@@ -108,7 +111,8 @@ def held_against(
     dtype: Dtype,
     seed: int,
 ) -> ComparisonResult:
-    """`assay compare` of the model in use and the new one; the report is kept in the folder.
+    """`assay compare` of the model in use and the new one; the report is kept in the folder, with the margins, which `rescaled`
+    reads.
 
     Raises DataError where one of them was trained on a prompt of the pairs.
     """
@@ -119,6 +123,8 @@ def held_against(
         with progress(f"scoring {letter}", 2 * len(pairs), "answers") as advance:
             scores = score_pairs(opened.scorer, pairs, advance)
         sides.append(Side(scores.margins, scores.probabilities if scores.has_probabilities else None))
+    with replacing(folder / MARGINS) as work, work.open("wb") as file:
+        np.save(file, np.stack([side.margins_P for side in sides]), allow_pickle=False)
     title = "The new reward model (B) against the one in use (A)"
     result = compare_margins(sides[0], sides[1], pairs, title=title, fdr=settings.fdr, drop=settings.drop, seed=seed)
     write_report(folder, "compare", result.report())
@@ -128,10 +134,10 @@ def held_against(
 def rescaled(
     old: Path, new: Path, pairs: Sequence[PreferencePair], out: Path, *, device: str, dtype: Dtype, seed: int
 ) -> ScaleResult:
-    """The new model with its head times the factor that brings it to the scale of the one in use, written to `out`; the report is
-    kept beside it. Raises ValueError where fewer than 20 pairs were scored by both."""
+    """The new model with its head times the factor that brings it to the scale of the one in use, by the margins that
+    `held_against` kept beside `out`, where the report goes too. Raises ValueError where fewer than 20 pairs were scored by both."""
     opened = [open_scorer(path, device=device, dtype=dtype) for path in (old, new)]
-    of_old, of_new = (score_pairs(one.raw, pairs).margins for one in opened)
+    of_old, of_new = np.load(out.parent / MARGINS, allow_pickle=False)
     result = measure_scale(of_old, of_new, pairs, title="Scale against the model in use", seed=seed)
     facts = {"old": opened[0].fingerprint, "model": opened[1].fingerprint, "reference": "pairs that neither was trained on"}
     result = replace(result, page=extended(result.page, first=facts))
