@@ -7,7 +7,8 @@
 The student is a head on the first third of SmolLM2-135M (`--quick`), the teacher by default one that is made: it knows the gold
 label through noise, its log-odds are normal with mean m and variance 2 m (they are calibrated), and m is set so that it is right on
 the share --accuracy. A seed is another draw of training and test prompts, of the teacher's noise and of the head. All three labels
-stand on the same training pairs, and all figures are of the same test pairs, by the labels of the data. Weight decay is chosen for
+stand on the same training pairs, and all figures are of the same test pairs, by the labels of the data; pairs on which a real
+teacher has no verdict are left out of both, and counted. Weight decay is chosen for
 each label anew, from what that label says. Intervals are 95%, of a pair's mean over the seeds, resampled by prompt.
 
 Claims, written before it was run (of the made teacher that is right on 75%):
@@ -26,6 +27,7 @@ import math
 import platform
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -109,7 +111,7 @@ def main() -> int:
         by_id = {pair.id: pair for pair in pairs}
         kept = [by_id[pair.id] for pair in read_pairs(work / "pairs.jsonl")]
         assert len(kept) == len(prepared.table), "a pair was set aside: its row would stand for another"
-        teachers = [teacher_of(config, kept, work, seed) for seed in range(config.seeds)]
+        teachers = teachers_of(config, kept, work)
         fits = [one_seed(config, prepared, teacher, seed) for seed, teacher in enumerate(teachers)]
         student_seconds = seconds_of_student(prepared, kept, work)
         result = {
@@ -117,6 +119,7 @@ def main() -> int:
             "base": Path(base).name,
             "data": config.data or "truthfulqa-judge",
             "teacher": teachers[0].name,
+            "pairs_without_a_verdict": int(np.isnan(teachers[0].p_P).sum()),
             "settings": {
                 name: str(getattr(config, name)) for name in ("pairs", "tested", "seeds", "params", "depth", "max_length")
             },
@@ -149,16 +152,25 @@ def train_config(config: DistillConfig, base: str, work: Path) -> TrainConfig:
     )
 
 
-def teacher_of(config: DistillConfig, pairs: Sequence[PreferencePair], work: Path, seed: int) -> Taught:
+def teachers_of(config: DistillConfig, pairs: Sequence[PreferencePair], work: Path) -> list[Taught]:
+    """What is said to each seed: of the made one anew, of a real one the same, which is asked once.
+
+    Raises ValueError for a teacher that says nothing of more pairs than can be spared.
+    """
     if config.teacher is None:
         right_P = np.array([pair.preference > 0.5 for pair in pairs])
-        return made(right_P, config.accuracy, seed)
+        return [made(right_P, config.accuracy, seed) for seed in range(config.seeds)]
     ledger = Ledger(work / "ledger.sqlite") if is_judge(config.teacher) else None
     judge = open_labeller(config.teacher, config.judging, ledger, device="cpu", dtype=config.dtype)
     began = time.perf_counter()
     said = judged(judge, pairs)
     seconds = (time.perf_counter() - began) / len(pairs)
-    return Taught(p_P=np.array([math.nan if one.why_not else one.p for one in said]), seconds=seconds, name=judge.fingerprint)
+    silent = Counter(one.why_not for one in said if one.why_not)
+    say("teacher", f"{len(said) - silent.total():,} of {len(said):,} pairs have a verdict; others: {dict(silent) or 'none'}")
+    if len(said) - silent.total() <= config.tested:
+        raise ValueError(f"{config.teacher} has a verdict on too few pairs to train and test on: without one {dict(silent)}")
+    taught = Taught(p_P=np.array([math.nan if one.why_not else one.p for one in said]), seconds=seconds, name=judge.fingerprint)
+    return [taught] * config.seeds
 
 
 def made(right_P: np.ndarray, accuracy: float, seed: int) -> Taught:
@@ -175,10 +187,12 @@ def one_seed(config: DistillConfig, prepared: Prepared, teacher: Taught, seed: i
     prompts = np.random.default_rng([seed, 5]).permutation(np.unique(table.prompt))
     place = {prompt: k for k, prompt in enumerate(prompts)}
     order = np.argsort([place[prompt] for prompt in table.prompt], kind="stable")  # whole prompts, one after another
+    order = order[np.isfinite(teacher.p_P[order])]  # all are tested, and learn, where the teacher has a verdict
     test = np.sort(order[: config.tested])
-    is_spoken = np.isfinite(teacher.p_P)
-    free = [row for row in order[config.tested :] if is_spoken[row] and table.prompt[row] not in set(table.prompt[test])]
-    rows = np.sort(np.array(free[: config.pairs]))
+    tested = set(table.prompt[test])
+    rows = np.sort([row for row in order[config.tested :] if table.prompt[row] not in tested][: config.pairs])
+    if len(rows) == 0:
+        raise ValueError(f"no pair is left to train on behind {config.tested} to test on: give more data, or a smaller --tested")
     gold_P = table.preference.copy()
     labels = {GOLD: gold_P, SOFT: teacher.p_P, HARD: (teacher.p_P > 0.5).astype(np.float64)}
     right = {"teacher": _only(test, is_right(teacher.p_P - 0.5, gold_P), len(table))}
