@@ -247,7 +247,7 @@ def figures(
         "student_ms_a_pair": round(1000 * student_seconds, 2),
     }
     claims = {
-        "1 soft above hard": gains[f"{SOFT} less {HARD}"]["interval"][0] > 0,
+        "1 soft above hard": (gains[f"{SOFT} less {HARD}"]["interval"][0] or 0.0) > 0,
         "2 soft within three points of gold": gains[f"{SOFT} less {GOLD}"]["mean"] >= -0.03,
     }
     kept = round((soft - 0.5) / (teacher - 0.5), 4) if teacher > 0.5 else None
@@ -269,7 +269,7 @@ def change(gain_SP: np.ndarray, prompts_P: np.ndarray) -> dict[str, Any]:
     interval = mean_interval(np.nanmean(gain_SP[:, tested_P], 0), prompts_P[tested_P], seed=0, support=None)
     return {
         "mean": round(float(np.nanmean(gain_SP)), 4),
-        "interval": [round(interval.low, 4), round(interval.high, 4)],
+        "interval": [None if math.isnan(end) else round(end, 4) for end in (interval.low, interval.high)],  # none: no pair differs
         "by_seed": np.nanmean(gain_SP, 1).round(4).tolist(),
     }
 

@@ -105,6 +105,7 @@ def test_a_text_loss_stands_beside_bradley_terry_and_goes_on_where_it_was_stoppe
         assert one["above_bradley_terry"]["out"]["mean"] == pytest.approx(
             np.mean([one["above_bradley_terry"][name]["mean"] for name in ("pandalm", "rmb")]), abs=1e-4
         )
+    assert found["arms"]["bradley-terry"]["above_bradley_terry"]["out"]["interval"] == [None, None]  # was NaN, which is no JSON
     assert len(found["claims"]) == 3
     kept = sorted((tmp_path / "keep").glob("*.0.json"))
     assert len(kept) == 3
