@@ -54,6 +54,20 @@ def test_a_made_teacher_is_right_as_often_as_it_was_told_and_calibrated():
     assert math.isnan(said.seconds)
 
 
+def test_the_interval_is_of_the_mean_that_is_printed():
+    """Pairs are tested by as many seeds as drew them: the interval was of their own means, each pair once."""
+    right = np.full((3, 200), np.nan)
+    right[:, :100] = 1.0  # tested three times, always right
+    right[0, 100:] = 0.0
+    found = distill.summary(right, np.arange(200))
+    low, high = found["interval"]
+    assert found["accuracy"] == 0.75
+    assert low < 0.75 < high
+    assert low > 0.5  # the mean of the pairs' means
+    gain = distill.change(right - right, np.arange(200))
+    assert (gain["mean"], gain["interval"]) == (0.0, [None, None])
+
+
 @pytest.fixture(scope="module")
 def eggs(tmp_path_factory) -> str:
     """24 pairs of answers of nine words, and 24 whose worse one is of one word."""
