@@ -7,8 +7,9 @@
 The student is a head on the first third of SmolLM2-135M (`--quick`), the teacher by default one that is made: it knows the gold
 label through noise, its log-odds are normal with mean m and variance 2 m (they are calibrated), and m is set so that it is right on
 the share --accuracy. A seed is another draw of training and test prompts, of the teacher's noise and of the head. All three labels
-stand on the same training pairs, and all figures are of the same test pairs, by the labels of the data. Weight decay is chosen for
-each label anew, from what that label says. Intervals are 95%, of a pair's mean over the seeds, resampled by prompt.
+stand on the same training pairs, and all figures are of the same test pairs, by the labels of the data; pairs on which a real
+teacher has no verdict are left out of both, and counted. Weight decay is chosen for
+each label anew, from what that label says. Intervals are 95%, of the tests of all seeds together, by prompt.
 
 Claims, written before it was run (of the made teacher that is right on 75%):
 
@@ -26,6 +27,7 @@ import math
 import platform
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -109,7 +111,7 @@ def main() -> int:
         by_id = {pair.id: pair for pair in pairs}
         kept = [by_id[pair.id] for pair in read_pairs(work / "pairs.jsonl")]
         assert len(kept) == len(prepared.table), "a pair was set aside: its row would stand for another"
-        teachers = [teacher_of(config, kept, work, seed) for seed in range(config.seeds)]
+        teachers = teachers_of(config, kept, work)
         fits = [one_seed(config, prepared, teacher, seed) for seed, teacher in enumerate(teachers)]
         student_seconds = seconds_of_student(prepared, kept, work)
         result = {
@@ -117,6 +119,7 @@ def main() -> int:
             "base": Path(base).name,
             "data": config.data or "truthfulqa-judge",
             "teacher": teachers[0].name,
+            "pairs_without_a_verdict": int(np.isnan(teachers[0].p_P).sum()),
             "settings": {
                 name: str(getattr(config, name)) for name in ("pairs", "tested", "seeds", "params", "depth", "max_length")
             },
@@ -149,16 +152,25 @@ def train_config(config: DistillConfig, base: str, work: Path) -> TrainConfig:
     )
 
 
-def teacher_of(config: DistillConfig, pairs: Sequence[PreferencePair], work: Path, seed: int) -> Taught:
+def teachers_of(config: DistillConfig, pairs: Sequence[PreferencePair], work: Path) -> list[Taught]:
+    """What is said to each seed: of the made one anew, of a real one the same, which is asked once.
+
+    Raises ValueError for a teacher that says nothing of more pairs than can be spared.
+    """
     if config.teacher is None:
         right_P = np.array([pair.preference > 0.5 for pair in pairs])
-        return made(right_P, config.accuracy, seed)
+        return [made(right_P, config.accuracy, seed) for seed in range(config.seeds)]
     ledger = Ledger(work / "ledger.sqlite") if is_judge(config.teacher) else None
     judge = open_labeller(config.teacher, config.judging, ledger, device="cpu", dtype=config.dtype)
     began = time.perf_counter()
     said = judged(judge, pairs)
     seconds = (time.perf_counter() - began) / len(pairs)
-    return Taught(p_P=np.array([math.nan if one.why_not else one.p for one in said]), seconds=seconds, name=judge.fingerprint)
+    silent = Counter(one.why_not for one in said if one.why_not)
+    say("teacher", f"{len(said) - silent.total():,} of {len(said):,} pairs have a verdict; others: {dict(silent) or 'none'}")
+    if len(said) - silent.total() <= config.tested:
+        raise ValueError(f"{config.teacher} has a verdict on too few pairs to train and test on: without one {dict(silent)}")
+    taught = Taught(p_P=np.array([math.nan if one.why_not else one.p for one in said]), seconds=seconds, name=judge.fingerprint)
+    return [taught] * config.seeds
 
 
 def made(right_P: np.ndarray, accuracy: float, seed: int) -> Taught:
@@ -175,10 +187,12 @@ def one_seed(config: DistillConfig, prepared: Prepared, teacher: Taught, seed: i
     prompts = np.random.default_rng([seed, 5]).permutation(np.unique(table.prompt))
     place = {prompt: k for k, prompt in enumerate(prompts)}
     order = np.argsort([place[prompt] for prompt in table.prompt], kind="stable")  # whole prompts, one after another
+    order = order[np.isfinite(teacher.p_P[order])]  # all are tested, and learn, where the teacher has a verdict
     test = np.sort(order[: config.tested])
-    is_spoken = np.isfinite(teacher.p_P)
-    free = [row for row in order[config.tested :] if is_spoken[row] and table.prompt[row] not in set(table.prompt[test])]
-    rows = np.sort(np.array(free[: config.pairs]))
+    tested = set(table.prompt[test])
+    rows = np.sort([row for row in order[config.tested :] if table.prompt[row] not in tested][: config.pairs])
+    if len(rows) == 0:
+        raise ValueError(f"no pair is left to train on behind {config.tested} to test on: give more data, or a smaller --tested")
     gold_P = table.preference.copy()
     labels = {GOLD: gold_P, SOFT: teacher.p_P, HARD: (teacher.p_P > 0.5).astype(np.float64)}
     right = {"teacher": _only(test, is_right(teacher.p_P - 0.5, gold_P), len(table))}
@@ -211,18 +225,22 @@ def _only(rows: np.ndarray, values_P: np.ndarray, size: int) -> np.ndarray:
     return kept
 
 
-def seconds_of_student(prepared: Prepared, pairs: Sequence[PreferencePair], work: Path) -> float:
-    """Wall seconds a pair by the saved student, texts in, rewards out."""
+def seconds_of_student(prepared: Prepared, pairs: Sequence[PreferencePair], work: Path) -> tuple[float, float]:
+    """Wall and processor seconds a pair by the saved student, texts in, rewards out."""
     save_artifact(prepared.trained.finish(), prepared.renderer, work / "student", {}, dtype=prepared.saved_dtype)
     scorer: Scorer = load_local(work / "student", dtype=prepared.compute.name, device="cpu")
     margins(scorer, pairs[:8])
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     margins(scorer, pairs[:TIMED])
-    return (time.perf_counter() - began) / len(pairs[:TIMED])
+    num = len(pairs[:TIMED])
+    return (time.perf_counter() - began) / num, (time.process_time() - cpu) / num
 
 
 def figures(
-    fits: Sequence[Mapping[str, np.ndarray]], prompts_P: np.ndarray, teachers: Sequence[Taught], student_seconds: float
+    fits: Sequence[Mapping[str, np.ndarray]],
+    prompts_P: np.ndarray,
+    teachers: Sequence[Taught],
+    student_seconds: tuple[float, float],
 ) -> dict[str, Any]:
     right = {name: np.array([one[name] for one in fits]) for name in fits[0]}
     found: dict[str, Any] = {name: summary(right_SP, prompts_P) for name, right_SP in right.items()}
@@ -230,10 +248,11 @@ def figures(
     teacher, soft = found["teacher"]["accuracy"], found[SOFT]["accuracy"]
     speed = {
         "teacher_ms_a_pair": None if math.isnan(teachers[0].seconds) else round(1000 * teachers[0].seconds, 2),
-        "student_ms_a_pair": round(1000 * student_seconds, 2),
+        "student_ms_a_pair": round(1000 * student_seconds[0], 2),
+        "student_processor_ms_a_pair": round(1000 * student_seconds[1], 2),
     }
     claims = {
-        "1 soft above hard": gains[f"{SOFT} less {HARD}"]["interval"][0] > 0,
+        "1 soft above hard": (gains[f"{SOFT} less {HARD}"]["interval"][0] or 0.0) > 0,
         "2 soft within three points of gold": gains[f"{SOFT} less {GOLD}"]["mean"] >= -0.03,
     }
     kept = round((soft - 0.5) / (teacher - 0.5), 4) if teacher > 0.5 else None
@@ -241,8 +260,7 @@ def figures(
 
 
 def summary(right_SP: np.ndarray, prompts_P: np.ndarray) -> dict[str, Any]:
-    tested_P = ~np.isnan(right_SP).all(0)
-    interval = mean_interval(np.nanmean(right_SP[:, tested_P], 0), prompts_P[tested_P], seed=0)
+    interval = mean_interval(*_tests(right_SP, prompts_P), seed=0)
     return {
         "accuracy": round(float(np.nanmean(right_SP)), 4),
         "interval": [round(interval.low, 4), round(interval.high, 4)],
@@ -251,13 +269,18 @@ def summary(right_SP: np.ndarray, prompts_P: np.ndarray) -> dict[str, Any]:
 
 
 def change(gain_SP: np.ndarray, prompts_P: np.ndarray) -> dict[str, Any]:
-    tested_P = ~np.isnan(gain_SP).all(0)
-    interval = mean_interval(np.nanmean(gain_SP[:, tested_P], 0), prompts_P[tested_P], seed=0, support=None)
+    interval = mean_interval(*_tests(gain_SP, prompts_P), seed=0, support=None)
     return {
         "mean": round(float(np.nanmean(gain_SP)), 4),
-        "interval": [round(interval.low, 4), round(interval.high, 4)],
+        "interval": [None if math.isnan(end) else round(end, 4) for end in (interval.low, interval.high)],  # none: no pair differs
         "by_seed": np.nanmean(gain_SP, 1).round(4).tolist(),
     }
+
+
+def _tests(values_SP: np.ndarray, prompts_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values of all tests of all seeds, of which a pair may have been in several, and the prompt of each."""
+    tested_SP = ~np.isnan(values_SP)
+    return values_SP[tested_SP], np.broadcast_to(prompts_P, values_SP.shape)[tested_SP]
 
 
 if __name__ == "__main__":

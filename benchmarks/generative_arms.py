@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,8 @@ from assay.scorers.base import Scorer
 from assay.scorers.in_order import of_both_orders
 from assay.stats.mean_intervals import share_interval
 
+CHECKPOINT_EVERY = 10  # steps, of some 70 of an arm
+NOTED_EVERY = 10.0  # seconds between two notes of what was spent
 CLOSE = 1e-6  # margins that near to 0 are ties: half right
 
 
@@ -56,19 +60,48 @@ class Judged(NamedTuple):
 
 def train_arm(words: Iterable[str], out: Path) -> Trained:
     """`assay train` with these words and --out. Raises SystemExit where it fails. A run that was finished before is taken as it is,
-    with the seconds that it took then."""
+    with the seconds that it took then. One that was stopped goes on from its last checkpoint; what it took before is counted, the
+    steps behind that checkpoint too, which are taken again. With other words it begins anew."""
     noted = out / "benchmark-seconds.json"
     if noted.exists():
         return Trained(out, float(json.loads(noted.read_text())))
-    began = time.process_time()
-    command = ["train", *words, "--out", str(out), *(["--overwrite"] if out.exists() else [])]
-    if status := cli.main(command):
-        raise SystemExit(f"assay {' '.join(command)} ended with {status}")
-    seconds = round(time.process_time() - began, 1)
+    asked, spent = (out.parent / f"{out.name}.{name}.json" for name in ("words", "spent"))
+    said = [*words, "--checkpoint-every", str(CHECKPOINT_EVERY)]
+    goes_on = out.exists() and asked.exists() and json.loads(asked.read_text()) == said
+    before = float(json.loads(spent.read_text())) if goes_on and spent.exists() else 0.0
+    out.parent.mkdir(parents=True, exist_ok=True)
+    asked.write_text(json.dumps(said))
+    command = ["train", *said, "--out", str(out), *(["--resume"] if goes_on else ["--overwrite"] if out.exists() else [])]
+    with _counted(spent, before) as seconds_so_far:
+        if status := cli.main(command):
+            raise SystemExit(f"assay {' '.join(command)} ended with {status}")
+        seconds = round(seconds_so_far(), 1)
     noted.write_text(json.dumps(seconds))
     gc.collect()
     say("trained", f"{out.name}: {seconds} s of processor time")
     return Trained(out, seconds)
+
+
+@contextmanager
+def _counted(file: Path, before: float) -> Iterator[Callable[[], float]]:
+    """Keep the processor seconds that were spent, with those before, in a file, so that a kill loses a few of them at most."""
+    began, stop = time.process_time(), threading.Event()
+
+    def so_far() -> float:
+        return before + time.process_time() - began
+
+    def keep() -> None:
+        while not stop.wait(NOTED_EVERY):
+            file.write_text(json.dumps(so_far()))
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield so_far
+    finally:
+        stop.set()
+        thread.join()
+        file.write_text(json.dumps(so_far()))
 
 
 def judge(

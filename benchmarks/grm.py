@@ -23,6 +23,7 @@ Suffixes: P pairs, S seeds.
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -212,7 +213,7 @@ def figures(prepared: Prepared, found: dict[str, list[dict[str, Any]]]) -> dict[
     above = arms.get(GRM, {}).get("above_bradley_terry")
     claims = None if above is None else {
         "1 in distribution within three points": abs(above[IN]["mean"]) <= 0.03,
-        "2 out of distribution above": above["out"]["interval"][0] > 0,
+        "2 out of distribution above": (above["out"]["interval"][0] or 0.0) > 0,
         "3 fewer nats lost in every seed": all(
             ours < plain for ours, plain in zip(arms[GRM]["nats_lost"], arms[PLAIN]["nats_lost"], strict=True)
         ),
@@ -233,7 +234,7 @@ def change(gain_SP: np.ndarray, prompts_P: np.ndarray) -> dict[str, Any]:
     interval = mean_interval(gain_SP.mean(0), prompts_P, seed=0, support=None)
     return {
         "mean": round(float(gain_SP.mean()), 4),
-        "interval": [round(interval.low, 4), round(interval.high, 4)],
+        "interval": [None if math.isnan(end) else round(end, 4) for end in (interval.low, interval.high)],  # none: no pair differs
         "by_seed": gain_SP.mean(1).round(4).tolist(),
     }
 

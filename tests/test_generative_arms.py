@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from assay.records import Rewards
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import generative_arms
 from generative_arms import as_array, as_list, judge, kept_or_new, of_right
 from generative_relay import claims, figures_of_test, joined
 from generative_worlds import (
@@ -150,3 +152,29 @@ def test_claims_are_of_all_seeds_together_and_what_was_not_run_is_not_claimed():
     assert not found["direct at most .70 at 3 passes or more"]
     assert not found["intervals apart at 3 passes or more"]
     assert joined([seed, seed])["scalar"]["3"]["pairs"] == 400
+
+
+def test_a_run_that_was_stopped_goes_on_and_all_that_it_took_is_counted(tmp_path, monkeypatch):
+    """It began anew, and an arm takes half an hour."""
+    commands, out = [], tmp_path / "runs" / "arm"
+
+    def main(command: list[str]) -> int:
+        commands.append(command)
+        out.mkdir(exist_ok=True)
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+        if len(commands) == 1:
+            raise KeyboardInterrupt
+        return 0
+
+    monkeypatch.setattr(generative_arms.cli, "main", main)
+    with pytest.raises(KeyboardInterrupt):
+        generative_arms.train_arm(["--epochs", "1"], out)
+    assert generative_arms.train_arm(["--epochs", "1"], out).seconds >= 0.4
+    assert ("--resume" in commands[0], "--resume" in commands[1]) == (False, True)
+    generative_arms.train_arm(["--epochs", "1"], out)
+    assert len(commands) == 2  # it was finished
+    (out / "benchmark-seconds.json").unlink()
+    assert generative_arms.train_arm(["--epochs", "2"], out).seconds < 0.4
+    assert commands[2][-1] == "--overwrite"

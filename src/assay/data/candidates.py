@@ -19,7 +19,7 @@ from assay.data.cases import Case, case_of
 from assay.data.cells import BadRow, list_of, number_of
 from assay.data.columns import NO_NAMES
 from assay.data.rows import Row, file_of, stem, unit_of
-from assay.data.sources import judged, published, ranked
+from assay.data.sources import critiqued, judged, published, ranked
 from assay.data.sources.chosen import rmb_best_of_n
 from assay.data.sources.forms import Beside, Form, Read, cases_of, file_form, row_form
 from assay.data.sources.joined import alpaca_eval
@@ -156,6 +156,7 @@ GOLD_FORMS: tuple[Form, ...] = (
     row_form("answers", ("prompt", "response", "gold"), _answer),
     *published.GOLD,
     *ranked.GOLD,
+    *critiqued.GOLD,
     *judged.GOLD,
     row_form("gsm8k", ("question", "ground_truth"), _gsm8k),
     row_form("truthful", ("question", "answer", "truthful"), truthful),

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from assay.data.cells import BadRow, joined, prompt_of, split_answer, stripped
+from assay.data.critiques import CHOSEN_CRITIQUE, REJECTED_CRITIQUE
 from assay.messages import Message, Messages, prompt_key
 from assay.records import Completion, PreferencePair
 
@@ -46,6 +47,7 @@ class Case:
     messages: the candidates as the assistant's messages, where one of them has tool calls or reasoning beside its text.
     attributes: name -> one number for each candidate, NaN where it is not known: what was rated beside the gold.
     is_scored: gold are points on a scale, whose differences are margins; False for labels and ranks.
+    critiques: what was said of each candidate alone, "" where nothing was; they become a pair's chosen_critique, rejected_critique.
     source, id, tags, tools, ground_truth: those of its pairs and completions.
     """
 
@@ -66,6 +68,7 @@ class Case:
     messages: tuple[Message, ...] = ()
     attributes: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
     is_scored: bool = False
+    critiques: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.section and not self.cluster:
@@ -74,6 +77,8 @@ class Case:
             raise BadRow("not one label for each candidate")
         if any(len(values) != len(self.candidates) for values in self.attributes.values()):
             raise BadRow("not one number of each attribute for each candidate")
+        if len(self.critiques) not in (0, len(self.candidates)):
+            raise BadRow("not one critique for each candidate")
 
     @property
     def prompt_key(self) -> str:
@@ -165,8 +170,15 @@ def _pair(case: Case, i: int, j: int, label: Label) -> Outcome:
         id=f"{case.id}:{label.name}" if case.id and label.name else case.id or label.name,
         tags={**case.tags, **label.tags},
         tools=case.tools,
-        ground_truth=case.ground_truth,
+        ground_truth=_with_critiques(case, i, j),
     )
+
+
+def _with_critiques(case: Case, i: int, j: int) -> Mapping[str, Any] | None:
+    """The ground truth of a pair, with what was said of its answers."""
+    sides = ((CHOSEN_CRITIQUE, i), (REJECTED_CRITIQUE, j)) if case.critiques else ()
+    said = {name: case.critiques[number] for name, number in sides if case.critiques[number].strip()}
+    return {**(case.ground_truth or {}), **said} if said else case.ground_truth
 
 
 # From cells to cases.

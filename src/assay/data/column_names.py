@@ -69,6 +69,7 @@ MEANINGS = (
     "messages",
     "tools",
     "ground_truth",
+    "critique",
     "id",
     "response_a",
     "response_b",

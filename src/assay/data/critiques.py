@@ -1,7 +1,8 @@
 """Critiques that stand beside the pairs of a data set: what was said of the two answers, or of one of them.
 
-A row has them in its columns `critique`, `chosen_critique` and `rejected_critique` (or in its ground truth). A critique of both
-answers calls them {chosen} and {rejected}, so that it can be told in both orders; one that names neither is told as it is.
+A row has them in its columns `critique`, `chosen_critique` and `rejected_critique` (or in its ground truth). Where a row has one
+answer, `critique` is of that one, and follows it into the pairs that it is in. A critique of both answers calls them {chosen} and
+{rejected}, so that it can be told in both orders; one that names neither is told as it is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import NamedTuple
 
 from assay.records import PreferencePair
 
-CRITIQUE_FIELDS = ("critique", "chosen_critique", "rejected_critique")
+CRITIQUE, CHOSEN_CRITIQUE, REJECTED_CRITIQUE = "critique", "chosen_critique", "rejected_critique"
+CRITIQUE_FIELDS = (CRITIQUE, CHOSEN_CRITIQUE, REJECTED_CRITIQUE)
 CHOSEN, REJECTED = "{chosen}", "{rejected}"
 FIRST_NAMES, SECOND_NAMES = ("1", "one", "first", "A"), ("2", "two", "second", "B")
 _NOUNS = r"assistant|answer|response|output|model|completion|candidate|ai"

@@ -24,7 +24,7 @@ from assay.data.columns import NO_NAMES, renaming
 from assay.data.dataset_info import described
 from assay.data.rows import Row, Rows, file_of, is_hub, read_rows, stem, unit_of
 from assay.data.sampling import draw_prompts
-from assay.data.sources import annotated, chosen, joined, judged, labelled, published, ranked, two_answers
+from assay.data.sources import annotated, chosen, critiqued, joined, judged, labelled, published, ranked, two_answers
 from assay.data.sources.forms import Form, own_id
 from assay.data.sources.judged import contrasted
 from assay.data.sources.reading import ReadProblems, read_cases
@@ -34,7 +34,9 @@ from assay.data.truths import truth_of
 from assay.errors import DataError
 from assay.records import Completion, PreferencePair
 
-_OF_ONE_SET = (published.FORMS, annotated.FORMS, chosen.FORMS, ranked.FORMS, labelled.FORMS, judged.FORMS, joined.FORMS)
+_OF_ONE_SET = (
+    published.FORMS, annotated.FORMS, chosen.FORMS, ranked.FORMS, labelled.FORMS, judged.FORMS, critiqued.FORMS, joined.FORMS,
+)  # fmt: skip
 _GENERAL = (two_answers.FORMS, chosen.GENERAL, ranked.GENERAL, judged.GENERAL)
 ALL_FORMS: tuple[Form, ...] = tuple(chain(chosen.OWN, *_OF_ONE_SET, *_GENERAL))
 """Every form that `read_pairs` knows: name, columns, and what it is. The first that a row fits wins: those of one set go first."""
@@ -108,8 +110,21 @@ class PairReader:
         found = read_cases(self.path, forms, self.problems, split=self.split, source=self.source, names=self.names)
         return contrasted(found, self.max_pairs_per_prompt, self.seed) if together else found
 
-    def _pairs(self) -> Iterator[PreferencePair]:
-        cases, self.positions = self.cases(), Counter()
+    def besides(self, take: Callable[[Case], bool]) -> Iterator[PreferencePair]:
+        """The pairs, where each answer that was judged alone is offered to `take` first; what it takes is in no pair.
+
+        Raises DataError with a limit, which counts pairs.
+        """
+        if self.limit is not None:
+            raise DataError(f"limit {self.limit} counts pairs, and answers that were judged alone are in none: leave it out")
+        found, self.num_given = self.cases(together=False), 0
+        left = ((number, case) for number, case in found if isinstance(case, str) or not take(case))
+        for pair in self._pairs(contrasted(left, self.max_pairs_per_prompt, self.seed)):
+            self.num_given += 1
+            yield pair
+
+    def _pairs(self, cases: Iterator[tuple[int, Case | str]] | None = None) -> Iterator[PreferencePair]:
+        cases, self.positions = cases or self.cases(), Counter()
         problems = self.problems
         for number, case in cases:
             outcomes: list[Outcome] = [case] if isinstance(case, str) else pairs_of(case)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 from assay.data.cases import Case
 from assay.data.cells import BadRow, tools_of
+from assay.data.critiques import CRITIQUE
 from assay.data.rows import Row
 from assay.data.truths import truth_of
 
@@ -98,4 +99,12 @@ def cases_of(row: Row, read: Read) -> list[Case]:
     cases = [found] if isinstance(found, Case) else found
     if tools:
         cases = [replace(case, tools=case.tools or tools) for case in cases]
-    return cases if truth is None else [replace(case, ground_truth=truth) for case in cases]
+    return cases if truth is None else [_with_truth(case, truth) for case in cases]
+
+
+def _with_truth(case: Case, truth: Mapping[str, Any]) -> Case:
+    """The case with its row's ground truth; a critique in it is of the one answer, where there is one."""
+    if len(case.candidates) != 1 or not isinstance(truth.get(CRITIQUE), str):
+        return replace(case, ground_truth=truth)
+    rest = {name: value for name, value in truth.items() if name != CRITIQUE}
+    return replace(case, ground_truth=rest or None, critiques=(str(truth[CRITIQUE]),))

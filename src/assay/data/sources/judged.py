@@ -208,6 +208,7 @@ def _together(numbered: list[tuple[int, Case]], gold: tuple[float, ...]) -> Case
         candidates=tuple(text for case in cases for text in case.candidates),
         messages=tuple(answer for case in cases for answer in case.answers),
         gold=gold,
+        critiques=tuple(case.critiques[0] if case.critiques else "" for case in cases) if any(c.critiques for c in cases) else (),
         attributes={name: tuple(case.attributes.get(name, (math.nan,))[0] for case in cases) for name in names},
     )
 

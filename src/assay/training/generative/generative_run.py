@@ -17,8 +17,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from assay.console import say
 from assay.data.sampling import draw_pairs
-from assay.data.split import prompt_hashes, refuse_overlap
-from assay.data.spread import Spread
+from assay.data.split import prompt_hashes
 from assay.data.tokens.render import choose_template
 from assay.errors import DataError
 from assay.files import digest, json_digest, write_text
@@ -36,11 +35,12 @@ from assay.training.generative.examples import Writer
 from assay.training.generative.generative_artifact import card_entry, save_generative
 from assay.training.generative.kind_words import GenerativeKind, kind_text, read_kind
 from assay.training.generative.questions import LeftOut, PairQuestion, questions_of
+from assay.training.generative.rated_answers import questions_of_answers
+from assay.training.generative.splits import Splits, read_splits
 from assay.training.generative.stage_figures import stage_report
 from assay.training.generative.stages import Course, Trained, train_stages
 from assay.training.generative.trl_fit import FitSettings, require_trl
 from assay.training.record import config_content, split_size
-from assay.training.rows.pair_rows import say_read
 from assay.training.settings import LORA_ON_TOP, TRIED_WIDTH, TrainConfig, parse_params
 
 VERDICT_TOKENS = 24  # that a reply may have beside its critique
@@ -63,19 +63,6 @@ _BY_MODE = {
 }
 
 
-class Splits(NamedTuple):
-    """The pairs of a run. data: what was read of each file, for reward.json."""
-
-    train: list[PreferencePair]
-    calibration: list[PreferencePair]
-    test: list[PreferencePair]
-    data: list[dict[str, Any]]
-
-    @property
-    def named(self) -> dict[str, list[PreferencePair]]:
-        return {"train": self.train, "calibration": self.calibration, "test": self.test}
-
-
 def train_generative(config: TrainConfig) -> Path:
     """Train all stages, save the artifact, and write the training report; returns the artifact's directory.
 
@@ -96,10 +83,11 @@ def train_generative(config: TrainConfig) -> Path:
     writer = Writer(tokenizer, max_length=length)
     for change in writer.template_changes:
         say("template", change)
-    splits = read_splits(config)
-    kind, own = _settled(kind, splits.train)
-    questions, left_out = questions_of(splits.train, own, kind, seed=config.seed)
-    say("questions", f"{len(questions):,} of {len(splits.train):,} pairs, {kind_text(kind)}; left out: {left_out.summary()}")
+    splits = read_splits(config, kind.good)
+    kind, own = _settled(kind, splits)
+    questions, left_out = _all_questions(splits, own, kind, seed=config.seed)
+    of_what = f"{len(splits.train):,} pairs" + (f" and {len(splits.answers):,} single answers" if splits.answers else "")
+    say("questions", f"{len(questions):,} of {of_what}, {kind_text(kind)}; left out: {left_out.summary()}")
     if not questions:
         raise DataError(f"no training pair can be asked about: {left_out.summary()}")
     max_tokens = room_for(kind, own, questions, writer)
@@ -116,7 +104,7 @@ def train_generative(config: TrainConfig) -> Path:
         pairs=splits.train,
         questions=questions,
         judged=judged_pairs(splits, kind.judged, config.seed),
-        fit=replace(fit, identity=json_digest([fit.identity, kind_text(kind), _digest_of(splits.train)])),
+        fit=replace(fit, identity=json_digest([fit.identity, kind_text(kind), _digest_of(splits)])),
         compute=compute,
         saved_dtype=_stored_dtype(hf_config),
         max_tokens=max_tokens,
@@ -192,38 +180,16 @@ def _start(config: TrainConfig) -> tuple[Base, Path]:
     return base, path
 
 
-def read_splits(config: TrainConfig) -> Splits:
-    """The pairs, split by prompt as for every kind; what was read and set aside is printed.
-
-    Raises DataError where no pair is in the training split, and for --eval-data with prompts of the data.
-    """
-    run, readers, spread = config.run_data, config.run_data.readers(), Spread()
-    found: dict[str, list[PreferencePair]] = {"train": [], "calibration": [], "test": []}
-    for reader in readers:
-        for pair in reader:
-            name = run.split_of(pair)
-            spread.add(pair)
-            spread.count(name, pair)
-            found[name].append(pair)
-    data = say_read(config, readers)
-    if config.eval_data is not None:
-        found["test"] = list(run.pairs("test"))
-        known = np.union1d(prompt_hashes([*found["train"], *found["calibration"]]), run.known_prompts)
-        refuse_overlap(known, found["test"], train_name=", ".join(config.data), eval_name=config.eval_data)
-    say("split", ", ".join(f"{name} {len(pairs):,}" for name, pairs in found.items()) + " pairs, by hash of the prompt")
-    for line in spread.lines():
-        say("order", line)
-    if not found["train"]:
-        raise DataError(
-            f"no pair is in the training split of {', '.join(config.data)}: give more prompts, or lower --calibration and --test"
-        )
-    return Splits(found["train"], found["calibration"], found["test"], data)
+def _all_questions(splits: Splits, own: OwnForm, kind: GenerativeKind, *, seed: int) -> tuple[list[PairQuestion], LeftOut]:
+    """The questions about the training pairs, then those about answers that were judged alone; and what was left out."""
+    questions, left_out = questions_of(splits.train, own, kind, seed=seed)
+    return questions + questions_of_answers(splits.answers, own, left_out, first=len(splits.train)), left_out
 
 
-def _settled(kind: GenerativeKind, pairs: Sequence[PreferencePair]) -> tuple[GenerativeKind, OwnForm]:
+def _settled(kind: GenerativeKind, splits: Splits) -> tuple[GenerativeKind, OwnForm]:
     """With a critique where the rows have some and nobody said otherwise. Raises ValueError for critiques that nobody has."""
     probe = own_form(kind.form, critique=True)
-    asked = questions_of(pairs, probe, kind, seed=0)[0] if kind.critique is not False else []
+    asked = _all_questions(splits, probe, kind, seed=0)[0] if kind.critique is not False else []
     with_one = sum(one.critique is not None for one in asked)
     critique = with_one > 0 if kind.critique is None else kind.critique
     if kind.critique is None:
@@ -279,8 +245,9 @@ def judged_pairs(splits: Splits, most: int, seed: int) -> list[PreferencePair]:
     return [pair for pair in drawn if not pair.is_tie]
 
 
-def _digest_of(pairs: Sequence[PreferencePair]) -> str:
-    return digest("".join(one.key for pair in pairs for one in pair.completions()))
+def _digest_of(splits: Splits) -> str:
+    answers = "".join(f"{one.completion.key}{one.is_good}" for one in splits.answers)
+    return digest("".join(one.key for pair in splits.train for one in pair.completions()) + answers)
 
 
 def _stored_dtype(config: Any) -> torch.dtype:
@@ -312,7 +279,8 @@ def _save(
     left_out: LeftOut,
 ) -> None:
     """The artifact, and eval/training.json."""
-    names = ", ".join(trained.stages)
+    names, hashes = ", ".join(trained.stages), {name: prompt_hashes(pairs) for name, pairs in splits.named.items()}
+    hashes["train"] = prompt_hashes(splits.trained)
     told = "".join(f" {note[0].upper()}{note[1:]}." for note in trained.notes)
     told += " Where no critique was right, the verdict was told (a reverse hint)." if course.kind.hint else ""
     settings = {**asdict(course.kind), **_shown(course.fit), "max_tokens": course.max_tokens}
@@ -325,7 +293,8 @@ def _save(
         "objective": f"{names} ({kind_text(course.kind)})",
         "params": config.params,
         "data": splits.data,
-        "splits": {name: split_size(len(pairs), prompt_hashes(pairs)) for name, pairs in splits.named.items()},
+        "splits": {name: split_size(len(pairs), hashes[name]) for name, pairs in splits.named.items()},
+        "num_answers": len(splits.answers),
         "settings": {name: {"value": value, "reason": reasons.get(name, "")} for name, value in settings.items()},
         "stages": dict(trained.facts),
         "trained_in": course.compute.name,
@@ -335,10 +304,11 @@ def _save(
         GENERATIVE: generative_entry(course.asked),
         CARD: card_entry(course.own, names, told),
     }
-    trained_on = np.union1d(prompt_hashes(splits.train), config.run_data.known_prompts)
+    trained_on = np.union1d(hashes["train"], config.run_data.known_prompts)
     path = config.out / "artifact"
     save_generative(trained.path, path, course.own, described, max_length=course.writer.max_length, train_prompts=trained_on)
-    keep_bag_of_words(path, splits.train[:MAX_PAIRS])
+    if splits.train:  # a bag of words is fitted on differences: answers that were judged alone give none
+        keep_bag_of_words(path, splits.train[:MAX_PAIRS])
     for stale in (config.out / "eval").glob("*.json"):
         stale.unlink()
     write_report(config.out, STAGES_FILE, training_report(config, course, trained, left_out))

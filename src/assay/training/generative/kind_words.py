@@ -26,7 +26,8 @@ class GenerativeKind:
     stage. keep: how many of a question at most. hint: where none was right, sample again with the verdict told. dpo: beta of a
     last stage of right against wrong critiques of one question; 0 for none. answers: weight of training on the right answers
     themselves (GenRM's lambda). tokens: of a critique at most, None for as the rows have them. orders: in which two answers are
-    shown in training. judged: held-out pairs at most that each stage is measured on.
+    shown in training. judged: held-out pairs at most that each stage is measured on. good: the score from which on an answer that
+    was judged alone is good, and such answers are asked alone; None for in pairs, as they are read.
     """
 
     form: Form = "pairwise"
@@ -39,12 +40,15 @@ class GenerativeKind:
     tokens: int | None = None
     orders: Literal[1, 2] = 2
     judged: int = 200
+    good: float | None = None
 
     def __post_init__(self) -> None:
         if self.critique is False and (self.star or self.dpo or self.hint):
             raise ValueError(f"--kind {KIND}:direct has no critiques to sample: leave star, hint and dpo out, or say critique")
         if self.hint and not self.star:
             raise ValueError(f"--kind {KIND}:hint goes with star: add star={SAMPLES}")
+        if self.good is not None and self.form != "pointwise":
+            raise ValueError(f"--kind {KIND}:good={self.good:g} is of single answers: say pointwise,good={self.good:g}")
         if self.star == 1 and self.dpo:
             raise ValueError(f"--kind {KIND}:star=1,dpo: one critique of a question is never right and wrong: give star=2 or more")
 
@@ -81,6 +85,13 @@ def _weight(text: str) -> float:
     return number
 
 
+def _score(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a finite number")
+    return number
+
+
 _WORDS = {
     "pairwise": _Word("form", "pairwise"),
     "pointwise": _Word("form", "pointwise"),
@@ -94,6 +105,7 @@ _WORDS = {
     "tokens": _Word("tokens", None, _count),
     "orders": _Word("orders", None, lambda text: {"1": 1, "2": 2}[text]),
     "judged": _Word("judged", None, _count),
+    "good": _Word("good", None, _score),
 }
 
 

@@ -99,7 +99,7 @@ def _asked(
     good, bad = own.words
     if kind.form == "pointwise":
         for side, right, wrong, text in ((sides[0], good, bad, critiques.chosen), (sides[1], bad, good, critiques.rejected)):
-            yield (side,), right, wrong, _usable(text, {"yes": good, "no": bad}, right, left_out) if own.critique else None
+            yield (side,), right, wrong, usable(text, {"yes": good, "no": bad}, right, left_out) if own.critique else None
         return
     said = _of_both(critiques, own, left_out) if own.critique else None
     orders = [(sides, good, bad, ("A", "B")), (sides[::-1], bad, good, ("B", "A"))]
@@ -111,7 +111,7 @@ def _asked(
 def _of_both(critiques: Critiques, own: OwnForm, left_out: LeftOut) -> str | None:
     """The critique of both answers; where there is none, those of the single answers, each with its name."""
     if critiques.both is not None or (critiques.chosen is None and critiques.rejected is None):
-        said = _usable(critiques.both, {"chosen": "right", "rejected": "wrong"}, "right", left_out)
+        said = usable(critiques.both, {"chosen": "right", "rejected": "wrong"}, "right", left_out)
         try:
             told_of_two(said or "", "A", "B")
         except Unclear:
@@ -120,11 +120,11 @@ def _of_both(critiques: Critiques, own: OwnForm, left_out: LeftOut) -> str | Non
         return said
     parts = ((CHOSEN, critiques.chosen, own.words[0]), (REJECTED, critiques.rejected, own.words[1]))
     verdicts = {"yes": own.words[0], "no": own.words[1]}
-    told = [f"{name}: {said}" for name, text, right in parts if text and (said := _usable(text, verdicts, right, left_out))]
+    told = [f"{name}: {said}" for name, text, right in parts if text and (said := usable(text, verdicts, right, left_out))]
     return "\n".join(told) or None
 
 
-def _usable(text: str | None, verdicts: dict[str, str], right: str, left_out: LeftOut) -> str | None:
+def usable(text: str | None, verdicts: dict[str, str], right: str, left_out: LeftOut) -> str | None:
     """A critique without its verdict's line; None, and counted, where it has none, or its verdict is not the label's."""
     if text is None:
         left_out.add(NO_CRITIQUE)
