@@ -42,13 +42,13 @@ from assay.console import say
 from assay.data.pairs import write_pairs
 from assay.stats.mean_intervals import cluster_bootstrap
 from assay.training.checkpoint import trained_weights
-from assay.training.choice import Candidate, choose
+from assay.training.fits.choice import Candidate, choose
+from assay.training.fits.weight_decay import choose_decay
 from assay.training.loop import fit
 from assay.training.prepare import Prepared, prepare
 from assay.training.settings import TrainConfig, derive
 from assay.training.tasks.pairs import pair_figures
 from assay.training.trained import head_above
-from assay.training.weight_decay import choose_decay
 
 HEAD, BLOCKS = "head:mean", "blocks:4"
 

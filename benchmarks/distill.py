@@ -57,10 +57,10 @@ from assay.scorers.local import load_local
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right, sigmoid
 from assay.training.checkpoint import trained_weights
+from assay.training.fits.weight_decay import choose_decay
 from assay.training.loop import fit
 from assay.training.prepare import Prepared, prepare
 from assay.training.settings import Machine, Regularization, TrainConfig, derive
-from assay.training.weight_decay import choose_decay
 
 GOLD, HARD, SOFT = "gold", "hard", "soft"
 TIMED = 200  # test pairs on which a student's time is taken

@@ -14,8 +14,8 @@ from levels_laws import each, misses, prompts, right, shared_noise
 from assay.stats.auroc_intervals import auroc_gain_interval
 from assay.stats.calibration_error import ece, expected_ece
 from assay.stats.metrics import sigmoid
-from assay.stats.platt import MIN_PROBLEMS, fit_platt
-from assay.stats.step_figures import StepLabels, prm_score, prm_score_gain, process_f1
+from assay.stats.steps.platt import MIN_PROBLEMS, fit_platt
+from assay.stats.steps.step_figures import StepLabels, prm_score, prm_score_gain, process_f1
 
 MISSES = 0.08
 MANY = 20_000  # problems that the truth of a figure without a formula is computed on

@@ -48,7 +48,7 @@ from assay.evaluation.steps.step_scores import StepScores, meant, score_steps
 from assay.scorers.local import load_local
 from assay.stats.calibration_error import ece
 from assay.stats.metrics import mean, squared_error
-from assay.stats.step_figures import (
+from assay.stats.steps.step_figures import (
     Figure,
     StepLabels,
     first_error_accuracy,

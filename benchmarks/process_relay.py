@@ -58,8 +58,8 @@ from assay.records import Dtype, Metric
 from assay.scorers.local import load_local
 from assay.stats.mean_intervals import change_interval, share_interval
 from assay.stats.metrics import mean
-from assay.stats.step_figures import reduced, right_above_wrong, step_auroc
-from assay.stats.step_reductions import REDUCED
+from assay.stats.steps.step_figures import reduced, right_above_wrong, step_auroc
+from assay.stats.steps.step_reductions import REDUCED
 from assay.training.run import train
 from assay.training.settings import Machine, TrainConfig
 

@@ -43,6 +43,7 @@ from assay.scorers.base import margins
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import brier, cluster_folds, is_right, sigmoid
+from assay.training.fits.weight_decay import choose_decay
 from assay.training.loop import fit
 from assay.training.objective import Objective
 from assay.training.prepare import Prepared, prepare
@@ -50,7 +51,6 @@ from assay.training.settings import Machine, Regularization, TrainConfig, derive
 from assay.training.states.depth import LOOKS, PENALTIES, DepthProbe, fit_linear, probe_depth
 from assay.training.states.layer_states import differences, layer_states
 from assay.training.tasks.pairs import pair_figures
-from assay.training.weight_decay import choose_decay
 
 Set = Literal["harmless", "truthful", "rmb-helpful", "rmb-harmless", "alpaca"]
 Read = Literal["last", "mean", "both"]

@@ -25,7 +25,7 @@ from levels_of_steps import STEP_LAWS, labelled
 from sklearn.linear_model import LogisticRegression
 
 from assay.stats.metrics import sigmoid
-from assay.stats.platt import fit_platt
+from assay.stats.steps.platt import fit_platt
 
 MANY = 3000
 RAW, LIKELIEST, PRIOR = "as they are", "highest likelihood", "with a prior"

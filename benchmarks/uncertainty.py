@@ -202,7 +202,7 @@ def one_fold(config: UncertaintyConfig, study: Study, fold: int, tested: Tested,
 
 
 def fit_members(config: UncertaintyConfig, study: Study, rows: np.ndarray, rng: np.random.Generator) -> Fitted:
-    """K heads from the same start, as `training.members.fit_members`; scale and level are those of the training pairs."""
+    """K heads from the same start, as `training.fits.members.fit_members`; scale and level are those of the training pairs."""
     prepared, model, task = study.prepared, study.prepared.model, study.prepared.task
     loop, start, everything = prepared.derived.loop, trained_weights(prepared.model), np.arange(len(prepared.table))
     rewards, posterior, states_R2D = [], None, np.empty(0)

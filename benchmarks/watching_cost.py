@@ -39,7 +39,7 @@ from assay.models.reward_model import RewardModel, new_head
 from assay.models.saved.artifact import save_artifact
 from assay.records import Completion, Rewards
 from assay.scorers.local import load_raw
-from assay.serve.watching import CANARIES, CANARY_LOOKS, SERVED
+from assay.serve.metrics.watching import CANARIES, CANARY_LOOKS, SERVED
 
 WAYS = {"as a service": SERVED, "every text read, three kept": WatchSettings()}
 GPU_SECONDS = 1 / 500

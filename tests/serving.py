@@ -16,7 +16,7 @@ import uvicorn
 from assay.records import Completion, Rewards
 from assay.scorers.base import Scorer
 from assay.serve.app import build_app
-from assay.serve.prometheus import Counters
+from assay.serve.metrics.prometheus import Counters
 from assay.serve.served import Served
 from assay.serve.service import EngineSettings, Service, start_engine
 

@@ -26,7 +26,7 @@ import assay
         "assay.generation.endpoint",
         "assay.generation.generator",
         "assay.scorers.judges.open_judge",
-        "assay.scorers.remote",
+        "assay.scorers.http.remote",
         "assay.serve.app",
         "assay.stats.significance",
         "assay.wire",

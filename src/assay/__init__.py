@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from assay.scorers.base import Scorer, prefer
     from assay.scorers.baselines import BagOfWordsScorer, LengthScorer, fit_bag_of_words
     from assay.scorers.checks import check_scorer
+    from assay.scorers.http.remote import RemoteScorer
     from assay.scorers.judges.options import JudgeOptions
     from assay.scorers.load import load
-    from assay.scorers.remote import RemoteScorer
     from assay.scorers.wrappers.cached import Cached
     from assay.scorers.wrappers.calibrated import Calibrated, Calibration, fit_calibration
     from assay.training.rows.augment import augment
@@ -50,7 +50,7 @@ _LAZY = {
     "assay.scorers.wrappers.calibrated": ("Calibrated", "Calibration", "fit_calibration"),
     "assay.scorers.judges.options": ("JudgeOptions",),
     "assay.scorers.load": ("load",),
-    "assay.scorers.remote": ("RemoteScorer",),
+    "assay.scorers.http.remote": ("RemoteScorer",),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 

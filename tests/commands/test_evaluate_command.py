@@ -14,7 +14,7 @@ import assay
 from assay.commands import evaluate
 from assay.commands.shared import Pairs, Where
 from assay.data.pairs import write_pairs
-from assay.data.rows import slug
+from assay.data.raw.rows import slug
 from assay.data.run_data import run_data
 from assay.data.split import split_of
 from assay.errors import DataError

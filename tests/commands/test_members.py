@@ -23,9 +23,9 @@ from assay.records import Completion
 from assay.run_files import WORDS_FILE, read_description, saved_scales
 from assay.scorers.checks import check_scorer
 from assay.scorers.ensemble import PLAIN, Combination, members_of, robust_mean
+from assay.scorers.http.remote import RemoteScorer
 from assay.scorers.load import load
 from assay.scorers.local import load_raw
-from assay.scorers.remote import RemoteScorer
 from assay.wire import report_from_json
 from serving import service_of, serving
 from tiny import save_tiny_base, tiny_model, tiny_renderer, toy_pairs

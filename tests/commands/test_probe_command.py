@@ -19,8 +19,8 @@ from assay.data.run_data import run_data
 from assay.data.tokens.table import PairTable
 from assay.records import PreferencePair
 from assay.run_files import read_description
+from assay.training.fits.neutral import with_neutral_labels
 from assay.training.losses import bradley_terry
-from assay.training.neutral import with_neutral_labels
 from assay.training.objective import Objective, batch_loss, length_log_odds
 from assay.training.prepare import prepare
 from assay.training.rows.augment import augment

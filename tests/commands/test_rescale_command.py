@@ -15,7 +15,7 @@ import assay
 from assay.commands.model import rescale
 from assay.commands.shared import Pairs, Where
 from assay.data.pairs import write_pairs
-from assay.data.rows import slug
+from assay.data.raw.rows import slug
 from assay.data.split import prompt_hashes
 from assay.errors import DataError
 from assay.evaluation.equal_kl import equal_kl_factor

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from assay.data.cases import Case, Label, case_of, comparisons, of_ranking, of_sides, of_two, pairs_of
-from assay.data.cells import BadRow
+from assay.data.raw.cells import BadRow
 from assay.messages import Message, as_messages
 from assay.records import PreferencePair
 

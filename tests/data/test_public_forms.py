@@ -14,8 +14,8 @@ import pytest
 from assay.data.balance import first_wins
 from assay.data.candidates import read_candidates
 from assay.data.cases import Case
-from assay.data.columns import suggestion
 from assay.data.pairs import PairReader, read_pairs
+from assay.data.raw.columns import suggestion
 from assay.errors import DataError
 from assay.messages import Message
 from assay.records import PreferencePair

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from assay.data.columns import renaming
 from assay.data.pairs import read_completions, read_pairs
+from assay.data.raw.columns import renaming
 
 HEALTHBENCH = [{"criterion": "Says to rest", "points": 4, "tags": []}, {"criterion": "Is rude", "points": -2, "tags": []}]
 RAR = [{"title": "Rest", "description": "Essential Criteria: Says to rest.", "weight": 5}]

@@ -16,8 +16,8 @@ from assay.evaluation.steps.step_scores import labels_of, meant, score_steps
 from assay.records import Completion, Metric, Rewards
 from assay.report.headline import headline, summary_lines
 from assay.report.remedies import remedy_of
-from assay.stats.platt import MIN_PROBLEMS
-from assay.stats.step_figures import StepLabels
+from assay.stats.steps.platt import MIN_PROBLEMS
+from assay.stats.steps.step_figures import StepLabels
 
 NAN = math.nan
 

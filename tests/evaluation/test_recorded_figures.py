@@ -13,6 +13,7 @@ import pytest
 
 from assay.cli import main
 from assay.data.pairs import read_pairs
+from assay.data.raw.rows import read_rows
 from assay.data.recorded import (
     LLMBAR_SETS,
     RecordedPairs,
@@ -23,7 +24,6 @@ from assay.data.recorded import (
     read_vicuna_reviews,
     two_scores,
 )
-from assay.data.rows import read_rows
 from assay.evaluation.verdict_figures import label_figures, order_figures
 from assay.records import PreferencePair
 from assay.scorers.base import prefer

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from assay.evaluation.steps.step_rivals import guesses
-from assay.stats.step_figures import (
+from assay.stats.steps.step_figures import (
     NO_ERROR,
     StepLabels,
     above,

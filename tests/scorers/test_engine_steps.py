@@ -15,7 +15,7 @@ from assay.records import Completion
 from assay.rl.search.growing import values_of
 from assay.scorers.base import step_reader
 from assay.scorers.checks import check_scorer
-from assay.scorers.remote import RemoteScorer
+from assay.scorers.http.remote import RemoteScorer
 from fake_engine import fake_engine
 from process_models import QUESTION as ASKED
 from process_models import SAVED, steps_of

@@ -16,7 +16,7 @@ from assay.records import Completion
 from assay.scorers.base import ReadsSteps
 from assay.scorers.checks import check_scorer
 from assay.scorers.steps.step_models import StepModelScorer
-from assay.stats.step_reductions import reduce_values
+from assay.stats.steps.step_reductions import reduce_values
 from process_models import ORACLES, QUESTION, SAVED, save_qwen_math_prm, save_reasoneval, steps_of
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from assay.records import Completion
-from assay.scorers.engine_api import ask_engine
+from assay.scorers.http.engine_api import ask_engine
 from assay.scorers.load import load
 from assay.scorers.local import LocalScorer
 from assay.scorers.verifiers.built_in import built_in_rule

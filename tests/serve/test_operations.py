@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from assay.serve.gauges import process_gauges
+from assay.serve.metrics.gauges import process_gauges
 from assay.serve.middleware import Keys
 from assay.serve.service_log import JSONLines
 from serving import Lengths, service_of, serving, wait_for

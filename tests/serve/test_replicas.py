@@ -15,7 +15,7 @@ import pytest
 
 import assay
 from assay.records import Completion
-from assay.scorers.remote import RemoteScorer
+from assay.scorers.http.remote import RemoteScorer
 from assay.serve.build import serve
 from assay.serve.serve_config import ServeConfig
 from served_process import Process, process

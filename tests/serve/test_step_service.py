@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from assay.records import Completion
+from assay.scorers.http.remote import RemoteScorer
 from assay.scorers.local import LocalScorer
-from assay.scorers.remote import RemoteScorer
 from serving import service_of, serving
 from step_models import COMPLETIONS, QUESTION, SOLUTIONS, save_step_artifact, saved_scorer
 from tiny import tiny_model, tiny_renderer

@@ -19,12 +19,12 @@ from assay.errors import DataError
 from assay.models.lora import add_lora, merge_lora
 from assay.run_files import PROMPTS_FILE, read_description
 from assay.scorers.local import load_raw
+from assay.training.fits.weight_decay import DECAYS
 from assay.training.loop import best_loss, evals_since_best
 from assay.training.objective import Objective
 from assay.training.prepare import prepare
 from assay.training.run import fit_and_save, train
 from assay.training.settings import Regularization, TrainConfig
-from assay.training.weight_decay import DECAYS
 from assay.wire import report_from_json
 from tiny import save_tiny_base, tiny_model, toy_pairs
 from toy_runs import MACHINE, config_of

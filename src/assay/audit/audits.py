@@ -20,8 +20,8 @@ from assay.audit.probes.alarm import MAX_RISE, Probe, ProbeResult
 from assay.audit.probes.battery import INJECTIONS, battery, run_probes
 from assay.console import progress, say
 from assay.data.candidates import Candidates, Recorded
-from assay.data.columns import NO_NAMES
-from assay.data.rows import slug
+from assay.data.raw.columns import NO_NAMES
+from assay.data.raw.rows import slug
 from assay.data.split import HasPrompt
 from assay.messages import Messages, prompt_key
 from assay.records import Finding, extended

@@ -22,8 +22,8 @@ from assay.report.remedies import SOLUTION_REMEDIES
 from assay.scorers.base import ReadsSteps, Scorer, capability
 from assay.stats.mean_intervals import change_interval
 from assay.stats.metrics import mean
-from assay.stats.step_figures import reduced
-from assay.stats.step_reductions import REDUCED
+from assay.stats.steps.step_figures import reduced
+from assay.stats.steps.step_reductions import REDUCED
 
 OWN, BESIDE = "its own reward", "the model beside it"
 

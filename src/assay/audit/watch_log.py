@@ -21,7 +21,7 @@ from assay.audit.healthy_file import Healthy
 from assay.audit.monitors import ALPHA
 from assay.audit.signs import SIGNS, Look
 from assay.audit.watch import TOGETHER, Watch, WatchSettings
-from assay.data.rows import read_rows, unit_of
+from assay.data.raw.rows import read_rows, unit_of
 from assay.errors import DataError
 from assay.records import Completion, Finding, Metric, PageResult, Report, Rewards, Table
 from assay.run_files import COMPLETIONS, METRICS

@@ -22,7 +22,7 @@ from assay.bulk.journal import FORMAT, SUFFIXES, Journal, locked
 from assay.bulk.score_ray import Cluster, score_on_ray
 from assay.console import progress, say
 from assay.data.pairs import read_completions
-from assay.data.rows import is_hub
+from assay.data.raw.rows import is_hub
 from assay.generation.generator import Estimate, total_of
 from assay.records import Completion, Dtype
 from assay.run_files import LEDGER

@@ -10,7 +10,7 @@ import tyro
 
 from assay.commands.shared import Pairs, Where, show
 from assay.console import print_error, progress, say
-from assay.data.rows import slug
+from assay.data.raw.rows import slug
 from assay.evaluation.compare import ComparisonResult, Side, compare_margins
 from assay.evaluation.pair_scores import score_pairs
 from assay.records import Finding, extended

@@ -8,8 +8,8 @@ from pathlib import Path
 import tyro
 
 from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
-from assay.data.columns import renaming
-from assay.data.rows import slug
+from assay.data.raw.columns import renaming
+from assay.data.raw.rows import slug
 from assay.data.steps.step_check import holds_steps
 from assay.evaluation.measure import (
     NamedSteps,

@@ -12,9 +12,9 @@ import tyro
 
 from assay.commands.shared import Columns, Ignored, Model, Where, keep, show
 from assay.console import print_error, progress, say
-from assay.data.columns import renaming
 from assay.data.prompt_rows import Prompt, read_prompts
-from assay.data.rows import slug
+from assay.data.raw.columns import renaming
+from assay.data.raw.rows import slug
 from assay.files import write_text
 from assay.generation.generator import Generator, Limits
 from assay.generation.ledger import Ledger

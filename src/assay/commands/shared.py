@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias
 import tyro
 
 from assay.console import print_figures, print_lines, report_rows, say
-from assay.data.columns import renaming
+from assay.data.raw.columns import renaming
 from assay.data.split import Split
 from assay.records import Dtype, Report, Result
 from assay.report.headline import summary_lines

@@ -10,7 +10,7 @@ from assay.console import say
 from assay.report.run_page import write_run_page
 from assay.run_files import read_report
 from assay.training import distributed
-from assay.training.choice import QUICK
+from assay.training.fits.choice import QUICK
 from assay.training.generative.generative_run import train_generative
 from assay.training.generative.kind_words import is_written
 from assay.training.generative.measure_generative import measure_generative

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from assay.data.cases import Case, case_of
-from assay.data.cells import BadRow, list_of, number_of
-from assay.data.columns import NO_NAMES
-from assay.data.rows import Row, file_of, stem, unit_of
+from assay.data.raw.cells import BadRow, list_of, number_of
+from assay.data.raw.columns import NO_NAMES
+from assay.data.raw.rows import Row, file_of, stem, unit_of
 from assay.data.sources import critiqued, judged, published, ranked
 from assay.data.sources.chosen import rmb_best_of_n
 from assay.data.sources.forms import Beside, Form, Read, cases_of, file_form, row_form

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from assay.data.cells import BadRow, joined, prompt_of, split_answer, stripped
 from assay.data.critiques import CHOSEN_CRITIQUE, REJECTED_CRITIQUE
+from assay.data.raw.cells import BadRow, joined, prompt_of, split_answer, stripped
 from assay.messages import Message, Messages, prompt_key
 from assay.records import Completion, PreferencePair
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.data.balance import first_wins, has_markdown, lead, markdown_wins, script_table
-from assay.data.columns import NO_NAMES
 from assay.data.pairs import read_pairs
+from assay.data.raw.columns import NO_NAMES
 from assay.data.scripts import script_of
 from assay.data.set_aside import why_no_pairs
 from assay.data.sources.reading import ReadProblems

@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from assay.data.cases import Case, Outcome, pairs_of
-from assay.data.cells import BadRow, answer_of, list_of, prompt_of, text_of, tools_of, turns_of
-from assay.data.columns import NO_NAMES, renaming
-from assay.data.dataset_info import described
-from assay.data.rows import Row, Rows, file_of, is_hub, read_rows, stem, unit_of
+from assay.data.raw.cells import BadRow, answer_of, list_of, prompt_of, text_of, tools_of, turns_of
+from assay.data.raw.columns import NO_NAMES, renaming
+from assay.data.raw.dataset_info import described
+from assay.data.raw.rows import Row, Rows, file_of, is_hub, read_rows, stem, unit_of
+from assay.data.raw.text_rows import write_lines
 from assay.data.sampling import draw_prompts
 from assay.data.sources import annotated, chosen, critiqued, joined, judged, labelled, published, ranked, two_answers
 from assay.data.sources.forms import Form, own_id
 from assay.data.sources.judged import contrasted
 from assay.data.sources.reading import ReadProblems, read_cases
 from assay.data.spread import Spread
-from assay.data.text_rows import write_lines
 from assay.data.truths import truth_of
 from assay.errors import DataError
 from assay.records import Completion, PreferencePair

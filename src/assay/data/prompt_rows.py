@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from assay.data.cases import Case
-from assay.data.cells import BadRow, prompt_of
-from assay.data.columns import NO_NAMES
-from assay.data.rows import Row, slug, unit_of
+from assay.data.raw.cells import BadRow, prompt_of
+from assay.data.raw.columns import NO_NAMES
+from assay.data.raw.rows import Row, slug, unit_of
 from assay.data.sources.forms import named_form
 from assay.data.sources.prompts import asked, has_prompt
 from assay.data.sources.reading import ReadProblems, read_cases

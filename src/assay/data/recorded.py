@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from assay.data.cases import Case
-from assay.data.rows import find_beside, read_rows
+from assay.data.raw.rows import find_beside, read_rows
+from assay.data.raw.text_rows import Row
 from assay.data.sources.labelled import llmbar, pandalm, vicuna_human
-from assay.data.text_rows import Row
 from assay.errors import DataError
 from assay.messages import Message
 from assay.records import Completion, PreferencePair

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from assay.data.columns import renaming
 from assay.data.pairs import PairReader, read_pairs
+from assay.data.raw.columns import renaming
 from assay.data.split import HasPrompt, Split, is_among, split_of
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.data.steps.step_check import holds_steps

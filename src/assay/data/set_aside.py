@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.data.pairs import PairReader
-from assay.data.rows import read_rows
+from assay.data.raw.rows import read_rows
 from assay.report.text import shorten
 
 NUM_REASONS = 4  # of a file

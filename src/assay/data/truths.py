@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from assay.data.cells import ground_truth_of
-from assay.data.columns import RowView, plain
 from assay.data.critiques import CRITIQUE_FIELDS
+from assay.data.raw.cells import ground_truth_of
+from assay.data.raw.columns import RowView, plain
 
 _CRITERION_FIELDS = ({"criterion", "points"}, {"title", "description"}, {"requirement"}, {"name", "text"}, {"description", "type"})
 

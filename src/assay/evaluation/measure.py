@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.console import progress, say
-from assay.data.columns import NO_NAMES
-from assay.data.rows import slug
+from assay.data.raw.columns import NO_NAMES
+from assay.data.raw.rows import slug
 from assay.data.sampling import draw_prompts
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.data.steps.step_rows import read_labelled_steps
@@ -32,7 +32,7 @@ from assay.scorers.base import Scorer
 from assay.scorers.baselines import MAX_PAIRS, fit_bag_of_words, kept_bag_of_words
 from assay.scorers.opened import NamedPairs, Opened, overlap, refuse_seen
 from assay.scorers.wrappers.counted import Counted
-from assay.stats.step_figures import fit_threshold
+from assay.stats.steps.step_figures import fit_threshold
 
 
 def evaluate_pairs(opened: Opened, named: NamedPairs, *, title: str, seed: int = 0) -> EvaluationResult:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.data.embedded import parted_query
+from assay.data.raw.embedded import parted_query
 from assay.messages import as_ground_truth, as_messages
 from assay.records import Completion, Rewards
 from assay.rl.failures import ALONE, OnFailure, check, resolve_failures

@@ -14,7 +14,7 @@ import numpy as np
 from assay.data.tokens.padding import Ends
 from assay.records import Completion, PreferencePair, Rewards
 from assay.stats.metrics import sigmoid
-from assay.stats.step_meaning import StepMeaning
+from assay.stats.steps.step_meaning import StepMeaning
 
 Scope = Literal["global", "prompt"]
 

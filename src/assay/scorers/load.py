@@ -12,14 +12,14 @@ from assay.records import Dtype
 from assay.rubrics.shipped import why_no_rubric
 from assay.run_files import POSTERIOR, artifact_path, holds_artifact, holds_checkpoint, may_be_hub_id, read_description
 from assay.scorers.base import Scorer
-from assay.scorers.engine_api import Remote, printable_url
 from assay.scorers.form_specs import form_asked, refuse_form, written_form
 from assay.scorers.generative.critics import GenerativeAsked
 from assay.scorers.generative.generative_forms import GenerativeForm, generative_form, generative_form_of
 from assay.scorers.generative.open_generative import is_generative, open_generative, open_trained
+from assay.scorers.http.engine_api import Remote, printable_url
+from assay.scorers.http.remote import RemoteScorer
 from assay.scorers.judges.open_judge import is_judge, open_judge
 from assay.scorers.judges.options import JudgeOptions
-from assay.scorers.remote import RemoteScorer
 from assay.scorers.rules import RULE, load_rule
 from assay.scorers.verifiers.confined import RunCode
 from assay.scorers.wrappers.cached import Cached

@@ -34,7 +34,7 @@ from assay.scorers.ensemble import Combination, Ensemble
 from assay.scorers.packed_reads import Forward, KnownTexts, PackedReads, at_last_read, num_reads, present_reads
 from assay.scorers.steps.step_rewards import step_rewards, without_rendered
 from assay.scorers.wrappers.scaled import Scaled
-from assay.stats.step_meaning import StepMeaning
+from assay.stats.steps.step_meaning import StepMeaning
 
 # Largest change of a reward between two layouts of the same text, as a share of the head's norm (rewards grow with it): measured on
 # SmolLM2-135M, with a margin. In bfloat16 five standard deviations: at 0.15 one answer in a hundred was outside.

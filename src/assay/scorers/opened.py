@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.console import say
-from assay.data.columns import NO_NAMES
 from assay.data.pairs import read_pairs
-from assay.data.rows import slug
+from assay.data.raw.columns import NO_NAMES
+from assay.data.raw.rows import slug
 from assay.data.run_data import RunData, run_data
 from assay.data.sampling import draw_pairs
 from assay.data.set_aside import why_no_pairs
@@ -40,11 +40,11 @@ from assay.run_files import (
     read_description,
 )
 from assay.scorers.base import HasAssumptions, HasBill, Scorer, TellsOutside, capability
-from assay.scorers.engine_api import printable_url
 from assay.scorers.form_specs import form_asked, refuse_form, written_form
 from assay.scorers.generative.critics import GenerativeAsked, generative_text
 from assay.scorers.generative.generative_forms import generative_form_of
 from assay.scorers.generative.open_generative import is_generative, open_trained, trained_asked
+from assay.scorers.http.engine_api import printable_url
 from assay.scorers.judges.open_judge import is_judge
 from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.load import (

@@ -31,7 +31,7 @@ from assay.serve.contracts import engines, gym, rerank, tei, trainers
 from assay.serve.contracts.engines import ScorePairsRequest, score_pairs
 from assay.serve.contracts.request_fields import ChatTurn
 from assay.serve.docs_page import POLICY, docs_page
-from assay.serve.gauges import read_gauges
+from assay.serve.metrics.gauges import read_gauges
 from assay.serve.middleware import Gate, error_body
 from assay.serve.queue import COUNTS, Row
 from assay.serve.service import BadRequest, Body, ClientGone, Service, StrictJSON, open_request, service_of

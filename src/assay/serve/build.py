@@ -17,14 +17,14 @@ from assay.data.pairs import read_pairs
 from assay.evaluation.scale import measure_scale
 from assay.records import PreferencePair
 from assay.scorers.base import Scorer
-from assay.scorers.engine_api import printable_url
+from assay.scorers.http.engine_api import printable_url
 from assay.scorers.judges.open_judge import is_judge
 from assay.scorers.load import is_directory
 from assay.scorers.opened import open_scorer, refuse_seen
 from assay.scorers.ray import connect, resolved_dtype
 from assay.serve.batcher import Batcher
+from assay.serve.metrics.prometheus import Counters
 from assay.serve.middleware import Keys, Limits
-from assay.serve.prometheus import Counters
 from assay.serve.replicas import import_serve, run_replicas
 from assay.serve.serve_config import ADMIN_VARIABLE, TOKENS_VARIABLE, ServeConfig
 from assay.serve.served import Served

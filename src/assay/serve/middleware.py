@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from assay.files import sha256
 from assay.serve.batcher import place_of
 from assay.serve.browsers import refusal
-from assay.serve.prometheus import SECONDS, Counters
+from assay.serve.metrics.prometheus import SECONDS, Counters
 
 log = logging.getLogger("assay.serve")
 

@@ -11,7 +11,7 @@ import tyro
 from assay.records import Dtype
 from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.verifiers.confined import CodeFlags
-from assay.serve.watching import WatchFlags
+from assay.serve.metrics.watching import WatchFlags
 
 TOKENS_VARIABLE, ADMIN_VARIABLE = "ASSAY_TOKENS", "ASSAY_ADMIN_TOKENS"
 

@@ -25,7 +25,7 @@ from assay.scorers.base import (
     reads_ground_truth,
 )
 from assay.serve.batcher import Batcher, EngineDown, QueueFull
-from assay.serve.prometheus import RewardWindow
+from assay.serve.metrics.prometheus import RewardWindow
 from assay.serve.queue import Row
 
 log = logging.getLogger("assay.serve")

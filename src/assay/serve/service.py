@@ -22,11 +22,11 @@ from assay.errors import AssayError
 from assay.records import Completion
 from assay.scorers.base import Scorer
 from assay.serve.batcher import LINGER_SECONDS, MAX_QUEUED, BatchDone, Batcher, DeadlinePassed
+from assay.serve.metrics.prometheus import ITEMS, SECONDS, TOKENS, Counters, RewardWindow
+from assay.serve.metrics.watching import Watching
 from assay.serve.middleware import Keys, Limits
-from assay.serve.prometheus import ITEMS, SECONDS, TOKENS, Counters, RewardWindow
 from assay.serve.queue import Row
 from assay.serve.served import Loaded, Served, TextRules, text_rules_of
-from assay.serve.watching import Watching
 from assay.wire import FINGERPRINT_HEADER
 
 T = TypeVar("T")

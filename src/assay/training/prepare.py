@@ -23,8 +23,9 @@ from assay.models.reward_model import RewardModel, new_head
 from assay.models.text_head import TextHead, load_text_head
 from assay.records import PreferencePair
 from assay.training import distributed
-from assay.training.choice import Candidate, Choice, KeptChoice, Options, choose, options
-from assay.training.neutral import Neutral
+from assay.training.fits.choice import Candidate, Choice, KeptChoice, Options, choose, options
+from assay.training.fits.neutral import Neutral
+from assay.training.fits.weight_decay import NUM_FITS, choose_decay
 from assay.training.settings import Derived, TrainConfig, derive, parse_depth, parse_params, top_blocks
 from assay.training.start import check_layers, starting_point
 from assay.training.states.cache import KnownStates
@@ -33,7 +34,6 @@ from assay.training.states.known_texts import KnownTexts, known_texts
 from assay.training.tasks.task import COUNTER_EXAMPLES, Built, Kind, kind_of
 from assay.training.text_reads import text_likelihoods
 from assay.training.trained import Trained, head_above, trained_part
-from assay.training.weight_decay import NUM_FITS, choose_decay
 
 MAX_KNOWN = 50_000  # rows; of more, training texts are not looked up
 MAX_HELDOUT = 1000  # held-out pairs, lists or solutions that are evaluated during training

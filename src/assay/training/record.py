@@ -25,8 +25,8 @@ from assay.records import Finding, Metric, Report, Table
 from assay.run_files import UNKNOWN_PAST
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
-from assay.training.choice import QUICK
-from assay.training.neutral import off_neutral, reached
+from assay.training.fits.choice import QUICK
+from assay.training.fits.neutral import off_neutral, reached
 from assay.training.objective import Objective
 from assay.training.prepare import Prepared
 from assay.training.settings import Machine, Members, Regularization, TrainConfig

@@ -29,8 +29,7 @@ from assay.scorers.ensemble import PLAIN
 from assay.scorers.local import load_local, load_raw
 from assay.training import distributed
 from assay.training.checkpoint import latest_checkpoint
-from assay.training.loop import best_loss, fit
-from assay.training.members import (
+from assay.training.fits.members import (
     MEMBER_RUNS,
     SCALED_BY,
     combination_of,
@@ -42,7 +41,8 @@ from assay.training.members import (
     scales_of,
     with_diversity,
 )
-from assay.training.neutral import with_neutral_labels
+from assay.training.fits.neutral import with_neutral_labels
+from assay.training.loop import best_loss, fit
 from assay.training.prepare import Prepared, prepare
 from assay.training.record import accuracy_report, describe, trained_prompts, training_sample, write_config
 from assay.training.settings import TrainConfig

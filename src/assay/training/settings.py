@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 import tyro
 
-from assay.data.columns import renaming
+from assay.data.raw.columns import renaming
 from assay.data.run_data import NO_PROMPTS, RunData, known_prompts
 from assay.models.device import token_budget
 from assay.records import Dtype

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from assay.data.cases import Case
-from assay.data.rows import read_rows
+from assay.data.raw.rows import read_rows
 from assay.evaluation.suites import marking as rules
 from assay.evaluation.suites.answers import lengths
 from assay.evaluation.suites.catalog import SUITES

@@ -24,9 +24,9 @@ from assay.run_files import POSTERIOR, read_description, uncalibrated_fingerprin
 from assay.scorers.base import TellsMarginStd, capability
 from assay.scorers.checks import check_scorer
 from assay.scorers.ensemble import members_of
+from assay.scorers.http.remote import RemoteScorer
 from assay.scorers.load import load
 from assay.scorers.local import load_raw
-from assay.scorers.remote import RemoteScorer
 from assay.scorers.wrappers.calibrated import Calibrated
 from assay.stats.head_posterior import curvature
 from assay.training.settings import Members

@@ -24,8 +24,8 @@ from assay.audit.drift.reference import (
 )
 from assay.audit.drift.samples import MOST_READ, draw, prompt_of, read_sample
 from assay.console import progress, say
-from assay.data.columns import NO_NAMES
-from assay.data.rows import slug
+from assay.data.raw.columns import NO_NAMES
+from assay.data.raw.rows import slug
 from assay.data.sampling import draw_prompts
 from assay.data.split import is_among
 from assay.records import Completion, Dtype, PreferencePair

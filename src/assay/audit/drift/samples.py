@@ -9,8 +9,8 @@ import numpy as np
 
 from assay.console import say
 from assay.data.candidates import read_candidates
-from assay.data.columns import NO_NAMES
 from assay.data.pairs import read_completions, read_pairs
+from assay.data.raw.columns import NO_NAMES
 from assay.data.sampling import draw_prompts
 from assay.errors import DataError
 from assay.records import Completion, PreferencePair, prompt_key

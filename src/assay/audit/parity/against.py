@@ -14,7 +14,7 @@ import numpy as np
 
 from assay.audit.parity.traps import largest, num_new_ties
 from assay.records import Completion, Finding, Metric
-from assay.scorers.engine_api import Engine, endpoint
+from assay.scorers.http.engine_api import Engine, endpoint
 
 REMOTE, FLIPS, FLIPS_OVERALL, TIES = "remote difference", "rank flips within a prompt", "rank flips overall", "new ties"
 DIAGNOSIS = "what the engine does"

@@ -18,8 +18,8 @@ from assay.models.saved.golden import Golden, golden_completions, read_golden
 from assay.models.saved.plain import PlainReader
 from assay.records import Completion, Finding, Metric, PageResult, Report, Rewards, Table
 from assay.run_files import read_description
-from assay.scorers.engine_api import TAKES_IDS, ask_engine, ask_token_labels
 from assay.scorers.ensemble import PLAIN
+from assay.scorers.http.engine_api import TAKES_IDS, ask_engine, ask_token_labels
 from assay.scorers.local import LocalScorer, load_local
 
 TITLE, TABLE = "Parity certificate", "checks and traps"

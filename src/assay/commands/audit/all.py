@@ -16,7 +16,7 @@ from assay.audit.verdicts import NOT_MEASURED, TrustResult, below_verdicts, verd
 from assay.commands.shared import Model, Pairs, Where, keep, pairs_for, show
 from assay.console import say
 from assay.data.candidates import read_candidates
-from assay.data.rows import slug
+from assay.data.raw.rows import slug
 from assay.data.sampling import draw_pairs
 from assay.errors import DataError
 from assay.evaluation.measure import evaluate_on_suite, evaluate_pairs

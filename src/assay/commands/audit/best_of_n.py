@@ -14,8 +14,8 @@ from assay.audit.chosen_solutions import Solved, choose_among, solution_rewards
 from assay.commands.shared import Columns, Ignored, Model, Where, keep, show
 from assay.console import progress, say
 from assay.data.candidates import read_candidates
-from assay.data.columns import renaming
-from assay.data.rows import slug
+from assay.data.raw.columns import renaming
+from assay.data.raw.rows import slug
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.data.steps.step_check import holds_steps
 from assay.evaluation.measure import read_named_steps

@@ -10,7 +10,7 @@ import tyro
 from assay.audit.audits import drift_of_sets
 from assay.audit.drift.kept import fit_reference
 from assay.commands.shared import Columns, Ignored, Model, Where, keep, show
-from assay.data.columns import renaming
+from assay.data.raw.columns import renaming
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from assay.audit.parity.certificate import Certificate, make_certificate
 from assay.audit.parity.verdict_parity import verdict_certificate
 from assay.commands.shared import Model, keep, show
 from assay.run_files import read_description
-from assay.scorers.engine_api import Engine
 from assay.scorers.generative.open_generative import is_generative
+from assay.scorers.http.engine_api import Engine
 from assay.scorers.opened import open_scorer
 
 

@@ -12,7 +12,7 @@ from assay.audit.healthy_file import RATE, keep_healthy, read_healthy
 from assay.audit.watch_log import is_run, settings_for, watch_log
 from assay.commands.shared import Columns, keep, show
 from assay.console import say
-from assay.data.rows import slug
+from assay.data.raw.rows import slug
 
 FAILED = 6
 

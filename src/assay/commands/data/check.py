@@ -11,7 +11,7 @@ import tyro
 from assay.commands.shared import Columns, Ignored, keep, reading_flags, show
 from assay.console import print_error, print_lines, say
 from assay.data.check import check_pairs
-from assay.data.columns import renaming
+from assay.data.raw.columns import renaming
 from assay.data.steps.step_check import check_steps, holds_steps
 from assay.data.tokens.render import Renderer
 

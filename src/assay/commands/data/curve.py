@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from assay.commands.shared import show
 from assay.run_files import only_run
-from assay.training.curve import CurveConfig as Config
-from assay.training.curve import learning_curve
+from assay.training.fits.curve import CurveConfig as Config
+from assay.training.fits.curve import learning_curve
 
 
 def run(config: Config) -> int:

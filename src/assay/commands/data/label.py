@@ -26,10 +26,10 @@ from assay.bulk.label import (
 from assay.bulk.relabel import relabel
 from assay.commands.shared import Columns, Ignored
 from assay.console import print_error, say
-from assay.data.columns import renaming
 from assay.data.pairs import read_pairs, write_pairs
 from assay.data.prompt_rows import read_prompts
-from assay.data.rows import slug
+from assay.data.raw.columns import renaming
+from assay.data.raw.rows import slug
 from assay.files import write_text
 from assay.generation.generator import Generator, Limits
 from assay.generation.ledger import Ledger

@@ -24,7 +24,7 @@ from assay.bulk.label_steps import (
 )
 from assay.commands.shared import Ignored
 from assay.console import print_error, say
-from assay.data.rows import slug
+from assay.data.raw.rows import slug
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.data.steps.solutions import read_solutions
 from assay.data.steps.step_rows import write_labelled_steps

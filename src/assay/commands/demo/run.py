@@ -58,8 +58,8 @@ from assay.scorers.wrappers.calibrated import cross_fitted_probabilities
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
 from assay.training.checkpoint import trained_weights
+from assay.training.fits.neutral import find_labels, labelled
 from assay.training.loop import fit
-from assay.training.neutral import find_labels, labelled
 from assay.training.prepare import Prepared, prepare
 from assay.training.rows.augment import AUGMENTED, augment
 from assay.training.run import fit_and_save

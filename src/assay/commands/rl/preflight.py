@@ -15,8 +15,8 @@ from assay.audit.audits import drift_of_sets
 from assay.audit.probes.battery import run_probes
 from assay.commands.shared import Columns, Ignored, Model, Where, keep, show
 from assay.console import print_error, say
-from assay.data.columns import renaming
 from assay.data.prompt_rows import Prompt, read_prompts
+from assay.data.raw.columns import renaming
 from assay.files import write_text
 from assay.generation.generator import Generator, Limits
 from assay.generation.ledger import Ledger

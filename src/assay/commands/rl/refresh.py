@@ -12,7 +12,7 @@ import tyro
 from assay.bulk.label import open_labeller
 from assay.commands.shared import Columns, Ignored, Where, keep, show
 from assay.console import say
-from assay.data.columns import renaming
+from assay.data.raw.columns import renaming
 from assay.generation.ledger import Ledger
 from assay.report.html import write_html
 from assay.rl.evaluations import EVALUATIONS

@@ -12,7 +12,7 @@ from assay.audit.watch import WatchSettings
 from assay.audit.watch_log import watch_log
 from assay.commands.shared import Columns, Ignored, Where, keep, show
 from assay.console import say
-from assay.data.columns import renaming
+from assay.data.raw.columns import renaming
 from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_flags import Penalty, PolicyFlags, read_split
 from assay.rl.loop.policy_result import policy_result

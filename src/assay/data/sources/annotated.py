@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from assay.data.cases import Case, of_ranking, of_two
-from assay.data.cells import BadRow, UnknownLabel, field_of, list_of, number_of, text_of
-from assay.data.columns import RowView, Unclear, is_blank, left_over, plain
-from assay.data.rows import Row
+from assay.data.raw.cells import BadRow, UnknownLabel, field_of, list_of, number_of, text_of
+from assay.data.raw.columns import RowView, Unclear, is_blank, left_over, plain
+from assay.data.raw.rows import Row
 from assay.data.sources.forms import ID_COLUMNS, TAG_COLUMNS, Form, gathered_form, named_form, row_form
 from assay.data.sources.prompts import asked, has_prompt, opened
 from assay.data.sources.two_answers import Sides, sides_of, voted

@@ -9,11 +9,22 @@ from itertools import product
 from typing import Any
 
 from assay.data.cases import Case, Label, case_of, of_sides, of_two
-from assay.data.cells import TURN, BadRow, field_of, list_of, number_of, read_transcript, split_answer, stripped, text_of, turns_of
-from assay.data.column_names import PROMPT_NAMES
-from assay.data.columns import SPLIT, RowView, Unclear, column_of, plain
-from assay.data.embedded import conversation_in, transcript_in
-from assay.data.rows import Row
+from assay.data.raw.cells import (
+    TURN,
+    BadRow,
+    field_of,
+    list_of,
+    number_of,
+    read_transcript,
+    split_answer,
+    stripped,
+    text_of,
+    turns_of,
+)
+from assay.data.raw.column_names import PROMPT_NAMES
+from assay.data.raw.columns import SPLIT, RowView, Unclear, column_of, plain
+from assay.data.raw.embedded import conversation_in, transcript_in
+from assay.data.raw.rows import Row
 from assay.data.sources.forms import Form, named_form, row_form
 from assay.data.sources.prompts import asked, has_prompt, prompt_column
 from assay.messages import role_in

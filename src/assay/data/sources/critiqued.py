@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from assay.data.cases import Case, case_of
-from assay.data.cells import BadRow, list_of, number_of, text_of
-from assay.data.columns import RowView, plain
-from assay.data.rows import Row
+from assay.data.raw.cells import BadRow, list_of, number_of, text_of
+from assay.data.raw.columns import RowView, plain
+from assay.data.raw.rows import Row
 from assay.data.sources.forms import Form, row_form
 
 _AUTOJ = re.compile(

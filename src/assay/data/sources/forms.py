@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 from assay.data.cases import Case
-from assay.data.cells import BadRow, tools_of
 from assay.data.critiques import CRITIQUE
-from assay.data.rows import Row
+from assay.data.raw.cells import BadRow, tools_of
+from assay.data.raw.rows import Row
 from assay.data.truths import truth_of
 
 Read: TypeAlias = Callable[[Row], Case | list[Case]]

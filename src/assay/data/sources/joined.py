@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from assay.data.cases import Case, of_two
-from assay.data.cells import BadRow, list_of, number_of
 from assay.data.critiques import FIRST_NAMES, SECOND_NAMES, by_label
-from assay.data.rows import Row
+from assay.data.raw.cells import BadRow, list_of, number_of
+from assay.data.raw.rows import Row
 from assay.data.sources.forms import Beside, Form, Read, file_form, tags_of
 
 DIRECTORY_FILES = ("preferences", "gpt4_reviews")

@@ -10,9 +10,9 @@ from itertools import combinations, product
 from typing import Any
 
 from assay.data.cases import Case, Label, case_of
-from assay.data.cells import BadRow, UnknownLabel, look_up, number_of, stripped, text_of, turns_of
-from assay.data.columns import Unclear, column_of, is_blank, plain
-from assay.data.rows import Row
+from assay.data.raw.cells import BadRow, UnknownLabel, look_up, number_of, stripped, text_of, turns_of
+from assay.data.raw.columns import Unclear, column_of, is_blank, plain
+from assay.data.raw.rows import Row
 from assay.data.sources.forms import Form, named_form, row_form
 from assay.data.sources.prompts import asked, has_prompt, prompt_column
 from assay.messages import Message, Messages, prompt_key

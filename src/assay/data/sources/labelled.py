@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from assay.data.cases import Case, of_two
-from assay.data.cells import BadRow, field_of, list_of, look_up, text_of
-from assay.data.rows import Row
+from assay.data.raw.cells import BadRow, field_of, list_of, look_up, text_of
+from assay.data.raw.rows import Row
 from assay.data.sources.forms import Form, row_form
 
 _ANNOTATORS = ("annotator1", "annotator2", "annotator3")

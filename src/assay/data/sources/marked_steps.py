@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from assay.data.cells import BadRow, list_of, prompt_of, text_of, turns_of
-from assay.data.columns import RowView
-from assay.data.rows import Row
+from assay.data.raw.cells import BadRow, list_of, prompt_of, text_of, turns_of
+from assay.data.raw.columns import RowView
+from assay.data.raw.rows import Row
 from assay.data.sources.step_labels import (
     Right,
     Solution,

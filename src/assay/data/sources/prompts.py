@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from assay.data.cases import Case
-from assay.data.cells import BadRow, turns_of
-from assay.data.column_names import PROMPT_NAMES, is_prose, is_told
-from assay.data.columns import is_blank
-from assay.data.embedded import parsed_text, transcript_in
-from assay.data.rows import Row
+from assay.data.raw.cells import BadRow, turns_of
+from assay.data.raw.column_names import PROMPT_NAMES, is_prose, is_told
+from assay.data.raw.columns import is_blank
+from assay.data.raw.embedded import parsed_text, transcript_in
+from assay.data.raw.rows import Row
 from assay.messages import Message, Messages, role_in
 
 _HEADS = PROMPT_NAMES[: PROMPT_NAMES.index("messages")]

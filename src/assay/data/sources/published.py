@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from assay.data.cases import Case, Label, case_of, of_ranking, of_two
-from assay.data.cells import BadRow, UnknownLabel, field_of, list_of, number_of, text_of, tools_of, turns_of
-from assay.data.columns import RowView
-from assay.data.embedded import parsed_text
-from assay.data.rows import Row
+from assay.data.raw.cells import BadRow, UnknownLabel, field_of, list_of, number_of, text_of, tools_of, turns_of
+from assay.data.raw.columns import RowView
+from assay.data.raw.embedded import parsed_text
+from assay.data.raw.rows import Row
 from assay.data.sources.forms import Form, named_form, row_form
 from assay.data.sources.prompts import asked, has_prompt
 from assay.data.sources.two_answers import Sides, voted, whole_prompt

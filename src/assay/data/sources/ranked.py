@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from assay.data.cases import Case, case_of, of_ranking
-from assay.data.cells import BadRow, field_of, list_of, look_up, number_of, refuse_fields, text_of
-from assay.data.columns import column_of
-from assay.data.embedded import parsed_text
-from assay.data.rows import Row
+from assay.data.raw.cells import BadRow, field_of, list_of, look_up, number_of, refuse_fields, text_of
+from assay.data.raw.columns import column_of
+from assay.data.raw.embedded import parsed_text
+from assay.data.raw.rows import Row
 from assay.data.sources.forms import Form, named_form, row_form
 from assay.data.sources.prompts import asked, has_prompt
 from assay.messages import Message, Messages

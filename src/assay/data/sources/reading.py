@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from assay.data.cases import Case
-from assay.data.cells import BadRow
-from assay.data.columns import NO_NAMES, RowView, Unclear, left_over, refuse_media, renamed, shown_row, suggestion, usual
-from assay.data.rows import Row, joined_rows, read_rows
+from assay.data.raw.cells import BadRow
+from assay.data.raw.columns import NO_NAMES, RowView, Unclear, left_over, refuse_media, renamed, shown_row, suggestion, usual
+from assay.data.raw.rows import Row, joined_rows, read_rows
 from assay.data.sources.forms import ID_COLUMNS, TAG_COLUMNS, Form, Read, cases_of, own_id, tags_of
 from assay.data.sources.prompts import opened
 from assay.data.sources.unwrap import unwrapped

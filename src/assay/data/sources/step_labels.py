@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from assay.data.cells import BadRow, list_of, number_of
-from assay.data.columns import RowView, Unclear
-from assay.data.rows import Row
+from assay.data.raw.cells import BadRow, list_of, number_of
+from assay.data.raw.columns import RowView, Unclear
+from assay.data.raw.rows import Row
 from assay.messages import Messages
 
 BEYOND = "a step beyond the last is named as wrong"

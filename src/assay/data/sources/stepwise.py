@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from assay.data.cells import BadRow, list_of, prompt_of, text_of, turns_of
-from assay.data.columns import RowView
-from assay.data.rows import Row
+from assay.data.raw.cells import BadRow, list_of, prompt_of, text_of, turns_of
+from assay.data.raw.columns import RowView
+from assay.data.raw.rows import Row
 from assay.data.sources.forms import own_id
 from assay.data.sources.marked_steps import (
     FIRST_STEP,

@@ -8,10 +8,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from assay.data.cases import Case, of_two
-from assay.data.cells import BadRow, UnknownLabel, number_of, turns_of
-from assay.data.columns import Unclear, is_blank, is_prose, plain
-from assay.data.embedded import parsed_text
-from assay.data.rows import Row
+from assay.data.raw.cells import BadRow, UnknownLabel, number_of, turns_of
+from assay.data.raw.columns import Unclear, is_blank, is_prose, plain
+from assay.data.raw.embedded import parsed_text
+from assay.data.raw.rows import Row
 from assay.data.sources.forms import Form, named_form
 from assay.data.sources.prompts import asked, has_prompt
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from assay.data.cases import Case
-from assay.data.cells import BadRow, joined
-from assay.data.embedded import rendered_in, transcript_in
+from assay.data.raw.cells import BadRow, joined
+from assay.data.raw.embedded import rendered_in, transcript_in
 from assay.messages import Messages
 
 REPEATED = "answers repeated the prompt, which was cut from them"

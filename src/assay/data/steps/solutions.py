@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from assay.data.pairs import read_completions
-from assay.data.rows import stem
+from assay.data.raw.rows import stem
 from assay.data.sources.step_labels import StepReading
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.data.steps.step_rows import read_labelled_steps, step_form_of

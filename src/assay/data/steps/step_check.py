@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from assay.data.pairs import ALL_FORMS
-from assay.data.rows import read_rows
+from assay.data.raw.rows import read_rows
 from assay.data.sources.step_labels import StepReading
 from assay.data.sources.stepwise import STEP_FORMS
 from assay.data.steps.step_rows import read_labelled_steps, step_form_of

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from assay.data.cells import BadRow, text_of, tools_of
-from assay.data.columns import NO_NAMES, RowView, Unclear, left_over, refuse_media, renamed, renaming, shown_row, usual
-from assay.data.rows import Row, read_rows, stem, unit_of
+from assay.data.raw.cells import BadRow, text_of, tools_of
+from assay.data.raw.columns import NO_NAMES, RowView, Unclear, left_over, refuse_media, renamed, renaming, shown_row, usual
+from assay.data.raw.rows import Row, read_rows, stem, unit_of
+from assay.data.raw.text_rows import write_lines
 from assay.data.sampling import draw_prompts
 from assay.data.sources.forms import ID_COLUMNS, TAG_COLUMNS, own_id, tags_of
 from assay.data.sources.reading import ReadProblems
@@ -26,7 +27,6 @@ from assay.data.sources.step_labels import Solution, StepForm, StepReading, form
 from assay.data.sources.stepwise import STEP_FORMS
 from assay.data.steps.labelled_steps import LabelledSteps
 from assay.data.steps.step_rules import join_steps
-from assay.data.text_rows import write_lines
 from assay.data.truths import truth_of
 from assay.errors import DataError
 from assay.records import Completion

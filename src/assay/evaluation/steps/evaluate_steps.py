@@ -30,7 +30,7 @@ from assay.records import Metric, PageResult, Report, Table, extended
 from assay.scorers.base import Scorer
 from assay.stats.calibration_error import ece, expected_ece, reliability_rows
 from assay.stats.metrics import mean, squared_error
-from assay.stats.step_figures import (
+from assay.stats.steps.step_figures import (
     NO_ERROR,
     Figure,
     StepLabels,
@@ -43,7 +43,7 @@ from assay.stats.step_figures import (
     share,
     step_auroc,
 )
-from assay.stats.step_reductions import REDUCED
+from assay.stats.steps.step_reductions import REDUCED
 
 FIRST_ERROR, NONE_FOUND = "first-error accuracy", "none-found accuracy on right solutions"
 F1, PRM_SCORE, AUROC = "ProcessBench F1", "PRMScore", "step AUROC"

@@ -17,7 +17,7 @@ from assay.stats.auroc_intervals import auroc_interval
 from assay.stats.calibration_error import ece, expected_ece, reliability_rows
 from assay.stats.mean_intervals import share_interval
 from assay.stats.metrics import auroc, mean, sigmoid
-from assay.stats.step_figures import StepLabels, right_above_wrong
+from assay.stats.steps.step_figures import StepLabels, right_above_wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

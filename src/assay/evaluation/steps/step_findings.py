@@ -14,8 +14,8 @@ from assay.records import Finding, Metric
 from assay.report.remedies import STEP_REMEDIES
 from assay.stats.auroc_intervals import auroc_gain_interval
 from assay.stats.metrics import Interval, auroc, difference_interval
-from assay.stats.platt import MIN_PROBLEMS
-from assay.stats.step_figures import StepLabels, prm_score_gain, step_auroc
+from assay.stats.steps.platt import MIN_PROBLEMS
+from assay.stats.steps.step_figures import StepLabels, prm_score_gain, step_auroc
 
 _BASELINE, _CALIBRATION = STEP_REMEDIES["baseline"], STEP_REMEDIES["calibration"]
 MAX_TILT = 0.15

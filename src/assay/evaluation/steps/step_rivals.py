@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.stats.metrics import mean
-from assay.stats.step_figures import Figure, StepLabels, share
+from assay.stats.steps.step_figures import Figure, StepLabels, share
 
 ALL_RIGHT, ALL_WRONG, SECOND_HALF = "all right", "all wrong", "the second half is wrong"
 POSITION, LENGTH = "position", "length"

@@ -17,7 +17,7 @@ from assay.records import Rewards
 from assay.scorers.base import ReadsSteps, Scorer, step_reader
 from assay.scorers.wrappers.counted import Counted
 from assay.stats.metrics import sigmoid
-from assay.stats.step_figures import StepLabels
+from assay.stats.steps.step_figures import StepLabels
 
 
 class StepScores(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from assay.data.cells import text_of
+from assay.data.raw.cells import text_of
 from assay.data.sources import chosen, judged, labelled, ranked
 from assay.evaluation.suites import marking as rules
 from assay.evaluation.suites import readers

@@ -13,7 +13,7 @@ import numpy as np
 
 from assay.data.cases import Case
 from assay.data.pairs import read_pairs
-from assay.data.rows import HUB, Rows, find_beside, is_hub, read_rows, stem
+from assay.data.raw.rows import HUB, Rows, find_beside, is_hub, read_rows, stem
 from assay.data.sources.forms import TAG_COLUMNS
 from assay.errors import DataError
 from assay.evaluation.suites.catalog import OWN_LISTS, OWN_PAIRS, SUITES, Suite

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from assay.data.cases import Case, pairs_of
-from assay.data.cells import BadRow, UnknownLabel, number_of, text_of
-from assay.data.rows import Row, Rows
+from assay.data.raw.cells import BadRow, UnknownLabel, number_of, text_of
+from assay.data.raw.rows import Row, Rows
 from assay.data.sources import chosen, joined, judged, labelled
 from assay.data.sources.forms import Read, cases_of, own_id
 from assay.messages import Messages

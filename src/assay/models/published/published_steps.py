@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from assay.data.steps.step_layouts import StepLayout
 from assay.models.published.weight_files import Stored, stored_tensors
-from assay.stats.step_reductions import Reduced
+from assay.stats.steps.step_reductions import Reduced
 
 HeadKind = Literal["vocabulary", "labels", "value", "classes"]
 StepValue = Literal["probability", "difference", "validity", "usefulness"]

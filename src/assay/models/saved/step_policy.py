@@ -16,7 +16,7 @@ from assay.data.steps.step_rules import STEP_RULES, StepRule, with_steps
 from assay.records import Completion
 from assay.run_files import STEPS
 from assay.stats.metrics import sigmoid
-from assay.stats.step_reductions import STATISTICS, Reduction, as_reduction, reduce_steps
+from assay.stats.steps.step_reductions import STATISTICS, Reduction, as_reduction, reduce_steps
 
 _TYPICAL = 16.0  # how far a product of many steps moves, in units of how far one step does
 

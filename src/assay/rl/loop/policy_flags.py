@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assay.console import say
-from assay.data.columns import NO_NAMES
 from assay.data.prompt_rows import Prompt, read_prompts
+from assay.data.raw.columns import NO_NAMES
 from assay.errors import DataError
 from assay.records import prompt_key
 from assay.rl.kl_control import Control, KLSettings

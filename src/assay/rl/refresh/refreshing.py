@@ -23,7 +23,7 @@ import numpy as np
 
 from assay.console import say
 from assay.data.pairs import read_pairs, write_pairs
-from assay.data.rows import slug
+from assay.data.raw.rows import slug
 from assay.errors import RewardError
 from assay.models.bases import resolve_base
 from assay.models.device import pick_compute

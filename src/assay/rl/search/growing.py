@@ -18,8 +18,8 @@ from assay.generation.generator import Generator
 from assay.generation.replies import Answered, Ask, Reply, Sampling, text_of
 from assay.messages import Message, Messages
 from assay.records import Completion, Rewards
-from assay.stats.step_figures import reduced
-from assay.stats.step_reductions import REDUCED
+from assay.stats.steps.step_figures import reduced
+from assay.stats.steps.step_reductions import REDUCED
 
 Method = Literal["best-of-n", "beam", "dvts", "rejection"]
 Reduce = Literal["last", "min", "product", "mean", "own"]

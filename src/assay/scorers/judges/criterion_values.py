@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from assay.data.rows import read_rows, unit_of
+from assay.data.raw.rows import read_rows, unit_of
 from assay.errors import DataError
 from assay.generation.generator import Estimate
 from assay.records import Completion

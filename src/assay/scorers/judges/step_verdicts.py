@@ -34,8 +34,8 @@ from assay.scorers.judges.pointwise import judge_tolerance
 from assay.scorers.judges.verdict_text import outside_of_quotes, whole_text
 from assay.scorers.judges.verdict_tokens import masses_at, masses_of
 from assay.scorers.steps.step_values import said_of_reduction
-from assay.stats.step_meaning import StepMeaning
-from assay.stats.step_reductions import reduce_values
+from assay.stats.steps.step_meaning import StepMeaning
+from assay.stats.steps.step_reductions import reduce_values
 
 REPLY_TOKENS = {"each step": 2048, "whole solution": 4096}
 # Our own words, where the publisher's are not given.

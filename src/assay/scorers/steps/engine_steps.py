@@ -15,7 +15,7 @@ import numpy as np
 
 from assay.errors import EngineError
 from assay.records import Completion, Rewards
-from assay.scorers.engine_api import Remote, read_token_labels
+from assay.scorers.http.engine_api import Remote, read_token_labels
 
 if TYPE_CHECKING:
     from assay.data.steps.laid_out import LaidOutRenderer

@@ -22,8 +22,8 @@ from assay.models.published.step_heads import PublishedSteps, load_published_ste
 from assay.records import Completion, Dtype, Rewards
 from assay.scorers.base import Scope, TokenCount
 from assay.scorers.steps.step_values import refuse_reduction, said_of_reduction, step_values
-from assay.stats.step_meaning import StepMeaning
-from assay.stats.step_reductions import Reduced, reduce_values
+from assay.stats.steps.step_meaning import StepMeaning
+from assay.stats.steps.step_reductions import Reduced, reduce_values
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.03}  # of logits, as a share of the head's norm
 _NOT_FINITE = "the model gave logits that are not finite"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from assay.models.published.published_steps import ProcessForm, StepValue, WrittenForm
-from assay.stats.step_reductions import Reduced
+from assay.stats.steps.step_reductions import Reduced
 
 
 def step_values(logits_RK: np.ndarray, value: StepValue) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from assay.data.embedded import parted_query
+from assay.data.raw.embedded import parted_query
 from assay.messages import as_ground_truth, as_messages
 from assay.records import Completion
 from assay.scorers.base import needs_answer

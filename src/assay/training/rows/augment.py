@@ -9,7 +9,7 @@ From a pair with the preferred answer `good` and the other one, `bad`, and a pro
                   not change which answer is better. Were always good edited, these pairs would teach the very hack.
 
 The labels of the first two are where to begin: `assay train --augment` finds those at which the edit is worth nothing in the model
-that comes out (training/neutral.py). 0.9 fines it.
+that comes out (training/fits/neutral.py). 0.9 fines it.
 
 Answers to other prompts as losers are the augmentation of RRM (Liu et al. 2024, arXiv 2409.13156, section 3), cut-off answers and
 bare openers that of Master-RM (Zhao et al. 2025, arXiv 2507.08794). Probes with prompts of their own (`agreement`) are not used,

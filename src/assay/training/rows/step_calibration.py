@@ -19,7 +19,7 @@ from assay.files import replacing
 from assay.run_files import CALIBRATION_PROMPTS_FILE
 from assay.stats.calibration_error import ece
 from assay.stats.metrics import cluster_folds, mean, sigmoid, squared_error
-from assay.stats.platt import Platt, fit_platt
+from assay.stats.steps.platt import Platt, fit_platt
 from assay.training.rows.solution_rows import problem_of
 
 NUM_FOLDS = 5

@@ -38,7 +38,7 @@ from assay.records import Completion, PreferencePair, Report, extended
 from assay.run_files import STEP_CALIBRATION, STEPS, read_description
 from assay.scorers.base import Scorer
 from assay.scorers.local import load_local
-from assay.stats.step_reductions import REDUCTIONS, STATISTICS, Reduction, learn_reduction
+from assay.stats.steps.step_reductions import REDUCTIONS, STATISTICS, Reduction, learn_reduction
 from assay.training.batches import Source, outputs_at
 from assay.training.losses import step_losses
 from assay.training.objective import refuse_pair_flags

@@ -8,11 +8,11 @@ import pytest
 from assay.audit.watch import WatchSettings
 from assay.audit.watched import Watched
 from assay.serve.app import build_app  # noqa: F401  # the extra is needed
-from assay.serve.gauges import read_gauges
-from assay.serve.prometheus import Counters
+from assay.serve.metrics.gauges import read_gauges
+from assay.serve.metrics.prometheus import Counters
+from assay.serve.metrics.watching import SERVED, WatchFlags, Watching
 from assay.serve.served import Served
 from assay.serve.service import EngineSettings, Service, start_engine
-from assay.serve.watching import SERVED, WatchFlags, Watching
 from serving import Lengths, answer, wait_for
 
 SMALL = WatchSettings(window=16, start=2, read=8, keep=0, history=4)

@@ -16,9 +16,9 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from assay.data.text_rows import PACKED, Note, csv_rows, json_lines, json_rows
-from assay.data.text_rows import Row as Row
-from assay.data.text_rows import Rows as Rows
+from assay.data.raw.text_rows import PACKED, Note, csv_rows, json_lines, json_rows
+from assay.data.raw.text_rows import Row as Row
+from assay.data.raw.text_rows import Rows as Rows
 from assay.errors import DataError
 
 HUB = "hub:"

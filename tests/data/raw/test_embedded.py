@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from assay.data.cells import BadRow
-from assay.data.embedded import LARGEST_LITERAL, conversation_in, parsed_text, transcript_in
 from assay.data.pairs import PairReader, read_pairs
+from assay.data.raw.cells import BadRow
+from assay.data.raw.embedded import LARGEST_LITERAL, conversation_in, parsed_text, transcript_in
 from assay.messages import Message
 from assay.records import PreferencePair
 

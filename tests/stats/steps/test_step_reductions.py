@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from assay.stats.metrics import auroc
-from assay.stats.step_reductions import (
+from assay.stats.steps.step_reductions import (
     REDUCTIONS,
     STATISTICS,
     as_reduction,

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from assay.records import Completion
-from assay.scorers.engine_api import TAKES_IDS, Engine, Remote
+from assay.scorers.http.engine_api import TAKES_IDS, Engine, Remote
 
 if TYPE_CHECKING:
     from assay.data.tokens.render import Rendered, Renderer

@@ -32,7 +32,7 @@ from assay.errors import EngineError
 from assay.files import json_digest
 from assay.records import Completion, Rewards
 from assay.scorers.base import Scope
-from assay.scorers.engine_api import (
+from assay.scorers.http.engine_api import (
     Engine,
     Remote,
     endpoint,
@@ -42,10 +42,10 @@ from assay.scorers.engine_api import (
     read_rewards,
     token_labels_request,
 )
-from assay.scorers.http_answers import Refused, Silent, Unanswered, error_text, seconds_of
-from assay.scorers.remote_items import Item, engine_item, ids_item, rendered_item, renderer_for
+from assay.scorers.http.http_answers import Refused, Silent, Unanswered, error_text, seconds_of
+from assay.scorers.http.remote_items import Item, engine_item, ids_item, rendered_item, renderer_for
 from assay.scorers.steps.engine_steps import engine_steps
-from assay.stats.step_meaning import StepMeaning
+from assay.stats.steps.step_meaning import StepMeaning
 from assay.wire import FINGERPRINT_HEADER, completion_to_row, rewards_from_rows
 
 if TYPE_CHECKING:

@@ -26,11 +26,11 @@ from assay.records import Table
 from assay.stats.metrics import is_right, log_losses
 from assay.training import distributed
 from assay.training.checkpoint import trained_weights
+from assay.training.fits.weight_decay import choose_decay
 from assay.training.loop import fit
 from assay.training.settings import AUTO, HEAD_OF_BOTH, Derived, TrainConfig, parse_depth
 from assay.training.tasks.task import COUNTER_EXAMPLES, Built
 from assay.training.trained import Trained
-from assay.training.weight_decay import choose_decay
 
 QUICK = (
     "a quick look: a head alone, on the first third of the layers, nothing tried beside it; leave --quick out for a model to keep"

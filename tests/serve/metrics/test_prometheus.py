@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from assay.serve.prometheus import Counters, RewardWindow
+from assay.serve.metrics.prometheus import Counters, RewardWindow
 
 
 def test_counters_and_histograms_are_written_as_prometheus_reads_them():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from assay.stats.metrics import sigmoid
-from assay.stats.platt import fit_platt
+from assay.stats.steps.platt import fit_platt
 
 
 def draws(scale: float, shift: float, num: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,11 +13,11 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from assay.data.cells import BadRow
-from assay.data.column_names import MEANINGS, NAMES, PROMPT_NAMES, is_told
-from assay.data.column_names import is_prose as is_prose
-from assay.data.embedded import conversation_in
-from assay.data.text_rows import Row
+from assay.data.raw.cells import BadRow
+from assay.data.raw.column_names import MEANINGS, NAMES, PROMPT_NAMES, is_told
+from assay.data.raw.column_names import is_prose as is_prose
+from assay.data.raw.embedded import conversation_in
+from assay.data.raw.text_rows import Row
 from assay.errors import DataError
 from assay.messages import media_kind
 

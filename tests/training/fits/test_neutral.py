@@ -9,8 +9,7 @@ import pytest
 
 from assay.data.pairs import write_pairs
 from assay.data.probe_edits.edits import flattery
-from assay.training.loop import fit
-from assay.training.neutral import (
+from assay.training.fits.neutral import (
     NEAR,
     SURE,
     TIE,
@@ -26,6 +25,7 @@ from assay.training.neutral import (
     some_rows,
     with_neutral_labels,
 )
+from assay.training.loop import fit
 from assay.training.prepare import prepare
 from assay.training.rows.augment import AUGMENTED
 from tiny import toy_pairs
@@ -126,7 +126,7 @@ def test_a_run_that_is_resumed_takes_the_labels_that_it_found(tmp_path, monkeypa
     assert isinstance(first.neutral, Neutral)
     assert all((value == start[name]).all() for name, value in prepared.model.state_dict().items()), "it is left as it was"
     assert first.identity != prepared.identity, "other labels are another run"
-    monkeypatch.setattr("assay.training.neutral.find_labels", lambda *args, **kwargs: pytest.fail("looked for again"))
+    monkeypatch.setattr("assay.training.fits.neutral.find_labels", lambda *args, **kwargs: pytest.fail("looked for again"))
     again = with_neutral_labels(replace(prepared, config=replace(config, machine=replace(config.machine, resume=True))))
     assert again.neutral == first.neutral
     assert np.array_equal(again.table.preference, first.table.preference)

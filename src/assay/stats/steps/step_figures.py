@@ -24,7 +24,7 @@ from assay.stats.auroc_intervals import auroc_interval
 from assay.stats.bootstrap import resampled_interval, resampled_sums
 from assay.stats.mean_intervals import share_interval
 from assay.stats.metrics import CHANGE, NO_INTERVAL, UNIT, Interval, auroc, mean
-from assay.stats.step_reductions import Reduced, reduce_values
+from assay.stats.steps.step_reductions import Reduced, reduce_values
 
 NO_ERROR = -1.0
 """The index of the first error of a solution without one."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from assay.errors import EngineError
-from assay.scorers.engine_api import Engine, ask_engine, endpoint
+from assay.scorers.http.engine_api import Engine, ask_engine, endpoint
 from fake_engine import fake_engine
 
 IDS, TEXTS = [[1, 2, 3], [4, 5]], ["one", "two"]

@@ -20,9 +20,9 @@ from assay.records import Completion
 from assay.rl.verl import verl_reward
 from assay.scorers.base import closed
 from assay.scorers.checks import check_scorer
-from assay.scorers.http_answers import Silent
+from assay.scorers.http.http_answers import Silent
+from assay.scorers.http.remote import RemoteScorer
 from assay.scorers.local import LocalScorer
-from assay.scorers.remote import RemoteScorer
 from assay.scorers.wrappers.cached import Cached
 from assay.serve.middleware import Keys
 from fake_engine import fake_engine

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from assay.scorers.base import capability
 from assay.scorers.wrappers.cached import Cached
-from assay.serve.prometheus import Labels
+from assay.serve.metrics.prometheus import Labels
+from assay.serve.metrics.watching import sign_gauges
 from assay.serve.service import Service
-from assay.serve.watching import sign_gauges
 
 Gauges = dict[str, tuple[str, dict[Labels, float]]]
 """Name -> (help, labels -> value), as `Counters.text` takes them."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from assay.data.columns import RowView, is_prose, renaming
 from assay.data.pairs import PairReader, read_pairs
+from assay.data.raw.columns import RowView, is_prose, renaming
 from assay.errors import DataError
 from assay.messages import Message
 from assay.records import PreferencePair

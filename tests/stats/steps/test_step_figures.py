@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from assay.stats.step_figures import (
+from assay.stats.steps.step_figures import (
     StepLabels,
     above,
     exact,

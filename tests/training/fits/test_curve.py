@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from assay.stats.power_law import fit_power_law, forecast, lack_of_fit, noise_of
-from assay.training.curve import GAIN, CurveConfig, Fits, curve_report, learning_curve, nested_subsets, run_fits
+from assay.training.fits.curve import GAIN, CurveConfig, Fits, curve_report, learning_curve, nested_subsets, run_fits
 from assay.training.prepare import prepare
 from assay.training.run import train
 from assay.training.settings import Regularization, TrainConfig

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from assay.data.columns import NO_NAMES
-from assay.data.rows import is_hub
+from assay.data.raw.columns import NO_NAMES
+from assay.data.raw.rows import is_hub
 from assay.errors import DataError
 
 FILE = "dataset_info.json"

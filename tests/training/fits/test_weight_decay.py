@@ -9,9 +9,9 @@ import torch
 from assay.data.tokens.table import PairTable, build_table
 from assay.models.reward_model import RewardModel, new_head
 from assay.training.batches import StateSource
+from assay.training.fits.weight_decay import DECAYS, NUM_FITS, choose_decay
 from assay.training.loop import LoopSettings
 from assay.training.tasks.pairs import PairTask
-from assay.training.weight_decay import DECAYS, NUM_FITS, choose_decay
 from tiny import tiny_backbone, tiny_renderer, toy_pairs
 
 SETTINGS = LoopSettings(epochs=30, batch_size=8, learning_rate=1e-2, head_learning_rate=1e-2, weight_decay=2.0)

@@ -16,7 +16,7 @@ from assay.records import Completion
 from assay.run_files import read_description, saved_scales
 from assay.scorers.ensemble import members_of
 from assay.scorers.load import load
-from assay.training.members import renew_adapters
+from assay.training.fits.members import renew_adapters
 from assay.training.prepare import prepare
 from assay.training.run import train
 from assay.training.settings import Members

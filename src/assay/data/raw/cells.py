@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping
 from decimal import Decimal
 from typing import Any
 
-from assay.data.column_names import is_prose, is_told
+from assay.data.raw.column_names import is_prose, is_told
 from assay.messages import REASONING_FIELDS, Message, MessageError, Messages, as_ground_truth, as_message, as_tools, role_in
 
 _LARGEST = 1e300

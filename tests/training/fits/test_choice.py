@@ -14,9 +14,9 @@ from transformers import GPT2Config, GPT2Model
 from assay.commands.train import train_all
 from assay.models.backbone import Backbone
 from assay.run_files import read_description
-from assay.training import choice as module
 from assay.training import prepare as prepare_module
-from assay.training.choice import Options, options
+from assay.training.fits import choice as module
+from assay.training.fits.choice import Options, options
 from assay.training.prepare import prepare
 from assay.training.run import train
 from assay.training.settings import Machine, Regularization

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from assay.data.cells import BadRow, turns_of
+from assay.data.raw.cells import BadRow, turns_of
 from assay.messages import CONTENT_FIELDS, ROLE_NAMES, Message, Messages, role_in
 
 LARGEST_LITERAL = 1_000_000

@@ -1,0 +1,1 @@
+"""Rewards of a server: Assay's own service, or an engine's."""

@@ -1,0 +1,1 @@
+"""Figures of scores and labels of steps, and from steps to one number."""
