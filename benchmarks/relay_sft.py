@@ -26,7 +26,7 @@ from assay.training.generative.examples import Example, Writer
 from assay.training.generative.generative_artifact import save_stage
 from assay.training.generative.trl_fit import FitSettings, fit_replies
 
-NOTE = "sft.json"
+NOTE = "stage.json"  # what `save_stage` keeps beside the weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,8 @@ def sft_model(base: str, settings: SftSettings, out: Path) -> dict[str, Any]:
     """Make the model in `out`, unless it is there with the same settings; returns its settings, processor seconds and the loss of
     its first and last tenth of the steps, in nats a token of the solutions."""
     wanted = json.loads(json.dumps(asdict(settings)))
-    note = out.parent / NOTE
-    if out.is_dir() and note.is_file() and json.loads(note.read_text())["settings"] == wanted:
-        return dict(json.loads(note.read_text()))
+    if (out / NOTE).is_file() and (made := json.loads((out / NOTE).read_text())).get("settings") == wanted:
+        return dict(made)
     began = time.process_time()
     found, tokenizer = load_tokenizer(base)
     causal = AutoModelForCausalLM.from_pretrained(found.path, dtype=torch.float32, trust_remote_code=False)
@@ -80,14 +79,13 @@ def sft_model(base: str, settings: SftSettings, out: Path) -> dict[str, Any]:
         resume=False,
         on_row=lambda row: losses.append(row["loss"]),
     )
-    save_stage(causal, tokenizer, out, torch.float32, wanted)
     tenth = max(1, len(losses) // 10)
     made = {
         "settings": wanted,
         "seconds": round(time.process_time() - began, 1),
         "loss": [round(sum(part) / tenth, 4) for part in (losses[:tenth], losses[-tenth:])],
     }
-    note.write_text(json.dumps(made))
+    save_stage(causal, tokenizer, out, torch.float32, made)
     say(
         "SFT model",
         f"{len(examples)} right solutions, {made['seconds']} s, loss {made['loss'][0]} at first and {made['loss'][1]} at last",
