@@ -27,8 +27,8 @@ REMEDIES: Mapping[Failure, str] = {
 
 STEP_REMEDIES: Mapping[Failure, str] = {
     "baseline": (
-        "more problems or cleaner labels of steps, --params head:mean or trained blocks instead of a head alone, a stronger base; "
-        "look at which steps it gets wrong"
+        "more problems or cleaner labels of steps, trained blocks instead of a head alone, a base that solves such problems itself "
+        "(its SFT model); look at which steps it gets wrong"
     ),
     "calibration": "train with more problems, or a larger --calibration share of problems like those it will judge",
 }
