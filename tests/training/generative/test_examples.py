@@ -49,7 +49,7 @@ def test_a_reply_cannot_forge_the_end_of_its_turn():
 
 def test_what_is_too_long_is_counted_and_never_cut():
     (one, *_) = questions()
-    long = Writer(tiny_tokenizer(), max_length=2000).example(one.messages, "Verdict: A")
+    long = Writer(tiny_tokenizer(), max_length=2000).example(one.messages, "Verdict: A", key=one.key)
     left_out = LeftOut()
     exact, short = (Writer(tiny_tokenizer(), max_length=len(long.tokens) - less) for less in (0, 1))
     assert examples_of([Written(one, "Verdict: A")], exact, LeftOut()) == [long]

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from assay.errors import CheckpointError, TrainingError
 from assay.training.generative.examples import Contrast, Example
-from assay.training.generative.trl_fit import FitSettings, fit_contrasts, fit_replies
+from assay.training.generative.trl_fit import FitSettings, _rows, fit_contrasts, fit_replies
 from tiny import tiny_config, tiny_tokenizer
 
 pytest.importorskip("trl")
@@ -83,6 +83,16 @@ def test_the_loss_is_of_the_learnt_tokens_and_their_weights(tmp_path):
             parts.append(-one.weight * float(logits.gather(-1, torch.tensor(one.tokens[one.start :])[:, None]).sum()))
     _, rows = fitted(fit_replies, work, tmp_path, epochs=1)
     assert rows[0]["loss"] == pytest.approx(sum(parts) / (2 * len(work)), rel=1e-5)
+
+
+def test_conversations_about_one_prompt_come_in_one_step(tmp_path):
+    lengths = np.array([9, 5, 7, 8, 4, 6, 5, 5])
+    columns, keys = {"number": list(range(8))}, ["a", "b", "c", "a", "d", "b", "c", "d"]
+    for epochs in (1, 3):
+        rows = _rows(columns, lengths, settings(batch_size=4, epochs=epochs), keys)
+        for step in rows.order.reshape(-1, 4):
+            assert all([keys[i] for i in step].count(keys[row]) == 2 for row in step)
+        assert sorted(rows.order.tolist()) == sorted(epochs * list(range(8)))
 
 
 def test_the_toy_reply_is_learnt(tmp_path):

@@ -23,11 +23,13 @@ TOO_LONG = "longer than --max-length"
 
 
 class Example(NamedTuple):
-    """A conversation: tokens, of which those from `start` on are learnt. weight: of its tokens in the loss."""
+    """A conversation: tokens, of which those from `start` on are learnt. weight: of its tokens in the loss. key: conversations with
+    the same one are about one prompt, whose tokens a step computes once; "" is about a prompt of its own."""
 
     tokens: tuple[int, ...]
     start: int
     weight: float = 1.0
+    key: str = ""
 
 
 class Contrast(NamedTuple):
@@ -59,12 +61,12 @@ class Writer:
         closing = tokenizer(renderer.closing.rstrip() or tokenizer.eos_token, add_special_tokens=False)["input_ids"]
         self.closing = tuple(closing)
 
-    def example(self, messages: Messages, reply: str, weight: float = 1.0) -> Example | None:
+    def example(self, messages: Messages, reply: str, weight: float = 1.0, key: str = "") -> Example | None:
         """The tokens of a conversation; None where they are too many. Raises `Unreadable` for what the template refuses."""
         prompt, told = self.prompt(messages), self.reply(reply)
         if prompt is None or len(prompt) + len(told) > self.max_length:
             return None
-        return Example((*prompt, *told), len(prompt), weight)
+        return Example((*prompt, *told), len(prompt), weight, key)
 
     def prompt(self, messages: Messages) -> tuple[int, ...] | None:
         """The tokens of a prompt; None where they are too many."""
@@ -89,7 +91,7 @@ def examples_of(written: Iterable[Written], writer: Writer, left_out: LeftOut) -
     """Each conversation that fits, balanced: both verdicts have the same weight in all."""
     kept: list[tuple[Written, Example]] = []
     for one in written:
-        example = writer.example(one.question.messages, one.reply, one.question.weight)
+        example = writer.example(one.question.messages, one.reply, one.question.weight, one.question.key)
         if example is None:
             left_out.add(TOO_LONG)
         elif one.question.weight > 0:

@@ -4,16 +4,22 @@ TRL's trainers ask a model for the log-probabilities of all labels (`fused_lm_he
 places alone; elsewhere it projects every place and computes the logits a second time on the way back. A prompt is most of a row
 here, and the output matrix a fifth of a small model: so off the GPU the labelled places are taken out first.
 
+There a micro-batch is packed as well: conversations about one prompt, as of the answers of a pair, compute its tokens once.
+
 Shapes: B rows, L columns, R labelled places, D hidden size, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+
+from assay.data.tokens.packing import PackedBatch, make_group, pack, siblings
+from assay.models.backbone import Backbone
 
 IGNORED = -100  # the label of a token that is not learnt
 _PLACES_AT_ONCE = 512  # whose logits are in memory together
@@ -22,7 +28,7 @@ _PLACES_AT_ONCE = 512  # whose logits are in memory together
 @dataclass(slots=True)
 class Labelled:
     """What TRL's trainers read of a forward. log_probs (B, L - 1): of the next token, 0 where it is not learnt; label_mask: where
-    it is. is_top1: whether it is the likeliest. entropy, mean_logits: 0, not computed."""
+    it is. is_top1: whether it is the likeliest. entropy, mean_logits: 0, not computed. Of a packed batch all are (1, R)."""
 
     loss: torch.Tensor
     log_probs: torch.Tensor
@@ -33,10 +39,49 @@ class Labelled:
     aux_loss: None = None
 
 
-def learn_labelled_alone(causal: Any) -> None:
+class Packed(NamedTuple):
+    """Makes one packed batch of the rows of a micro-batch: prompts that rows share stand once where the backbone can branch.
+
+    `labels` (1, 1 + R) are the learnt tokens of all rows, behind one that is not, since transformers never counts the first;
+    `places` (R,) the flat index of the token that predicts each.
+    """
+
+    backbone: Backbone
+    pad_id: int
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        tokens = [np.array(row["input_ids"], np.int32) for row in rows]
+        starts = [row["labels"].count(IGNORED) for row in rows]
+        layout = self.backbone.layout
+        together = siblings(tokens) if self.backbone.can_branch else [[number] for number in range(len(rows))]
+        groups = [make_group([tokens[i] for i in each], [np.arange(starts[i], len(tokens[i])) for i in each]) for each in together]
+        (batch,) = pack(groups, len(rows) * max(len(group.tokens) for group in groups), pad_id=self.pad_id, layout=layout)
+        order = [i for number in batch.order for i in together[number]]
+        return {
+            "input_ids": torch.from_numpy(batch.tokens.astype(np.int64)),
+            "attention_mask": torch.from_numpy((batch.group >= 0).astype(np.int64)),
+            "labels": torch.tensor([[IGNORED, *(token for i in order for token in rows[i]["labels"][starts[i] :])]]),
+            "weights": torch.tensor([rows[i]["weights"] for i in order for _ in tokens[i][starts[i] :]], dtype=torch.float32),
+            "places": torch.from_numpy(_predictors(batch)),
+            "packed": batch,
+        }
+
+
+def _predictors(batch: PackedBatch) -> np.ndarray:
+    """(R,) flat index of the token that predicts each learnt one: the one before it; for the first of a branch the prefix's end."""
+    branch, found = batch.branch.reshape(-1), []
+    for start, size in zip(batch.starts, batch.sizes, strict=True):
+        own = batch.reward_positions[(batch.reward_positions >= start) & (batch.reward_positions < start + size)]
+        prefix_end = start + int(np.searchsorted(branch[start : start + size], 1)) - 1
+        found.append(np.where(branch[own - 1] == branch[own], own - 1, prefix_end))
+    return np.concatenate(found)
+
+
+def learn_labelled_alone(causal: Any, backbone: Backbone | None = None) -> None:
     """Give the model a forward that computes logits at labelled places alone, in place; call it behind TRL, which gives it its own.
 
-    A batch may have `weights` (B,): of the rows' log-probabilities. Every other call goes to the forward that was there.
+    A batch may have `weights` (B,): of the rows' log-probabilities. One of `Packed` is run by the backbone. Every
+    other call goes to the forward that was there.
     """
     theirs = causal.forward
 
@@ -45,8 +90,15 @@ def learn_labelled_alone(causal: Any) -> None:
         fused_lm_head: bool = False,
         labels: torch.Tensor | None = None,
         weights: torch.Tensor | None = None,
+        packed: PackedBatch | None = None,
+        places: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
+        if packed is not None and backbone is not None and labels is not None and places is not None:
+            states_RD = backbone(packed).flatten(0, 1).index_select(0, places)
+            found = _labelled(causal, states_RD[None], labels[:, 1:])
+            found.log_probs = found.log_probs if weights is None else found.log_probs * weights
+            return found
         if not fused_lm_head or labels is None:
             return theirs(*args, **({} if labels is None else {"labels": labels}), **kwargs)
         if labels.device.type == "cuda":

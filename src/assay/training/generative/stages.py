@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from assay.console import progress, say
 from assay.files import json_digest
 from assay.generation.generator import Generator
 from assay.generation.ledger import Ledger
 from assay.generation.local_model import load_language_model
+from assay.models.backbone import attention_for
 from assay.models.bases import no_progress_bars, refuse_broken_weights
 from assay.models.device import Compute
 from assay.models.saved.artifact import weights_digest
@@ -201,8 +202,8 @@ def _identity_of(path: Path) -> str | None:
 
 @no_progress_bars()
 def _loaded(path: Path, compute: Compute) -> Any:
-    # plain products are the faster way back in bfloat16 on a CPU, as in Assay's own loop
-    attention = "eager" if compute.device.type == "cpu" and compute.dtype == torch.bfloat16 else "sdpa"
+    config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+    attention = attention_for(config) if compute.device.type == "cpu" else "sdpa"  # ours, where prompts stand once
     causal = AutoModelForCausalLM.from_pretrained(str(path), dtype="auto", trust_remote_code=False, attn_implementation=attention)
     refuse_broken_weights(causal, path.name)
     causal = causal.float() if compute.dtype == torch.float32 else causal

@@ -25,7 +25,7 @@ from assay.models.backbone import Backbone, split_backbone
 from assay.models.lora import add_lora, merge_lora
 from assay.training.checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint
 from assay.training.generative.examples import Contrast, Example
-from assay.training.generative.labelled_tokens import IGNORED, learn_labelled_alone, reply_log_probs
+from assay.training.generative.labelled_tokens import IGNORED, Packed, learn_labelled_alone, reply_log_probs
 from assay.training.loop import schedule
 from assay.training.settings import parse_params
 
@@ -86,7 +86,8 @@ def fit_replies(
         "labels": [[IGNORED] * one.start + list(one.tokens[one.start :]) for one in examples],
         "weights": [one.weight for one in examples],
     }
-    rows = _rows(columns, np.array([len(one.tokens) for one in examples]), settings)
+    keys = [one.key or f"row {number}" for number, one in enumerate(examples)]
+    rows = _rows(columns, np.array([len(one.tokens) for one in examples]), settings, keys)
     _fit("sft", causal, tokenizer, rows, settings, checkpoints=checkpoints, resume=resume, on_row=on_row)
 
 
@@ -114,17 +115,27 @@ def fit_contrasts(
     _fit("dpo", causal, tokenizer, rows, settings, checkpoints=checkpoints, resume=resume, on_row=on_row)
 
 
-def _rows(columns: Mapping[str, list[Any]], lengths_N: np.ndarray, settings: FitSettings) -> _Rows:
-    """Each epoch a permutation of the rows, a function of seed and epoch; inside of a step the longest rows come first, so that a
-    micro-batch holds rows of about one length."""
+def _rows(
+    columns: Mapping[str, list[Any]], lengths_N: np.ndarray, settings: FitSettings, keys: Sequence[str] | None = None
+) -> _Rows:
+    """Each epoch a permutation of the rows, a function of seed and epoch, in which rows of one key follow one another; inside of a
+    step the longest come first, so that a micro-batch holds rows of about one length."""
     batch_size = min(settings.batch_size, settings.epochs * len(lengths_N))
     fits = max(1, settings.batch_tokens // max(1, int(np.percentile(lengths_N, 90))))
     micro = max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fits)
-    epochs = [np.random.default_rng([settings.seed, epoch]).permutation(len(lengths_N)) for epoch in range(settings.epochs)]
-    stream = np.concatenate(epochs)
+    key_N = np.arange(len(lengths_N)) if keys is None else np.unique(np.array(keys), return_inverse=True)[1]
+    stream = np.concatenate([_permutation(key_N, settings.seed, epoch) for epoch in range(settings.epochs)])
+    longest_N = np.zeros(key_N.max() + 1, np.int64)
+    np.maximum.at(longest_N, key_N, lengths_N)
     steps = [stream[start : start + batch_size] for start in range(0, len(stream), batch_size)]
-    ordered = [step[np.argsort(-lengths_N[step], kind="stable")] for step in steps]
+    ordered = [step[np.argsort(-longest_N[key_N[step]], kind="stable")] for step in steps]
     return _Rows(columns, np.concatenate(ordered), batch_size, micro)
+
+
+def _permutation(key_N: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The rows, key by key, the keys in an order drawn for the epoch."""
+    place_K = np.random.default_rng([seed, epoch]).permutation(int(key_N.max()) + 1)
+    return np.argsort(place_K[key_N], kind="stable")
 
 
 def _fit(
@@ -149,8 +160,11 @@ def _fit(
             steps = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(done + step, rows.num_steps, WARMUP))
             keeper = _Keeper(causal, optimizer, settings, checkpoints, done, rows, on_row)
             with quiet_trainers():
-                trainer = _trainer(kind, causal, tokenizer, rows, settings, done, (optimizer, steps), keeper, checkpoints)
-                learn_labelled_alone(causal)
+                backbone = Backbone(causal.base_model)
+                padded = kind == "sft" and settings.device == "cuda"  # TRL's kernel for the loss is faster there
+                collate = _Padded(tokenizer.pad_token_id) if padded else Packed(backbone, tokenizer.pad_token_id)
+                trainer = _trainer(kind, causal, tokenizer, rows, settings, done, (optimizer, steps), keeper, checkpoints, collate)
+                learn_labelled_alone(causal, backbone)
                 trainer.train()
             restore_forward(causal)
 
@@ -244,6 +258,7 @@ def _trainer(
     optimizers: tuple[Any, Any],
     keeper: _Keeper,
     checkpoints: Path,
+    collate: Any,
 ) -> Any:
     """TRL's trainer over the rows that are left."""
     import trl
@@ -270,10 +285,9 @@ def _trainer(
         "dataloader_pin_memory": settings.device != "cpu",
         "seed": settings.seed,
     }
-    collate: Any
     if kind == "sft":
         arguments: Any = trl.SFTConfig(**shared, shuffle_dataset=False, completion_only_loss=False)
-        make, collate = trl.SFTTrainer, _Padded(tokenizer.pad_token_id)
+        make = trl.SFTTrainer
     else:
         arguments = trl.DPOConfig(**shared, beta=settings.beta, precompute_ref_log_probs=True)
         make, collate = _contrast_trainer(), None
