@@ -7,7 +7,8 @@
 Runs with the same settings may share --keep, each with seeds or arms of its own: what was found is kept, and taken from there.
 
 relay    Made pairs whose verdict takes as many look-ups in a row as passes are asked for (src/assay/recipes/worlds/relay_pairs.py).
-         Arms on the same pairs, from the same base: a scalar model (Bradley-Terry; parameters, depth and rate searched a little),
+         Arms on the same pairs, from the same base: a scalar model (Bradley-Terry; the best of --scalars on held-out pairs: depth
+         and rate were searched on seed 100, which is not reported),
          a model that writes its verdict alone (direct), one that writes the chain first (critique), the same with the chains of
          half the pairs, without and with rejection sampling (STaR) on the other half, a scalar model with a text loss (GRM), and
          one that reads the true chain behind each answer. Every arm that is compared with critique is trained on at least as many

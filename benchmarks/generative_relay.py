@@ -53,7 +53,7 @@ def relay_part(
         for arm in arms:
             path = None if keep is None else keep / f"relay-{seed}-{file_name(arm)}.json"
             place = folder / f"relay-{seed}"
-            found[seed][arm] = kept_or_new(path, asdict(settings), lambda: one_arm(settings, arm, world, seed, place))  # noqa: B023
+            found[seed][arm] = kept_or_new(path, settings_of(settings, arm), lambda: one_arm(settings, arm, world, seed, place))  # noqa: B023
         found[seed][WORDS] = bag_of_words(world)
     together = joined(list(found.values()))
     return {
@@ -62,6 +62,11 @@ def relay_part(
         "all seeds": together,
         "claims": claims(together, settings.test_lengths),
     }
+
+
+def settings_of(settings: RelaySettings, arm: str) -> dict[str, Any]:
+    """Those that decide what an arm is found to be: no scalar try is made for a model that writes."""
+    return {name: value for name, value in asdict(settings).items() if not (arm in GENERATIVE and name in ("scalars", "dev_pairs"))}
 
 
 def control_part(settings: RelaySettings, seeds: Sequence[int], folder: Path, keep: Path | None) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from assay.records import Completion
 from assay.run_files import read_description, read_report
 from assay.scorers.generative.golden_verdicts import golden_verdicts, largest_change, read_golden_verdicts
 from assay.scorers.generative.own_forms import own_form
+from assay.scorers.opened import open_scorer
+from assay.training.generative import measure_generative
 from assay.training.generative.generative_run import check_flags, fit_settings, room_for
 from assay.training.generative.kind_words import GenerativeKind
 from assay.training.generative.stage_figures import RIGHT, UNREAD
@@ -118,6 +120,21 @@ def test_a_finished_run_is_not_lost_and_a_stage_that_is_there_is_not_trained_aga
     assert "is there already" in capsys.readouterr().err
     digests = [read_description(run / "artifact")["weights_digest"] for run in (direct, folder / "run")]
     assert digests[0] == digests[1]
+
+
+@pytest.mark.slow
+def test_too_few_held_out_verdicts_leave_a_model_uncalibrated_and_are_no_end(direct, monkeypatch, capsys):
+    opened = open_scorer(direct, device="cpu", dtype="float32")
+    assert not measure_generative._calibrated(opened, judged=4, num_held=50)
+    assert "judged=4 and a calibration split of 50 pairs: 20 are needed" in capsys.readouterr().err
+
+    def no_verdicts(*_):
+        raise ValueError("3 scored pairs (21 unscored) are too few to calibrate on")
+
+    monkeypatch.setattr(measure_generative, "calibrate", no_verdicts)
+    monkeypatch.setattr(type(opened), "own_pairs", lambda *_: [])
+    assert not measure_generative._calibrated(opened, judged=24, num_held=24)
+    assert "not calibrated 3 scored pairs (21 unscored)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
