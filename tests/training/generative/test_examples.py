@@ -79,3 +79,19 @@ def test_right_answers_are_learnt_at_their_weight():
     found = answer_examples([PAIRS[0], tie, turned], writer, 0.25, LeftOut())
     assert [writer.tokenizer.decode(one.tokens[one.start :]) for one in found] == ["Put it in water.<|im_end|>", "c d<|im_end|>"]
     assert [one.weight for one in found] == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("form", ["pairwise", "pointwise"])
+def test_the_verdicts_tokens_count_as_often_as_is_said_and_those_of_the_critique_once(form):
+    own, writer = own_form(form), Writer(tiny_tokenizer(), max_length=2000)
+    pairs = [PreferencePair(prompt="Eggs?", chosen="Water.", rejected="No.", ground_truth={"critique": "{chosen} is: No, A, Yes."})]
+    asked, _ = questions_of(pairs, own, GenerativeKind(form=form), seed=0)
+    for one in asked:
+        reply = own.target(one.right, "It says No, A, Yes, B.")
+        (plain,) = examples_of([Written(one, reply)], writer, LeftOut())
+        (stressed,) = examples_of([Written(one, reply)], writer, LeftOut(), stress=10)
+        assert stressed.tokens == plain.tokens
+        assert set(plain.weights) == {1.0}
+        heavy = [token for token, weight in zip(stressed.tokens[stressed.start :], stressed.weights, strict=True) if weight == 10]
+        assert writer.tokenizer.decode(heavy).strip() == one.right
+        assert sum(stressed.weights) == len(plain.weights) + 9 * len(heavy)

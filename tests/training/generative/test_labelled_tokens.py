@@ -45,12 +45,13 @@ def test_log_probabilities_and_gradients_are_those_of_all_logits(kind):
     assert all(torch.allclose(a, p.grad, atol=1e-4) for a, p in zip(grads, causal.parameters(), strict=True))
 
 
-def test_weights_scale_rows():
+def test_weights_scale_tokens():
     causal, (ids, labels) = tiny_causal(), batch()
     plain = expected(causal, ids, labels)
     learn_labelled_alone(causal)
-    found = causal(input_ids=ids, labels=labels, weights=torch.tensor([0.5, 3.0]), fused_lm_head=True)
-    assert torch.allclose(found.log_probs, plain * torch.tensor([[0.5], [3.0]]), atol=1e-5)
+    weights = torch.arange(16.0).reshape(2, 8)
+    found = causal(input_ids=ids, labels=labels, weights=weights, fused_lm_head=True)
+    assert torch.allclose(found.log_probs, plain * weights, atol=1e-5)
 
 
 def test_every_other_call_goes_to_the_model():
@@ -81,7 +82,7 @@ def conversations(seed=2):
     prompts = [first + asked, first + asked, first + asked[:2], other, first, lone]
     replies = [draw.integers(3, 400, size=size).tolist() for size in (4, 6, 3, 5, 1, 2)]
     rows = zip(prompts, replies, [1.0, 0.5, 2.0, 1.0, 1.0, 3.0], strict=True)
-    return [{"input_ids": p + r, "labels": [IGNORED] * len(p) + r, "weights": weight} for p, r, weight in rows]
+    return [{"input_ids": p + r, "labels": [IGNORED] * len(p) + r, "weights": [weight] * len(r)} for p, r, weight in rows]
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen", "gemma"])
@@ -93,7 +94,7 @@ def test_packed_conversations_give_the_loss_and_gradient_of_rows_one_by_one(kind
     plain = []
     for row in rows:
         labels = torch.tensor([row["labels"]])
-        plain.append(row["weights"] * expected(causal, torch.tensor([row["input_ids"]]), labels).sum())
+        plain.append(row["weights"][0] * expected(causal, torch.tensor([row["input_ids"]]), labels).sum())
     sum(plain).backward()
     grads = [p.grad.clone() for p in causal.parameters()]
     causal.zero_grad()
@@ -119,6 +120,6 @@ def test_a_backbone_that_cannot_branch_takes_padded_rows():
     learn_labelled_alone(causal, backbone)
     found = causal(**batch, fused_lm_head=True)
     plain = [
-        row["weights"] * expected(causal, torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])).sum() for row in rows
+        row["weights"][0] * expected(causal, torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])).sum() for row in rows
     ]
     assert float(found.log_probs.sum().detach()) == pytest.approx(float(sum(plain).detach()), rel=1e-5)

@@ -24,12 +24,26 @@ TOO_LONG = "longer than --max-length"
 
 class Example(NamedTuple):
     """A conversation: tokens, of which those from `start` on are learnt. weight: of its tokens in the loss. key: conversations with
-    the same one are about one prompt, whose tokens a step computes once; "" is about a prompt of its own."""
+    the same one are about one prompt, whose tokens a step computes once; "" is about a prompt of its own. verdict: where the
+    verdict's tokens are, of which each counts `stress` times."""
 
     tokens: tuple[int, ...]
     start: int
     weight: float = 1.0
     key: str = ""
+    verdict: tuple[int, int] = (0, 0)
+    stress: float = 1.0
+
+    @property
+    def weights(self) -> list[float]:
+        """Of each learnt token."""
+        first, end = self.verdict
+        return [self.weight * (self.stress if first <= place < end else 1.0) for place in range(self.start, len(self.tokens))]
+
+    def stressed(self, reply: Sequence[int], other: Sequence[int], closing: int, stress: float) -> Example:
+        """With the verdict's tokens found: from where a reply with the other verdict differs up to what closes the reply."""
+        first = self.start + next((i for i, (a, b) in enumerate(zip(reply, other, strict=False)) if a != b), len(reply))
+        return self._replace(verdict=(first, len(self.tokens) - closing), stress=stress)
 
 
 class Contrast(NamedTuple):
@@ -87,16 +101,25 @@ def reply_of(question: PairQuestion, own: OwnForm) -> str:
     return own.target(question.right, question.critique or "")
 
 
-def examples_of(written: Iterable[Written], writer: Writer, left_out: LeftOut) -> list[Example]:
-    """Each conversation that fits, balanced: both verdicts have the same weight in all."""
+def examples_of(written: Iterable[Written], writer: Writer, left_out: LeftOut, *, stress: float = 1.0) -> list[Example]:
+    """Each conversation that fits, balanced: both verdicts have the same weight in all. stress: how often a verdict's token counts
+    in the loss, where a critique's counts once."""
     kept: list[tuple[Written, Example]] = []
     for one in written:
         example = writer.example(one.question.messages, one.reply, one.question.weight, one.question.key)
         if example is None:
             left_out.add(TOO_LONG)
         elif one.question.weight > 0:
-            kept.append((one, example))
+            kept.append((one, example if stress == 1 else _stressed(one, example, writer, stress)))
     return _balanced(kept)
+
+
+def _stressed(one: Written, example: Example, writer: Writer, stress: float) -> Example:
+    text, question = one.reply.rstrip(), one.question
+    if not text.endswith(question.right):
+        return example
+    other = text.removesuffix(question.right) + question.wrong
+    return example.stressed(writer.reply(text), writer.reply(other), len(writer.closing), stress)
 
 
 def _balanced(kept: Sequence[tuple[Written, Example]]) -> list[Example]:

@@ -25,9 +25,10 @@ class GenerativeKind:
     star: critiques that are sampled for each question, of which those with the right verdict are trained on; 0 for no such
     stage. keep: how many of a question at most. hint: where none was right, sample again with the verdict told. dpo: beta of a
     last stage of right against wrong critiques of one question; 0 for none. answers: weight of training on the right answers
-    themselves (GenRM's lambda). tokens: of a critique at most, None for as the rows have them. orders: in which two answers are
-    shown in training. judged: held-out pairs at most that each stage is measured on. good: the score from which on an answer that
-    was judged alone is good, and such answers are asked alone; None for in pairs, as they are read.
+    themselves (GenRM's lambda). verdict: how often a token of the verdict counts in the loss of fine-tuning. tokens: of a critique
+    at most, None for as the rows have them. orders: in which two answers are shown in training. judged: held-out pairs at most that
+    each stage is measured on. good: the score from which on an answer that was judged alone is good, and such answers are asked
+    alone; None for in pairs, as they are read.
     """
 
     form: Form = "pairwise"
@@ -37,6 +38,7 @@ class GenerativeKind:
     hint: bool = False
     dpo: float = 0.0
     answers: float = 0.0
+    verdict: float = 1.0
     tokens: int | None = None
     orders: Literal[1, 2] = 2
     judged: int = 200
@@ -102,6 +104,7 @@ _WORDS = {
     "hint": _Word("hint", True),
     "dpo": _Word("dpo", BETA, _weight),
     "answers": _Word("answers", None, _weight),
+    "verdict": _Word("verdict", None, _weight),
     "tokens": _Word("tokens", None, _count),
     "orders": _Word("orders", None, lambda text: {"1": 1, "2": 2}[text]),
     "judged": _Word("judged", None, _count),

@@ -61,7 +61,7 @@ class Packed(NamedTuple):
             "input_ids": torch.from_numpy(batch.tokens.astype(np.int64)),
             "attention_mask": torch.from_numpy((batch.group >= 0).astype(np.int64)),
             "labels": torch.tensor([[IGNORED, *(token for i in order for token in rows[i]["labels"][starts[i] :])]]),
-            "weights": torch.tensor([rows[i]["weights"] for i in order for _ in tokens[i][starts[i] :]], dtype=torch.float32),
+            "weights": torch.tensor([weight for i in order for weight in rows[i]["weights"]], dtype=torch.float32),
             "places": torch.from_numpy(_predictors(batch)),
             "packed": batch,
         }
@@ -80,7 +80,7 @@ def _predictors(batch: PackedBatch) -> np.ndarray:
 def learn_labelled_alone(causal: Any, backbone: Backbone | None = None) -> None:
     """Give the model a forward that computes logits at labelled places alone, in place; call it behind TRL, which gives it its own.
 
-    A batch may have `weights` (B,): of the rows' log-probabilities. One of `Packed` is run by the backbone. Every
+    A batch may have `weights` (B, L - 1): of the log-probabilities. One of `Packed` is run by the backbone. Every
     other call goes to the forward that was there.
     """
     theirs = causal.forward
@@ -108,7 +108,7 @@ def learn_labelled_alone(causal: Any, backbone: Backbone | None = None) -> None:
             hidden_BLD = causal.base_model(*args, **{**kwargs, "use_cache": False}).last_hidden_state
             found = _labelled(causal, hidden_BLD[:, :-1], labels[:, 1:])
         if weights is not None:
-            found.log_probs = found.log_probs * weights[:, None]
+            found.log_probs = found.log_probs * weights
         return found
 
     causal.forward = forward

@@ -130,7 +130,7 @@ def _material(course: Course, stage: Stage, sampled: Sampled | None) -> tuple[Se
     own_rows = [one for one in course.questions if one.critique is not None or not course.own.critique]
     written = [Written(one, reply_of(one, course.own)) for one in own_rows]
     num_own, kept = len(written), kept_replies(sampled, kind.keep) if stage == "star" and sampled is not None else []
-    examples = examples_of([*written, *kept], writer, left_out)
+    examples = examples_of([*written, *kept], writer, left_out, stress=kind.verdict)
     if stage == "star" and not kept:
         return [], {"left out": dict(sampled.unread) if sampled is not None else {}}
     answers = answer_examples(course.pairs, writer, kind.answers, left_out) if kind.answers and examples else []

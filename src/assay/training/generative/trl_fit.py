@@ -84,7 +84,7 @@ def fit_replies(
     columns: dict[str, list[Any]] = {
         "input_ids": [list(one.tokens) for one in examples],
         "labels": [[IGNORED] * one.start + list(one.tokens[one.start :]) for one in examples],
-        "weights": [one.weight for one in examples],
+        "weights": [one.weights for one in examples],
     }
     keys = [one.key or f"row {number}" for number, one in enumerate(examples)]
     rows = _rows(columns, np.array([len(one.tokens) for one in examples]), settings, keys)
@@ -340,7 +340,8 @@ class _Padded(NamedTuple):
             return torch.tensor([[*row[name], *[filler] * (width - len(row[name]))] for row in rows])
 
         seen = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows])
-        weights = torch.tensor([row["weights"] for row in rows], dtype=torch.float32)
+        before = [[0.0] * row["labels"].count(IGNORED) + row["weights"] for row in rows]
+        weights = torch.tensor([(one + [0.0] * (width - len(one)))[1:] for one in before], dtype=torch.float32)
         return {
             "input_ids": padded("input_ids", self.pad_id),
             "attention_mask": seen,
