@@ -14,6 +14,7 @@ Claims, written before it was run on a card:
 - training: `full` takes at least 1.0 times TRL's pairs a second at no more memory (prompts are computed once), at .40 of the card's
   rate of bfloat16 products or more; a cached epoch of `blocks:4` at least 4 times `full`.
 - scoring: 16 answers to a prompt of twice their length at 3 times padded rows or more; 5 heads at .95 of one model's rate.
+- policy: a step of rloo draws at least as many tokens a second as TRL's RLOO trainer with transformers' own generation.
 - FSDP2 in one process gives the losses of the plain step, within 1e-3.
 """
 
@@ -43,6 +44,7 @@ class Part:
     figures: tuple[str, ...]
 
 
+POLICY = ("tokens_per_second", "seconds_per_step", "peak_gb")
 TRAINED = ("pairs_per_second", "tokens_per_second", "peak_gb", "share_of_matmul_rate")
 PARTS = (
     Part(name="device", seconds=30, figures=("name", "matmul_tflops")),
@@ -54,6 +56,8 @@ PARTS = (
     Part(name="score", seconds=70, figures=("best_of_16", "groups_of_8", "lone", "over_padded_rows")),
     Part(name="ensemble", seconds=50, figures=("heads_5", "blocks_5")),
     Part(name="serve", seconds=80, figures=("callers_64", "callers_256", "p99_64", "p99_256")),
+    Part(name="policy", seconds=50, figures=(*POLICY, "share_drawing", "share_updating")),
+    Part(name="policy-trl", seconds=50, figures=POLICY),
     Part(name="fsdp", seconds=50, figures=("largest_loss_difference", "pairs_per_second", "peak_gb")),
 )
 
@@ -139,6 +143,7 @@ def ratios(found: dict[str, dict[str, Any]]) -> dict[str, float]:
         "full over TRL, peak memory": ("train-full", "train-trl", "peak_gb"),
         "blocks, cached epoch over full": ("train-blocks", "train-full", "pairs_per_second"),
         "lora over full": ("train-lora", "train-full", "pairs_per_second"),
+        "policy over TRL, tokens per second": ("policy", "policy-trl", "tokens_per_second"),
         "fsdp in one process over full": ("fsdp", "train-full", "pairs_per_second"),
     }
     sides = {name: (found.get(a, {}).get(figure), found.get(b, {}).get(figure)) for name, (a, b, figure) in wanted.items()}

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from gpu_bench import SIZES, Bench, layer_weights, packed_group, renderer_of, table_of, tokenizer_of, words
+from gpu_policy import policy, policy_trl
 
 from assay.data.tokens.packing import PackedBatch, pack
 from assay.data.tokens.table import PairTable
@@ -39,6 +40,8 @@ def measure(part: str, size: str, device: str, work: Path) -> None:
         "score": score,
         "ensemble": ensemble,
         "serve": serve,
+        "policy": policy,
+        "policy-trl": policy_trl,
         "fsdp": fsdp,
     }
     try:

@@ -30,6 +30,17 @@ def test_parity_and_training_find_their_figures():
     assert not any(key in part for part in parts.values() for key in ("failed", "cut"))
 
 
+@pytest.mark.slow
+def test_a_policy_is_trained_beside_trls():
+    parts = found("--only", "policy", "policy-trl", "--seconds", "110")
+    ours, theirs = parts["parts"]["policy"], parts["parts"]["policy-trl"]
+    assert ours["tokens_per_second"] > 0, ours
+    assert theirs["tokens_per_second"] > 0, theirs
+    shares = [one for name, one in ours.items() if name.startswith("share_")]
+    assert 0.8 < sum(shares) <= 1.01
+    assert parts["ratios"]["policy over TRL, tokens per second"] > 0
+
+
 def test_a_part_that_is_too_slow_is_cut_and_said(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     gpu = importlib.import_module("gpu")

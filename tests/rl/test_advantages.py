@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assay.rl.advantages import gae, grpo, rloo, whitened
+from assay.rl.advantages import gae, grpo, grpo_of_steps, rloo, whitened
 
 NAN = np.nan
 
@@ -28,6 +28,32 @@ def test_grpo_by_hand():
     np.testing.assert_allclose(found[0, :2], 0)
     assert np.isnan(found[0, 2])
     assert np.isnan(found[1]).all()
+
+
+def test_grpo_of_steps_by_hand():
+    """Two answers: steps of reward 1 and 3 end at tokens 1 and 2, one of 2 at token 0; mean 2, std 1."""
+    found = grpo_of_steps(np.array([[[NAN, 1.0, 3.0], [2.0, NAN, NAN], [NAN, NAN, NAN]]]), floor=0.0)
+    np.testing.assert_allclose(found[0, :2], [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]], atol=1e-12)
+    assert np.isnan(found[0, 2]).all()
+    assert np.isnan(grpo_of_steps(np.array([[[NAN, 4.0], [NAN, NAN]]]))).all()
+    with pytest.raises(ValueError, match="prompts, answers, tokens"):
+        grpo_of_steps(np.zeros((2, 3)))
+
+
+def test_one_step_an_answer_is_grpo_at_every_token():
+    rewards_PK = np.random.default_rng(0).normal(size=(3, 5))
+    rewards_PKT = np.full((3, 5, 4), NAN)
+    rewards_PKT[:, :, -1] = rewards_PK
+    np.testing.assert_allclose(grpo_of_steps(rewards_PKT), np.repeat(grpo(rewards_PK)[:, :, None], 4, axis=2))
+
+
+def test_more_steps_of_a_usual_reward_are_worth_nothing():
+    """Ten steps of the mean reward have an advantage of 0, as one has: length alone is not rewarded."""
+    rewards_PKT = np.full((1, 3, 10), NAN)
+    rewards_PKT[0, 0] = 0.5
+    rewards_PKT[0, 1, 0] = 0.2
+    rewards_PKT[0, 2, 0] = 0.8
+    np.testing.assert_allclose(grpo_of_steps(rewards_PKT)[0, 0], 0, atol=1e-12)
 
 
 def test_gae_by_hand():

@@ -50,6 +50,18 @@ def test_special_tokens_that_are_skipped_hold_nothing():
     assert dense_rewards(ends, np.array([3]), np.array([7.0])).tolist() == [0, 0, 7, 0]
 
 
+def test_the_blank_behind_a_sentence_is_the_next_words():
+    # tokens: "One" "." " Two" "."   steps: "One. " "Two."
+    assert step_ends(["One. ", "Two."]).tolist() == [4, 9]
+    assert dense_rewards(np.array([3, 4, 8, 9]), step_ends(["One. ", "Two."]), np.array([1.0, 2.0])).tolist() == [0, 1, 0, 2]
+
+
+def test_special_tokens_between_words_do_not_eat_a_blank():
+    words = [" One", "", "", " two", "", " three"]
+    ends = token_ends(lambda ids: "".join(words[i] for i in ids).removeprefix(" "), range(6))
+    assert ends.tolist() == [3, 3, 3, 7, 7, 13]
+
+
 def test_a_space_that_a_decoder_drops_at_the_beginning_is_counted_where_it_stands():
     words = [" One", " two", " three"]
     ends = token_ends(lambda ids: "".join(words[i] for i in ids).removeprefix(" "), range(3))

@@ -39,6 +39,28 @@ def grpo(rewards_PK: np.ndarray, *, floor: float = 1e-4) -> np.ndarray:
     return np.where(scored_PK & (num_P1 > 1), found_PK, np.nan)
 
 
+def grpo_of_steps(rewards_PKT: np.ndarray, *, floor: float = 1e-4) -> np.ndarray:
+    """(P, K, T) advantages of tokens from rewards of steps: what stands at a step's last token, NaN at every other.
+
+    Each reward less the mean of all steps of the prompt's answers, over their std (n - 1) and floor; a token has the sum of those
+    at it and behind it. NaN at every token of an answer without a reward, and where a prompt has fewer than two steps. Source: Shao
+    et al. 2024, "DeepSeekMath", arXiv 2402.03300, section 4.1.3 (process supervision).
+    """
+    rewards_PKT = np.asarray(rewards_PKT, dtype=np.float64)
+    if rewards_PKT.ndim != 3:
+        raise ValueError(f"rewards of steps have the shape (prompts, answers, tokens), not {rewards_PKT.shape}")
+    is_end_PKT = ~np.isnan(rewards_PKT)
+    num_P11 = is_end_PKT.sum((1, 2), keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_P11 = np.where(is_end_PKT, rewards_PKT, 0).sum((1, 2), keepdims=True) / num_P11
+        squares_PKT = np.where(is_end_PKT, (rewards_PKT - mean_P11) ** 2, 0)
+        std_P11 = np.sqrt(squares_PKT.sum((1, 2), keepdims=True) / (num_P11 - 1))
+        alike_PKT = np.where(is_end_PKT, (rewards_PKT - mean_P11) / (std_P11 + floor), 0.0)
+    behind_PKT = np.flip(np.cumsum(np.flip(alike_PKT, 2), 2), 2)
+    counted_PK1 = is_end_PKT.any(2, keepdims=True) & (num_P11 > 1)
+    return np.where(counted_PK1, behind_PKT, np.nan)
+
+
 def gae(
     rewards_BT: np.ndarray, values_BT: np.ndarray, mask_BT: np.ndarray, *, gamma: float = 1.0, decay: float = 0.95
 ) -> np.ndarray:

@@ -41,14 +41,16 @@ def token_ends(decode: Callable[[list[int]], str], token_ids: Sequence[int]) -> 
         is_whole = not text.endswith(_UNFINISHED) or t + 1 == len(ids)
         if is_whole and len(text) >= len(before):
             written += len(text) - len(before)
-            begin, known = known, t + 1
+            begin, known = begin if text == before else known, t + 1  # a token that adds none is no context for the next
         ends.append(written)
     return np.array(ends, np.int64)
 
 
 def step_ends(steps: Sequence[str]) -> np.ndarray:
-    """(S,) characters of the response at the end of each step; steps joined are the response."""
-    return np.cumsum([len(step) for step in steps]).astype(np.int64)
+    """(S,) characters of the response at the end of each step; steps joined are the response. Blanks at its end are left to the
+    next step, since most vocabularies have them at the head of a word: the token that holds them says nothing of this one."""
+    ends_S = np.cumsum([len(step) for step in steps]).astype(np.int64)
+    return ends_S - np.array([len(step) - len(step.rstrip(" \t")) for step in steps], np.int64)
 
 
 def dense_rewards(ends_T: np.ndarray, ends_S: np.ndarray, rewards_S: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +13,7 @@ from assay.audit.watch_log import watch_log
 from assay.commands.shared import Columns, Ignored, Where, keep, show
 from assay.console import say
 from assay.data.raw.columns import renaming
+from assay.data.steps.step_rules import StepRule
 from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_flags import Penalty, PolicyFlags, read_split
 from assay.rl.loop.policy_result import policy_result
@@ -40,6 +41,8 @@ class Config:
     """Such as prompt=problem ground_truth=solution (docs/data.md)."""
     ignore: Ignored = ()
     """Columns to leave out."""
+    step_rewards: StepRule | None = None
+    """Reward each step at its last token: how answers are cut into steps."""
     resume: bool = False
     """Go on with the run in --out."""
     watch: bool = False
@@ -65,7 +68,7 @@ class Config:
     @property
     def settings(self) -> PolicySettings:
         """Raises ValueError for flags that do not go together."""
-        return self.training.settings(self.penalty.settings, self.seed)
+        return replace(self.training.settings(self.penalty.settings, self.seed), step_rewards=self.step_rewards)
 
 
 def run(config: Config) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from assay.data.steps.step_rules import STEP_RULES, StepRule
 from assay.rl.kl_control import KLSettings
 from assay.training.settings import parse_params
 
@@ -18,8 +19,9 @@ class PolicySettings:
     estimator: rloo (each answer against the others of its prompt), grpo (the same over their std), ppo (against a value head).
     steps: updates of the policy. prompts: of a step; samples: answers to each. max_tokens: of an answer. temperature: of sampling
     and of log-probabilities alike. unfinished: the reward of an answer that reached max_tokens; None: as it was scored. empty: the
-    reward of an answer without text; None: as it was scored, and most scorers give it none. params: what is trained, full, blocks:K
-    or lora:R. passes: how often a step's answers are gone through, in minibatches parts each.
+    reward of an answer without text; None: as it was scored, and most scorers give it none. step_rewards: the rule by which an
+    answer is cut into steps, each of which is rewarded at its last token (grpo, ppo); None: one reward an answer. params: what is
+    trained, full, blocks:K or lora:R. passes: how often a step's answers are gone through, in minibatches parts each.
     clip: of the ratio of probabilities. value_rate: learning rate of the value head (ppo); decay: lambda of its advantages.
     kl: see `KLSettings`; its KL is in the reward (rloo, ppo) or in the loss (grpo). evaluate_every, save_every: steps.
     eval_prompts: held out, answered at every evaluation. keep: best and worst answers that are kept of each evaluation.
@@ -33,6 +35,7 @@ class PolicySettings:
     temperature: float = 1.0
     unfinished: float | None = None
     empty: float | None = None
+    step_rewards: StepRule | None = None
     learning_rate: float = 1e-5
     warmup: int = 5
     params: str = "full"
@@ -58,6 +61,10 @@ class PolicySettings:
         if self.estimator != "ppo" and self.samples < 2:
             why = f"{self.estimator} compares the answers to one prompt"
             raise ValueError(f"samples {self.samples}: {why}, so it needs at least 2; ppo takes 1")
+        if self.step_rewards is not None and self.step_rewards not in STEP_RULES:
+            raise ValueError(f"step_rewards {self.step_rewards!r} is no rule for steps: use one of {', '.join(STEP_RULES)}")
+        if self.step_rewards is not None and self.estimator == "rloo":
+            raise ValueError("rloo weighs an answer as a whole: with rewards of steps use --estimator grpo or ppo")
         if not self.temperature > 0:
             raise ValueError(f"temperature {self.temperature:g} must be above 0: a policy that always says the same learns nothing")
         if not 0 < self.clip < 1:

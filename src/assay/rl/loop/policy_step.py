@@ -20,6 +20,7 @@ from assay.rl import advantages
 from assay.rl.kl_control import kl_estimate
 from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_model import PolicyModel, PolicyTokens
+from assay.rl.loop.rewards_of_steps import rewards_of_steps, steps_of
 from assay.rl.loop.rollouts import Rollouts, log_probabilities, parts, sample, states_of
 from assay.rl.loop.surrogate import grpo_losses, ppo_losses, rloo_losses, value_losses
 from assay.scorers.base import Scorer
@@ -34,7 +35,8 @@ _SHUFFLE = 7  # what a generator is for
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
     """Answers to some prompts and what they are worth. value_PK: what the scorer gave, NaN where it did not; reward_PK: what is
-    trained on, without the KL. seconds: of drawing and of scoring."""
+    trained on, without the KL; step_reward_NT: what is trained on in its place where steps are rewarded (`rewards_of_steps`).
+    seconds: of drawing and of scoring."""
 
     prompts: Sequence[Prompt]
     rollouts: Rollouts
@@ -42,6 +44,7 @@ class Drawn:
     rewards: Rewards
     value_PK: np.ndarray
     reward_PK: np.ndarray
+    step_reward_NT: np.ndarray | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -79,7 +82,12 @@ def answered(
     )
     asked = [prompt for prompt in prompts for _ in range(samples)]
     completions = [
-        Completion(messages=prompt.messages, response=text, ground_truth=prompt.ground_truth)
+        Completion(
+            messages=prompt.messages,
+            response=text,
+            steps=steps_of(text, settings.step_rewards),
+            ground_truth=prompt.ground_truth,
+        )
         for prompt, text in zip(asked, tokens.texts(rollouts), strict=True)
     ]
     return Answered(rollouts, completions)
@@ -103,12 +111,14 @@ def draw(
     rewards = scorer.score(completions)
     value_PK = np.where(rewards.ok, rewards.value, np.nan).astype(np.float64).reshape(len(prompts), samples)
     reward_PK = value_PK if shape is None else shape(value_PK)
+    is_step = settings.step_rewards is not None
+    step_reward_NT = rewards_of_steps(rewards, completions, rollouts, tokens) if is_step else None
     if settings.unfinished is not None:
-        finished_PK = rollouts.finished_N.cpu().numpy().reshape(value_PK.shape)
-        reward_PK = np.where(finished_PK | np.isnan(reward_PK), reward_PK, settings.unfinished)
+        cut_N = ~rollouts.finished_N.cpu().numpy() & ~np.isnan(reward_PK.reshape(-1))
+        _give(cut_N, settings.unfinished, reward_PK := reward_PK.copy(), step_reward_NT, rollouts)
     if settings.empty is not None:
-        empty_N = [not (one.response or "").strip() for one in completions]
-        reward_PK = np.where(np.reshape(empty_N, value_PK.shape), settings.empty, reward_PK)
+        empty_N = np.array([not (one.response or "").strip() for one in completions])
+        _give(empty_N, settings.empty, reward_PK := reward_PK.copy(), step_reward_NT, rollouts)
     return Drawn(
         prompts=prompts,
         rollouts=rollouts,
@@ -116,15 +126,25 @@ def draw(
         rewards=rewards,
         value_PK=value_PK,
         reward_PK=reward_PK,
+        step_reward_NT=step_reward_NT,
         seconds={"drawing": drawn - began, "scoring": time.perf_counter() - drawn},
     )
+
+
+def _give(which_N: np.ndarray, reward: float, reward_PK: np.ndarray, step_reward_NT: np.ndarray | None, rollouts: Rollouts) -> None:
+    """Give some answers a reward of their own in place of what they have; where steps are rewarded, at the last token."""
+    reward_PK.reshape(-1)[which_N] = reward
+    if step_reward_NT is not None:
+        last_N = np.maximum(rollouts.mask_NT.sum(1).cpu().numpy() - 1, 0)
+        step_reward_NT[which_N] = np.nan
+        step_reward_NT[which_N, last_N[which_N]] = reward
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weighed:
     """What an update takes. then_NT, reference_NT: log-probabilities of the policy that drew, and of the frozen one. advantage_N
-    (rloo, grpo) or advantage_NT, return_NT and value_NT (ppo). kl_N: summed k1 of each answer. places: the answers with an
-    advantage other than 0, or all where the loss has a KL of its own."""
+    (rloo, grpo) or advantage_NT (grpo of steps, ppo), return_NT and value_NT (ppo). kl_N: summed k1 of each answer. places: the
+    answers with an advantage other than 0, or all where the loss has a KL of its own."""
 
     then_NT: torch.Tensor
     reference_NT: torch.Tensor
@@ -149,6 +169,10 @@ def weigh(model: PolicyModel, drawn: Drawn, settings: PolicySettings, beta: floa
     if settings.estimator == "ppo":
         value_NT = model.values(rollouts)
         advantage, return_NT, counted_N = _of_tokens(drawn, settings, beta, log_ratio_NT, value_NT)
+    elif drawn.step_reward_NT is not None:
+        found_NT = advantages.grpo_of_steps(drawn.step_reward_NT.reshape(*reward_PK.shape, -1)).reshape(then_NT.shape)
+        counted_N = ~np.isnan(found_NT).all(1)
+        advantage = _tensor(np.nan_to_num(found_NT), then_NT)
     else:
         penalty_PK = beta * kl_N.reshape(reward_PK.shape) if settings.estimator == "rloo" else 0.0
         estimate = advantages.rloo if settings.estimator == "rloo" else advantages.grpo
@@ -233,7 +257,9 @@ def _backward(
             losses_N = rloo_losses(now_NT, then_NT, mask_NT, weighed.advantage[places], settings.clip)
         elif settings.estimator == "grpo":
             reference_NT = weighed.reference_NT[places, :width]
-            losses_N = grpo_losses(now_NT, then_NT, reference_NT, mask_NT, weighed.advantage[places], settings.clip, beta)
+            advantage_NT = weighed.advantage[places]
+            advantage_NT = advantage_NT[:, :width] if advantage_NT.ndim == 2 else advantage_NT[:, None]
+            losses_N = grpo_losses(now_NT, then_NT, reference_NT, mask_NT, advantage_NT, settings.clip, beta)
         else:
             losses_N = ppo_losses(now_NT, then_NT, mask_NT, weighed.advantage[places, :width], settings.clip) / mean_tokens
             assert model.value_head is not None
@@ -255,14 +281,18 @@ def _backward(
 def _of_tokens(
     drawn: Drawn, settings: PolicySettings, beta: float, log_ratio_NT: np.ndarray, value_NT: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """(N, T) advantages and returns of tokens: -beta k1 at each, the reward at the last; which answers have a reward."""
+    """(N, T) advantages and returns of tokens: -beta k1 at each, the reward at the last, or each step's at its last; which answers
+    have a reward."""
     mask_NT = drawn.rollouts.mask_NT.cpu().numpy()
-    reward_N = drawn.reward_PK.reshape(-1)
-    counted_N = ~np.isnan(reward_N)
+    reward_N, steps_NT = drawn.reward_PK.reshape(-1), drawn.step_reward_NT
+    counted_N = ~np.isnan(reward_N) if steps_NT is None else ~np.isnan(steps_NT).all(1)
     mask_NT = mask_NT & counted_N[:, None]
     rewards_NT = -beta * np.where(mask_NT, log_ratio_NT, 0.0)
-    last_N = np.maximum(mask_NT.sum(1) - 1, 0)
-    rewards_NT[np.arange(len(reward_N)), last_N] += np.where(counted_N, reward_N, 0.0)
+    if steps_NT is None:
+        last_N = np.maximum(mask_NT.sum(1) - 1, 0)
+        rewards_NT[np.arange(len(reward_N)), last_N] += np.where(counted_N, reward_N, 0.0)
+    else:
+        rewards_NT += np.nan_to_num(steps_NT)
     values_NT = value_NT.double().cpu().numpy()
     found_NT = advantages.gae(rewards_NT, values_NT, mask_NT, decay=settings.decay)
     returns_NT = np.where(mask_NT, found_NT + values_NT, 0.0)

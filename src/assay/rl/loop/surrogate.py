@@ -25,18 +25,18 @@ def grpo_losses(
     then_NT: torch.Tensor,
     reference_NT: torch.Tensor,
     mask_NT: torch.Tensor,
-    advantage_N: torch.Tensor,
+    advantage_NT: torch.Tensor,
     clip: float,
     beta: float,
 ) -> torch.Tensor:
     """(N,) mean over an answer's tokens of -min(ratio A, clipped ratio A) + beta ratio k3, the KL to the reference.
 
     The ratio before k3 makes its gradient that of the KL ("unbiased KL estimate", DeepSeek-V3.2, arXiv 2512.02556); without it the
-    gradient is that of the KL in the other direction. Source of the rest: arXiv 2402.03300, equation 3; TRL's GRPOTrainer with
-    loss_type="grpo".
+    gradient is that of the KL in the other direction. advantage: (N, 1) of answers, or (N, T) of tokens. Source of the rest: arXiv
+    2402.03300, equation 3; TRL's GRPOTrainer with loss_type="grpo".
     """
     ratio_NT = torch.exp(now_NT - then_NT)
-    gain_NT = clipped_gain(ratio_NT, advantage_N[:, None], clip)
+    gain_NT = clipped_gain(ratio_NT, advantage_NT, clip)
     difference_NT = reference_NT - now_NT
     k3_NT = torch.exp(difference_NT) - difference_NT - 1
     return ((beta * ratio_NT * k3_NT - gain_NT) * mask_NT).sum(1) / mask_NT.sum(1).clamp(min=1)

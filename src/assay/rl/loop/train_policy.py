@@ -112,6 +112,8 @@ def train_policy(run: PolicyRun) -> Trained:
             f"a step takes {settings.prompts} prompts, and there are {len(run.prompts)}: give more, or take fewer a step"
         )
     refuse_scope(run.scorer, settings)
+    if run.shape is not None and settings.step_rewards is not None:
+        raise ValueError(f"shape {run.shape_name}: a shape is of one reward an answer, not of steps; leave one of them out")
     identity = identity_of(run)
     resumed = _prepared(run, identity)
     model = load_policy(
