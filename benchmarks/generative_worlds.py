@@ -35,20 +35,21 @@ FORM_TOKENS = 60  # around question and answer, of what a generative model is as
 class RelaySettings:
     """What decides a figure. pairs: to train on; test_pairs: of each number of passes; other_names: the same, with names that
     training lacks. scalars: tries of params@depth[@rate], of which dev_pairs held-out ones choose; each is given at least the
-    tokens of the critique arm. judged: held-out pairs that `assay train` measures a model that writes on. extra: further words for
-    each."""
+    tokens of the critique arm. verdict: how often a verdict's token counts in the loss of critiques. judged: held-out pairs that
+    `assay train` measures a model that writes on. extra: further words for each."""
 
     base: str
-    pairs: int = 300
+    pairs: int = 160
     lengths: tuple[int, ...] = (1, 2, 3)
     test_lengths: tuple[int, ...] = (1, 2, 3, 4, 5)
-    test_pairs: int = 140
-    other_names: int = 40
-    dev_pairs: int = 120
+    test_pairs: int = 60
+    other_names: int = 20
+    dev_pairs: int = 60
     epochs: int = 1
     params: str = "full"
     learning_rate: float = 3e-4
     batch: int = 8
+    verdict: float = 10.0
     scalars: tuple[str, ...] = ("full@full@3e-4", "full@full@5e-5", "full@20@1e-4")
     judged: int = 4
     control_pairs: int = 200
@@ -106,9 +107,7 @@ def seen_pairs(arm: str, made: Sequence[CritiquedPair]) -> list[PreferencePair]:
     """As they are; in the arm that reads the true chain it stands behind each answer."""
     if arm != READS:
         return [one.pair for one in made]
-    return [
-        replace(one.pair, chosen=f"{one.pair.chosen} {one.chosen}", rejected=f"{one.pair.rejected} {one.rejected}") for one in made
-    ]
+    return [replace(one.pair, chosen=f"{one.pair.chosen} {one.both}", rejected=f"{one.pair.rejected} {one.both}") for one in made]
 
 
 def critique_tokens(base: str, made: Sequence[CritiquedPair], *, critiques: bool = True) -> int:

@@ -96,7 +96,7 @@ def test_what_an_arm_sees_of_the_pairs(tmp_path):
     assert not any(has[DIRECT] + has[SCALAR] + has[READS])
     assert sum(has[HALF]) == 6
     assert has[HALF][0::2] == has[HALF][1::2]  # whole twins
-    assert [pair.chosen for pair in seen_pairs(READS, WORLD)] == [f"{one.pair.chosen} {one.chosen}" for one in WORLD]
+    assert [pair.chosen for pair in seen_pairs(READS, WORLD)] == [f"{one.pair.chosen} {one.both}" for one in WORLD]
     assert all(pair.chosen.endswith(f"So {pair.ground_truth['answer']} has it.") for pair in seen_pairs(READS, WORLD))
 
 

@@ -19,7 +19,8 @@ finds no name beside it but at one and two passes: at one pass the right one, at
 there is no such kind: it would be who starts. Every name that is an answer gives once and receives once, which takes chains of
 seven passes rather than six, where five passes are asked for.
 
-The critique is the chain written out, with the passes that are left; it is that of both answers, and says no verdict.
+The critique is the chain written out, with the passes that are left, and says no verdict. That of one answer then says whom the
+answer names, so that the verdict compares two names that stand side by side.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def _pair(
         ground_truth={"answer": right},
     )
     critique = chain_written_out(chain[start : start + num_passes + 1])
-    return CritiquedPair(pair, critique, critique, critique)
+    return CritiquedPair(pair, *(f"{critique} The answer says {name}." for name in (right, wrong)), critique)
 
 
 def chain_written_out(holders: tuple[str, ...]) -> str:
