@@ -10,6 +10,8 @@ from assay.models.backbone import attention_for
 from assay.rl.loop.rollouts import Rollouts, log_probabilities, parts, prompt_numbers, sharing, states_of
 from tiny import tiny_config
 
+LENGTH = 150
+
 
 def causal(kind: str, attention: str):
     torch.manual_seed(0)
@@ -19,9 +21,9 @@ def causal(kind: str, attention: str):
 def rollouts() -> Rollouts:
     """Three answers to one prompt, two to another, not side by side, of different lengths; the second prompt is shorter."""
     draw = torch.Generator().manual_seed(1)
-    prompts = torch.randint(3, 300, (2, 30), generator=draw)
+    prompts = torch.randint(3, 300, (2, LENGTH), generator=draw)
     which, lengths = torch.tensor([0, 1, 0, 1, 0]), torch.tensor([4, 7, 1, 3, 6])
-    shown_PL = torch.ones(2, 30, dtype=torch.bool)
+    shown_PL = torch.ones(2, LENGTH, dtype=torch.bool)
     shown_PL[1, :8] = False
     mask_NT = torch.arange(7)[None] < lengths[:, None]
     answers = torch.randint(3, 300, (5, 7), generator=draw) * mask_NT
@@ -35,7 +37,7 @@ def test_log_probabilities_and_their_gradient_are_those_of_padded_rows(kind):
         model, drawn = causal(kind, attention), rollouts()
         log_NT = log_probabilities(model, states_of(model, drawn), drawn, 0.7)
         (log_NT * torch.arange(35.0).reshape(5, 7)).sum().backward()
-        found.append((sharing(model) is not None, log_NT.detach(), [one.grad for one in model.parameters()]))
+        found.append((sharing(model, drawn) is not None, log_NT.detach(), [one.grad for one in model.parameters()]))
     (padded_is, padded, padded_grads), (shared_is, shared, shared_grads) = found
     assert (padded_is, shared_is) == (False, True)
     assert (padded[~rollouts().mask_NT] == 0).all()
@@ -45,11 +47,19 @@ def test_log_probabilities_and_their_gradient_are_those_of_padded_rows(kind):
 
 def test_a_shared_prompt_is_computed_once(monkeypatch):
     model, drawn, seen = causal("llama", attention_for(tiny_config("llama"))), rollouts(), []
-    backbone = sharing(model)
+    backbone = sharing(model, drawn)
     run = backbone.model.forward
     monkeypatch.setattr(backbone.model, "forward", lambda **inputs: seen.append(inputs["input_ids"].numel()) or run(**inputs))
     states_of(model, drawn)
-    assert seen == [30 + 22 + int(drawn.mask_NT.sum())]
+    assert seen == [LENGTH + LENGTH - 8 + int(drawn.mask_NT.sum())]
+
+
+def test_little_is_not_shared_since_groups_cost_more():
+    model, drawn = causal("llama", attention_for(tiny_config("llama"))), rollouts()
+    short = drawn._replace(prompt_NL=drawn.prompt_NL[:, -20:], prompt_mask_NL=drawn.prompt_mask_NL[:, -20:])
+    assert sharing(model, drawn) is not None
+    assert sharing(model, short) is None
+    assert sharing(model, drawn.rows(torch.tensor([0, 1]))) is None  # one answer a prompt
 
 
 def test_answers_to_one_prompt_are_in_one_part_where_they_fit():

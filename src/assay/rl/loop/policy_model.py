@@ -90,7 +90,7 @@ class PolicyModel(nn.Module):
         """(N, T) float32 of the policy, or of the frozen one."""
         found = torch.zeros(rollouts.mask_NT.shape, dtype=torch.float32, device=rollouts.answer_NT.device)
         with self.frozen() if reference else nullcontext(self.plain) as causal, self.autocast():
-            for places in parts(rollouts, self.vocabulary, shared=sharing(causal) is not None):
+            for places in parts(rollouts, self.vocabulary, shared=sharing(causal, rollouts) is not None):
                 some = rollouts.rows(places)
                 found[places, : some.answer_NT.shape[1]] = log_probabilities(causal, states_of(causal, some), some, temperature)
         return found
@@ -101,7 +101,7 @@ class PolicyModel(nn.Module):
         assert self.value_head is not None
         found = torch.zeros(rollouts.mask_NT.shape, dtype=torch.float32, device=rollouts.answer_NT.device)
         with self.autocast():
-            for places in parts(rollouts, self.vocabulary, shared=sharing(self.plain) is not None):
+            for places in parts(rollouts, self.vocabulary, shared=sharing(self.plain, rollouts) is not None):
                 some = rollouts.rows(places)
                 found[places, : some.answer_NT.shape[1]] = self.value_head(states_of(self.plain, some).float())[..., 0].float()
         return found

@@ -245,8 +245,8 @@ def _backward(
     """Gradients of a minibatch, a part at a time; its loss, and the share of answers (rloo) or tokens whose ratio was clipped."""
     total, far, seen = 0.0, 0.0, 0.0
     mean_tokens = float(rollouts.mask_NT[weighed.places].sum()) / max(len(weighed.places), 1)
-    shared = sharing(model.plain) is not None
-    for local in parts(Rollouts(*(one[minibatch] for one in rollouts)), model.vocabulary, shared=shared):
+    chosen = Rollouts(*(one[minibatch] for one in rollouts))
+    for local in parts(chosen, model.vocabulary, shared=sharing(model.plain, chosen) is not None):
         places = minibatch[local]
         some = rollouts.rows(places)
         width = some.answer_NT.shape[1]

@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from assay.data.tokens.packing import make_group, pack, predictors
 from assay.models.backbone import Backbone
 
+LEAST_PROMPT, LEAST_SAVED = 64, 0.2  # below, attention group by group costs more than is saved
 _LOGIT_BYTES = 256e6  # of a forward's logits in float32
 _BACKBONES: WeakKeyDictionary[Any, Backbone] = WeakKeyDictionary()  # of causal models, which are tried once
 
@@ -135,7 +136,7 @@ def padded_left(prompts: Sequence[np.ndarray], pad_id: int, device: torch.device
 
 def states_of(causal: Any, rollouts: Rollouts) -> torch.Tensor:
     """(N, T, D) last states from which each token of the answers was drawn; where prompts are shared, 0 behind an answer's end."""
-    if (backbone := sharing(causal)) is not None:
+    if (backbone := sharing(causal, rollouts)) is not None:
         return _shared_states(backbone, rollouts)
     ids = torch.cat([rollouts.prompt_NL, rollouts.answer_NT], 1)
     mask = torch.cat([rollouts.prompt_mask_NL, rollouts.mask_NT], 1)
@@ -145,10 +146,15 @@ def states_of(causal: Any, rollouts: Rollouts) -> torch.Tensor:
     return states[:, start : start + rollouts.answer_NT.shape[1]]
 
 
-def sharing(causal: Any) -> Backbone | None:
-    """What runs a prompt once for all of its answers: on a CPU, a model that was loaded with `backbone.attention_for`. None for any
-    other, whose rows are padded."""
-    if causal.device.type != "cpu":
+def sharing(causal: Any, rollouts: Rollouts) -> Backbone | None:
+    """What runs a prompt once for all of its answers: on a CPU, for a model that was loaded with `backbone.attention_for`, where
+    prompts have `LEAST_PROMPT` tokens and a share of `LEAST_SAVED` of all tokens is saved. None for all else: rows are padded."""
+    if causal.device.type != "cpu" or rollouts.prompt_NL.shape[1] < LEAST_PROMPT:
+        return None
+    lengths_N = (rollouts.prompt_mask_NL.sum(1) + rollouts.mask_NT.sum(1)).numpy()
+    firsts_P = np.unique(prompt_numbers(rollouts), return_index=True)[1]
+    packed = int(rollouts.mask_NT.sum()) + int(rollouts.prompt_mask_NL[firsts_P].sum())
+    if packed > (1 - LEAST_SAVED) * lengths_N.sum():
         return None
     if causal not in _BACKBONES:
         _BACKBONES[causal] = Backbone(causal.base_model)
