@@ -163,6 +163,17 @@ def pack(groups: Sequence[Group], max_tokens: int, *, pad_id: int = 0, layout: R
     return batches
 
 
+def predictors(batch: PackedBatch) -> np.ndarray:
+    """(R,) flat index of the token before each reward position in its own sequence: what a language model predicts it from. That of
+    the first token of a branch ends the prefix. No reward position may be the first token of a sequence."""
+    branch, found = batch.branch.reshape(-1), []
+    for start, size in zip(batch.starts, batch.sizes, strict=True):
+        own = batch.reward_positions[(batch.reward_positions >= start) & (batch.reward_positions < start + size)]
+        prefix_end = start + int(np.searchsorted(branch[start : start + size], 1)) - 1
+        found.append(np.where(branch[own - 1] == branch[own], own - 1, prefix_end))
+    return np.concatenate(found)
+
+
 def rounds_of(batch: PackedBatch) -> list[PackedBatch]:
     """A group of more than `round_tokens` in rounds of about equal size, each its prompt and some of its answers, in their order.
 

@@ -13,17 +13,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from assay.data.tokens.render import Renderer
 from assay.files import new_directory
 from assay.generation.decode_loop import end_ids
 from assay.generation.prompt_tokens import PromptTokens
+from assay.models.backbone import attention_for
 from assay.models.base_checks import position_limit
 from assay.models.bases import fetch, no_progress_bars, refuse_broken_weights, resolve_base
 from assay.models.device import Compute
 from assay.models.published.weight_files import refuse_pickles
-from assay.rl.loop.rollouts import Rollouts, log_probabilities, parts, states_of
+from assay.rl.loop.rollouts import Rollouts, log_probabilities, parts, sharing, states_of
 from assay.training.settings import parse_params
 
 
@@ -89,7 +90,7 @@ class PolicyModel(nn.Module):
         """(N, T) float32 of the policy, or of the frozen one."""
         found = torch.zeros(rollouts.mask_NT.shape, dtype=torch.float32, device=rollouts.answer_NT.device)
         with self.frozen() if reference else nullcontext(self.plain) as causal, self.autocast():
-            for places in parts(rollouts, self.vocabulary):
+            for places in parts(rollouts, self.vocabulary, shared=sharing(causal, rollouts) is not None):
                 some = rollouts.rows(places)
                 found[places, : some.answer_NT.shape[1]] = log_probabilities(causal, states_of(causal, some), some, temperature)
         return found
@@ -100,7 +101,7 @@ class PolicyModel(nn.Module):
         assert self.value_head is not None
         found = torch.zeros(rollouts.mask_NT.shape, dtype=torch.float32, device=rollouts.answer_NT.device)
         with self.autocast():
-            for places in parts(rollouts, self.vocabulary):
+            for places in parts(rollouts, self.vocabulary, shared=sharing(self.plain, rollouts) is not None):
                 some = rollouts.rows(places)
                 found[places, : some.answer_NT.shape[1]] = self.value_head(states_of(self.plain, some).float())[..., 0].float()
         return found
@@ -120,7 +121,12 @@ def load_policy(policy: str, *, params: str, compute: Compute, with_values: bool
     refuse_pickles(path)
     with no_progress_bars():
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        causal = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=False)
+        attention = (
+            attention_for(AutoConfig.from_pretrained(path, trust_remote_code=False)) if compute.device.type == "cpu" else None
+        )
+        causal = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, trust_remote_code=False, attn_implementation=attention
+        )
     refuse_broken_weights(causal, policy)
     return PolicyModel(causal, tokenizer, params=params, compute=compute, with_values=with_values)
 

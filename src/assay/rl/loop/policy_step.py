@@ -21,7 +21,7 @@ from assay.rl.kl_control import kl_estimate
 from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_model import PolicyModel, PolicyTokens
 from assay.rl.loop.rewards_of_steps import rewards_of_steps, steps_of
-from assay.rl.loop.rollouts import Rollouts, log_probabilities, parts, sample, states_of
+from assay.rl.loop.rollouts import Rollouts, log_probabilities, parts, sample, sharing, states_of
 from assay.rl.loop.surrogate import grpo_losses, ppo_losses, rloo_losses, value_losses
 from assay.scorers.base import Scorer
 
@@ -245,7 +245,8 @@ def _backward(
     """Gradients of a minibatch, a part at a time; its loss, and the share of answers (rloo) or tokens whose ratio was clipped."""
     total, far, seen = 0.0, 0.0, 0.0
     mean_tokens = float(rollouts.mask_NT[weighed.places].sum()) / max(len(weighed.places), 1)
-    for local in parts(Rollouts(*(one[minibatch] for one in rollouts)), model.vocabulary):
+    chosen = Rollouts(*(one[minibatch] for one in rollouts))
+    for local in parts(chosen, model.vocabulary, shared=sharing(model.plain, chosen) is not None):
         places = minibatch[local]
         some = rollouts.rows(places)
         width = some.answer_NT.shape[1]

@@ -1,6 +1,7 @@
 """Answers that a policy draws, and the log-probabilities of their tokens.
 
-The prompt is computed once for all of its answers; rows that are finished leave the batch. Draws are set by a generator, so that a
+A prompt is computed once for all of its answers, in drawing, and on a CPU in log-probabilities and their gradient too; rows that
+are finished leave the batch. Draws are set by a generator, so that a
 step that is repeated draws the same. Suffixes: P prompts, N answers, L columns of prompts (padded at the left), T columns of
 answers (padded at the right), V tokens of the vocabulary.
 """
@@ -9,12 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from assay.data.tokens.packing import make_group, pack, predictors
+from assay.models.backbone import Backbone
+
+LEAST_PROMPT, LEAST_SAVED = 64, 0.2  # below, attention group by group costs more than is saved
 _LOGIT_BYTES = 256e6  # of a forward's logits in float32
+_BACKBONES: WeakKeyDictionary[Any, Backbone] = WeakKeyDictionary()  # of causal models, which are tried once
 
 
 class Rollouts(NamedTuple):
@@ -128,13 +135,57 @@ def padded_left(prompts: Sequence[np.ndarray], pad_id: int, device: torch.device
 
 
 def states_of(causal: Any, rollouts: Rollouts) -> torch.Tensor:
-    """(N, T, D) last states from which each token of the answers was drawn."""
+    """(N, T, D) last states from which each token of the answers was drawn; where prompts are shared, 0 behind an answer's end."""
+    if (backbone := sharing(causal, rollouts)) is not None:
+        return _shared_states(backbone, rollouts)
     ids = torch.cat([rollouts.prompt_NL, rollouts.answer_NT], 1)
     mask = torch.cat([rollouts.prompt_mask_NL, rollouts.mask_NT], 1)
     places = (mask.long().cumsum(1) - 1).clamp(min=0)
     states = causal.base_model(input_ids=ids, attention_mask=mask.long(), position_ids=places, use_cache=False).last_hidden_state
     start = rollouts.prompt_NL.shape[1] - 1
     return states[:, start : start + rollouts.answer_NT.shape[1]]
+
+
+def sharing(causal: Any, rollouts: Rollouts) -> Backbone | None:
+    """What runs a prompt once for all of its answers: on a CPU, for a model that was loaded with `backbone.attention_for`, where
+    prompts have `LEAST_PROMPT` tokens and a share of `LEAST_SAVED` of all tokens is saved. None for all else: rows are padded."""
+    if causal.device.type != "cpu" or rollouts.prompt_NL.shape[1] < LEAST_PROMPT:
+        return None
+    lengths_N = (rollouts.prompt_mask_NL.sum(1) + rollouts.mask_NT.sum(1)).numpy()
+    firsts_P = np.unique(prompt_numbers(rollouts), return_index=True)[1]
+    packed = int(rollouts.mask_NT.sum()) + int(rollouts.prompt_mask_NL[firsts_P].sum())
+    if packed > (1 - LEAST_SAVED) * lengths_N.sum():
+        return None
+    if causal not in _BACKBONES:
+        _BACKBONES[causal] = Backbone(causal.base_model)
+    backbone = _BACKBONES[causal]
+    return backbone if backbone.layout == "one row" else None
+
+
+def _shared_states(backbone: Backbone, rollouts: Rollouts) -> torch.Tensor:
+    prompt_N = prompt_numbers(rollouts)
+    length_N = rollouts.mask_NT.sum(1).tolist()
+    prompts = [row[kept].numpy() for row, kept in zip(rollouts.prompt_NL, rollouts.prompt_mask_NL, strict=True)]
+    answers = [row[:length].numpy() for row, length in zip(rollouts.answer_NT, length_N, strict=True)]
+    groups, members = [], []
+    for number in range(int(prompt_N.max()) + 1):
+        rows = np.flatnonzero(prompt_N == number)
+        sequences = [np.concatenate([prompts[i], answers[i]]).astype(np.int32) for i in rows]
+        groups.append(make_group(sequences, [np.arange(len(prompts[i]), len(one)) for i, one in zip(rows, sequences, strict=True)]))
+        members.append(rows)
+    (batch,) = pack(groups, sum(len(group.tokens) for group in groups), layout="one row")
+    order = np.concatenate([members[number] for number in batch.order])
+    states_RD = backbone(batch).flatten(0, 1).index_select(0, torch.from_numpy(predictors(batch)))
+    found_NTD = states_RD.new_zeros(*rollouts.answer_NT.shape, states_RD.shape[-1])
+    rows_R = torch.from_numpy(np.repeat(order, [length_N[i] for i in order]))
+    columns_R = torch.from_numpy(np.concatenate([np.arange(length_N[i]) for i in order]))
+    return found_NTD.index_put((rows_R, columns_R), states_RD)
+
+
+def prompt_numbers(rollouts: Rollouts) -> np.ndarray:
+    """(N,) a number for each answer, the same for those to one prompt."""
+    shown_NL = torch.where(rollouts.prompt_mask_NL, rollouts.prompt_NL, -1)
+    return torch.unique(shown_NL, dim=0, return_inverse=True)[1].cpu().numpy()
 
 
 def log_probabilities(causal: Any, states_NTD: torch.Tensor, rollouts: Rollouts, temperature: float) -> torch.Tensor:
@@ -145,13 +196,18 @@ def log_probabilities(causal: Any, states_NTD: torch.Tensor, rollouts: Rollouts,
     return found.masked_scatter(kept_M, -cross_entropy(logits_MV, rollouts.answer_NT[kept_M], reduction="none"))
 
 
-def parts(rollouts: Rollouts, vocabulary: int) -> Iterator[torch.Tensor]:
-    """Places of answers of about one length whose logits fit into memory, so that each part is one forward."""
+def parts(rollouts: Rollouts, vocabulary: int, *, shared: bool = False) -> Iterator[torch.Tensor]:
+    """Places of answers whose logits fit into memory, so that each part is one forward: of about one length, or with `shared` those
+    to one prompt side by side."""
     length_N = rollouts.mask_NT.sum(1)
     order = torch.argsort(length_N, stable=True)
+    if shared:
+        order = torch.from_numpy(np.argsort(prompt_numbers(rollouts), kind="stable")).to(length_N.device)
     budget = max(int(_LOGIT_BYTES / (4 * vocabulary)), 1)
-    begin = 0
+    begin, longest = 0, 0
     for end in range(1, len(order) + 1):
-        if end == len(order) or int(length_N[order[end]]) * (end + 1 - begin) > budget:
+        longest = max(longest, int(length_N[order[end - 1]]))
+        following = max(longest, int(length_N[order[end]])) if end < len(order) else 0
+        if end == len(order) or following * (end + 1 - begin) > budget:
             yield order[begin:end]
-            begin = end
+            begin, longest = end, 0

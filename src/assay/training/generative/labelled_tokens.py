@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from assay.data.tokens.packing import PackedBatch, make_group, pack, siblings
+from assay.data.tokens.packing import PackedBatch, make_group, pack, predictors, siblings
 from assay.models.backbone import Backbone
 
 IGNORED = -100  # the label of a token that is not learnt
@@ -62,19 +62,9 @@ class Packed(NamedTuple):
             "attention_mask": torch.from_numpy((batch.group >= 0).astype(np.int64)),
             "labels": torch.tensor([[IGNORED, *(token for i in order for token in rows[i]["labels"][starts[i] :])]]),
             "weights": torch.tensor([weight for i in order for weight in rows[i]["weights"]], dtype=torch.float32),
-            "places": torch.from_numpy(_predictors(batch)),
+            "places": torch.from_numpy(predictors(batch)),
             "packed": batch,
         }
-
-
-def _predictors(batch: PackedBatch) -> np.ndarray:
-    """(R,) flat index of the token that predicts each learnt one: the one before it; for the first of a branch the prefix's end."""
-    branch, found = batch.branch.reshape(-1), []
-    for start, size in zip(batch.starts, batch.sizes, strict=True):
-        own = batch.reward_positions[(batch.reward_positions >= start) & (batch.reward_positions < start + size)]
-        prefix_end = start + int(np.searchsorted(branch[start : start + size], 1)) - 1
-        found.append(np.where(branch[own - 1] == branch[own], own - 1, prefix_end))
-    return np.concatenate(found)
 
 
 def learn_labelled_alone(causal: Any, backbone: Backbone | None = None) -> None:
