@@ -128,7 +128,8 @@ def _pair(
         ground_truth={"answer": right},
     )
     critique = chain_written_out(chain[start : start + num_passes + 1])
-    return CritiquedPair(pair, *(f"{critique} The answer says {name}." for name in (right, wrong)), critique)
+    of_right, of_wrong = (f"{critique} The answer says {name}." for name in (right, wrong))
+    return CritiquedPair(pair, of_right, of_wrong, critique)
 
 
 def chain_written_out(holders: tuple[str, ...]) -> str:
