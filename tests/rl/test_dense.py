@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from assay.errors import RewardError
+from assay.generation.token_texts import token_ends
 from assay.records import Completion, Rewards
-from assay.rl.dense import PolicyResponse, dense_rewards, padded, policy_token_rewards, step_ends, token_ends
+from assay.rl.dense import PolicyResponse, dense_rewards, padded, policy_token_rewards, step_ends
 from assay.rl.verl_steps import verl_response_scores, verl_rm_scores, verl_token_scores
 from tiny import tiny_tokenizer
 

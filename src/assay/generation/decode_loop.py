@@ -9,36 +9,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from assay.files import digest
-from assay.generation.replies import Reply, Sampling
+from assay.generation.replies import Reply, Sampling, TokenChoices
+from assay.generation.token_texts import token_ends
 
 _LOOKS_BACK = 16  # tokens in which a text that ends a reply is looked for, and of a prompt that is gone on with
 
 
 class Wish(NamedTuple):
     """A reply to write. place: its number for the caller; prompt: (T,) int32 tokens; sample: its number among those of the prompt;
-    goes_on: whether the prompt ends inside of the reply's text."""
+    goes_on: whether the prompt ends inside of the reply's text. reads: tokens that say each of the texts whose probabilities are
+    told at every token."""
 
     place: int
     prompt: np.ndarray
     sampling: Sampling
     sample: int
     goes_on: bool = False
+    reads: tuple[np.ndarray, ...] = ()
 
 
 class _Writing:
     """A reply that is being written."""
 
-    __slots__ = ("finish", "random", "tokens", "wish")
+    __slots__ = ("finish", "masses", "random", "tokens", "wish")
 
     def __init__(self, wish: Wish) -> None:
         self.wish, self.finish = wish, ""
         self.tokens: list[int] = []
+        self.masses: list[list[float]] = []  # at each token, the log-probability of each text of `reads`
         seed = digest(b"%d:%d:" % (wish.sampling.seed, wish.sample) + wish.prompt.tobytes())
         self.random = np.random.default_rng(int(seed, 16))
 
@@ -76,6 +81,7 @@ class Decoder:
         logits_NV, cache, seen_NL = self._after_prompts([row.wish.prompt for row in rows])
         active = list(range(len(rows)))
         while True:
+            self._note_reads([rows[i] for i in active], logits_NV)
             tokens = [self._draw(rows[i], logits_NV[k]) for k, i in enumerate(active)]
             kept = [k for k, i in enumerate(active) if not self._ends(rows[i], tokens[k])]
             if not kept:
@@ -96,7 +102,8 @@ class Decoder:
         seconds = (time.monotonic() - began) / len(rows)
         for row in rows:
             text = _ended(self._text(row), row.wish.sampling.stop)[0]
-            yield row.wish.place, Reply(text, row.finish, len(row.wish.prompt), len(row.tokens), seconds, 0.0)
+            told = self._told(row)
+            yield row.wish.place, Reply(text, row.finish, len(row.wish.prompt), len(row.tokens), seconds, 0.0, tokens=told)
 
     def _after_prompts(self, prompts: Sequence[np.ndarray]) -> tuple[torch.Tensor, Any, torch.Tensor]:
         """Logits (N, V) behind N prompts, their cache, and which columns are no padding (N, L). Equal prompts are run once."""
@@ -120,6 +127,26 @@ class Decoder:
         cache = out.past_key_values
         cache.reorder_cache(index)
         return out.logits[:, -1][index], cache, seen[index]
+
+    def _note_reads(self, rows: Sequence[_Writing], logits_NV: torch.Tensor) -> None:
+        """The probabilities of the texts that are to be read, at the token that is drawn next."""
+        if not any(row.wish.reads for row in rows):
+            return
+        totals_N = logits_NV.float().logsumexp(dim=1)
+        for row, logits_V, total in zip(rows, logits_NV, totals_N, strict=True):
+            row.masses.append([float((logits_V[ids].float() - total).logsumexp(dim=0)) for ids in row.wish.reads])
+
+    def _told(self, row: _Writing) -> tuple[TokenChoices, ...]:
+        """Each token with the probabilities of the texts that were to be read."""
+        if not row.wish.reads or row.wish.goes_on:
+            return ()
+        decode = partial(self.tokenizer.decode, skip_special_tokens=True)
+        text, ends = decode(row.tokens), [0, *token_ends(decode, row.tokens).tolist()]
+        names = row.wish.sampling.reads
+        return tuple(
+            TokenChoices(text[begin:end], tuple(zip(names, masses, strict=True)))
+            for begin, end, masses in zip(ends[:-1], ends[1:], row.masses, strict=True)
+        )
 
     def _draw(self, row: _Writing, logits_V: torch.Tensor) -> int:
         """The next token: the likeliest at temperature 0, else by the row's own draw from the probabilities, in float64."""

@@ -112,9 +112,18 @@ class LocalModel:
         to_read = [i for i in prompts if asks[i].sampling.choices]
         yield from self._verdicts(asks, prompts, to_read)
         wishes = [
-            Wish(i, prompts[i], asks[i].sampling, asks[i].sample, asks[i].goes_on) for i in prompts if not asks[i].sampling.choices
+            Wish(i, prompts[i], asks[i].sampling, asks[i].sample, asks[i].goes_on, self._reads(asks[i]))
+            for i in prompts
+            if not asks[i].sampling.choices
         ]
         yield from self.decoder.replies(wishes)
+
+    def _reads(self, ask: Ask) -> tuple[np.ndarray, ...]:
+        """The tokens of each text that is to be read as it may be written; none where one of them takes several tokens."""
+        if not ask.sampling.reads:
+            return ()
+        spelled = self.spelled.of(ask.sampling.reads)
+        return () if any(spelled.long) or spelled.continued else spelled.single
 
     @torch.inference_mode()
     def _verdicts(self, asks: Sequence[Ask], prompts: dict[int, np.ndarray], places: Sequence[int]) -> Iterable[tuple[int, Reply]]:

@@ -17,15 +17,17 @@ class Sampling:
     """How a reply is drawn.
 
     temperature: 0 takes the likeliest token. max_tokens: of the reply. seed: of the draws. choices: the texts that a verdict may
-    have: then the probabilities of the tokens are wanted too (from a local model, the verdict's alone: nothing is written).
-    schema: JSON schema that the reply has to fit, as text; "" for free text. stop: texts at which the reply ends, with the one that
-    it met as its last words.
+    have: then the probabilities of the tokens are wanted too (from a local model, the verdict's alone: nothing is written). reads:
+    the texts of a verdict that may stand anywhere in what is written: a local model tells their probabilities at every token, and
+    nothing else of the reply depends on it. schema: JSON schema that the reply has to fit, as text; "" for free text. stop: texts
+    at which the reply ends, with the one that it met as its last words.
     """
 
     temperature: float = 0.0
     max_tokens: int = 512
     seed: int = 0
     choices: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
     schema: str = ""
     stop: tuple[str, ...] = ()
 
@@ -85,7 +87,8 @@ class Reply(NamedTuple):
     """What one call gave.
 
     text: the reply; None where there was none, then error says why. finish: why it ended ("stop", "length", ...). input_tokens,
-    output_tokens: as billed; None where that is not known. price: in US dollars, None where it is not known. tokens: with choices.
+    output_tokens: as billed; None where that is not known. price: in US dollars, None where it is not known. tokens: with choices
+    or reads.
     may_pass: the failure lies with the server or the network, so that another try may succeed. retry_after: seconds that the
     server asks to wait.
     """

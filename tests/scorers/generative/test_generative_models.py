@@ -81,6 +81,18 @@ def test_the_value_behind_the_critique_is_a_log_odds(artifact):
     assert rewards.std is None
 
 
+def test_a_verdict_is_read_as_it_is_written_and_as_a_forward_behind_the_critique_reads_it(artifact, monkeypatch):
+    scorer = assay.load(artifact, **PLAIN)
+    written = scorer.score(ANSWERS)
+    assert scorer.generator.bill.num_calls == len(ANSWERS)
+    again = assay.load(artifact, **PLAIN)
+    monkeypatch.setattr(again.generator.backend, "_reads", lambda ask: ())  # as where a verdict is several tokens
+    behind = again.score(ANSWERS)
+    assert again.generator.bill.num_calls == 2 * len(ANSWERS)
+    assert behind.text == written.text
+    assert behind.value == pytest.approx(written.value, abs=1e-3)
+
+
 @pytest.mark.parametrize("form", ["assay-pointwise?critique=no", "assay-pairwise?critique=no", "skywork-critic"])
 def test_a_random_model_is_read_by_its_verdict_alone_and_keeps_the_laws(random_model, form):
     scorer = assay.load(f"{random_model}#{form}", **PLAIN)

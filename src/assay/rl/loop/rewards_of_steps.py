@@ -11,8 +11,9 @@ from functools import partial
 import numpy as np
 
 from assay.data.steps.step_rules import StepRule, split_steps
+from assay.generation.token_texts import token_ends
 from assay.records import Completion, Rewards
-from assay.rl.dense import step_ends, token_ends
+from assay.rl.dense import step_ends
 from assay.rl.loop.policy_model import PolicyTokens
 from assay.rl.loop.rollouts import Rollouts
 

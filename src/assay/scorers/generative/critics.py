@@ -163,6 +163,7 @@ class Critic:
             max_tokens=room,
             seed=seed,
             choices=form.words if written else (),
+            reads=form.words if self.by_token and not written else (),
         )
         self.outside_shares = OutsideShares()
         settings = [self.samples, asked.orders or 2, self.combine, self.by_token, self.writes, self.sampling.as_text()]
@@ -226,17 +227,23 @@ class Critic:
             return {"found": self._of_masses(masses), "outside": masses.outside}
         begun = ask.messages[-1].content if ask.goes_on else ""
         verdict = written_verdict(reply, self.form, num_answers, begun=begun)
-        if self.by_token and not self.is_local:
-            masses = _masses_at(reply, verdict.offset, words)
-            return {"found": self._of_masses(masses), "outside": masses.outside, "at": verdict.offset}
+        if self.by_token and (reply.tokens or not self.is_local):
+            try:
+                masses = _masses_at(reply, verdict.offset, words)
+            except Unreadable:
+                if not self.is_local:
+                    raise
+            else:
+                return {"found": self._of_masses(masses), "outside": masses.outside, "at": verdict.offset}
         if verdict.word is None:
             return {"found": list(verdict.scores), "at": verdict.offset}
         return {"found": [float(word == verdict.word) for word in words], "at": verdict.offset}
 
     def _behind(self, asks: Sequence[Ask], answered: Sequence[Answered]) -> list[Answered]:
-        """The same with the probabilities of the verdict's words where it stands, read behind the critique."""
-        sampling = replace(self.sampling, temperature=0.0, choices=self.form.words)
-        places = [i for i, one in enumerate(answered) if one.error is None]
+        """The same with the probabilities of the verdict's words where it stands, read behind the critique; those that were told as
+        the critique was written stay."""
+        sampling = replace(self.sampling, temperature=0.0, choices=self.form.words, reads=())
+        places = [i for i, one in enumerate(answered) if one.error is None and "outside" not in one.verdict]
         behind = []
         for i in places:
             critique = self._before(str(answered[i].reply.text), answered[i].verdict["at"])
