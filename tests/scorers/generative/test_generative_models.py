@@ -81,16 +81,16 @@ def test_the_value_behind_the_critique_is_a_log_odds(artifact):
     assert rewards.std is None
 
 
-def test_a_verdict_is_read_as_it_is_written_and_as_a_forward_behind_the_critique_reads_it(artifact, monkeypatch):
-    scorer = assay.load(artifact, **PLAIN)
-    written = scorer.score(ANSWERS)
-    assert scorer.generator.bill.num_calls == len(ANSWERS)
-    again = assay.load(artifact, **PLAIN)
+def test_a_verdict_is_read_as_it_is_written_and_as_a_forward_behind_the_critique_reads_it(comparing, monkeypatch):
+    asked = [(ANSWERS[0], ANSWERS[1]), (ANSWERS[1], ANSWERS[2])]
+    scorer, again = (assay.load(f"{comparing}#assay-pairwise", **PLAIN) for _ in range(2))
+    written = scorer.comparisons(asked)
+    num_asked = scorer.generator.bill.num_calls
     monkeypatch.setattr(again.generator.backend, "_reads", lambda ask: ())  # as where a verdict is several tokens
-    behind = again.score(ANSWERS)
-    assert again.generator.bill.num_calls == 2 * len(ANSWERS)
-    assert behind.text == written.text
-    assert behind.value == pytest.approx(written.value, abs=1e-3)
+    behind = again.comparisons(asked)
+    assert again.generator.bill.num_calls == 2 * num_asked
+    for one, other in zip(written, behind, strict=True):
+        assert (one.forward, one.backward) == pytest.approx((other.forward, other.backward), abs=1e-4)
 
 
 @pytest.mark.parametrize("form", ["assay-pointwise?critique=no", "assay-pairwise?critique=no", "skywork-critic"])
