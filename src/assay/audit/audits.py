@@ -28,6 +28,7 @@ from assay.records import Finding, extended
 from assay.scorers.base import Scorer, margins
 from assay.scorers.opened import OVERLAP, NamedPairs, Opened, overlap
 from assay.scorers.wrappers.counted import Counted
+from assay.scorers.wrappers.scored_before import ScoredBefore
 
 
 def probe_pairs(
@@ -82,8 +83,11 @@ def attribute_pairs(
     if len(named.pairs) > MAX_PAIRS:
         raise ValueError(f"{len(named.pairs):,} pairs: attribution holds a table of pairs by pairs, {MAX_PAIRS:,} at most: --limit")
     notes, facts = _seen(opened, named.pairs, named.name, "its margins there are wider than on new prompts")
-    with progress("scoring", 2 * len(named.pairs), "answers") as advance:
-        margins_P = margins(Counted(scorer=scorer, advance=advance), named.pairs)
+    if isinstance(scorer, ScoredBefore):
+        margins_P = margins(scorer, named.pairs)
+    else:
+        with progress("scoring", 2 * len(named.pairs), "answers") as advance:
+            margins_P = margins(Counted(scorer=scorer, advance=advance), named.pairs)
     with progress("openers", None, "edits") as advance:
         result = attribute(
             scorer,

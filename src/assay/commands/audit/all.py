@@ -35,7 +35,7 @@ KEPT = ("training", "verify")  # reports of other commands that decide a verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A verdict on each way in which a reward model fails; exit status 7 (docs/trust.md)."""
+    """A verdict on each way in which a reward model fails (docs/trust.md); exit status 7 if it fails one."""
 
     model: Model
     suite: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
