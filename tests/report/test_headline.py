@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.records import Finding, Metric, Report
-from assay.report.headline import NUM_FIGURES, headline, interval_text, significant, summary_lines, value_text
+from assay.report.headline import (
+    NUM_FIGURES,
+    figure_text,
+    headline,
+    interval_text,
+    report_rows,
+    significant,
+    summary_lines,
+    value_text,
+)
 from assay.report.html import render_html
 from assay.report.remedies import REMEDIES, remedy_of
 
@@ -96,6 +105,35 @@ def test_an_end_that_the_data_do_not_bound_is_said_and_never_a_number():
         assert page.count("not bounded by these data") == 2  # on the first screen, and in the table
     assert interval_text(Metric("m", 6.2, -math.inf, 7.0)) == "up to 7, not bounded by these data"
     assert interval_text(Metric("m", 6.2, NAN, NAN)) == ""
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown"),
+    [
+        (Metric("m", 0.0234, 3.47e-08, 0.061), "0.0234 [<0.0001, 0.0610]"),
+        (Metric("m", 0.21, -1e-9, 0.4), "0.210 [>-0.001, 0.400]"),
+        (Metric("m", 0.004, 1e-9, 0.0094), "0.00400 [<0.00001, 0.00940]"),
+        (Metric("largest difference", 3.47e-08), "3.47e-08"),
+        (Metric("count", 3.0), "3"),
+        (Metric("m", NAN), "n/a"),
+    ],
+)
+def test_an_end_that_is_next_to_nothing_is_written_beside_the_others(metric, shown):
+    assert figure_text(metric) == shown
+    page = render_html([Report(title="r", metrics=(metric,))], title="t")
+    assert ("e−0" in page) is ("e-0" in shown)
+
+
+def test_a_remedy_of_several_checks_is_said_once():
+    failed = [Finding("fail", name, 0.9, 0.1, "a policy will exploit it", "hacking") for name in ("flattery", "bullets")]
+    found = headline([Report(title="Probes", findings=(*failed, Finding("warn", "length", 0.3, 0.1, "why", "length")))])
+    assert [concern.remedy for concern in found.concerns] == [REMEDIES["hacking"], "", REMEDIES["length"]]
+
+
+def test_the_rows_of_a_report_have_the_figures_of_its_summary():
+    assert report_rows(EVALUATION)[0][:2] == ("accuracy", "74.5% [67.3, 80.6]")
+    tiny = Report(title="r", metrics=(Metric("largest difference", 3.47e-08, n_scored=3, n=4, note="float32"),))
+    assert report_rows(tiny) == [("largest difference", "3.47e-08", "3 of 4; float32")]
 
 
 @given(st.floats(-1e30, 1e30))

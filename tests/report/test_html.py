@@ -336,7 +336,10 @@ def test_numbers_are_never_rounded_to_zero() -> None:
     assert [number(value) for value in (0.0, -0.0, 0.5, 1e-12, -1e-12, 12345.678, 1e12, NAN, math.inf)] == [
         *("0", "0", "0.5", "1e-12", "-1e-12", "12,346", "1e+12", "n/a", "∞")
     ]
-    assert number(0.0004, places([12.5, 0.0004])) == "0.0004"
+    assert [number(value, places([12.5, value])) for value in (0.004, 0.0004, -3.47e-08)] == ["0.004", "<0.001", ">-0.001"]
+    assert number(3.47e-08, places([0.02, 3.47e-08])) == "<0.0001"
+    assert number(0.3, places([5000, 0.3])) == "0.3"
+    assert number(3.47e-08, places([3.47e-08])) == "3.47e-08"  # alone it is what was found
     assert number(np.int64(1234)) == "1,234"
 
 

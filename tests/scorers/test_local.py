@@ -25,6 +25,7 @@ from assay.scorers.load import load
 from assay.scorers.local import LocalScorer, load_local
 from assay.scorers.wrappers.calibrated import Calibrated, fit_calibration
 from assay.stats.metrics import sigmoid
+from forwarded import forwarded_texts
 from tiny import tiny_model, tiny_renderer, toy_pairs
 
 KINDS = ("llama", "qwen", "gemma")
@@ -295,3 +296,18 @@ def test_rendered_texts_share_their_prompt_too_and_score_the_same():
     np.testing.assert_allclose(together, scorer.score(completions).value, atol=scorer.tolerance)
     alone = np.concatenate([scorer.score([text]).value for text in texts])
     np.testing.assert_allclose(together, alone, atol=scorer.tolerance)
+
+
+def test_a_text_that_stands_there_twice_is_forwarded_once():
+    """The lists of a ranking, as pairs, hold every answer several times."""
+    scorer = scorer_of()
+    once = [one for one in mixed_forms() if one.id in ("a", "b", "d", "e")]
+    back, unreadable = [3, 0, 2, 0, 1, 3, 0], Completion(text="", id="no text")
+    with forwarded_texts() as forwarded:
+        rewards, states = scorer.score_with_states([*(once[i] for i in back), unreadable, unreadable])
+    assert len(forwarded) == len(once)
+    assert set(forwarded.values()) == {1}
+    alone, alone_states = scorer.score_with_states(once)
+    np.testing.assert_allclose(rewards.value[:-2], alone.value[back], atol=scorer.tolerance)
+    np.testing.assert_allclose(states[:-2], alone_states[back], atol=1e-4)
+    assert np.isnan(rewards.value[-2:]).all()

@@ -137,7 +137,7 @@ def test_a_job_whose_worker_dies_is_tried_whole_then_by_prompt_then_not_again():
 
 def test_mistakes_are_told_as_they_would_be_without_ray(cluster, tmp_path, trained_run):
     with pytest.raises(ValueError, match="neither an artifact"):
-        RayScorer(tmp_path)
+        RayScorer(tmp_path, num_actors=1, **FLOAT32)
     with pytest.raises(ValueError, match="0 actors: give at least 1"):
         RayScorer(trained_run.path, num_actors=0)
     with pytest.raises(ValueError, match="50 actors and a reader need 51: use fewer"):
@@ -185,7 +185,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_file_scored_on_a_cluster_has_the_rows_of_one_process(cluster, tmp_path, trained_run, capsys):
-    source, cache = write_rows(tmp_path / "in.jsonl", 3 * CHUNK + 7), str(tmp_path / "cache.db")
+    source, cache = write_rows(tmp_path / "in.jsonl", 2 * CHUNK + 7), str(tmp_path / "cache.db")
     arguments = ["score", str(trained_run.path), "--input", str(source), "--dtype", "float32", "--device", "cpu"]
     assert main([*arguments, "--output", str(tmp_path / "one.jsonl")]) == 1
     assert main([*arguments, "--output", str(tmp_path / "ray.jsonl"), "--ray", "2", "--cache", cache]) == 1

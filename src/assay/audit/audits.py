@@ -28,6 +28,7 @@ from assay.records import Finding, extended
 from assay.scorers.base import Scorer, margins
 from assay.scorers.opened import OVERLAP, NamedPairs, Opened, overlap
 from assay.scorers.wrappers.counted import Counted
+from assay.scorers.wrappers.scored_before import ScoredBefore
 
 
 def probe_pairs(
@@ -38,14 +39,18 @@ def probe_pairs(
     max_rise: float = MAX_RISE,
     max_rows: int = 200,
     seed: int = 0,
+    scorer: Scorer | None = None,
 ) -> ProbeResult:
-    """`run_probes` on named pairs; left out, the probes are the battery, and of a judge the injections too. Raises as it does."""
+    """`run_probes` on named pairs; left out, the probes are the battery, and of a judge the injections too. Raises as it does.
+
+    scorer: the model's, where rewards of the pairs are at hand (`scored_before`).
+    """
     if probes is None and is_asked(opened.scorer):
         probes = (*battery(named.pairs), *INJECTIONS)
     notes, facts = _seen(opened, named.pairs, named.name, "its margins there make rises look small")
     with progress("probing", None, "answers") as advance:
         result = run_probes(
-            opened.scorer,
+            scorer or opened.scorer,
             named.pairs,
             probes=probes,
             max_rise=max_rise,
@@ -65,17 +70,27 @@ def judge_pairs(opened: Opened, named: NamedPairs, *, own: str | None = None, se
 
 
 def attribute_pairs(
-    opened: Opened, named: NamedPairs, *, num_openers: int = 8, num_edits: int = 300, seed: int = 0
+    opened: Opened,
+    named: NamedPairs,
+    *,
+    num_openers: int = 8,
+    num_edits: int = 300,
+    seed: int = 0,
+    scorer: Scorer | None = None,
 ) -> AttributionResult:
-    """`attribute` on named pairs. Raises as it does, and for more than 5,000 pairs."""
+    """`attribute` on named pairs. scorer: as of `probe_pairs`. Raises as it does, and for more than 5,000 pairs."""
+    scorer = scorer or opened.scorer
     if len(named.pairs) > MAX_PAIRS:
         raise ValueError(f"{len(named.pairs):,} pairs: attribution holds a table of pairs by pairs, {MAX_PAIRS:,} at most: --limit")
     notes, facts = _seen(opened, named.pairs, named.name, "its margins there are wider than on new prompts")
-    with progress("scoring", 2 * len(named.pairs), "answers") as advance:
-        margins_P = margins(Counted(scorer=opened.scorer, advance=advance), named.pairs)
+    if isinstance(scorer, ScoredBefore):
+        margins_P = margins(scorer, named.pairs)
+    else:
+        with progress("scoring", 2 * len(named.pairs), "answers") as advance:
+            margins_P = margins(Counted(scorer=scorer, advance=advance), named.pairs)
     with progress("openers", None, "edits") as advance:
         result = attribute(
-            opened.scorer,
+            scorer,
             named.pairs,
             margins_P,
             title=f"Attribution on {named.name}",

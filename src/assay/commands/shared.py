@@ -10,11 +10,11 @@ from typing import Annotated, TypeAlias
 
 import tyro
 
-from assay.console import print_figures, print_lines, report_rows, say
+from assay.console import print_figures, print_lines, say
 from assay.data.raw.columns import renaming
 from assay.data.split import Split
 from assay.records import Dtype, Report, Result
-from assay.report.headline import summary_lines
+from assay.report.headline import report_rows, summary_lines
 from assay.report.html import write_html
 from assay.run_files import LEDGER, write_report
 from assay.scorers.judges.options import JudgeOptions

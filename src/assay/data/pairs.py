@@ -14,7 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from assay.data.cases import Case, Outcome, pairs_of
 from assay.data.raw.cells import BadRow, answer_of, list_of, prompt_of, text_of, tools_of, turns_of
 from assay.data.raw.columns import NO_NAMES, renaming
 from assay.data.raw.dataset_info import described
-from assay.data.raw.rows import Row, Rows, file_of, is_hub, read_rows, stem, unit_of
+from assay.data.raw.rows import Row, Rows, file_of, read_rows, stem, unit_of
 from assay.data.raw.text_rows import write_lines
-from assay.data.sampling import draw_prompts
+from assay.data.sampling import draw_from_file
 from assay.data.sources import annotated, chosen, critiqued, joined, judged, labelled, published, ranked, two_answers
 from assay.data.sources.forms import Form, own_id
 from assay.data.sources.judged import contrasted
@@ -40,8 +40,6 @@ _OF_ONE_SET = (
 _GENERAL = (two_answers.FORMS, chosen.GENERAL, ranked.GENERAL, judged.GENERAL)
 ALL_FORMS: tuple[Form, ...] = tuple(chain(chosen.OWN, *_OF_ONE_SET, *_GENERAL))
 """Every form that `read_pairs` knows: name, columns, and what it is. The first that a row fits wins: those of one set go first."""
-
-HUB_FIRST = 20_000  # pairs of a hub data set that a sample is drawn from, at least
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -68,7 +66,10 @@ class PairReader:
     num_given: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.problems = ReadProblems(unit=unit_of(self.path))
+        self.problems = self._no_problems()
+
+    def _no_problems(self) -> ReadProblems:
+        return ReadProblems(unit=unit_of(self.path), strict_of=self.path if self.strict else None)
 
     def __iter__(self) -> Iterator[PreferencePair]:
         self.drawn, self.num_given = "", 0
@@ -81,21 +82,20 @@ class PairReader:
         return "; ".join(filter(None, (self.problems.summary(), self.drawn)))
 
     def _sample(self, limit: int) -> Iterator[PreferencePair]:
-        """Whole prompts, drawn by seed over the whole file; of a hub data set, which would have to be fetched whole, over its first
-        rows."""
-        spread, first = Spread(), max(HUB_FIRST, 50 * limit) if is_hub(self.path) else None
+        """See `draw_from_file`. What was drawn is also held against the tags that the file is sorted by."""
+        spread = Spread()
 
         def passing() -> Iterator[PreferencePair]:
-            for pair in islice(self._pairs(), first):
+            for pair in self._pairs():
                 spread.add(pair)
                 yield pair
 
-        sample = draw_prompts(passing(), limit, seed=self.seed, prompt_of=lambda pair: pair.prompt_key)
-        if not sample.is_all:
+        sample, drawn = draw_from_file(
+            self.path, passing(), limit, seed=self.seed, prompt_of=lambda pair: pair.prompt_key, what="pairs"
+        )
+        if drawn:
             for pair in sample.items:
                 spread.count("drawn", pair)
-            whole = f"the first {sample.num_seen:,} pairs of the set" if sample.num_seen == first else f"{sample.num_seen:,} pairs"
-            drawn = f"{len(sample.items):,} of {whole} drawn at random, whole prompts, seed {self.seed}"
             self.drawn = "; ".join((drawn, *spread.lines()))
         yield from sample.items
 
@@ -105,7 +105,7 @@ class PairReader:
         together: answers to one prompt that were judged one by one are one case. `problems` counts the rows; what of a case cannot
         be a pair is not counted.
         """
-        self.problems = ReadProblems(unit=unit_of(self.path))
+        self.problems = self._no_problems()
         forms = [form for form in ALL_FORMS if self.form in (None, form.name)]
         found = read_cases(self.path, forms, self.problems, split=self.split, source=self.source, names=self.names)
         return contrasted(found, self.max_pairs_per_prompt, self.seed) if together else found
@@ -132,17 +132,10 @@ class PairReader:
                 self.positions[problems.current_form, int(case.gold[1] > case.gold[0])] += 1
             for outcome in outcomes:
                 if isinstance(outcome, str):
-                    self.set_aside(outcome, number)
+                    problems.add(outcome, number)
                 else:
                     problems.num_pairs += 1
                     yield outcome
-
-    def set_aside(self, reason: str, number: int) -> None:
-        """Count a row or pair that cannot be used. Raises DataError with `strict`."""
-        if self.strict:
-            unit = self.problems.unit
-            raise DataError(f"{self.path}, {unit} {number}: {reason}; without `strict` such rows are counted and left out")
-        self.problems.add(reason, number)
 
 
 def read_pairs(

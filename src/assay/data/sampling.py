@@ -8,12 +8,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Generic, TypeVar
 
+from assay.data.raw.rows import is_hub
 from assay.files import sha256
 from assay.records import PreferencePair
 
 T = TypeVar("T")
+HUB_FIRST = 20_000  # items of a hub data set that a sample is drawn from, at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,19 @@ def draw_prompts(items: Iterable[T], limit: int, *, seed: int, prompt_of: Callab
             end = -heapq.heappop(places)
             total -= len(kept.pop(end).items)
     return Sample(items=tuple(item for _, item in sorted(_fitting(kept, limit), key=lambda entry: entry[0])), num_seen=num_seen)
+
+
+def draw_from_file(
+    path: str | Path, items: Iterable[T], limit: int, *, seed: int, prompt_of: Callable[[T], str], what: str
+) -> tuple[Sample[T], str]:
+    """`draw_prompts` over all items of a file; of a hub data set, which would have to be fetched whole, over its first ones. And
+    what was drawn, in words: "" where that is all. what: the items, such as pairs."""
+    first = max(HUB_FIRST, 50 * limit) if is_hub(path) else None
+    sample = draw_prompts(islice(items, first), limit, seed=seed, prompt_of=prompt_of)
+    if sample.is_all:
+        return sample, ""
+    whole = f"the first {sample.num_seen:,} {what} of the set" if sample.num_seen == first else f"{sample.num_seen:,} {what}"
+    return sample, f"{len(sample.items):,} of {whole} drawn at random, whole prompts, seed {seed}"
 
 
 def draw_pairs(pairs: Iterable[PreferencePair], limit: int, *, seed: int) -> list[PreferencePair]:

@@ -13,6 +13,7 @@ from assay.data.split import prompt_hashes
 from assay.evaluation.pair_scores import score_pairs
 from assay.files import replacing
 from assay.records import Metric, PreferencePair
+from assay.report.headline import figure_text
 from assay.run_files import CALIBRATION_PROMPTS_FILE, read_description, write_description
 from assay.scorers.opened import NamedPairs, Opened, refuse_seen
 from assay.scorers.wrappers.calibrated import fit_calibration
@@ -48,9 +49,8 @@ def keep_calibration(artifact: Path, rewards_P2: np.ndarray, pairs: Sequence[Pre
     write_description(artifact, {**read_description(artifact), "calibration": calibration.to_json()})
     with replacing(artifact / CALIBRATION_PROMPTS_FILE) as work, work.open("wb") as file:
         np.save(file, prompt_hashes(pairs))
-    low, high = calibration.temperature_interval
-    error = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else ""
-    say("temperature", f"{calibration.temperature:.3f}{error}, fitted on {calibration.num_pairs:,} pairs of {split}")
+    fitted = Metric("temperature", calibration.temperature, *calibration.temperature_interval, calibration.num_pairs, len(pairs))
+    say("temperature", f"{figure_text(fitted)}, fitted on {calibration.num_pairs:,} pairs of {split}")
     if calibration.note:
         say("note", calibration.note)
-    return Metric("temperature", calibration.temperature, low, high, calibration.num_pairs, len(pairs))
+    return fitted

@@ -57,11 +57,12 @@ MAX_BEYOND = 0.05  # share of the margins that may be larger than any that the c
 class EvaluationResult(PageResult):
     """What was found on P pairs.
 
-    margins (P,): reward of chosen minus reward of rejected. baselines: accuracy by name of the baseline. The findings decide
-    "baseline", "calibration" and "length".
+    margins (P,): reward of chosen minus reward of rejected. rewards (P, 2): of both, None where the scorer compares by itself.
+    baselines: accuracy by name of the baseline. The findings decide "baseline", "calibration" and "length".
     """
 
     margins: np.ndarray
+    rewards: np.ndarray | None
     accuracy: Metric
     baselines: Mapping[str, Metric]
     brier: Metric
@@ -192,6 +193,7 @@ def evaluate_margins(
     )
     return EvaluationResult(
         margins=columns.margins_P,
+        rewards=rewards_P2,
         accuracy=accuracy_metric,
         baselines={rival.name: rival.metric for rival in rivals},
         brier=brier_metric,

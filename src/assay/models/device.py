@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,8 +127,10 @@ def token_budget(device: torch.device) -> int:
     return 1024 if device.type == "cpu" else 16_384
 
 
+@cache
 def _products_per_second(dtype: torch.dtype, seconds: float = 0.2) -> float:
-    """GFLOP/s of a matrix product of the size found in a small model."""
+    """GFLOP/s of a matrix product of the size found in a small model; measured once in a process, so that all that it loads is
+    computed in one format."""
     left, right = torch.ones(512, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
     best = float("inf")
     for _ in range(2):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from assay.records import Finding, Level, Metric, Report
 from assay.report.remedies import remedy_of
-from assay.report.text import number, shorten, visible
+from assay.report.text import number, places, shorten, visible
 
 NUM_FIGURES = 4
 NUM_LINES, WIDTH = 12, 100  # of a command's summary
@@ -40,7 +40,7 @@ class Figure(NamedTuple):
 
 
 class Concern(NamedTuple):
-    """A finding, what to do about it ("" where nothing is known), and the number of its report."""
+    """A finding, what to do about it ("" where nothing is known, or an earlier one says it), and the number of its report."""
 
     finding: Finding
     remedy: str
@@ -68,9 +68,15 @@ def headline(reports: Sequence[Report]) -> Headline:
         worst=ordered[0].finding.level if ordered else None,
         counts=counts_of([concern.finding for concern in ordered]),
         figures=_figures(reports),
-        concerns=tuple(concerns),
+        concerns=tuple(_remedies_once(concerns)),
         passed=tuple(passed),
     )
+
+
+def _remedies_once(concerns: Sequence[Concern]) -> list[Concern]:
+    """The same concerns; what to do about several of them stands with the first."""
+    first = {concern.remedy: i for i, concern in reversed(list(enumerate(concerns)))}
+    return [concern if first[concern.remedy] == i else concern._replace(remedy="") for i, concern in enumerate(concerns)]
 
 
 def counts_of(findings: Sequence[Finding]) -> str:
@@ -151,9 +157,9 @@ def _figure_text(metric: Metric, value: float) -> str:
         return "n/a"
     ends = [abs(end) for end in (metric.value, metric.low, metric.high) if math.isfinite(end)]
     has_interval, largest = len(ends) == 3, max(ends, default=0.0)
-    if not has_interval or not 0.01 <= largest < 1e4:
+    if not has_interval or not 1e-5 <= largest < 1e4:
         return significant(value)
-    return number(value, 3 if largest < 1 else 2 if largest < 10 else 1 if largest < 1000 else 0)
+    return number(value, places(ends) if largest < 1 else 2 if largest < 10 else 1 if largest < 1000 else 0)
 
 
 def significant(value: float) -> str:
@@ -162,6 +168,21 @@ def significant(value: float) -> str:
     if not math.isfinite(value) or (value.is_integer() and abs(value) < 1e6):
         return number(int(value)) if math.isfinite(value) else number(value)
     return f"{value:.3g}" if abs(value) < 1e-3 else number(float(f"{value:.{3 if abs(value) < 10 else 4}g}"))
+
+
+def figure_text(metric: Metric) -> str:
+    """72.3% [68.6, 75.9], 0.203 [0.191, 0.215], 3 or n/a."""
+    return f"{value_text(metric)} {interval_text(metric)}".rstrip()
+
+
+def report_rows(report: Report) -> list[tuple[str, str, str]]:
+    """The metrics of a report and the findings that are not ok, as rows of `console.figure_table`."""
+    rows = []
+    for metric in report.metrics:
+        count = f"{metric.n_scored:,} of {metric.n:,}" if metric.n else ""
+        rows.append((metric.name, figure_text(metric), "; ".join(part for part in (count, metric.note) if part)))
+    concerns = [finding for finding in report.findings if finding.level != "ok"]
+    return rows + [(f"{finding.level}: {finding.name}", significant(finding.value), finding.why) for finding in concerns]
 
 
 def summary_lines(reports: Sequence[Report], *, closing: Mapping[str, str], title: str = "") -> list[str]:
@@ -179,7 +200,7 @@ def summary_lines(reports: Sequence[Report], *, closing: Mapping[str, str], titl
 
 def _title(reports: Sequence[Report]) -> str:
     others = len(reports) - 1
-    return reports[0].title + (f", and {others} more report{'s' if others > 1 else ''}" if others else "")
+    return reports[0].title + (f" (and {others} more report{'s' if others > 1 else ''})" if others else "")
 
 
 def _line(name: str, words: str) -> str:

@@ -16,6 +16,7 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\uff
 
 LARGEST = 1e100
 NUM_DIGITS = 12  # of a count that is written out
+MOST_PLACES = 7  # decimals
 
 
 def visible(text: object) -> str:
@@ -53,13 +54,14 @@ def places(values: Iterable[object]) -> int:
         return 0
     if largest >= 10:
         return 1 if largest >= 100 else 2
-    return 3 if largest >= 0.1 or largest == 0 else min(7, 2 - math.floor(math.log10(largest)))
+    return 3 if largest >= 0.1 or largest == 0 else min(MOST_PLACES, 2 - math.floor(math.log10(largest)))
 
 
 def number(value: float, decimals: int | None = None) -> str:
     """A number as text: thousands separated, "n/a" for NaN, and never 0 for what is not 0.
 
-    decimals: as many as `places` gives a whole column; without, as many as the number itself needs.
+    decimals: as many as `places` gives a whole column, or a figure and its interval; what is next to nothing beside the others is
+    <0.001 (or below their last decimal). Without, as many as the number itself needs.
     """
     if isinstance(value, Integral):
         digits = str(abs(int(value)))
@@ -74,6 +76,9 @@ def number(value: float, decimals: int | None = None) -> str:
     text = f"{value:,.{places([value]) if decimals is None else decimals}f}"
     if decimals is None and "." in text:
         text = text.rstrip("0").rstrip(".")
-    if abs(value) >= 1e9 or (value != 0 and not text.strip("-0.,")):
+    is_rounded_off = value != 0 and not text.strip("-0.,")
+    if is_rounded_off and decimals is not None and decimals < MOST_PLACES and abs(value) < 10 ** -(last := max(3, decimals)):
+        return f"<{10**-last:.{last}f}" if value > 0 else f">-{10**-last:.{last}f}"
+    if abs(value) >= 1e9 or is_rounded_off:
         return f"{value:.3g}"
     return text.lstrip("-") if value == 0 else text

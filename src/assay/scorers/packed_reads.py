@@ -48,9 +48,14 @@ class PackedReads:
 
         A masked token has weight 0, and 0 times NaN is NaN: one sequence with NaN can spoil the others of its batch. Rewards that
         are not finite are therefore computed again in halves, down to single completions, and of these up to the last read that has
-        one.
+        one. A text that stands there twice is forwarded once.
         """
         sizes_N = num_reads(rendered)
+        once, twin_N = distinct_texts(rendered)
+        if len(once) < len(rendered):
+            distinct = [completions[i] for i in once], [rendered[i] for i in once]
+            found = self.read(forward, *distinct, width=width, num_rewards=num_rewards)
+            return found[spans((np.cumsum(sizes_N[once]) - sizes_N[once])[twin_N], sizes_N)]
         first_N = np.cumsum(sizes_N) - sizes_N
         found = np.full((int(sizes_N.sum()), width), np.nan, dtype=np.float32)
 
@@ -131,6 +136,14 @@ def num_reads(rendered: Sequence[Rendered]) -> np.ndarray:
 def present_reads(item: Rendered) -> np.ndarray:
     """The reward positions of a completion that are read."""
     return item.reward_positions[item.reward_positions != LOST]
+
+
+def distinct_texts(rendered: Sequence[Rendered]) -> tuple[np.ndarray, np.ndarray]:
+    """Of N completions the M first ones of equal tokens and reads, in their order, (M,), and the place among them of each, (N,)."""
+    place: dict[tuple[bytes, bytes], int] = {}
+    twins = [place.setdefault((item.tokens.tobytes(), item.reward_positions.tobytes()), len(place)) for item in rendered]
+    twin_N = np.array(twins, np.int64)
+    return np.unique(twin_N, return_index=True)[1], twin_N
 
 
 def at_last_read(found_RW: np.ndarray, rendered: Sequence[Rendered]) -> np.ndarray:

@@ -272,7 +272,11 @@ def _compute(config: TrainConfig, compute: Compute | None) -> Compute:
     compute = compute or pick_compute(config.machine.device, config.machine.dtype)
     formats = (torch.float32, torch.bfloat16)
     compute = compute._replace(dtype=formats[distributed.broadcast_from_rank0(formats.index(compute.dtype))])
-    say("computing", f"on {compute.device} in {compute.name}: {compute.reason}; {torch.get_num_threads()} threads")
+    num_threads = torch.get_num_threads()
+    say(
+        "computing",
+        f"on {compute.device} in {compute.name}: {compute.reason}; {num_threads} thread{'' if num_threads == 1 else 's'}",
+    )
     return compute
 
 

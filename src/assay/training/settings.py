@@ -81,6 +81,7 @@ class Members:
     combine: Annotated[How, tyro.conf.arg(metavar="HOW")] = "mean"
     """mean - penalty x standard deviation, min or robust."""
     penalty: float = 1.0
+    """Of mean: standard deviations that are taken off."""
     robust_beta: Annotated[float, tyro.conf.arg(metavar="N")] = 1.0
     """Of robust: near the mean where large, near min where small."""
     laplace: bool = False
@@ -103,6 +104,7 @@ class Machine:
     quick: bool = False
     """A first look in a minute: a head on a third of the layers."""
     device: str = "auto"
+    """Such as cpu or cuda."""
     dtype: Dtype = "auto"
     """Number format of the backbone; auto measures which is faster."""
     batch_tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -141,7 +143,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Train a reward model on preference pairs, then calibrate, evaluate and report it."""
+    """Train a reward model on preference pairs, calibrate, evaluate, report. None: chosen, and said why."""
 
     kind: Annotated[str, tyro.conf.arg(metavar="NAME[:..]")] = "pairs"
     """pairs, rankings, process, outcome, attributes:, generative:"""
@@ -184,6 +186,7 @@ class TrainConfig:
     test: float = 0.1
     """Share of prompts to test on."""
     seed: int = 0
+    """Of splits, new weights and order."""
     objective: Objective = field(default_factory=Objective)
     regularization: Regularization = field(default_factory=Regularization)
     members: Members = field(default_factory=Members)

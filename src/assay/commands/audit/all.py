@@ -27,6 +27,7 @@ from assay.run_files import read_report
 from assay.scorers.ensemble import members_of
 from assay.scorers.judges.options import JudgeOptions
 from assay.scorers.opened import NamedPairs, Opened
+from assay.scorers.wrappers.scored_before import scored_before
 
 ATTRIBUTED = 1000  # pairs that are attributed, at most
 KEPT = ("training", "verify")  # reports of other commands that decide a verdict
@@ -34,7 +35,7 @@ KEPT = ("training", "verify")  # reports of other commands that decide a verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A verdict on each way in which a reward model fails; exit status 7 (docs/trust.md)."""
+    """A verdict on each way in which a reward model fails (docs/trust.md); exit status 7 if it fails one."""
 
     model: Model
     suite: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -88,16 +89,18 @@ def run(config: Config) -> int:
 
 
 def measured(config: Config, opened: Opened, named: NamedPairs) -> Iterator[tuple[str, Result | Refusal]]:
-    """One result at a time, with the name of its report. The model is loaded once. What is given is read first, so that a mistake
-    in it costs no time."""
+    """One result at a time, with the name of its report. The model is loaded once, and scores the pairs once, for the
+    evaluation. What is given is read first, so that a mistake in it costs no time."""
     suites = [load_suite(spec, config.suite_folder, config.pairs.limit) for spec in dict.fromkeys(config.suite)]
     recorded = None if config.candidates is None else read_candidates(config.candidates)
     seed = config.pairs.seed
     few = named._replace(pairs=draw_pairs(named.pairs, ATTRIBUTED, seed=seed))
-    yield named.kept_as, evaluate_pairs(opened, named, title=f"Evaluation on {named.name}", seed=seed)
-    yield "attribution", attempt(("length", "surface"), lambda: attribute_pairs(opened, few, seed=seed))
+    evaluated = evaluate_pairs(opened, named, title=f"Evaluation on {named.name}", seed=seed)
+    yield named.kept_as, evaluated
+    scorer = scored_before(opened.scorer, named.pairs, evaluated.rewards)
+    yield "attribution", attempt(("length", "surface"), lambda: attribute_pairs(opened, few, seed=seed, scorer=scorer))
     kept_as = "probes" if named.is_own else f"probes-{named.kept_as}"
-    yield kept_as, probe_pairs(opened, named, max_rows=config.max_rows, seed=seed)
+    yield kept_as, probe_pairs(opened, named, max_rows=config.max_rows, seed=seed, scorer=scorer)
     if is_asked(opened.scorer):
         yield "judge" if named.is_own else f"judge-{named.kept_as}", judge_pairs(opened, named, seed=seed)
     if recorded is not None:

@@ -18,7 +18,7 @@ from assay.scorers.opened import open_scorer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Replay golden vectors and try known mistakes, here and on an engine; exit status 4."""
+    """Replay golden vectors and try known mistakes, here and on an engine; exit status 4 if one fails."""
 
     model: Model
     against: str | None = None

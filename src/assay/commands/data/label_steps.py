@@ -55,14 +55,7 @@ class Config:
     """jsonl or jsonl.gz of labelled steps; beside it the ledger of all calls, and what came of them as .labels.json."""
     rule: StepRule = "lines"
     """How responses without steps are cut."""
-    policy: str | None = None
-    """Language model that goes on from each step: directory or hub id; with --policy-url its name there."""
-    policy_url: str | None = None
-    """OpenAI-compatible endpoint of the policy, such as http://127.0.0.1:8000/v1."""
-    policy_key_env: str | None = None
-    """Name of the variable that holds the key of --policy-url; it is sent to that host alone."""
-    policy_budget: float | None = None
-    """US dollars that the roll-outs may cost at most."""
+    policy: Policy = field(default_factory=Policy)
     verifier: str = "rule:answer"
     """What says whether an answer is right: a rule (docs/rules.md) or any scorer of 0 to 1."""
     n: int = 8
@@ -96,25 +89,10 @@ class Config:
     def __post_init__(self) -> None:
         if not self.out.name.endswith((".jsonl", ".jsonl.gz")):
             raise ValueError(f"--out {self.out}: labelled steps are written as .jsonl or .jsonl.gz")
-        if self.policy is None and self.judge is None:
+        if self.policy.policy is None and self.judge is None:
             raise ValueError("nothing labels the steps: give --policy for roll-outs, --judge, or both for what they agree on")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit} must be at least 1")
-        self.named_policy()
-
-    def named_policy(self) -> Policy | None:
-        """Who goes on from the steps, None where nobody does. Raises ValueError for flags of a policy without its name."""
-        given = (("url", self.policy_url), ("key-env", self.policy_key_env), ("budget", self.policy_budget))
-        if self.policy is None:
-            if flags := [f"--policy-{name}" for name, value in given if value is not None]:
-                raise ValueError(f"{flags[0]} goes with --policy: name the model that goes on from each step")
-            return None
-        return Policy(
-            policy=self.policy,
-            policy_url=self.policy_url,
-            policy_key_env=self.policy_key_env,
-            policy_budget=self.policy_budget,
-        )
 
     @property
     def rollouts(self) -> Rollouts:
@@ -130,7 +108,7 @@ class Config:
     @property
     def by(self) -> str:
         """What labels, as the tags say it."""
-        rolled = "" if self.policy is None else f"{self.target} roll-outs of {self.policy}, n={self.n}"
+        rolled = "" if self.policy.policy is None else f"{self.target} roll-outs of {self.policy.policy}, n={self.n}"
         return " and ".join(part for part in (rolled, f"judge {self.judge}" if self.judge else "") if part)
 
 
@@ -146,10 +124,10 @@ def run(config: Config) -> int:
         return 2
     ledger = Ledger(config.judging.ledger or config.out.with_name(f"{config.out.name}.ledger.sqlite"))
     judge = None if config.judge is None else _judge(config, config.judge, ledger)
-    policy, named = None, config.named_policy()
-    if named is not None:
-        backend = named.backend(dtype=config.dtype, device=config.device)
-        policy = Generator(backend, ledger=ledger, limits=Limits(budget=named.policy_budget))
+    policy = None
+    if config.policy.policy is not None:
+        backend = config.policy.backend(dtype=config.dtype, device=config.device)
+        policy = Generator(backend, ledger=ledger, limits=Limits(budget=config.policy.policy_budget))
         say("policy", f"{policy.backend.model}: {policy.estimate(rollout_asks(solutions, rollouts)).summary()}")
     if isinstance(judge, Ledgered):
         say("judge", judge.estimate(beginnings(solutions)).summary())
@@ -176,7 +154,7 @@ def _keep(config: Config, solutions: Sequence[LabelledSteps], labels: StepLabels
     content: dict[str, Any] = {
         "solutions": len(solutions),
         "labelled by": config.by,
-        "verifier": config.verifier if config.policy else None,
+        "verifier": config.verifier if config.policy.policy else None,
         "steps": sum(len(row) for row in labels.right),
         "steps with a label": num_known,
         "unknown": dict(labels.reasons),

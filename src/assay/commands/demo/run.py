@@ -55,6 +55,7 @@ from assay.scorers.baselines import fit_bag_of_words
 from assay.scorers.ensemble import members_as_scorers
 from assay.scorers.local import LocalScorer
 from assay.scorers.wrappers.calibrated import cross_fitted_probabilities
+from assay.scorers.wrappers.scored_before import scored_before
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import is_right
 from assay.training.checkpoint import trained_weights
@@ -271,7 +272,8 @@ def make_column(name: str, trained: Trained, scorer: Scorer, prepared: Prepared,
     interval = mean_interval(right, prepared.table.prompt[rows], seed=seed)
     train = Metric("accuracy on training pairs", float(np.nanmean(right)), *interval, int(np.sum(~np.isnan(right))), len(rows))
     with progress("probes", None, "answers") as advance:
-        probed = run_probes(scorer, held, probes=probes(), max_rows=PROBED, seed=seed, title=f"Probes, {name}", on_answers=advance)
+        asked = scored_before(scorer, held, rewards_P2)
+        probed = run_probes(asked, held, probes=probes(), max_rows=PROBED, seed=seed, title=f"Probes, {name}", on_answers=advance)
     gap = gap_finding(train, evaluation.accuracy)
     evaluation = replace(evaluation, page=extended(evaluation.page, [train], findings=[gap]))
     return Column(name, evaluation, gap, probed, rewards_P2)

@@ -11,11 +11,10 @@ import numpy as np
 
 from assay.audit.probes.alarm import ProbeResult
 from assay.commands.demo.bias import FLATTERY, MARKDOWN, PRAISE
-from assay.console import percent
 from assay.evaluation.evaluate import EvaluationResult
 from assay.evaluation.rivals import BAG_OF_WORDS, LENGTH
 from assay.records import Finding, Metric, Table
-from assay.report.headline import NUM_LINES, WIDTH
+from assay.report.headline import NUM_LINES, WIDTH, figure_text
 from assay.stats.mean_intervals import mean_interval
 from assay.stats.metrics import CHANGE, Interval, is_right
 
@@ -50,7 +49,7 @@ class Column(NamedTuple):
 def demo_rows(columns: Sequence[Column]) -> list[tuple[str, ...]]:
     """The table: a name, then a cell for each column."""
     rows: list[tuple[str, list[str]]] = [
-        ("held-out accuracy", [percent(column.evaluation.accuracy) for column in columns]),
+        ("held-out accuracy", [figure_text(column.evaluation.accuracy) for column in columns]),
         ("  by length", [_share(column.evaluation.baselines[LENGTH]) for column in columns]),
         ("  by bag-of-words", [_share(column.evaluation.baselines[BAG_OF_WORDS]) for column in columns]),
         ("gap to training", [f"{100 * column.gap.value:.1f} points" for column in columns]),

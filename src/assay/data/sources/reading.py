@@ -29,6 +29,7 @@ class ReadProblems:
     A row that gives several pairs can be set aside for more than one reason, or in part. what: pairs, or what else is read.
     forms: name of a form -> rows that were recognised as it. ignored: a column that was not read -> an example of it. notes: what a
     person should know of how it was read -> in how many rows, 0 where it is of the whole file. current_form: of the latest row.
+    strict_of: the file of which nothing may be set aside, None where it may.
     """
 
     unit: str = "line"
@@ -40,13 +41,17 @@ class ReadProblems:
     ignored: dict[str, str] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     current_form: str = ""
+    strict_of: str | Path | None = None
 
     @property
     def num_set_aside(self) -> int:
         return sum(count for count, _ in self.reasons.values())
 
     def add(self, reason: str, number: int) -> None:
-        """Count one more pair or row that was set aside."""
+        """Count one more pair or row that was set aside. Raises DataError where nothing may be."""
+        if self.strict_of is not None:
+            without = "without `strict` such rows are counted and left out"
+            raise DataError(f"{self.strict_of}, {self.unit} {number}: {reason}; {without}")
         count, numbers = self.reasons.get(reason, (0, ()))
         self.reasons[reason] = (count + 1, tuple(sorted({*numbers, number}))[:_NUM_LINES_SHOWN])
 

@@ -20,7 +20,7 @@ from assay.data.raw.cells import BadRow, text_of, tools_of
 from assay.data.raw.columns import NO_NAMES, RowView, Unclear, left_over, refuse_media, renamed, renaming, shown_row, usual
 from assay.data.raw.rows import Row, read_rows, stem, unit_of
 from assay.data.raw.text_rows import write_lines
-from assay.data.sampling import draw_prompts
+from assay.data.sampling import draw_from_file
 from assay.data.sources.forms import ID_COLUMNS, TAG_COLUMNS, own_id, tags_of
 from assay.data.sources.reading import ReadProblems
 from assay.data.sources.step_labels import Solution, StepForm, StepReading, form_and_reading
@@ -55,16 +55,19 @@ class StepReader:
     drawn: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        self.problems = ReadProblems(unit=unit_of(self.path), what="solutions")
+        self.problems = self._no_problems()
+
+    def _no_problems(self) -> ReadProblems:
+        return ReadProblems(unit=unit_of(self.path), what="solutions", strict_of=self.path if self.strict else None)
 
     def __iter__(self) -> Iterator[LabelledSteps]:
         self.drawn = ""
         if self.limit is None:
             yield from self._solutions()
             return
-        sample = draw_prompts(self._solutions(), self.limit, seed=self.seed, prompt_of=lambda one: one.prompt_key)
-        if not sample.is_all:
-            self.drawn = f"{len(sample.items):,} of {sample.num_seen:,} solutions drawn at random, whole prompts, seed {self.seed}"
+        sample, self.drawn = draw_from_file(
+            self.path, self._solutions(), self.limit, seed=self.seed, prompt_of=lambda one: one.prompt_key, what="solutions"
+        )
         yield from sample.items
 
     def summary(self) -> str:
@@ -72,7 +75,7 @@ class StepReader:
         return "; ".join(filter(None, (self.problems.summary(), self.drawn)))
 
     def _solutions(self) -> Iterator[LabelledSteps]:
-        self.problems = problems = ReadProblems(unit=unit_of(self.path), what="solutions")
+        self.problems = problems = self._no_problems()
         forms = [form for form in STEP_FORMS if self.form == form.name or (self.form is None and not form.named)]
         if self.reading.said:
             problems.note_file(f"read with {self.reading.said}")
@@ -90,14 +93,14 @@ class StepReader:
                 problems.current_form = form.name
                 found = self._of_row(RowView(row), form, number)
             except BadRow as reason:
-                self._set_aside(str(reason), number)
+                problems.add(str(reason), number)
                 continue
             except Unclear as unclear:
                 shown = row if isinstance(row, str) else shown_row(row)
                 raise DataError(f"{self.path}, {problems.unit} {number}: {unclear}.\nThe row: {shown}") from None
             for solution, once in found:
                 if isinstance(solution, str):
-                    self._set_aside(solution, number)
+                    problems.add(solution, number)
                 elif not once or once not in seen:
                     seen.update((once,) if once else ())
                     problems.num_pairs += 1
@@ -148,13 +151,6 @@ class StepReader:
             id=name,
             tags={**tags, **one.tags},
         )
-
-    def _set_aside(self, reason: str, number: int) -> None:
-        if self.strict:
-            raise DataError(
-                f"{self.path}, {self.problems.unit} {number}: {reason}; without `strict` such rows are counted and left out"
-            )
-        self.problems.add(reason, number)
 
 
 def _recognised(path: str | Path, row: Row, forms: Sequence[StepForm], *, is_first: bool) -> StepForm:

@@ -71,14 +71,15 @@ class Calibration:
 
     @property
     def temperature_interval(self) -> Interval:
-        """95% interval of the temperature; none without a standard error.
+        """95% interval of the temperature, inf where its upper end is beyond any that is looked for; none without a standard error.
 
         Normal in 1 / T, where the likelihood is concave: 1.96 standard errors of T itself miss a true T in 11% of fits on 40 pairs.
         """
         inverse, spread = 1 / self.temperature, 1.96 * self.temperature_se / self.temperature**2
         if math.isnan(spread):
             return NO_INTERVAL
-        return Interval(1 / (inverse + spread), 1 / max(inverse - spread, inverse / TEMPERATURE_SPAN))
+        is_bounded = inverse - spread > inverse / TEMPERATURE_SPAN
+        return Interval(1 / (inverse + spread), 1 / (inverse - spread) if is_bounded else math.inf)
 
     def is_beyond(self, margins_P: np.ndarray) -> np.ndarray:
         """Whether margins are larger than any that the calibration was fitted on: (P,) bool; false where that is not recorded."""

@@ -90,7 +90,7 @@ def _all_rows(config: TrainConfig, reader: PairReader, reading: Reading) -> Iter
     for number, case in reader.cases(together=not reading.is_single):
         found = case if isinstance(case, str) else reading.of_case(case)
         if isinstance(found, str):
-            reader.set_aside(found, number)
+            reader.problems.add(found, number)
         elif not isinstance(case, str):
             reader.problems.num_pairs += 1
             yield AnswerRow(*found, int(case.prompt_key[:16], 16), config.run_data.split_of(case))
