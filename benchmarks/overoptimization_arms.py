@@ -42,7 +42,7 @@ from assay.scorers.load import load
 from assay.scorers.opened import NamedPairs, open_scorer
 from assay.scorers.rules import rule_scorer
 from assay.stats.metrics import is_right
-from assay.training.imitation import SmallModel, fitted, save_base, word_tokenizer
+from assay.training.imitation import END, SmallModel, fitted, save_base, word_tokenizer
 from assay.training.run import train
 from assay.training.settings import Machine, Members, TrainConfig
 
@@ -144,8 +144,8 @@ class Replicate:
         name = str(seed) if width == 1 else f"{seed}-wide-{width}"
 
         def make(path: Path) -> None:
-            say("base", f"{self.sizes.demonstrations:,} demonstrations, seed {seed}")
-            shown = [(errand.prompt, text) for errand, text in world.demonstrations(self.sizes.demonstrations, seed=seed)]
+            say("base", f"{self.sizes.demonstrations:,} texts, seed {seed}")
+            shown = list(world.corpus(self.sizes.demonstrations, seed=seed, end=END))
             tokenizer = word_tokenizer(world.WORDS)
             small = replace(self.sizes.base, seed=seed, width=self.sizes.base.width * width)
             save_base(fitted(tokenizer, shown, small), tokenizer, path)
