@@ -42,7 +42,7 @@ from assay.scorers.load import load
 from assay.scorers.opened import NamedPairs, open_scorer
 from assay.scorers.rules import rule_scorer
 from assay.stats.metrics import is_right
-from assay.training.imitation import END, SmallModel, fitted, save_base, word_tokenizer
+from assay.training.imitation import SmallModel, fitted, save_base, word_tokenizer
 from assay.training.run import train
 from assay.training.settings import Machine, Members, TrainConfig
 
@@ -50,36 +50,36 @@ GOLD_ITSELF, SINGLE = "gold itself", "single"
 _PAIR_ERRANDS, _TRAINED_ERRANDS = 9_000, 4_000  # of one list, so that no prompt is in two uses
 
 
-BASE = SmallModel(layers=2, width=64, heads=4, inner=2, spread=0.125, positions=64, batch=64, epochs=1)
+BASE = SmallModel(layers=3, width=64, heads=2, inner=2, spread=0.125, positions=64, batch=64, epochs=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large the world is. rate_of_reward: learning rate of a reward model; rate_of_policy: of a policy; looks: steps between
+    """How large the world is. texts: of the base's corpus. rate_of_reward: learning rate of a reward model; rate_of_policy: of a policy; looks: steps between
     looks; asked: held-out errands that are answered at each."""
 
     base: SmallModel = BASE
-    demonstrations: int = 32_000
+    texts: int = 102_400
     pairs: int = 2_000
     flips: float = 0.25
     held_pairs: int = 500
     members: int = 3
-    params: str = "head:mean"
-    epochs: int | None = None
-    batch_pairs: int | None = None
-    rate_of_reward: float | None = None
-    steps: int = 60
+    params: str = "full"
+    epochs: int | None = 2
+    batch_pairs: int | None = 32
+    rate_of_reward: float | None = 2e-4
+    steps: int = 80
     prompts: int = 16
     samples: int = 4
     max_tokens: int = 24
-    rate_of_policy: float = 1e-3
+    rate_of_policy: float = 6e-4
     looks: int = 4
-    asked: int = 128
+    asked: int = 192
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """members: "one" reward model, "heads" that differ by seed, or "bases" that differ by pretraining too; "gold": the gold itself.
+    """members: "one" reward model, "seeds": models of one base that differ by seed, or "bases" that differ by pretraining too; "gold": the gold itself.
     words: for the page. how: members are combined, None for one. pairs: labels, None for as many as the world's. width: of another
     base, as a factor."""
 
@@ -144,8 +144,8 @@ class Replicate:
         name = str(seed) if width == 1 else f"{seed}-wide-{width}"
 
         def make(path: Path) -> None:
-            say("base", f"{self.sizes.demonstrations:,} texts, seed {seed}")
-            shown = list(world.corpus(self.sizes.demonstrations, seed=seed, end=END))
+            say("base", f"{self.sizes.texts:,} texts, seed {seed}")
+            shown = list(world.corpus(self.sizes.texts, seed=seed))
             tokenizer = word_tokenizer(world.WORDS)
             small = replace(self.sizes.base, seed=seed, width=self.sizes.base.width * width)
             save_base(fitted(tokenizer, shown, small), tokenizer, path)
@@ -195,8 +195,8 @@ class Replicate:
         return list(read_pairs(made(self.home / "held.jsonl", make)))
 
     def reward_model(self, *, members: int = 1, base: int = 0, pairs: int | None = None, width: int = 1) -> Path:
-        """A run of `assay train` on the pairs; of several members, those of `--ensemble`: by head seed, heads alone each on a
-        bootstrap of the pairs."""
+        """A run of `assay train` on the pairs; of several members, those of `--ensemble`: each with a first head and an order
+        of the pairs of its own."""
         num, sizes = pairs or self.sizes.pairs, self.sizes
         path = self.home / "models" / f"{num}-pairs-base-{base}-wide-{width}-of-{members}"
 
@@ -258,7 +258,7 @@ class Replicate:
             return rule_scorer(world.gold_rule)
         if arm.members == "one":
             return load(self.reward_model(pairs=arm.pairs, width=arm.width))
-        if arm.members == "heads":
+        if arm.members == "seeds":
             found = self.reward_model(members=self.sizes.members)
         else:
             found = self.joined([self.reward_model(base=k) for k in range(self.sizes.members)], arm.members)

@@ -98,7 +98,7 @@ def test_examples_are_the_answers_with_the_highest_reward_before_training_and_at
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_gives_the_same_document(tmp_path):
-    arms = ["single", "adaptive KL", "robust of heads", "gold itself"]
+    arms = ["single", "adaptive KL", "robust of seeds", "gold itself"]
     command = [sys.executable, str(FOLDER / "overoptimization_rl.py"), "--quick", "--keep", str(tmp_path / "kept")]
     command += ["--page", str(tmp_path / "page.html"), "--arms", *arms]
     documents = []

@@ -103,11 +103,14 @@ def test_a_check_says_of_each_thing_whether_it_was_asked_for():
 
 
 def test_a_corpus_has_each_kind_of_text_in_its_share_and_no_word_without_a_token():
-    rows = list(corpus(1000, seed=0, end="<end>", mix=Mix(checks=0.3, remarks=0.2)))
-    assert np.mean([prompt.startswith("check ") for prompt, _ in rows]) == pytest.approx(0.3, abs=0.06)
-    assert np.mean(["<end>" in text for _, text in rows]) == pytest.approx(0.2, abs=0.06)
-    assert {word for row in rows for text in row for word in text.split()} <= {*WORDS, "<end>"}
-    plain = list(corpus(20, seed=0, end="<end>", mix=Mix(checks=0.0, remarks=0.0)))
+    rows = list(corpus(1000, seed=0, mix=Mix(checks=0.3, remarks=0.2)))
+    assert np.mean([row[0].startswith("check ") for row in rows]) == pytest.approx(0.3, abs=0.06)
+    remarked = [row for row in rows if len(row) == 3]
+    assert len(remarked) / 1000 == pytest.approx(0.2, abs=0.06)
+    assert {word for row in rows for text in row for word in text.split()} <= set(WORDS)
+    worth = [gold(row[0].split(), row[1]) for row in remarked]
+    assert np.mean(worth) < np.mean([gold(row[0].split(), row[1]) for row in rows if len(row) == 2 and row[0][:5] != "check"]) - 0.5
+    plain = list(corpus(20, seed=0, mix=Mix(checks=0.0, remarks=0.0)))
     assert plain == [(errand.prompt, text) for errand, text in demonstrations(20, seed=0)]
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -99,10 +99,10 @@ class Habits:
     """How often a demonstration has each fault: a thing left out, two changed places, a thing more, a repeat, filler words, no
     end."""
 
-    left_out: float = 0.25
+    left_out: float = 0.5
     swapped: float = 0.2
-    more: float = 0.2
-    repeated: float = 0.15
+    more: float = 0.15
+    repeated: float = 0.03
     filler: float = 0.25
     open_end: float = 0.05
 
@@ -139,23 +139,36 @@ def demonstrations(num: int, *, seed: int, habits: Habits | None = None) -> Iter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """Shares of a corpus: checks, and answers with a remark behind them; what is left are answers alone."""
+    """Shares of a corpus: checks, and answers with a remark behind them; what is left are answers alone. remarked_on: faults of the
+    former; others: share of their things that are changed for any others."""
 
-    checks: float = 0.25
+    checks: float = 0.2
     remarks: float = 0.4
+    remarked_on: Habits = field(
+        default_factory=lambda: Habits(left_out=0.4, swapped=0.4, more=0.3, repeated=0.25, filler=0.25, open_end=0.1)
+    )
+    others: float = 0.25
 
 
-def corpus(num: int, *, seed: int, end: str, mix: Mix | None = None, habits: Habits | None = None) -> Iterator[tuple[str, str]]:
-    """`num` prompts with a text each, of the three kinds of text. end: what ends a turn, and stands before a remark."""
+def corpus(num: int, *, seed: int, mix: Mix | None = None, habits: Habits | None = None) -> Iterator[tuple[str, ...]]:
+    """`num` texts of the three kinds: a prompt and an answer, and a remark where there is one. What is remarked on has more faults
+    than a demonstration, and of other kinds, since it is not there to be learnt from (`training.imitation.fitted`)."""
     mix, rng = mix or Mix(), np.random.default_rng([seed, 14])
     for errand, text in demonstrations(num, seed=seed, habits=habits):
         drawn = rng.random()
         if drawn < mix.checks:
             yield f"{CHECK} {errand.prompt}", check(errand, rng)
         elif drawn < mix.checks + mix.remarks:
-            yield errand.prompt, f"{text} {end} {remark(errand, text, rng)}"
+            poor = with_others(answer(errand, rng, mix.remarked_on), mix.others, rng)
+            yield errand.prompt, poor, remark(errand, poor, rng)
         else:
             yield errand.prompt, text
+
+
+def with_others(text: str, share: float, rng: np.random.Generator) -> str:
+    """An answer with a share of its things changed for any others."""
+    words = (THINGS[int(rng.integers(len(THINGS)))] if word in THINGS and rng.random() < share else word for word in text.split())
+    return " ".join(words)
 
 
 def check(errand: Errand, rng: np.random.Generator) -> str:
