@@ -55,8 +55,8 @@ BASE = SmallModel(layers=3, width=64, heads=2, inner=2, spread=0.125, positions=
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large the world is. texts: of the base's corpus. rate_of_reward: learning rate of a reward model; rate_of_policy: of a policy; looks: steps between
-    looks; asked: held-out errands that are answered at each."""
+    """How large the world is. texts: of the base's corpus. rate_of_reward: learning rate of a reward model; rate_of_policy: of a
+    policy; looks: steps between looks; asked: held-out errands that are answered at each."""
 
     base: SmallModel = BASE
     texts: int = 102_400
@@ -79,9 +79,9 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """members: "one" reward model, "seeds": models of one base that differ by seed, or "bases" that differ by pretraining too; "gold": the gold itself.
-    words: for the page. how: members are combined, None for one. pairs: labels, None for as many as the world's. width: of another
-    base, as a factor."""
+    """members: "one" reward model, "seeds": models of one base that differ by seed, or "bases" that differ by pretraining too;
+    "gold": the gold itself. words: for the page. how: members are combined, None for one. pairs: labels, None for as many as the
+    world's. width: of another base, as a factor."""
 
     name: str
     words: str = ""

@@ -13,10 +13,10 @@ policy's base is one and the same, so that nothing is said of other bases. Setti
 not reported.
 
 Arms: the gold itself (what there is to gain); one reward model; mean, mean - std, min and the KL-robust reward of members that
-differ by the seed of their training, or by pretraining too; two betas; an adaptive KL; a wider model; fewer and more labels. Every arm is looked
-at every few steps on held-out errands. Two outcomes, both gains over the start: gold at the end, and gold where a gold-blind rule
-stops: at the KL that was best on the arm's other replicates. Tests: sign flips of the paired differences, Holm in each family;
-with R replicates no p-value is below 2 / 2^R.
+differ by the seed of their training, or by pretraining too; two betas; an adaptive KL; a wider model; fewer and more labels. Every
+arm is looked at every few steps on held-out errands. Two outcomes, both gains over the start: gold at the end, and gold where a
+gold-blind rule stops: at the KL that was best on the arm's other replicates. Tests: sign flips of the paired differences, Holm in
+each family; with R replicates no p-value is below 2 / 2^R.
 
 Claims, written before it was run. Two things were changed after that and before any run of record, on replicates from 100 on
 (dev/LOG.md): the base's corpus has checks and remarks, so that reward models can be as good as was asked for; and reward models
@@ -65,7 +65,12 @@ KL_ARMS = ("beta low", "beta high", "adaptive KL")
 ARMS = (
     Arm(name=SINGLE, words="one reward model of noisy labels, no penalty on the KL"),
     Arm(name="beta high", words="the same model, and a KL that costs 0.2 a nat", kl=KLSettings(beta=0.2)),
-    Arm(name="min of seeds", words="the lowest of three models that differ by the seed of training", members="seeds", how=combined("min")),
+    Arm(
+        name="min of seeds",
+        words="the lowest of three models of other seeds",
+        members="seeds",
+        how=combined("min"),
+    ),
     Arm(name="adaptive KL", kl=KLSettings(control="pi", beta=0.05, target=2.0)),
     Arm(name="mean of seeds", members="seeds", how=combined("mean")),
     Arm(name="robust of seeds", members="seeds", how=combined("robust")),

@@ -97,7 +97,8 @@ def test_a_remark_is_one_of_three_words_that_are_true_of_an_answer(text, words):
 
 def test_a_check_says_of_each_thing_whether_it_was_asked_for():
     rng = np.random.default_rng(0)
-    parts = [part.split() for _ in range(100) for part in check(Errand(things=THINGS), rng)[len("check : ") : -len(" .")].split(" , ")]
+    texts = [check(Errand(things=THINGS), rng).removeprefix("check : ").removesuffix(" .") for _ in range(100)]
+    parts = [part.split() for text in texts for part in text.split(" , ")]
     assert all((word == "yes") == (thing in THINGS) for thing, word in parts)
     assert np.mean([word == "yes" for _, word in parts]) == pytest.approx(0.5 + 0.5 * 3 / 40, abs=0.12)
 
