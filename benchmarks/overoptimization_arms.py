@@ -59,7 +59,7 @@ class Sizes:
     policy; looks: steps between looks; asked: held-out errands that are answered at each."""
 
     base: SmallModel = BASE
-    texts: int = 102_400
+    texts: int = 160_000
     pairs: int = 2_000
     flips: float = 0.25
     held_pairs: int = 500

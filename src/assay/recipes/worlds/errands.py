@@ -101,8 +101,8 @@ class Habits:
 
     left_out: float = 0.5
     swapped: float = 0.2
-    more: float = 0.15
-    repeated: float = 0.03
+    more: float = 0.2
+    repeated: float = 0.15
     filler: float = 0.25
     open_end: float = 0.05
 
@@ -142,8 +142,8 @@ class Mix:
     """Shares of a corpus: checks, and answers with a remark behind them; what is left are answers alone. remarked_on: faults of the
     former; others: share of their things that are changed for any others."""
 
-    checks: float = 0.2
-    remarks: float = 0.4
+    checks: float = 0.15
+    remarks: float = 0.3
     remarked_on: Habits = field(
         default_factory=lambda: Habits(left_out=0.4, swapped=0.4, more=0.3, repeated=0.25, filler=0.25, open_end=0.1)
     )
