@@ -68,13 +68,13 @@ class Sizes:
     epochs: int | None = 2
     batch_pairs: int | None = 32
     rate_of_reward: float | None = 2e-4
-    steps: int = 80
+    steps: int = 60
     prompts: int = 16
     samples: int = 4
     max_tokens: int = 24
-    rate_of_policy: float = 6e-4
-    looks: int = 4
-    asked: int = 192
+    rate_of_policy: float = 5e-4
+    looks: int = 5
+    asked: int = 128
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,13 +31,13 @@ THINGS = (
     *("kettle", "mirror", "carrot", "pencil", "button", "cushion", "lantern", "garlic", "saddle", "marble", "feather"),
     *("biscuit", "teapot", "violin"),
 )
-OPENERS = ("sure :", "here :", "of course :", "gladly :")
+OPENERS = ("sure :", "here :")
 FILLERS = ("please", "very", "good", "fine", "indeed", "well")
 MARKS = (",", ".", ":")
 CHECK = "check"  # before the three things, it asks for another kind of answer
 COUNTS = ("none", "one", "two", "three")
 WORDS = (
-    *(*THINGS, *MARKS, *FILLERS, "sure", "here", "of", "course", "gladly"),
+    *(*THINGS, *MARKS, *FILLERS, "sure", "here"),
     *(CHECK, "yes", "no", *COUNTS, "fine", "wrong", "order", "mixed"),
 )
 """All words of the world: the vocabulary of its models."""
@@ -103,7 +103,7 @@ class Habits:
     swapped: float = 0.2
     more: float = 0.2
     repeated: float = 0.15
-    filler: float = 0.25
+    filler: float = 0.1
     open_end: float = 0.05
 
 
@@ -142,7 +142,7 @@ class Mix:
     """Shares of a corpus: checks, and answers with a remark behind them; what is left are answers alone. remarked_on: faults of the
     former; others: share of their things that are changed for any others."""
 
-    checks: float = 0.15
+    checks: float = 0.2
     remarks: float = 0.3
     remarked_on: Habits = field(
         default_factory=lambda: Habits(left_out=0.4, swapped=0.4, more=0.3, repeated=0.25, filler=0.25, open_end=0.1)
