@@ -72,8 +72,8 @@ class Sizes:
     prompts: int = 16
     samples: int = 4
     max_tokens: int = 24
-    rate_of_policy: float = 5e-4
-    looks: int = 5
+    rate_of_policy: float = 7e-4
+    looks: int = 4
     asked: int = 128
 
 
