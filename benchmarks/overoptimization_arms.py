@@ -264,19 +264,24 @@ class Replicate:
             found = self.joined([self.reward_model(base=k) for k in range(self.sizes.members)], arm.members)
         return Ensemble(members_of_file(found), arm.how)
 
+    def kept(self, arm: Arm) -> dict[str, Any] | None:
+        """What came of the arm before, None where it was not run. Raises ValueError where it was run with other settings."""
+        path = self.home / "arms" / f"{arm.file}.json"
+        if not path.exists():
+            return None
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if found["settings"] != self.settings_of(arm):
+            raise ValueError(f"{path} was made with other settings: name another --keep, or delete it")
+        return found
+
     def run(self, arm: Arm) -> dict[str, Any] | None:
         """What came of the arm: read, or made; None where another process makes it."""
-        kept = self.home / "arms" / f"{arm.file}.json"
-        with held(kept.parent / f".{arm.file}", wait=False) as has:
-            if kept.exists():
-                found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-                if found["settings"] != self.settings_of(arm):
-                    raise ValueError(f"{kept} was made with other settings: name another --keep, or delete it")
-                return found
-            if not has:
-                return None
-            found = self._made(arm, kept.with_suffix(""))
-            write_text(kept, json.dumps(found))
+        path = self.home / "arms" / f"{arm.file}.json"
+        with held(path.parent / f".{arm.file}", wait=False) as has:
+            found = self.kept(arm)
+            if found is None and has:
+                found = self._made(arm, path.with_suffix(""))
+                write_text(path, json.dumps(found))
             return found
 
     def settings_of(self, arm: Arm) -> dict[str, Any]:

@@ -3,6 +3,7 @@ document; where a page is drawn, that lies beside it, and the last words are a s
 
     python benchmarks/overoptimization_rl.py --keep runs/errands                  # over night; goes on where it was stopped
     python benchmarks/overoptimization_rl.py --keep runs/errands --first 5       # in another process: from replicate 5 on
+    python benchmarks/overoptimization_rl.py --keep runs/errands --there         # the table of what is there so far
     python benchmarks/overoptimization_rl.py --small --page runs/errands.html     # `make rl-demo`
     python benchmarks/overoptimization_rl.py --quick                              # to see that it runs
 
@@ -115,6 +116,8 @@ class RlConfig:
     """Three replicates of four arms: `make rl-demo`."""
     quick: bool = False
     """One replicate of a world too small for any figure: a check that it runs."""
+    there: bool = False
+    """Of what is kept, without running anything."""
     page: Path | None = None
     """Draw gold against the reward here; the figures go into a .json beside it."""
 
@@ -130,7 +133,9 @@ def main() -> int:
         numbers = range(config.first, config.first + num_replicates(config))
         kept = f"; kept in {config.keep}, and gone on with after a stop" if config.keep else ""
         say("to do", f"{len(arms)} ways to reward a policy, {len(numbers)} replicates of each{kept}")
-        found = run_all(folder, numbers, arms, QUICK if config.quick else Sizes())
+        found = run_all(folder, numbers, arms, QUICK if config.quick else Sizes(), there=config.there)
+        if SINGLE not in found:
+            raise ValueError(f"{config.keep} has no run of {SINGLE!r}, against which all are held: leave --there out")
         written = answers_of(folder / f"replicate-{config.first}" / "arms" / "single")
     families = comparisons(outcomes(found), SINGLE, KL_ARMS)
     result = {
@@ -174,21 +179,24 @@ def arms_of(config: RlConfig) -> list[Arm]:
     return [replace(arm, pairs=min(arm.pairs, 40)) if config.quick and arm.pairs else arm for arm in chosen]
 
 
-def run_all(folder: Path, numbers: Sequence[int], arms: Sequence[Arm], sizes: Sizes) -> dict[str, dict[int, Mapping[str, Any]]]:
+def run_all(
+    folder: Path, numbers: Sequence[int], arms: Sequence[Arm], sizes: Sizes, *, there: bool = False
+) -> dict[str, dict[int, Mapping[str, Any]]]:
     """All replicates of an arm before those of the next. What another process has in hand is passed by, and taken if it is there at
-    the end; else it is not in the table, and said."""
+    the end; else it is not in the table, and said. there: what is kept is read, and nothing is run."""
     found: dict[str, dict[int, Mapping[str, Any]]] = {}
     units = [(arm, number) for arm in arms for number in numbers]
     for arm, number in [*units, *units]:
         if number in found.get(arm.name, {}):
             continue
-        one = Replicate(folder=folder, number=number, sizes=sizes).run(arm)
+        replicate = Replicate(folder=folder, number=number, sizes=sizes)
+        one = replicate.kept(arm) if there else replicate.run(arm)
         if one is not None:
             found.setdefault(arm.name, {})[number] = one
             say("gained", f"{arm.name}, replicate {number}: gold {one['gold'][-1] - one['gold'][0]:+.2f} at KL {one['kl'][-1]:.2f}")
     missing = [f"{arm.name} {number}" for arm, number in units if number not in found.get(arm.name, {})]
     if missing:
-        say("missing", f"in hand elsewhere: {', '.join(missing)}")
+        say("missing", f"{len(missing)} of {len(units)} not run" if there else f"in hand elsewhere: {', '.join(missing)}")
     return found
 
 

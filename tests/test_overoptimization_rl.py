@@ -102,8 +102,8 @@ def test_a_run_that_goes_on_gives_the_same_document(tmp_path):
     command = [sys.executable, str(FOLDER / "overoptimization_rl.py"), "--quick", "--keep", str(tmp_path / "kept")]
     command += ["--page", str(tmp_path / "page.html"), "--arms", *arms]
     documents = []
-    for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    for there in ([], ["--there"]):  # nothing is run the second time
+        done = subprocess.run([*command, *there], capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]
         documents.append(json.loads((tmp_path / "page.json").read_text(encoding="utf-8")))
         assert str(tmp_path / "page.html")[-20:] in done.stdout
