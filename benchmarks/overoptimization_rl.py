@@ -19,10 +19,10 @@ arm is looked at every few steps on held-out errands. Two outcomes, both gains o
 gold-blind rule stops: at the KL that was best on the arm's other replicates. Tests: sign flips of the paired differences, Holm in
 each family; with R replicates no p-value is below 2 / 2^R.
 
-Claims, written before it was run. Two things were changed after that and before any run of record, on replicates from 100 on
-(dev/LOG.md): the base's corpus has checks and remarks, so that reward models can be as good as was asked for; and reward models
-are trained whole, so that the members of claim 3 are whole models, each with a first head and an order of the pairs of its own,
-not heads on frozen states:
+Claims, written before it was run (what there is so far: benchmarks/results/overoptimization-rl). Two things were changed after that
+and before any run of record, on replicates from 100 on (dev/LOG.md): the base's corpus has checks and remarks, so that reward
+models can be as good as was asked for; and reward models are trained whole, so that the members of claim 3 are whole models, each
+with a first head and an order of the pairs of its own, not heads on frozen states:
 
 1. There is something to show: where the rule stops, the single model has gained a third of what the gold itself gains, or more.
 2. Then it falls: at the end its gold is below where the rule stops (interval below 0), and below its start.
