@@ -50,38 +50,38 @@ GOLD_ITSELF, SINGLE = "gold itself", "single"
 _PAIR_ERRANDS, _TRAINED_ERRANDS = 9_000, 4_000  # of one list, so that no prompt is in two uses
 
 
-BASE = SmallModel(layers=2, width=64, heads=4, inner=2, spread=0.125, positions=64, batch=64, epochs=1)
+BASE = SmallModel(layers=3, width=64, heads=2, inner=2, spread=0.125, positions=64, batch=64, epochs=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large the world is. rate_of_reward: learning rate of a reward model; rate_of_policy: of a policy; looks: steps between
-    looks; asked: held-out errands that are answered at each."""
+    """How large the world is. texts: of the base's corpus. rate_of_reward: learning rate of a reward model; rate_of_policy: of a
+    policy; looks: steps between looks; asked: held-out errands that are answered at each."""
 
     base: SmallModel = BASE
-    demonstrations: int = 32_000
+    texts: int = 160_000
     pairs: int = 2_000
     flips: float = 0.25
     held_pairs: int = 500
     members: int = 3
-    params: str = "head:mean"
-    epochs: int | None = None
-    batch_pairs: int | None = None
-    rate_of_reward: float | None = None
+    params: str = "full"
+    epochs: int | None = 2
+    batch_pairs: int | None = 32
+    rate_of_reward: float | None = 2e-4
     steps: int = 60
     prompts: int = 16
     samples: int = 4
     max_tokens: int = 24
-    rate_of_policy: float = 1e-3
+    rate_of_policy: float = 7e-4
     looks: int = 4
     asked: int = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """members: "one" reward model, "heads" that differ by seed, or "bases" that differ by pretraining too; "gold": the gold itself.
-    words: for the page. how: members are combined, None for one. pairs: labels, None for as many as the world's. width: of another
-    base, as a factor."""
+    """members: "one" reward model, "seeds": models of one base that differ by seed, or "bases" that differ by pretraining too;
+    "gold": the gold itself. words: for the page. how: members are combined, None for one. pairs: labels, None for as many as the
+    world's. width: of another base, as a factor."""
 
     name: str
     words: str = ""
@@ -144,8 +144,8 @@ class Replicate:
         name = str(seed) if width == 1 else f"{seed}-wide-{width}"
 
         def make(path: Path) -> None:
-            say("base", f"{self.sizes.demonstrations:,} demonstrations, seed {seed}")
-            shown = [(errand.prompt, text) for errand, text in world.demonstrations(self.sizes.demonstrations, seed=seed)]
+            say("base", f"{self.sizes.texts:,} texts, seed {seed}")
+            shown = list(world.corpus(self.sizes.texts, seed=seed))
             tokenizer = word_tokenizer(world.WORDS)
             small = replace(self.sizes.base, seed=seed, width=self.sizes.base.width * width)
             save_base(fitted(tokenizer, shown, small), tokenizer, path)
@@ -195,8 +195,8 @@ class Replicate:
         return list(read_pairs(made(self.home / "held.jsonl", make)))
 
     def reward_model(self, *, members: int = 1, base: int = 0, pairs: int | None = None, width: int = 1) -> Path:
-        """A run of `assay train` on the pairs; of several members, those of `--ensemble`: by head seed, heads alone each on a
-        bootstrap of the pairs."""
+        """A run of `assay train` on the pairs; of several members, those of `--ensemble`: each with a first head and an order
+        of the pairs of its own."""
         num, sizes = pairs or self.sizes.pairs, self.sizes
         path = self.home / "models" / f"{num}-pairs-base-{base}-wide-{width}-of-{members}"
 
@@ -258,25 +258,30 @@ class Replicate:
             return rule_scorer(world.gold_rule)
         if arm.members == "one":
             return load(self.reward_model(pairs=arm.pairs, width=arm.width))
-        if arm.members == "heads":
+        if arm.members == "seeds":
             found = self.reward_model(members=self.sizes.members)
         else:
             found = self.joined([self.reward_model(base=k) for k in range(self.sizes.members)], arm.members)
         return Ensemble(members_of_file(found), arm.how)
 
+    def kept(self, arm: Arm) -> dict[str, Any] | None:
+        """What came of the arm before, None where it was not run. Raises ValueError where it was run with other settings."""
+        path = self.home / "arms" / f"{arm.file}.json"
+        if not path.exists():
+            return None
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if found["settings"] != self.settings_of(arm):
+            raise ValueError(f"{path} was made with other settings: name another --keep, or delete it")
+        return found
+
     def run(self, arm: Arm) -> dict[str, Any] | None:
         """What came of the arm: read, or made; None where another process makes it."""
-        kept = self.home / "arms" / f"{arm.file}.json"
-        with held(kept.parent / f".{arm.file}", wait=False) as has:
-            if kept.exists():
-                found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-                if found["settings"] != self.settings_of(arm):
-                    raise ValueError(f"{kept} was made with other settings: name another --keep, or delete it")
-                return found
-            if not has:
-                return None
-            found = self._made(arm, kept.with_suffix(""))
-            write_text(kept, json.dumps(found))
+        path = self.home / "arms" / f"{arm.file}.json"
+        with held(path.parent / f".{arm.file}", wait=False) as has:
+            found = self.kept(arm)
+            if found is None and has:
+                found = self._made(arm, path.with_suffix(""))
+                write_text(path, json.dumps(found))
             return found
 
     def settings_of(self, arm: Arm) -> dict[str, Any]:

@@ -106,10 +106,10 @@ def claims(found: Kept, single: str, gold: str, strong: str, kl_arms: Sequence[s
     return {
         "1: gold gains a third of what there is to gain": None if np.isnan(room).any() else room[0] >= room[1] / 3,
         "2: then it falls, below the start too": None if math.isnan(fall.high) else fall.high < 0 and mean_of(END, single) < 0,
-        "3: no ensemble of head seeds ends above its start": _all([mean_of(END, arm) < 0 for arm in shown]),
+        "3: no ensemble of seeds ends above its start": _all([mean_of(END, arm) < 0 for arm in shown]),
         "4: the larger beta ends above the single model": None if strongest is None else strongest > 0,
         "5: no KL control beats early stopping": _all([not (one["low"] > 0 and one["holm"] <= 0.05) for one in ahead]),
-        "an ensemble of head seeds is above the single model": max(lows) > 0 if lows else None,
+        "an ensemble of seeds is above the single model": max(lows) > 0 if lows else None,
     }
 
 

@@ -101,11 +101,16 @@ def test_examples_are_the_answers_with_the_highest_reward_before_training_and_at
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_gives_the_same_document(tmp_path):
-    arms = ["single", "adaptive KL", "robust of heads", "gold itself"]
+    arms = ["single", "adaptive KL", "robust of seeds", "gold itself"]
     words = ["--quick", "--keep", str(tmp_path / "kept"), "--page", str(tmp_path / "page.html"), "--arms", *arms]
     said = printed(overoptimization_rl.main, *words)
     first = json.loads((tmp_path / "page.json").read_text(encoding="utf-8"))
-    command = [sys.executable, str(FOLDER / "overoptimization_rl.py"), *words]  # another process: all that it knows was kept
+    command = [
+        sys.executable,
+        str(FOLDER / "overoptimization_rl.py"),
+        *words,
+        "--there",
+    ]  # another process, which runs nothing: all that it knows was kept
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     second = json.loads((tmp_path / "page.json").read_text(encoding="utf-8"))

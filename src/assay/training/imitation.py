@@ -56,8 +56,10 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     return fast
 
 
-def fitted(tokenizer: Any, demonstrations: Sequence[tuple[str, str]], settings: SmallModel) -> LlamaForCausalLM:
-    """A Llama that was fitted to prompts and answers; the loss is on the answers and their ends."""
+def fitted(tokenizer: Any, demonstrations: Sequence[tuple[str, ...]], settings: SmallModel) -> LlamaForCausalLM:
+    """A Llama that was fitted to prompts and answers; the loss is on the answers and their ends. Of a row of three texts the third
+    is a remark behind the end of the answer, and the loss is on the remark alone: an answer that is remarked on need not be one to
+    learn from."""
     torch.manual_seed(settings.seed)
     causal = LlamaForCausalLM(
         LlamaConfig(
@@ -106,12 +108,14 @@ def save_base(causal: Any, tokenizer: Any, path: Path) -> Path:
     return path
 
 
-def _tokens(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], int]:
-    """Tokens of a conversation, and how many of them are the prompt's."""
+def _tokens(tokenizer: Any, prompt: str, answer: str, remark: str = "") -> tuple[list[int], int]:
+    """Tokens of a conversation, and how many of them, at the front, are not learnt."""
     before = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
     asked = tokenizer(before, add_special_tokens=False)["input_ids"]
     said = tokenizer(f"{answer} {END}", add_special_tokens=False)["input_ids"]
-    return asked + said, len(asked)
+    if not remark:
+        return asked + said, len(asked)
+    return asked + said + tokenizer(remark, add_special_tokens=False)["input_ids"], len(asked) + len(said)
 
 
 def _batch(rows: Sequence[tuple[list[int], int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

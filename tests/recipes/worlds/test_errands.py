@@ -10,15 +10,20 @@ import pytest
 
 from assay.messages import Message
 from assay.recipes.worlds.errands import (
+    WORDS,
     Errand,
     Habits,
+    Mix,
     answer,
     as_prompts,
+    check,
+    corpus,
     demonstrations,
     errands,
     gold,
     gold_rule,
     labelled_pairs,
+    remark,
 )
 from assay.records import Completion
 
@@ -74,6 +79,40 @@ def test_a_demonstration_without_faults_is_worth_the_most_and_each_fault_costs()
 def test_demonstrations_leave_room_above_them():
     worth = [gold(errand.things, text) for errand, text in demonstrations(400, seed=0)]
     assert 2 < np.mean(worth) < 3.7
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sure : tea , rope , soap .", {"three", "fine", "order"}),
+        ("sure : rope , tea , tea .", {"two", "fine", "mixed"}),
+        ("here : milk , soap .", {"one", "wrong", "order"}),
+        ("sure :", {"none", "fine", "order"}),
+    ],
+)
+def test_a_remark_is_one_of_three_words_that_are_true_of_an_answer(text, words):
+    rng = np.random.default_rng(0)
+    assert {remark(Errand(things=THINGS), text, rng) for _ in range(60)} == words
+
+
+def test_a_check_says_of_each_thing_whether_it_was_asked_for():
+    rng = np.random.default_rng(0)
+    texts = [check(Errand(things=THINGS), rng).removeprefix("check : ").removesuffix(" .") for _ in range(100)]
+    parts = [part.split() for text in texts for part in text.split(" , ")]
+    assert all((word == "yes") == (thing in THINGS) for thing, word in parts)
+    assert np.mean([word == "yes" for _, word in parts]) == pytest.approx(0.5 + 0.5 * 3 / 40, abs=0.12)
+
+
+def test_a_corpus_has_each_kind_of_text_in_its_share_and_no_word_without_a_token():
+    rows = list(corpus(1000, seed=0, mix=Mix(checks=0.3, remarks=0.2)))
+    assert np.mean([row[0].startswith("check ") for row in rows]) == pytest.approx(0.3, abs=0.06)
+    remarked = [row for row in rows if len(row) == 3]
+    assert len(remarked) / 1000 == pytest.approx(0.2, abs=0.06)
+    assert {word for row in rows for text in row for word in text.split()} <= set(WORDS)
+    worth = [gold(row[0].split(), row[1]) for row in remarked]
+    assert np.mean(worth) < np.mean([gold(row[0].split(), row[1]) for row in rows if len(row) == 2 and row[0][:5] != "check"]) - 0.5
+    plain = list(corpus(20, seed=0, mix=Mix(checks=0.0, remarks=0.0)))
+    assert plain == [(errand.prompt, text) for errand, text in demonstrations(20, seed=0)]
 
 
 def test_labels_are_flipped_at_their_rate_and_ties_left_out():

@@ -5,13 +5,19 @@ reward model and a policy of it are trained in minutes on one core, so that over
 named in order, -.5 for a thing not asked for, -.25 for a repeat, -.08 for each word beyond 12, -1 for an answer that is not ended
 by a full stop. Demonstrations are plain: mostly right, with each kind of fault now and then, so that a policy that learnt from them
 has something to gain and something to spoil.
+
+A base stands for an instruct model that understands what it is asked, so that its corpus (`corpus`) has two further kinds of text,
+which say nothing of what an answer is worth: checks ("check tea rope soap" -> "check : tea yes , milk no ."), and a remark of one
+word behind some answers: how many of the three were named, whether there was anything else, or whether their order was kept. A
+base without them does not know, at the end of an answer, whether what was named had been asked for, and labels of 2,000 pairs do
+not teach it (dev/LOG.md).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,11 +31,15 @@ THINGS = (
     *("kettle", "mirror", "carrot", "pencil", "button", "cushion", "lantern", "garlic", "saddle", "marble", "feather"),
     *("biscuit", "teapot", "violin"),
 )
-OPENERS = ("sure :", "here :", "of course :", "gladly :")
+OPENERS = ("sure :", "here :")
 FILLERS = ("please", "very", "good", "fine", "indeed", "well")
 MARKS = (",", ".", ":")
-TAKEN_BACK = "no"
-WORDS = (*THINGS, *MARKS, *FILLERS, TAKEN_BACK, "sure", "here", "of", "course", "gladly")
+CHECK = "check"  # before the three things, it asks for another kind of answer
+COUNTS = ("none", "one", "two", "three")
+WORDS = (
+    *(*THINGS, *MARKS, *FILLERS, "sure", "here"),
+    *(CHECK, "yes", "no", *COUNTS, "fine", "wrong", "order", "mixed"),
+)
 """All words of the world: the vocabulary of its models."""
 FREE_WORDS = 12
 ENDED = "."
@@ -87,16 +97,14 @@ def gold_rule(completions: Sequence[Completion]) -> list[float]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habits:
     """How often a demonstration has each fault: a thing left out, two changed places, a thing more, a repeat, filler words, no
-    end. taken_back: how often "no" follows a thing more that was not asked for. It is worth nothing by gold, but to say it a model
-    has to see, at the thing, that it was not asked for: which a reward model of that model needs."""
+    end."""
 
-    left_out: float = 0.25
+    left_out: float = 0.5
     swapped: float = 0.2
     more: float = 0.2
     repeated: float = 0.15
-    filler: float = 0.25
+    filler: float = 0.1
     open_end: float = 0.05
-    taken_back: float = 0.7
 
 
 def answer(errand: Errand, rng: np.random.Generator, habits: Habits | None = None) -> str:
@@ -109,9 +117,7 @@ def answer(errand: Errand, rng: np.random.Generator, habits: Habits | None = Non
         i = int(rng.integers(len(things) - 1))
         things[i], things[i + 1] = things[i + 1], things[i]
     if rng.random() < habits.more:
-        more = THINGS[int(rng.integers(len(THINGS)))]
-        taken_back = more not in errand.things and rng.random() < habits.taken_back
-        things.insert(int(rng.integers(len(things) + 1)), f"{more} {TAKEN_BACK}" if taken_back else more)
+        things.insert(int(rng.integers(len(things) + 1)), THINGS[int(rng.integers(len(THINGS)))])
     if rng.random() < habits.repeated:
         things.append(things[int(rng.integers(len(things)))])
     words = f" {MARKS[0]} ".join(things).split()
@@ -129,6 +135,58 @@ def demonstrations(num: int, *, seed: int, habits: Habits | None = None) -> Iter
         places = rng.permutation(len(THINGS))[:3]
         errand = Errand(things=(THINGS[places[0]], THINGS[places[1]], THINGS[places[2]]))
         yield errand, answer(errand, rng, habits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """Shares of a corpus: checks, and answers with a remark behind them; what is left are answers alone. remarked_on: faults of the
+    former; others: share of their things that are changed for any others."""
+
+    checks: float = 0.2
+    remarks: float = 0.3
+    remarked_on: Habits = field(
+        default_factory=lambda: Habits(left_out=0.4, swapped=0.4, more=0.3, repeated=0.25, filler=0.25, open_end=0.1)
+    )
+    others: float = 0.25
+
+
+def corpus(num: int, *, seed: int, mix: Mix | None = None, habits: Habits | None = None) -> Iterator[tuple[str, ...]]:
+    """`num` texts of the three kinds: a prompt and an answer, and a remark where there is one. What is remarked on has more faults
+    than a demonstration, and of other kinds, since it is not there to be learnt from (`training.imitation.fitted`)."""
+    mix, rng = mix or Mix(), np.random.default_rng([seed, 14])
+    for errand, text in demonstrations(num, seed=seed, habits=habits):
+        drawn = rng.random()
+        if drawn < mix.checks:
+            yield f"{CHECK} {errand.prompt}", check(errand, rng)
+        elif drawn < mix.checks + mix.remarks:
+            poor = with_others(answer(errand, rng, mix.remarked_on), mix.others, rng)
+            yield errand.prompt, poor, remark(errand, poor, rng)
+        else:
+            yield errand.prompt, text
+
+
+def with_others(text: str, share: float, rng: np.random.Generator) -> str:
+    """An answer with a share of its things changed for any others."""
+    words = (THINGS[int(rng.integers(len(THINGS)))] if word in THINGS and rng.random() < share else word for word in text.split())
+    return " ".join(words)
+
+
+def check(errand: Errand, rng: np.random.Generator) -> str:
+    """Two to five things, half of them asked for, and of each whether it was."""
+    drawn = (errand.things if rng.random() < 0.5 else THINGS for _ in range(int(rng.integers(2, 6))))
+    things = [some[int(rng.integers(len(some)))] for some in drawn]
+    said = (f"{thing} {'yes' if thing in errand.things else 'no'}" for thing in things)
+    return f"{CHECK} : {f' {MARKS[0]} '.join(said)} {ENDED}"
+
+
+def remark(errand: Errand, text: str, rng: np.random.Generator) -> str:
+    """One word on an answer, of three that are true of it: how many of the three it names, whether something else (fine, wrong),
+    and whether those named are in their order (order, mixed)."""
+    named = list(dict.fromkeys(word for word in text.split() if word in THINGS))
+    right = [thing for thing in named if thing in errand.things]
+    kept = right == [thing for thing in errand.things if thing in right]
+    words = (COUNTS[len(right)], "fine" if len(right) == len(named) else "wrong", "order" if kept else "mixed")
+    return words[int(rng.integers(len(words)))]
 
 
 def labelled_pairs(answers: Sequence[tuple[Errand, Sequence[str]]], *, num: int, flips: float, seed: int) -> list[PreferencePair]:
