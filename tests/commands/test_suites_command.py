@@ -91,7 +91,7 @@ def test_the_command_takes_suites_again_and_again_and_a_folder(run, fresh, lists
     out = capsys.readouterr().out
     assert "fresh: overall" in out
     assert "lists: overall" in out
-    assert re.search(r"fresh: overall +│ +[01](\.\d+)? \[0\.\d{4}, 1\.0000\]", out), "with its interval"
+    assert re.search(r"fresh: overall +│ +[01](\.\d+)? \[0\.\d\d, 1\.00\]", out), "with its interval"
     assert cli.main([*common, "--suite", "rmb", "--suite-folder", str(run)]) == 2
     assert "rmb/pairs.jsonl.gz" in " ".join(capsys.readouterr().err.split())
 
