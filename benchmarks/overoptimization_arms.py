@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -50,6 +50,7 @@ GOLD_ITSELF, SINGLE = "gold itself", "single"
 _PAIR_ERRANDS, _TRAINED_ERRANDS = 9_000, 4_000  # of one list, so that no prompt is in two uses
 
 
+Refresh = Literal["", "go on", "restart"]
 BASE = SmallModel(layers=3, width=64, heads=2, inner=2, spread=0.125, positions=64, batch=64, epochs=1)
 
 
@@ -81,7 +82,8 @@ class Sizes:
 class Arm:
     """members: "one" reward model, "seeds": models of one base that differ by seed, or "bases" that differ by pretraining too;
     "gold": the gold itself. words: for the page. how: members are combined, None for one. pairs: labels, None for as many as the
-    world's. width: of another base, as a factor."""
+    world's. width: of another base, as a factor. refresh: what the policy does behind each of two refreshes of its reward model
+    (overoptimization_refresh.py), "" for none."""
 
     name: str
     words: str = ""
@@ -90,6 +92,7 @@ class Arm:
     kl: KLSettings = field(default_factory=lambda: KLSettings(beta=0.0))
     pairs: int | None = None
     width: int = 1
+    refresh: Refresh = ""
 
     @property
     def file(self) -> str:
@@ -152,9 +155,11 @@ class Replicate:
 
         return made(self.folder / "bases" / name, make)
 
-    def answers(self, errands: Sequence[world.Errand], samples: int, *numbers: int) -> list[tuple[world.Errand, list[str]]]:
-        """What the policy's base answers, so many times each."""
-        model = load_policy(str(self.base(0)), params="full", compute=pick_compute("cpu", "float32"))
+    def answers(
+        self, errands: Sequence[world.Errand], samples: int, *numbers: int, policy: Path | None = None
+    ) -> list[tuple[world.Errand, list[str]]]:
+        """What a policy answers, so many times each; the base that all start from when left out."""
+        model = load_policy(str(policy or self.base(0)), params="full", compute=pick_compute("cpu", "float32"))
         found, generator = [], generator_of(self.number, *numbers)
         for begin in range(0, len(errands), 256):
             some = errands[begin : begin + 256]
@@ -197,15 +202,20 @@ class Replicate:
     def reward_model(self, *, members: int = 1, base: int = 0, pairs: int | None = None, width: int = 1) -> Path:
         """A run of `assay train` on the pairs; of several members, those of `--ensemble`: each with a first head and an order
         of the pairs of its own."""
-        num, sizes = pairs or self.sizes.pairs, self.sizes
+        num = pairs or self.sizes.pairs
         path = self.home / "models" / f"{num}-pairs-base-{base}-wide-{width}-of-{members}"
+        return self.trained_on(lambda: self.pairs(num), path, base=lambda: self.base(base, width), members=members)
+
+    def trained_on(self, data: Callable[[], Path], path: Path, *, base: Callable[[], Path], members: int = 1) -> Path:
+        """A run of `assay train`, and what it reaches on the held-out pairs."""
+        sizes = self.sizes
 
         def make(out: Path) -> None:
             began, work = time.process_time(), out.parent / f".{out.name}" / "run"
             train(
                 TrainConfig(
-                    data=(str(self.pairs(num)),),
-                    base=str(self.base(base, width)),
+                    data=(str(data()),),
+                    base=str(base()),
                     out=work,
                     params=sizes.params,
                     depth="full",
@@ -287,50 +297,61 @@ class Replicate:
     def settings_of(self, arm: Arm) -> dict[str, Any]:
         how = None if arm.how is None else arm.how.entry
         said = {"arm": {**{name: getattr(arm, name) for name in ("members", "pairs", "width")}, "how": how}}
+        said |= {"refresh": arm.refresh} if arm.refresh else {}
         return json.loads(json.dumps(said | {"kl": asdict(arm.kl), "sizes": asdict(self.sizes)}))
 
-    def _made(self, arm: Arm, out: Path) -> dict[str, Any]:
-        sizes, scorer, began = self.sizes, self.scorer(arm), time.process_time()
+    def policy_run(self, arm: Arm, scorer: Scorer, out: Path) -> PolicyRun:
+        """The arm's run of all steps under one scorer; it goes on where a checkpoint is there."""
+        sizes = self.sizes
         trained = self.errands[_PAIR_ERRANDS : _PAIR_ERRANDS + _TRAINED_ERRANDS]
         if not any((out / "checkpoints").glob("step-*")):
             shutil.rmtree(out, ignore_errors=True)
-        say("arm", f"replicate {self.number}: {arm.name}")
-        train_policy(
-            PolicyRun(
-                policy=str(self.base(0)),
-                scorer=scorer,
-                scorer_name=arm.name,
-                prompts=world.as_prompts(trained),
-                held_out=world.as_prompts(self.errands[-sizes.asked :]),
-                out=out,
-                settings=PolicySettings(
-                    steps=sizes.steps,
-                    prompts=sizes.prompts,
-                    samples=sizes.samples,
-                    max_tokens=sizes.max_tokens,
-                    learning_rate=sizes.rate_of_policy,
-                    kl=arm.kl,
-                    evaluate_every=sizes.looks,
-                    eval_prompts=sizes.asked,
-                    seed=self.number,
-                ),
-                gold=rule_scorer(world.gold_rule),
-                against_past=False,
-                resume=out.exists(),
-                device="cpu",
-                dtype="float32",
-            )
+        return PolicyRun(
+            policy=str(self.base(0)),
+            scorer=scorer,
+            scorer_name=arm.name,
+            prompts=world.as_prompts(trained),
+            held_out=world.as_prompts(self.errands[-sizes.asked :]),
+            out=out,
+            settings=PolicySettings(
+                steps=sizes.steps,
+                prompts=sizes.prompts,
+                samples=sizes.samples,
+                max_tokens=sizes.max_tokens,
+                learning_rate=sizes.rate_of_policy,
+                kl=arm.kl,
+                evaluate_every=sizes.looks,
+                eval_prompts=sizes.asked,
+                seed=self.number,
+            ),
+            gold=rule_scorer(world.gold_rule),
+            against_past=False,
+            resume=out.exists(),
+            device="cpu",
+            dtype="float32",
         )
-        found = read_evaluations(out)
+
+    def _made(self, arm: Arm, out: Path) -> dict[str, Any]:
+        began = time.process_time()
+        say("arm", f"replicate {self.number}: {arm.name}")
+        if arm.refresh:
+            from overoptimization_refresh import refreshed  # imports this module
+
+            scorer, last = refreshed(self, arm, out)
+        else:
+            scorer, last = self.scorer(arm), out
+            train_policy(self.policy_run(arm, scorer, out))
+        found = read_evaluations(last)
         for part in ("checkpoints", "past", "policy"):
-            shutil.rmtree(out / part, ignore_errors=True)
+            for left in list(out.rglob(part)):
+                shutil.rmtree(left, ignore_errors=True)
         columns = {"kl": found.kl_EP, "reward": found.reward_EP, "gold": found.gold_EP}
         return {
             "settings": self.settings_of(arm),
             "steps": found.steps.tolist(),
             **{name: [mean_of(values_P) for values_P in values_EP] for name, values_EP in columns.items()},
             "scored": [round(float(np.mean(~np.isnan(values_P))), 4) for values_P in found.reward_EP],
-            "accuracy": self.accuracy_of(arm, scorer),
+            "accuracy": round(self.accuracy(scorer), 4) if arm.refresh else self.accuracy_of(arm, scorer),
             "cpu_seconds": round(time.process_time() - began, 1),
         }
 

@@ -113,6 +113,17 @@ def claims(found: Kept, single: str, gold: str, strong: str, kl_arms: Sequence[s
     }
 
 
+def refresh_claim(found: Kept, *, anew: str, on: str, labels: str) -> dict[str, Any]:
+    """Whether the policy that begins anew under a refreshed model ends above one whose model had as many labels at once, and that
+    which goes on does not; with both differences. None where the arms were not run."""
+    ends = outcomes(found)[END]
+    rows = {arm: against(ends[arm], ends[labels]) for arm in (anew, on) if arm in ends and labels in ends}
+    told = [rows[arm].low for arm in (anew, on) if arm in rows and not math.isnan(rows[arm].low)]
+    holds = None if len(told) < 2 else told[0] > 0 >= told[1]
+    shown = {f"{arm} less {labels}, at the end": [rounded(x) for x in (one.mean, one.low, one.high)] for arm, one in rows.items()}
+    return {"6: restarting under a refreshed model is worth more than its labels, going on is not": holds, **shown}
+
+
 def _all(said: Sequence[bool]) -> bool | None:
     return all(said) if said else None
 
