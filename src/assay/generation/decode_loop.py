@@ -130,11 +130,15 @@ class Decoder:
 
     def _note_reads(self, rows: Sequence[_Writing], logits_NV: torch.Tensor) -> None:
         """The probabilities of the texts that are to be read, at the token that is drawn next."""
-        if not any(row.wish.reads for row in rows):
-            return
-        totals_N = logits_NV.float().logsumexp(dim=1)
-        for row, logits_V, total in zip(rows, logits_NV, totals_N, strict=True):
-            row.masses.append([float((logits_V[ids].float() - total).logsumexp(dim=0)) for ids in row.wish.reads])
+        totals_N: torch.Tensor | None = None
+        for reads, places in _by_reads(rows):
+            if totals_N is None:
+                totals_N = logits_NV.float().logsumexp(dim=1)
+            index = torch.tensor(places, device=logits_NV.device)
+            some_NV, some_N = logits_NV[index], totals_N[index]
+            told = torch.stack([some_NV[:, ids].float().logsumexp(dim=1) - some_N for ids in reads], dim=1).tolist()
+            for place, masses in zip(places, told, strict=True):
+                rows[place].masses.append(masses)
 
     def _told(self, row: _Writing) -> tuple[TokenChoices, ...]:
         """Each token with the probabilities of the texts that were to be read."""
@@ -180,6 +184,15 @@ class Decoder:
             if known and whole.startswith(known)
             else str(self.tokenizer.decode(tokens, skip_special_tokens=True))
         )
+
+
+def _by_reads(rows: Sequence[_Writing]) -> list[tuple[tuple[np.ndarray, ...], list[int]]]:
+    """What is to be read, with the places of its rows; rows of which nothing is read are in none."""
+    found: dict[int, tuple[tuple[np.ndarray, ...], list[int]]] = {}
+    for place, row in enumerate(rows):
+        if row.wish.reads:
+            found.setdefault(id(row.wish.reads), (row.wish.reads, []))[1].append(place)
+    return list(found.values())
 
 
 def _ended(text: str, stop: Sequence[str]) -> tuple[str, bool]:

@@ -52,8 +52,13 @@ def dense_rewards(ends_T: np.ndarray, ends_S: np.ndarray, rewards_S: np.ndarray)
             f"the tokens end at character {last:,} and a step at {int(ends_S[-1]):,}: were steps cut from another text?"
         )
     found_T = np.zeros(len(ends_T), np.float32)
-    np.add.at(found_T, np.searchsorted(ends_T, ends_S, side="left"), rewards_S)
+    np.add.at(found_T, step_places(ends_T, ends_S), rewards_S)
     return found_T
+
+
+def step_places(ends_T: np.ndarray, ends_S: np.ndarray) -> np.ndarray:
+    """(S,) the token that holds the last character of each step."""
+    return np.searchsorted(ends_T, ends_S, side="left")
 
 
 class PolicyResponse(NamedTuple):

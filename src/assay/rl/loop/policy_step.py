@@ -110,15 +110,15 @@ def draw(
     drawn = time.perf_counter()
     rewards = scorer.score(completions)
     value_PK = np.where(rewards.ok, rewards.value, np.nan).astype(np.float64).reshape(len(prompts), samples)
-    reward_PK = value_PK if shape is None else shape(value_PK)
+    reward_PK = np.array(value_PK if shape is None else shape(value_PK))
     is_step = settings.step_rewards is not None
     step_reward_NT = rewards_of_steps(rewards, completions, rollouts, tokens) if is_step else None
     if settings.unfinished is not None:
         cut_N = ~rollouts.finished_N.cpu().numpy() & ~np.isnan(reward_PK.reshape(-1))
-        _give(cut_N, settings.unfinished, reward_PK := reward_PK.copy(), step_reward_NT, rollouts)
+        _give(cut_N, settings.unfinished, reward_PK, step_reward_NT, rollouts)
     if settings.empty is not None:
         empty_N = np.array([not (one.response or "").strip() for one in completions])
-        _give(empty_N, settings.empty, reward_PK := reward_PK.copy(), step_reward_NT, rollouts)
+        _give(empty_N, settings.empty, reward_PK, step_reward_NT, rollouts)
     return Drawn(
         prompts=prompts,
         rollouts=rollouts,

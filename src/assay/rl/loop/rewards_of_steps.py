@@ -13,7 +13,7 @@ import numpy as np
 from assay.data.steps.step_rules import StepRule, split_steps
 from assay.generation.token_texts import token_ends
 from assay.records import Completion, Rewards
-from assay.rl.dense import step_ends
+from assay.rl.dense import step_ends, step_places
 from assay.rl.loop.policy_model import PolicyTokens
 from assay.rl.loop.rollouts import Rollouts
 
@@ -39,7 +39,7 @@ def rewards_of_steps(rewards: Rewards, completions: Sequence[Completion], rollou
         if steps is None or len(rewards_S) != len(steps) or np.isnan(rewards_S).any():
             continue
         ends_T = token_ends(decode, [one for one in ids[:length] if one not in tokens.ends])
-        places_S = np.searchsorted(ends_T, step_ends(steps), side="left")
+        places_S = step_places(ends_T, step_ends(steps))
         places_S[-1] = length - 1  # that an answer ends is a part of its last step
         found_NT[n, places_S] = 0.0
         np.add.at(found_NT[n], places_S, rewards_S)

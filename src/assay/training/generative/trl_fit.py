@@ -161,9 +161,7 @@ def _fit(
             keeper = _Keeper(causal, optimizer, settings, checkpoints, done, rows, on_row)
             with quiet_trainers():
                 backbone = Backbone(causal.base_model)
-                padded = kind == "sft" and settings.device == "cuda"  # TRL's kernel for the loss is faster there
-                collate = _Padded(tokenizer.pad_token_id) if padded else Packed(backbone, tokenizer.pad_token_id)
-                trainer = _trainer(kind, causal, tokenizer, rows, settings, done, (optimizer, steps), keeper, checkpoints, collate)
+                trainer = _trainer(kind, causal, tokenizer, rows, settings, done, (optimizer, steps), keeper, checkpoints, backbone)
                 learn_labelled_alone(causal, backbone)
                 trainer.train()
             restore_forward(causal)
@@ -258,7 +256,7 @@ def _trainer(
     optimizers: tuple[Any, Any],
     keeper: _Keeper,
     checkpoints: Path,
-    collate: Any,
+    backbone: Backbone,
 ) -> Any:
     """TRL's trainer over the rows that are left."""
     import trl
@@ -287,7 +285,9 @@ def _trainer(
     }
     if kind == "sft":
         arguments: Any = trl.SFTConfig(**shared, shuffle_dataset=False, completion_only_loss=False)
-        make = trl.SFTTrainer
+        make, pad_id = trl.SFTTrainer, tokenizer.pad_token_id
+        # on a GPU rows are padded: TRL's kernel for the loss is faster there
+        collate: Any = _Padded(pad_id) if settings.device == "cuda" else Packed(backbone, pad_id)
     else:
         arguments = trl.DPOConfig(**shared, beta=settings.beta, precompute_ref_log_probs=True)
         make, collate = _contrast_trainer(), None
