@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,13 @@ import torch
 
 from assay.data.tokens.packing import GROUP_FACTOR
 from assay.records import Dtype
+
+
+def library_versions(*more: str) -> dict[str, str]:
+    """What a run stood on: Assay's libraries and those named, and Python. torch's has its build, such as 2.13.0+cu130, which the
+    package's metadata leave out."""
+    names = ("assay-rm", "transformers", "tokenizers", *more, "numpy")
+    return {"torch": torch.__version__, **{name: version(name) for name in names}, "python": platform.python_version()}
 
 
 class Compute(NamedTuple):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from assay.evaluation.evaluate import gap_finding
 from assay.files import digest as digest_of
 from assay.files import write_text
 from assay.models.bases import Base
+from assay.models.device import library_versions
 from assay.models.reward_model import RewardModel
 from assay.records import Finding, Metric, Report, Table
 from assay.run_files import UNKNOWN_PAST
@@ -109,7 +108,6 @@ def trained_prompts(prepared: Prepared) -> np.ndarray:
 def describe(prepared: Prepared, model: RewardModel, extra: dict[str, Any] | None) -> dict[str, Any]:
     """Entries of reward.json for the finished model of a run. extra: further entries."""
     config, reasons = prepared.config, prepared.reasons
-    packages = ("assay-rm", "torch", "transformers", "tokenizers", "accelerate", "numpy")
     return {
         "title": f"{prepared.base.name} reward model" + (", a quick look" if config.machine.quick else ""),
         "base_model": prepared.base.name,
@@ -125,7 +123,7 @@ def describe(prepared: Prepared, model: RewardModel, extra: dict[str, Any] | Non
         "rows": ROWS.get(config.kind.partition(":")[0], "pairs"),
         "settings": {name: {"value": value, "reason": reasons.get(name, "")} for name, value in prepared.settings.items()},
         "trained_in": prepared.compute.name,
-        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "versions": library_versions("accelerate"),
         **({UNKNOWN_PAST: True} if config.init_from is not None and has_unknown_past(config.init_from) else {}),
         **(extra or {}),
     }

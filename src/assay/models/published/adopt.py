@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from assay.data.steps.laid_out import LaidOutRenderer
+from assay.models.device import library_versions
 from assay.models.encoder import EncoderModel
 from assay.models.published.checkpoints import Published, Reading, load_published
 from assay.models.published.published_steps import ProcessForm, StepsAsked, WrittenForm
@@ -84,14 +83,13 @@ def _step_card(form: str) -> dict[str, str]:
 
 
 def _description(loaded: Published | PublishedSteps, assumed: dict[str, str], name: str) -> dict[str, object]:
-    packages = ("assay-rm", "torch", "transformers", "tokenizers", "numpy")
     return {
         "title": f"{name.rstrip('/').split('/')[-1]}, adopted",
         "base_model": name,
         "params": "adopted",
         ADOPTED: {"from": name, "identity": loaded.identity, "assumed": assumed},
         "data": [],
-        "versions": {package: version(package) for package in packages} | {"python": platform.python_version()},
+        "versions": library_versions(),
     }
 
 

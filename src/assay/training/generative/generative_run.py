@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +21,7 @@ from assay.errors import DataError
 from assay.files import digest, json_digest, write_text
 from assay.models.base_checks import position_limit
 from assay.models.bases import Base, fetch, resolve_base
-from assay.models.device import Compute, pick_compute, token_budget
+from assay.models.device import Compute, library_versions, pick_compute, token_budget
 from assay.records import Finding, PreferencePair, Report, Table, extended
 from assay.run_files import CARD, GENERATIVE, METRICS, REWARD_FILE, artifact_path, holds_artifact, read_description, write_report
 from assay.scorers.baselines import MAX_PAIRS, keep_bag_of_words
@@ -284,7 +282,6 @@ def _save(
     told = "".join(f" {note[0].upper()}{note[1:]}." for note in trained.notes)
     told += " Where no critique was right, the verdict was told (a reverse hint)." if course.kind.hint else ""
     settings = {**asdict(course.kind), **_shown(course.fit), "max_tokens": course.max_tokens}
-    packages = ("assay-rm", "torch", "transformers", "tokenizers", "trl", "peft", "accelerate", "numpy")
     described = {
         "title": f"{base.name} generative reward model",
         "base_model": base.name,
@@ -300,7 +297,7 @@ def _save(
         "trained_in": course.compute.name,
         "dtype": str(course.saved_dtype).removeprefix("torch."),
         "template_changes": list(course.writer.template_changes),
-        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "versions": library_versions("trl", "peft", "accelerate"),
         GENERATIVE: generative_entry(course.asked),
         CARD: card_entry(course.own, names, told),
     }
