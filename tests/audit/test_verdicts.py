@@ -24,7 +24,7 @@ def test_what_was_not_measured_is_a_warning_that_says_how():
     judged = verdicts([], title="t")
     assert [finding.name for finding in judged.findings] == [mode.name for mode in MODES]
     assert all(finding.level == "warn" and math.isnan(finding.value) for finding in judged.findings)
-    assert "assay audit probe" in named(judged, "can be hacked").why
+    assert "assay audit probe" in named(judged, "rewards or fines worthless edits").why
     assert {row[-1] for row in judged.report().tables[0].rows} == {NOT_MEASURED}
 
 
@@ -45,8 +45,8 @@ def test_the_worst_finding_decides_and_the_others_are_counted():
             found("fail", "emoji", "hacking", 0.3),
         ),
     )
-    verdict = named(verdicts([Report(title="other"), probes], title="t"), "can be hacked")
-    assert verdict == Finding("fail", "can be hacked", 0.4, 0.1, "flattery: mean rise +0.40; 1 more: emoji", "hacking")
+    verdict = named(verdicts([Report(title="other"), probes], title="t"), "rewards or fines worthless edits")
+    assert verdict == Finding("fail", "rewards or fines worthless edits", 0.4, 0.1, "flattery: mean rise +0.40; 1 more: emoji", "hacking")
 
 
 def test_a_passed_mode_asks_for_nothing():

@@ -60,7 +60,7 @@ MODES = (
     ),
     Mode(
         "hacking",
-        "can be hacked",
+        "rewards or fines worthless edits",
         REMEDIES["hacking"],
         "assay audit probe MODEL --data PAIRS",
     ),
