@@ -53,6 +53,7 @@ from assay import cli  # first: it sets OpenMP up before torch is loaded
 import torch
 import tyro
 from overoptimization_arms import GOLD_ITSELF, SINGLE, Arm, Replicate, Sizes, combined
+from overoptimization_distance import best_of_n, chosen, distance_table, forms
 from overoptimization_table import claims, comparisons, curves_page, examples_of, outcomes, refresh_claim, rounded, summary
 
 from assay.console import print_lines, say
@@ -90,6 +91,20 @@ ARMS = (
     Arm(name="3,000 labels", words="as many labels as the refreshed have in the end, all of the base's answers", pairs=3_000),
 )
 """In the order in which they are run, so that what is stopped early has the plainest."""
+FIGURES = {
+    "penalties on the KL": (SINGLE, "beta low", "beta high", "adaptive KL", GOLD_ITSELF),
+    "members by seed": (SINGLE, "mean of seeds", "mean - std of seeds", "min of seeds", "robust of seeds"),
+    "members by pretraining, labels, width": (
+        SINGLE,
+        "mean of bases",
+        "min of bases",
+        "500 labels",
+        "8,000 labels",
+        "wider model",
+    ),
+    "refresh": (SINGLE, "3,000 labels", "refreshed, goes on", "refreshed, restarts"),
+}
+"""Arms that are drawn together; what is in none of these figures has one of its own."""
 DEMO_ARMS = (SINGLE, "beta high", "min of seeds", GOLD_ITSELF)
 QUICK = Sizes(
     base=SmallModel(layers=1, width=32, heads=2, positions=96, batch=64, epochs=1),
@@ -138,20 +153,29 @@ def main() -> int:
         numbers = range(config.first, config.first + num_replicates(config))
         kept = f"; kept in {config.keep}, and gone on with after a stop" if config.keep else ""
         say("to do", f"{len(arms)} ways to reward a policy, {len(numbers)} replicates of each{kept}")
-        found = run_all(folder, numbers, arms, QUICK if config.quick else Sizes(), there=config.there)
+        sizes = QUICK if config.quick else Sizes()
+        found = run_all(folder, numbers, arms, sizes, there=config.there)
         if SINGLE not in found:
             raise ValueError(f"{config.keep} has no run of {SINGLE!r}, against which all are held: leave --there out")
+        single = next(arm for arm in ARMS if arm.name == SINGLE)
+        best = {}
+        for number in found[SINGLE]:
+            replicate = Replicate(folder=folder, number=number, sizes=sizes)
+            if (one := best_of_n(replicate, single, there=config.there or config.small)) is not None:
+                best[number] = one
         written = answers_of(folder / f"replicate-{config.first}" / "arms" / "single")
     families = comparisons(outcomes(found), SINGLE, KL_ARMS)
     result = {
         "machine": f"{platform.machine()}, 1 thread",
-        "settings": asdict(QUICK if config.quick else Sizes()),
+        "settings": asdict(sizes),
         "arms": summary(found),
         "comparisons": families,
         "claims": {
             **claims(found, single=SINGLE, gold=GOLD_ITSELF, strong="beta high", kl_arms=KL_ARMS, ensembles=SEEDS),
             **refresh_claim(found, anew="refreshed, restarts", on="refreshed, goes on", labels="3,000 labels"),
         },
+        "gold against the distance, by Gao's form": forms(found),
+        "best of n by the single model": chosen(best),
         "replicates": {arm: sorted(by_replicate) for arm, by_replicate in found.items()},
         "not run": [arm.name for arm in ARMS if arm.name not in found],
         "cpu_seconds": rounded(time.process_time() - began),
@@ -159,7 +183,14 @@ def main() -> int:
     if config.page is None:
         print(json.dumps(result))
         return 0
-    page = curves_page(found, families, words={arm.name: arm.words for arm in ARMS}, examples=examples_of(written, SINGLE))
+    page = curves_page(
+        found,
+        families,
+        words={arm.name: arm.words for arm in ARMS},
+        figures=FIGURES,
+        more=[distance_table(found, best, FIGURES["penalties on the KL"])],
+        examples=examples_of(written, SINGLE),
+    )
     write_html(config.page, [page], "Gold against the reward that was climbed")
     figures = config.page.with_suffix(".json")
     write_text(figures, json.dumps(result, indent=1) + "\n")

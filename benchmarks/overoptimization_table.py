@@ -129,23 +129,37 @@ def _all(said: Sequence[bool]) -> bool | None:
 
 
 def curves_page(
-    found: Kept, families: Mapping[str, Any], *, words: Mapping[str, str] | None = None, examples: Sequence[Mapping[str, Any]] = ()
+    found: Kept,
+    families: Mapping[str, Any],
+    *,
+    words: Mapping[str, str] | None = None,
+    figures: Mapping[str, Sequence[str]] | None = None,
+    more: Sequence[Table] = (),
+    examples: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
-    """Gold against the reward that was climbed, an arm a chart, means over replicates; and gold by step, all arms in one.
+    """Gold by step, arms that belong together in one figure; gold against the reward that was climbed, an arm a chart; means over
+    the replicates.
 
-    words: what an arm is. examples: answers to look at (`examples_of`).
+    words: what an arm is. figures: arms by the title of their figure; one for all when left out, and an arm that is in none has
+    its own. more: charts to stand behind these. examples: answers to look at (`examples_of`).
     """
-    tables = []
     steps = max((one["steps"] for arm in found.values() for one in arm.values()), key=len)
     means = {arm: {name: mean_curve(by, name) for name in ("reward", "gold", "kl")} for arm, by in found.items()}
+    whole = [arm for arm, one in means.items() if len(one["gold"]) == len(steps)]
+    drawn = {title: [arm for arm in arms if arm in whole] for title, arms in (figures or {"": whole}).items()}
+    drawn |= {arm: [arm] for arm in whole if not any(arm in arms for arms in drawn.values())}
+    tables = []
+    for title, arms in drawn.items():
+        if len(arms) > 1 or title in arms:
+            rows = tuple((step + 1, *(float(means[arm]["gold"][i]) for arm in arms)) for i, step in enumerate(steps))
+            name = f"gold by step: {title}" if title else "gold by step"
+            tables.append(Table(title=name, columns=("step", *arms), rows=rows, chart="line", note=_GOLD))
+    tables += more
     for arm, one in means.items():
         order = np.argsort(one["reward"], kind="stable")
         rows = tuple((float(one["reward"][i]), float(one["gold"][i])) for i in order)
         note = "gains over the start, means of the replicates at each look"
         tables.append(Table(title=f"{arm}: gold against reward", columns=("reward", "gold"), rows=rows, chart="line", note=note))
-    whole = {arm: one for arm, one in means.items() if len(one["gold"]) == len(steps)}
-    rows = tuple((step + 1, *(float(one["gold"][i]) for one in whole.values())) for i, step in enumerate(steps))
-    tables.insert(0, Table(title="gold by step", columns=("step", *whole), rows=rows, chart="line", note=_GOLD))
     for name, by_arm in families.items():
         columns = ("arm", "difference", "95%, low", "high", "p", "p by Holm", "smallest that could be seen", "replicates")
         keys = ("mean", "low", "high", "p", "holm", "smallest", "num")

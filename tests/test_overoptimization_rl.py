@@ -16,6 +16,7 @@ from benchmark_documents import printed
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import overoptimization_rl
+from overoptimization_distance import BEST_OF_N, chosen, distance_table, forms, gains_of
 from overoptimization_table import END, PEAK, STOPPED, claims, comparisons, curves_page, examples_of, outcomes, summary
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -73,6 +74,47 @@ def test_claims_say_what_was_seen_and_none_where_nothing_was_run():
     healthy = {"single": {r: kept([2, 3, 4, 5]) for r in range(3)}, "gold itself": FOUND["gold itself"]}
     said = claims(healthy, single="single", gold="gold itself", strong="beta high", kl_arms=[], ensembles=[])
     assert said["2: then it falls, below the start too"] is not True
+
+
+def test_distance_and_gain_are_means_over_replicates():
+    distance_E, gain_ER = gains_of(FOUND["single"])
+    assert distance_E.tolist() == [0, 1, 2, 3]  # square roots of KL
+    assert gain_ER.tolist() == [[0, 0, 0], [1, 0.5, 1], [0, 1, 0.5], [-1, -2, -0.5]]
+
+
+def test_gaos_form_is_found_where_gold_follows_it():
+    kl = [0.0, 0.25, 1.0, 4.0, 9.0]
+    by_replicate = {
+        r: kept([2 + (d * (1.5 + 0.01 * (r - 3.5) - math.log(d)) if d else 0.0) for d in map(math.sqrt, kl)], kl) for r in range(8)
+    }  # alpha 1.5 in the mean, beta 1
+    form = forms({"single": by_replicate})["single"]
+    assert form["alpha"][0] == pytest.approx(1.5, abs=1e-3)
+    assert form["beta"][0] == pytest.approx(1.0, abs=1e-3)
+    assert form["holds"]
+    assert form["peak"] == pytest.approx(math.exp(0.5), abs=1e-2)
+    few = forms({"single": {r: one for r, one in by_replicate.items() if r < 4}})["single"]
+    assert not few["holds"]
+    assert "8 are needed" in few["caveat"]
+
+
+def test_best_of_n_stands_beside_the_arms():
+    best = {0: {"n": [1, 2], "gold": [1.0, 1.5]}, 1: {"n": [1, 2], "gold": [2.0, 2.1]}}
+    assert [one["gain"][0] for one in chosen(best)["sizes"]] == [0.0, pytest.approx(0.3)]
+    assert chosen({}) == {}
+    table = distance_table(FOUND, best, ["single", "not run"])
+    assert table.columns == ("square root of KL", "single", BEST_OF_N)
+    shown = [(row[0], row[2]) for row in table.rows if not math.isnan(row[2])]
+    assert shown == [(0.0, 0.0), (pytest.approx(math.sqrt(math.log(2) - 0.5)), pytest.approx(0.3))]
+    assert BEST_OF_N not in distance_table(FOUND, {}).columns
+
+
+def test_arms_that_belong_together_are_drawn_together():
+    page = curves_page(FOUND, {}, figures={"penalties": ("single", "beta high"), "labels": ("500 labels",)})
+    drawn = {table.title: table.columns for table in page.tables if table.title.startswith("gold by step")}
+    assert drawn == {
+        "gold by step: penalties": ("step", "single", "beta high"),
+        "gold by step: gold itself": ("step", "gold itself"),
+    }
 
 
 def test_the_page_draws_gold_against_reward_of_each_arm():

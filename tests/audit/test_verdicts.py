@@ -46,7 +46,9 @@ def test_the_worst_finding_decides_and_the_others_are_counted():
         ),
     )
     verdict = named(verdicts([Report(title="other"), probes], title="t"), "rewards or fines worthless edits")
-    assert verdict == Finding("fail", "rewards or fines worthless edits", 0.4, 0.1, "flattery: mean rise +0.40; 1 more: emoji", "hacking")
+    assert verdict == Finding(
+        "fail", "rewards or fines worthless edits", 0.4, 0.1, "flattery: mean rise +0.40; 1 more: emoji", "hacking"
+    )
 
 
 def test_a_passed_mode_asks_for_nothing():
