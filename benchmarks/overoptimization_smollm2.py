@@ -95,17 +95,17 @@ class SmolConfig:
     label_prompts: int = 300
     """Prompts that are answered four times for the first labels."""
     held_out: int = 48
-    steps: int = 40
-    prompts: int = 8
+    steps: int = 30
+    prompts: int = 6
     samples: int = 4
     max_tokens: int = 40
     temperature: float = 0.8
     rate: float = 2e-4
-    params: str = "blocks:6"
+    params: str = "blocks:4"
     depth: str = "20"
     """Layers that the reward models read."""
     looks: int = 5
-    refresh_every: int = 14
+    refresh_every: int = 10
     refresh_pairs: int = 150
     noise: float = 0.5
     """Scale of the labeller's Gumbel noise, in gold."""

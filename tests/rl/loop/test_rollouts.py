@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from assay.models.backbone import attention_for
+from assay.rl.loop import rollouts as of_rollouts
 from assay.rl.loop.rollouts import Rollouts, log_probabilities, parts, prompt_numbers, sharing, states_of
 from tiny import tiny_config
 
@@ -16,6 +17,11 @@ LENGTH = 150
 def causal(kind: str, attention: str):
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(tiny_config(kind), attn_implementation=attention).eval()
+
+
+@pytest.fixture(autouse=True)
+def groups_are_worth_it_in_a_tiny_model(monkeypatch):
+    monkeypatch.setattr(of_rollouts, "LEAST_WORK", 0)
 
 
 def rollouts() -> Rollouts:
@@ -54,12 +60,24 @@ def test_a_shared_prompt_is_computed_once(monkeypatch):
     assert seen == [LENGTH + LENGTH - 8 + int(drawn.mask_NT.sum())]
 
 
-def test_little_is_not_shared_since_groups_cost_more():
+def test_little_is_not_shared_since_groups_cost_more(monkeypatch):
     model, drawn = causal("llama", attention_for(tiny_config("llama"))), rollouts()
-    short = drawn._replace(prompt_NL=drawn.prompt_NL[:, -20:], prompt_mask_NL=drawn.prompt_mask_NL[:, -20:])
     assert sharing(model, drawn) is not None
-    assert sharing(model, short) is None
     assert sharing(model, drawn.rows(torch.tensor([0, 1]))) is None  # one answer a prompt
+    weights = sum(one.numel() for one in model.model.layers.parameters()) + model.model.norm.weight.numel()
+    saved = 2 * LENGTH + LENGTH - 8  # tokens: of three answers to one prompt, and of two to another that has 8 less
+    monkeypatch.setattr(of_rollouts, "LEAST_WORK", weights * saved / 2)
+    assert sharing(model, drawn) is not None
+    monkeypatch.setattr(of_rollouts, "LEAST_WORK", weights * saved / 2 + 1)
+    assert sharing(model, drawn) is None
+
+
+def test_a_few_tokens_of_prompt_are_a_small_share_and_not_shared():
+    model, drawn = causal("llama", attention_for(tiny_config("llama"))), rollouts()
+    some = drawn.rows(torch.tensor([0, 2]))  # answers of 4 and 1 tokens
+    short = Rollouts(some.prompt_NL[:, -1:], some.prompt_mask_NL[:, -1:], some.answer_NT, some.mask_NT, some.finished_N)
+    assert sharing(model, short) is None  # 1 token of 7 is saved
+    assert sharing(model, some) is not None
 
 
 def test_answers_to_one_prompt_are_in_one_part_where_they_fit():

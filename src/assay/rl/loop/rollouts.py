@@ -19,7 +19,8 @@ from torch.nn.functional import cross_entropy
 from assay.data.tokens.packing import make_group, pack, predictors
 from assay.models.backbone import Backbone
 
-LEAST_PROMPT, LEAST_SAVED = 64, 0.2  # below, attention group by group costs more than is saved
+LEAST_SAVED = 0.2  # share of a batch's tokens; below, attention group by group costs more than is saved, and so it does below
+LEAST_WORK = 2e7  # weights of the layers times tokens that are saved in a group: 64 tokens of four answers, with 100,000 weights
 _LOGIT_BYTES = 256e6  # of a forward's logits in float32
 _BACKBONES: WeakKeyDictionary[Any, Backbone] = WeakKeyDictionary()  # of causal models, which are tried once
 
@@ -148,13 +149,15 @@ def states_of(causal: Any, rollouts: Rollouts) -> torch.Tensor:
 
 def sharing(causal: Any, rollouts: Rollouts) -> Backbone | None:
     """What runs a prompt once for all of its answers: on a CPU, for a model that was loaded with `backbone.attention_for`, where
-    prompts have `LEAST_PROMPT` tokens and a share of `LEAST_SAVED` of all tokens is saved. None for all else: rows are padded."""
-    if causal.device.type != "cpu" or rollouts.prompt_NL.shape[1] < LEAST_PROMPT:
+    that saves `LEAST_SAVED` of all tokens and `LEAST_WORK` in a group. None for all else: rows are padded."""
+    if causal.device.type != "cpu":
         return None
     lengths_N = (rollouts.prompt_mask_NL.sum(1) + rollouts.mask_NT.sum(1)).numpy()
     firsts_P = np.unique(prompt_numbers(rollouts), return_index=True)[1]
     packed = int(rollouts.mask_NT.sum()) + int(rollouts.prompt_mask_NL[firsts_P].sum())
-    if packed > (1 - LEAST_SAVED) * lengths_N.sum():
+    saved, embeddings = int(lengths_N.sum()) - packed, causal.get_input_embeddings().weight.numel()
+    weights = sum(one.numel() for one in causal.base_model.parameters()) - embeddings
+    if saved < LEAST_SAVED * lengths_N.sum() or saved / len(firsts_P) * weights < LEAST_WORK:
         return None
     if causal not in _BACKBONES:
         _BACKBONES[causal] = Backbone(causal.base_model)
