@@ -259,7 +259,7 @@ class Replicate:
             reference = NamedPairs(self.held_pairs, "held", "held", is_own=False)
             scales = measured_scales([open_scorer(str(model)) for model in models], reference)
             scales = [scale._replace(unit=scale.unit / scales[0].unit) for scale in scales]
-            join(models, path, combine="mean", penalty=PLAIN.penalty, scales=scales, scaled_by="margins on held-out pairs")
+            join(models, path, combination=PLAIN.entry, scales=scales, scaled_by="margins on held-out pairs")
 
         return made(self.home / "models" / name, make)
 

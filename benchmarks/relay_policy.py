@@ -10,7 +10,8 @@ on the world's scripted solutions, so that the policy's own are new to them. Wha
 the answer are right; the rule looks at the answer alone.
 
 Arms: rule; outcome (the outcome model); process, whole (the process model's reduction of a solution); process, steps (each step's
-reward at its last token: DeepSeekMath 4.1.3); gold. A replicate has problems and draws of its own and the reward models of one
+reward at its last token: DeepSeekMath 4.1.3); steps and rule (the same, with the rule's reward of the answer beside them: PRIME);
+gold. A replicate has problems and draws of its own and the reward models of one
 seed, shared by the arms.
 
 Claims, written before it was run, over the replicates (paired, Student's intervals; sign flips with Holm):
@@ -19,6 +20,11 @@ Claims, written before it was run, over the replicates (paired, Student's interv
 2. process, steps ends with more right solutions than outcome (interval above 0): labels of steps are worth more than of answers.
 3. process, steps is ahead of rule after half of the steps (interval above 0): it says which step was wrong.
 4. At the end process, steps is not ahead of rule (interval not above 0): a model of steps is no better than what is checked.
+
+Written after process, steps and rule of replicate 0 had been looked at (the first learnt to stop after two right passes and to
+answer with whoever had the key then: reward -2.6 -> -.5, right solutions .23 -> .23; the second .23 -> .44):
+
+5. steps and rule ends with more right solutions than process, steps (interval above 0): the answer's own reward holds that hack.
 """
 
 from __future__ import annotations
@@ -61,8 +67,8 @@ from assay.scorers.base import Scorer
 from assay.scorers.load import load
 from assay.scorers.rules import rule_scorer
 
-GOLD, RULED, OUTCOME, WHOLE, STEPS = "gold", "rule", "outcome", "process, whole", "process, steps"
-ARMS = (STEPS, RULED, OUTCOME, WHOLE, GOLD)
+GOLD, RULED, OUTCOME, WHOLE, STEPS, BOTH = "gold", "rule", "outcome", "process, whole", "process, steps", "steps and rule"
+ARMS = (STEPS, RULED, OUTCOME, BOTH, WHOLE, GOLD)
 START, HALF, END, GAINED = "at the start", "after half", "at the end", "gained"
 MODEL_SEEDS = 3
 
@@ -152,7 +158,7 @@ class Replicate:
             params=config.params,
             learning_rate=config.rate,
             kl=KLSettings(beta=config.beta),
-            step_rewards="lines" if arm == STEPS else None,
+            step_rewards="lines" if arm in (STEPS, BOTH) else None,
             evaluate_every=max(config.steps // 2, 1),
             save_every=4,
             eval_prompts=config.asked,
@@ -180,6 +186,7 @@ class Replicate:
                 held_out=self.problems(self.config.asked, 2),
                 out=out,
                 settings=self.settings(arm),
+                outcome=rule_scorer(answer_rule) if arm == BOTH else None,
                 gold=rule_scorer(gold_rule),
                 against_past=False,
                 resume=out.exists(),
@@ -270,6 +277,8 @@ def compared(table: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str
         f"{STEPS} less {RULED}, {HALF}": against(column(STEPS, HALF), column(RULED, HALF)),
         f"{STEPS} less {RULED}, {END}": against(column(STEPS, END), column(RULED, END)),
         f"{STEPS} less {WHOLE}, {END}": against(column(STEPS, END), column(WHOLE, END)),
+        f"{BOTH} less {STEPS}, {END}": against(column(BOTH, END), column(STEPS, END)),
+        f"{BOTH} less {RULED}, {END}": against(column(BOTH, END), column(RULED, END)),
     }
     rows = {name: one for name, one in rows.items() if one.num}
 
@@ -285,6 +294,7 @@ def compared(table: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str
             "2 rewards of steps end above the outcome model": above(f"{STEPS} less {OUTCOME}, {END}"),
             "3 rewards of steps are ahead of the rule after half": above(f"{STEPS} less {RULED}, {HALF}"),
             "4 rewards of steps are not ahead of the rule at the end": None if at_end is None else not at_end,
+            "5 with the rule beside, rewards of steps end higher": above(f"{BOTH} less {STEPS}, {END}"),
         },
     }
 

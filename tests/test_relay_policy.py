@@ -41,7 +41,7 @@ def test_the_rule_sees_the_answer_and_gold_every_pass(change, answer, gold):
 
 
 def test_claims_are_of_paired_replicates_and_none_where_an_arm_is_missing():
-    ends = {RULED: 0.5, WHOLE: 0.6, STEPS: 0.8, OUTCOME: 0.3}
+    ends = {RULED: 0.5, WHOLE: 0.6, STEPS: 0.8, OUTCOME: 0.3}  # the claims of the head, but the fifth
     table = {
         arm: {
             r: {GAINED: end - 0.2 + r / 100, HALF: end / 2 + r / 100, END: end + r * (1 + (arm == STEPS)) / 100} for r in range(3)
@@ -49,5 +49,5 @@ def test_claims_are_of_paired_replicates_and_none_where_an_arm_is_missing():
         for arm, end in ends.items()
     }
     claims = list(compared(table)["claims"].values())
-    assert claims == [True, True, True, False]
-    assert list(compared({arm: of for arm, of in table.items() if arm == STEPS})["claims"].values()) == [None] * 4
+    assert claims == [True, True, True, False, None]
+    assert list(compared({arm: of for arm, of in table.items() if arm == STEPS})["claims"].values()) == [None] * 5

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from assay.errors import TrainingError
 from assay.models.device import pick_compute
 from assay.records import Rewards
 from assay.rl.kl_control import KLSettings
 from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_model import load_policy
-from assay.rl.loop.policy_step import draw, generator_of, weigh
+from assay.rl.loop.policy_step import draw, generator_of, step_figures, weigh
 from assay.rl.loop.train_policy import train_policy
 from assay.training.imitation import fitted, save_base, word_tokenizer
 from policy_worlds import ARMS, SMALL, a_run
@@ -52,11 +54,40 @@ def steps_run(base, out, scorer=None, **settings):
     return replace(a_run(base, out, **{**usual, **settings}), scorer=scorer or OfSteps())
 
 
+class OfWholes(OfSteps):
+    """1 for an answer that says red, of steps nothing; one that says a `lost` word has no reward."""
+
+    fingerprint = "wholes"
+
+    def score(self, completions):
+        words = [one.response.split() for one in completions]
+        value = [np.nan if set(said) & set(self.lost) else float("red" in said) for said in words]
+        return Rewards(value=np.array(value, np.float32), error=tuple("lost" if np.isnan(one) else None for one in value))
+
+
+class OfFirst(OfSteps):
+    """1 for a first sentence that says blue, and nothing for any other."""
+
+    fingerprint = "first"
+
+    def of_one(self, completion):
+        return np.array([float(i == 0 and step.split()[0] == "blue") for i, step in enumerate(completion.steps or ())])
+
+
 def drawn_and_weighed(run):
     model = load_policy(
         run.policy, params="full", compute=pick_compute("cpu", "float32"), with_values=run.settings.estimator == "ppo"
     )
-    drawn = draw(model.plain, model.tokens, run.prompts, run.scorer, run.settings, samples=32, generator=generator_of(0))
+    drawn = draw(
+        model.plain,
+        model.tokens,
+        run.prompts,
+        run.scorer,
+        run.settings,
+        samples=32,
+        generator=generator_of(0),
+        outcome=run.outcome,
+    )
     return drawn, weigh(model, drawn, run.settings, run.settings.kl.beta)
 
 
@@ -105,6 +136,46 @@ def test_an_answer_that_is_cut_off_has_the_reward_that_is_set_at_its_last_token(
     assert len(weighed.places) == drawn.rewards.ok.sum()
 
 
+def test_an_outcome_has_an_advantage_of_its_own_beside_that_of_the_steps(base, tmp_path):
+    run = replace(steps_run(base, tmp_path / "run", OfFirst()), outcome=OfWholes())
+    drawn, weighed = drawn_and_weighed(run)
+    _, of_steps = drawn_and_weighed(replace(run, outcome=None))
+    red = np.array([float("red" in one.response.split()) for one in drawn.completions])
+    whole = (red - red.mean()) / (red.std(ddof=1) + 1e-4)
+    expected = (of_steps.advantage + torch.from_numpy(whole)[:, None]) * drawn.rollouts.mask_NT
+    assert torch.allclose(weighed.advantage, expected.float(), atol=1e-5)
+    assert step_figures(drawn, weighed)["outcome"] == pytest.approx(red.mean())
+
+
+def test_an_answer_without_its_outcome_leaves_its_group_and_both_means(base, tmp_path):
+    run = replace(steps_run(base, tmp_path / "run", OfFirst()), outcome=OfWholes(lost=("white",)))
+    drawn, weighed = drawn_and_weighed(run)
+    has_white = np.array(["white" in one.response.split() for one in drawn.completions])
+    assert 0 < has_white.sum() < 32
+    assert set(weighed.places.tolist()) == set(np.flatnonzero(~has_white).tolist())
+    assert np.isnan(drawn.step_reward_NT[has_white]).all()
+    lost = replace(run, scorer=OfSteps(lost=("green",)))
+    drawn, _ = drawn_and_weighed(lost)
+    without_steps = np.isnan(drawn.value_PK.reshape(-1))
+    assert 0 < without_steps.sum() < 32
+    assert np.isnan(drawn.outcome_PK.reshape(-1)[without_steps]).all()
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "ppo"])
+def test_steps_and_outcome_are_learnt_together(base, tmp_path, estimator):
+    run = steps_run(base, tmp_path / "run", OfFirst(), estimator=estimator, steps=90, learning_rate=0.004)
+    rows = train_policy(replace(run, outcome=OfWholes())).rows
+    assert np.mean([row["outcome"] for row in rows[:3]]) < 0.8
+    assert np.mean([row["outcome"] for row in rows[-5:]]) > 0.9
+    assert np.mean([row["reward"] for row in rows[-5:]]) > (0.45 if estimator == "grpo" else 0.35)  # .5: blue, and one more
+
+
+def test_an_outcome_that_says_nothing_ends_the_run(base, tmp_path):
+    run = replace(steps_run(base, tmp_path / "run", steps=5), outcome=OfWholes(lost=ARMS))
+    with pytest.raises(TrainingError, match="the last reason: lost"):
+        train_policy(run)
+
+
 def test_what_cannot_be_is_refused(base, tmp_path):
     with pytest.raises(ValueError, match="rloo weighs an answer as a whole"):
         PolicySettings(step_rewards="lines")
@@ -112,5 +183,7 @@ def test_what_cannot_be_is_refused(base, tmp_path):
         PolicySettings(step_rewards="words", estimator="ppo")
     with pytest.raises(ValueError, match="gives no rewards of steps"):
         train_policy(replace(steps_run(base, tmp_path / "a"), scorer=a_run(base, tmp_path / "a").scorer))
+    with pytest.raises(ValueError, match="an outcome goes with rewards of steps"):
+        train_policy(replace(a_run(base, tmp_path / "c"), outcome=OfWholes()))
     with pytest.raises(ValueError, match="a shape is of one reward an answer"):
         train_policy(replace(steps_run(base, tmp_path / "b"), shape=lambda rewards: rewards, shape_name="same"))

@@ -43,6 +43,8 @@ class Config:
     """Columns to leave out."""
     step_rewards: StepRule | None = None
     """Reward each step at its last token: how answers are cut into steps."""
+    outcome: str | None = None
+    """With --step-rewards: a scorer of whole answers, rewarded beside."""
     resume: bool = False
     """Go on with the run in --out."""
     watch: bool = False
@@ -58,6 +60,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.where.out is None:
             raise ValueError("--out DIRECTORY is needed: the policy, its metrics, completions and checkpoints are kept there")
+        if self.outcome is not None and self.step_rewards is None:
+            raise ValueError(f"--outcome {self.outcome} goes with --step-rewards: add that, or give it as SCORER")
 
     @property
     def out(self) -> Path:
@@ -88,6 +92,7 @@ def run(config: Config) -> int:
             held_out=held_out,
             out=config.out,
             settings=settings,
+            outcome=others["outcome"],
             gold=others["gold"],
             anchor=others["anchor"],
             resume=config.resume,
@@ -98,8 +103,7 @@ def run(config: Config) -> int:
         )
     )
     facts = {"policy": config.policy, "reward": opened.label, "estimator": settings.estimator, "steps": str(len(trained.rows))}
-    if config.gold:
-        facts["gold"] = config.gold
+    facts |= {name: spec for name, spec in (("outcome", config.outcome), ("gold", config.gold)) if spec}
     name = config.anchor or config.gold or ""
     title = f"Policy: {Path(config.policy).name} against {opened.name}"
     result = policy_result(config.out, title=title, facts=facts, ground=trained.ground, anchor=name, seed=config.seed)
@@ -115,4 +119,4 @@ def run(config: Config) -> int:
 
 
 def _others(config: Config) -> dict[str, str | None]:
-    return {"gold": config.gold, "anchor": config.anchor}
+    return {"outcome": config.outcome, "gold": config.gold, "anchor": config.anchor}

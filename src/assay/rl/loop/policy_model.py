@@ -24,6 +24,7 @@ from assay.models.base_checks import position_limit
 from assay.models.bases import fetch, no_progress_bars, refuse_broken_weights, resolve_base
 from assay.models.device import Compute
 from assay.models.published.weight_files import refuse_pickles
+from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.rollouts import Rollouts, log_probabilities, parts, sharing, states_of
 from assay.training.settings import parse_params
 
@@ -147,3 +148,13 @@ def _trainable(causal: Any, mode: str, number: int) -> Any:
     except ImportError as error:
         raise ValueError("--params lora needs peft: pip install '.[lora]' in Assay's clone") from error
     return get_peft_model(causal, LoraConfig(r=number, lora_alpha=2 * number, target_modules="all-linear", bias="none"))
+
+
+def optimizer_of(model: PolicyModel, settings: PolicySettings) -> torch.optim.Optimizer:
+    """AdamW without decay; the value head has a rate of its own. `full_lr` is what the warm-up goes to."""
+    values = set() if model.value_head is None else set(model.value_head.parameters())
+    policy = [one for one in model.causal.parameters() if one.requires_grad]
+    groups = [{"params": policy, "lr": settings.learning_rate, "full_lr": settings.learning_rate}]
+    if values:
+        groups.append({"params": list(values), "lr": settings.value_rate, "full_lr": settings.value_rate})
+    return torch.optim.AdamW(groups, weight_decay=0.0, eps=1e-8)

@@ -35,8 +35,8 @@ _SHUFFLE = 7  # what a generator is for
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
     """Answers to some prompts and what they are worth. value_PK: what the scorer gave, NaN where it did not; reward_PK: what is
-    trained on, without the KL; step_reward_NT: what is trained on in its place where steps are rewarded (`rewards_of_steps`).
-    seconds: of drawing and of scoring."""
+    trained on, without the KL; step_reward_NT: what is trained on in its place where steps are rewarded (`rewards_of_steps`), and
+    outcome_PK: beside it, of whole answers (outcome: as it was scored). seconds: of drawing and of scoring."""
 
     prompts: Sequence[Prompt]
     rollouts: Rollouts
@@ -45,6 +45,8 @@ class Drawn:
     value_PK: np.ndarray
     reward_PK: np.ndarray
     step_reward_NT: np.ndarray | None = None
+    outcome: Rewards | None = None
+    outcome_PK: np.ndarray | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -103,8 +105,10 @@ def draw(
     samples: int,
     generator: torch.Generator,
     shape: Shape | None = None,
+    outcome: Scorer | None = None,
 ) -> Drawn:
-    """Answers of a policy, scored. Raises `Unreadable` for a prompt that the template refuses."""
+    """Answers of a policy, scored, by `outcome` as whole answers too. Raises `Unreadable` for a prompt that the template
+    refuses."""
     began = time.perf_counter()
     rollouts, completions = answered(causal, tokens, prompts, settings, samples=samples, generator=generator)
     drawn = time.perf_counter()
@@ -119,6 +123,13 @@ def draw(
     if settings.empty is not None:
         empty_N = np.array([not (one.response or "").strip() for one in completions])
         _give(empty_N, settings.empty, reward_PK, step_reward_NT, rollouts)
+    whole = None if outcome is None else outcome.score(completions)
+    outcome_PK = (
+        None if whole is None else np.where(whole.ok, whole.value, np.nan).astype(np.float64).reshape(len(prompts), samples)
+    )
+    if outcome_PK is not None and step_reward_NT is not None:  # what lacks one of the two leaves its group
+        step_reward_NT[np.isnan(outcome_PK.reshape(-1))] = np.nan
+        outcome_PK[np.isnan(step_reward_NT).all(1).reshape(outcome_PK.shape)] = np.nan
     return Drawn(
         prompts=prompts,
         rollouts=rollouts,
@@ -127,6 +138,8 @@ def draw(
         value_PK=value_PK,
         reward_PK=reward_PK,
         step_reward_NT=step_reward_NT,
+        outcome=whole,
+        outcome_PK=outcome_PK,
         seconds={"drawing": drawn - began, "scoring": time.perf_counter() - drawn},
     )
 
@@ -171,6 +184,8 @@ def weigh(model: PolicyModel, drawn: Drawn, settings: PolicySettings, beta: floa
         advantage, return_NT, counted_N = _of_tokens(drawn, settings, beta, log_ratio_NT, value_NT)
     elif drawn.step_reward_NT is not None:
         found_NT = advantages.grpo_of_steps(drawn.step_reward_NT.reshape(*reward_PK.shape, -1)).reshape(then_NT.shape)
+        if drawn.outcome_PK is not None:
+            found_NT = found_NT + advantages.grpo(drawn.outcome_PK).reshape(-1, 1)
         counted_N = ~np.isnan(found_NT).all(1)
         advantage = _tensor(np.nan_to_num(found_NT), then_NT)
     else:
@@ -282,18 +297,19 @@ def _backward(
 def _of_tokens(
     drawn: Drawn, settings: PolicySettings, beta: float, log_ratio_NT: np.ndarray, value_NT: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """(N, T) advantages and returns of tokens: -beta k1 at each, the reward at the last, or each step's at its last; which answers
-    have a reward."""
+    """(N, T) advantages and returns of tokens: -beta k1 at each, the reward at the last, or each step's at its last with what the
+    whole answer has at the end; which answers have a reward."""
     mask_NT = drawn.rollouts.mask_NT.cpu().numpy()
     reward_N, steps_NT = drawn.reward_PK.reshape(-1), drawn.step_reward_NT
     counted_N = ~np.isnan(reward_N) if steps_NT is None else ~np.isnan(steps_NT).all(1)
     mask_NT = mask_NT & counted_N[:, None]
     rewards_NT = -beta * np.where(mask_NT, log_ratio_NT, 0.0)
-    if steps_NT is None:
-        last_N = np.maximum(mask_NT.sum(1) - 1, 0)
-        rewards_NT[np.arange(len(reward_N)), last_N] += np.where(counted_N, reward_N, 0.0)
-    else:
+    if steps_NT is not None:
         rewards_NT += np.nan_to_num(steps_NT)
+    at_end_N = reward_N if steps_NT is None else None if drawn.outcome_PK is None else drawn.outcome_PK.reshape(-1)
+    if at_end_N is not None:
+        last_N = np.maximum(mask_NT.sum(1) - 1, 0)
+        rewards_NT[np.arange(len(reward_N)), last_N] += np.where(counted_N, at_end_N, 0.0)
     values_NT = value_NT.double().cpu().numpy()
     found_NT = advantages.gae(rewards_NT, values_NT, mask_NT, decay=settings.decay)
     returns_NT = np.where(mask_NT, found_NT + values_NT, 0.0)
@@ -317,6 +333,8 @@ def step_figures(drawn: Drawn, weighed: Weighed) -> dict[str, float]:
         "finished": float(drawn.rollouts.finished_N.float().mean()),
         "entropy": float(-(weighed.then_NT.sum() / drawn.rollouts.mask_NT.sum())),
     }
+    if drawn.outcome_PK is not None:
+        figures["outcome"] = _mean(drawn.outcome_PK)
     if drawn.rewards.std is not None:
         figures["member_std"] = _mean(np.asarray(drawn.rewards.std))
     return figures

@@ -40,7 +40,7 @@ from assay.rl.loop.beginnings import (
 )
 from assay.rl.loop.look_rows import all_answers, kept_answers, listed, nan_mean, why_unscored
 from assay.rl.loop.loop_settings import PolicySettings
-from assay.rl.loop.policy_model import PolicyModel, load_policy
+from assay.rl.loop.policy_model import PolicyModel, load_policy, optimizer_of
 from assay.rl.loop.policy_step import Drawn, Shape, draw, generator_of, step_figures, update, weigh
 from assay.run_files import ANSWERS, COMPLETIONS, METRICS
 from assay.scorers.base import Scorer
@@ -60,10 +60,10 @@ _EVALUATION, _EARLIER, _TRAINING, _ORDER = 3, 4, 5, 6  # what a generator is for
 @dataclass(frozen=True, kw_only=True)
 class PolicyRun:
     """policy: what training starts from. scorer: the reward; scorer_name: for the records. prompts: to train on; held_out: to look
-    at. gold: what is known to be right, for figures alone. anchor: by which the policy is held against its past; gold if None.
-    shape: of rewards (rl/shaping). begin: another run of this policy to go on from. stop_on_alarm, stop_kl, stop_at: what ends the
-    run early: an alarm, so many nats of the held-out answers at a look, so many steps; with `resume` it does not go on from there
-    until that is taken back."""
+    at. outcome: with rewards of steps, a scorer of whole answers whose reward is trained on beside theirs. gold: what is known to
+    be right, for figures alone. anchor: by which the policy is held against its past; gold if None. shape: of rewards (rl/shaping).
+    begin: another run of this policy to go on from. stop_on_alarm, stop_kl, stop_at: what ends the run early: an alarm, so many
+    nats of the held-out answers at a look, so many steps; with `resume` it does not go on from there until that is taken back."""
 
     policy: str
     scorer: Scorer
@@ -72,6 +72,7 @@ class PolicyRun:
     held_out: Sequence[Prompt]
     out: Path
     settings: PolicySettings = field(default_factory=PolicySettings)
+    outcome: Scorer | None = None
     gold: Scorer | None = None
     anchor: Scorer | None = None
     against_past: bool = True
@@ -112,6 +113,8 @@ def train_policy(run: PolicyRun) -> Trained:
             f"a step takes {settings.prompts} prompts, and there are {len(run.prompts)}: give more, or take fewer a step"
         )
     refuse_scope(run.scorer, settings)
+    if run.outcome is not None and settings.step_rewards is None:
+        raise ValueError("an outcome goes with rewards of steps: give step_rewards, or give it as the scorer")
     if run.shape is not None and settings.step_rewards is not None:
         raise ValueError(f"shape {run.shape_name}: a shape is of one reward an answer, not of steps; leave one of them out")
     identity = identity_of(run)
@@ -238,19 +241,18 @@ class _Loop:
         }
 
     def draw(self, causal: Any, prompts: Sequence[Prompt], scorer: Scorer, *numbers: int, samples: int = 1) -> Drawn:
-        """Answers, set by the seed and the numbers; those of a step of training are shaped."""
+        """Answers, set by the seed and the numbers; those of a step of training are shaped, and have their outcome."""
         generator = generator_of(self.settings.seed, *numbers)
-        shape = self.run.shape if numbers[0] == _TRAINING else None
+        more: dict[str, Any] = {"shape": self.run.shape, "outcome": self.run.outcome} if numbers[0] == _TRAINING else {}
         with self.model.autocast():
-            return draw(
-                causal, self.model.tokens, prompts, scorer, self.settings, samples=samples, generator=generator, shape=shape
-            )
+            return draw(causal, self.model.tokens, prompts, scorer, self.settings, samples=samples, generator=generator, **more)
 
     def refuse_silence(self, drawn: Drawn) -> None:
         """Three steps in a row without a reward end the run: nothing would be learnt, and it would look like training."""
-        self.unscored_steps = 0 if drawn.rewards.ok.any() else self.unscored_steps + 1
+        silent = [one for one in (drawn.rewards, drawn.outcome) if one is not None and not one.ok.any()]
+        self.unscored_steps = self.unscored_steps + 1 if silent else 0
         if self.unscored_steps >= 3:
-            reasons = [error for error in drawn.rewards.error or () if error]
+            reasons = [error for error in silent[0].error or () if error]
             raise TrainingError(
                 f"no answer of three steps in a row has a reward; the last reason: {reasons[0] if reasons else 'none given'}. "
                 "Mend the scorer, then go on with --resume"
@@ -328,16 +330,6 @@ def prompts_of_step(prompts: Sequence[Prompt], settings: PolicySettings, step: i
     return chosen
 
 
-def optimizer_of(model: PolicyModel, settings: PolicySettings) -> torch.optim.Optimizer:
-    """AdamW without decay; the value head has a rate of its own. `full_lr` is what the warm-up goes to."""
-    values = set() if model.value_head is None else set(model.value_head.parameters())
-    policy = [one for one in model.causal.parameters() if one.requires_grad]
-    groups = [{"params": policy, "lr": settings.learning_rate, "full_lr": settings.learning_rate}]
-    if values:
-        groups.append({"params": list(values), "lr": settings.value_rate, "full_lr": settings.value_rate})
-    return torch.optim.AdamW(groups, weight_decay=0.0, eps=1e-8)
-
-
 def refuse_scope(scorer: Scorer, settings: PolicySettings) -> None:
     """ppo compares rewards of different prompts; those of a scorer whose scope is a prompt cannot be compared."""
     if settings.estimator == "ppo" and getattr(scorer, "scope", "global") == "prompt":
@@ -353,6 +345,7 @@ def identity_of(run: PolicyRun) -> dict[str, Any]:
         "policy": run.policy,
         "scorer": run.scorer_name,
         "fingerprint": run.scorer.fingerprint,
+        "outcome": None if run.outcome is None else run.outcome.fingerprint,
         "anchor": None if run.anchor is None else run.anchor.fingerprint,
         "gold": None if run.gold is None else run.gold.fingerprint,
         "shape": run.shape_name,
