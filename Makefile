@@ -29,6 +29,7 @@ check: .venv/.installed ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file benchmarks/mypy.ini
 	$(BIN)/lint-imports
 
 fmt: .venv/.installed ## format the code, mend what ruff can mend

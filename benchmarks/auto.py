@@ -40,7 +40,7 @@ from real import RealConfig, Set, read_set
 from assay.commands.demo.run import packaged_base
 from assay.console import say
 from assay.data.pairs import write_pairs
-from assay.stats.mean_intervals import cluster_bootstrap
+from assay.stats.bootstrap import cluster_bootstrap
 from assay.training.checkpoint import trained_weights
 from assay.training.fits.choice import Candidate, choose
 from assay.training.fits.weight_decay import choose_decay

@@ -135,7 +135,7 @@ def one_seed(config: EnsembleBenchConfig, data: Path, seed: int) -> dict[str, An
     } | {config.set: spread(members_KP2)}
     if config.params != "head":
         where = data.parent / f"average-{seed}"
-        average((asked.out,), where)
+        average((asked.out,), where, units=(1.0,))  # its members are on one scale
         labels = np.array([pair.preference for pair in test])
         row["accuracy: average of the weights (WARM)"] = float(np.nanmean(is_right(margins(load(where), test), labels)))
         shutil.rmtree(where)

@@ -56,8 +56,8 @@ from assay.records import PreferencePair
 from assay.run_files import read_description
 from assay.scorers.base import margins
 from assay.scorers.opened import open_scorer
-from assay.stats.mean_intervals import CHANGE, mean_interval
-from assay.stats.metrics import is_right
+from assay.stats.mean_intervals import mean_interval
+from assay.stats.metrics import CHANGE, is_right
 from assay.training.settings import TrainConfig
 from assay.training.states.cache import final_states
 

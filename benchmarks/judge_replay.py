@@ -61,7 +61,7 @@ def main() -> int:
     print_table("Juries of all judges, both orders", juries)
     cascades, findings = cascade(llmbar)
     print_table("ChatGPT -> GPT-4 -> person on natural and mtbench, Vanilla_NoRules", cascades)
-    result = {
+    result: dict[str, Any] = {
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "records": answered // 2,
         "seconds": {"reading": round(read_seconds, 2), "reading and replay": round(replay_seconds, 2)},

@@ -74,8 +74,8 @@ def gain(num_problems: int, correlation: float, *, ranking: bool) -> Simulate:
     def one(rng: np.random.Generator) -> bool:
         labels, scores, rival = steps(rng, num_problems, 3, correlation, 1.0, 1.0)
         if ranking:
-            flat = [labels.scores_T(one) for one in (scores, rival)]
-            return misses(auroc_gain_interval(*flat, labels.right_T, labels.problem_T), 0.0)
+            gained = auroc_gain_interval(labels.scores_T(scores), labels.scores_T(rival), labels.right_T, labels.problem_T)
+            return misses(gained, 0.0)
         return misses(prm_score_gain(scores, rival, labels, (0.0, 0.0), seed=int(rng.integers(1 << 31))).interval, 0.0)
 
     return each(one)

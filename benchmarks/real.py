@@ -419,7 +419,7 @@ def trl_run(
     arguments = trl.RewardConfig(
         output_dir=str(work / "trl"),
         per_device_train_batch_size=8,
-        gradient_accumulation_steps=loop.batch_pairs // 8,
+        gradient_accumulation_steps=loop.batch_size // 8,
         num_train_epochs=loop.epochs,
         learning_rate=loop.learning_rate,
         lr_scheduler_type="cosine",

@@ -32,7 +32,7 @@ from assay.console import say
 from assay.data.pairs import write_pairs
 from assay.data.run_data import run_data
 from assay.evaluation.evaluate import evaluate
-from assay.records import PreferencePair, Report
+from assay.records import PreferencePair, Report, Result
 from assay.scorers.base import Scorer, margins
 from assay.scorers.baselines import LengthScorer, fit_bag_of_words
 from assay.training.settings import Members, TrainConfig
@@ -101,7 +101,7 @@ def trained(config: TrustBenchConfig, name: str, file: Path, work: Path, members
 
 
 def control(scorer: Scorer, pairs: list[PreferencePair], config: TrustBenchConfig) -> dict[str, Any]:
-    results = [
+    results: list[Result] = [
         evaluate(scorer, pairs, title="evaluation", seed=config.seed),
         run_probes(scorer, pairs, max_rows=config.max_rows, seed=config.seed),
         attribute(scorer, pairs, margins(scorer, pairs), title="attribution", seed=config.seed),
