@@ -26,6 +26,7 @@ from assay.audit.rl_fit import fit_rl
 from assay.files import write_text
 from assay.recipes.worlds import errands as world
 from assay.records import Completion, Table
+from assay.rl.rl_curves import against_distance
 
 BEST_OF_N = "best of n by single"
 ERRANDS, LARGEST = 64, 256
@@ -98,10 +99,5 @@ def distance_table(found: Kept, best: Mapping[int, Mapping[str, Any]], arms: Seq
             np.sqrt(best_of_n_kl(np.array([one["n"] for one in rows]))),
             np.array([one["gain"][0] for one in rows], dtype=np.float64),
         )
-    rows = tuple(
-        (float(distance_E[i]), *(float(gain_E[i]) if other == name else math.nan for other in curves))
-        for name, (distance_E, gain_E) in curves.items()
-        for i in np.argsort(distance_E, kind="stable")
-    )
     note = "gains over the start, means of the replicates; the distance of best-of-n is an upper bound"
-    return Table(title="gold against the distance", columns=("square root of KL", *curves), rows=rows, chart="curves", note=note)
+    return against_distance(curves, title="gold against the distance", note=note)

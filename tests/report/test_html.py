@@ -382,3 +382,11 @@ def test_curves_are_joined_through_their_own_points_and_lines_are_broken_where_a
         assert page.count('class="point" cx=') >= 5
     assert strokes["line"][-2:] == [(2, 1), (1, 1)]
     assert strokes["curves"][-2:] == [(1, 2), (1, 1)]
+
+
+def test_a_response_stands_below_its_prompt_however_short_it_is():
+    long = "a longer answer " * 8
+    examples = tuple({"kind": "best", "prompt": "p", "response": text, "reward": 1.0} for text in ("Tea.", long, ""))
+    page = render_html([Report(title="r", examples=examples)], title="t")
+    assert page.count("<h4>Response</h4>") == 3
+    assert "response <b>" not in page

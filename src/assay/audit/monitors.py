@@ -98,7 +98,7 @@ def wins(today: Rewards, earlier: Rewards, prompts: Sequence[object]) -> np.ndar
     """
     if not len(today) == len(earlier) == len(prompts):
         raise ValueError(f"{len(today)} answers of today, {len(earlier)} earlier ones and {len(prompts)} prompts: give as many")
-    rewards = [np.where(one.ok, one.value, np.nan).astype(np.float64) for one in (today, earlier)]
+    rewards = [one.value.astype(np.float64) for one in (today, earlier)]
     difference_N = rewards[0] - rewards[1]
     result_N = np.where(np.isnan(difference_N), np.nan, (np.sign(difference_N) + 1) / 2)
     by_prompt: dict[object, list[float]] = {}

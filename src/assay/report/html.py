@@ -219,7 +219,7 @@ def _examples(examples: Sequence[Mapping[str, object]]) -> str:
 
 def _example(example: Mapping[str, object]) -> str:
     texts = {name: value for name, value in example.items() if isinstance(value, str) and (len(value) > 80 or "\n" in value)}
-    answers = {name: example[name] for name in ("chosen", "rejected") if example.get(name) is not None}
+    answers = {name: example[name] for name in ("chosen", "rejected", "response") if example.get(name) is not None}
     answers |= {name: value for name, value in texts.items() if name not in ("kind", "prompt", *answers)}
     about = {name: value for name, value in example.items() if name not in ("kind", "prompt", "trace", *answers)}
     chips = "".join(

@@ -150,7 +150,7 @@ def best_and_worst(answers: Sequence[Answers], rewards: Sequence[Rewards]) -> li
 
 
 def _values(rewards: Rewards) -> np.ndarray:
-    return np.where(rewards.ok, rewards.value, np.nan).astype(np.float64)
+    return rewards.value.astype(np.float64)
 
 
 def _share_within(within_P: np.ndarray, mean_P: np.ndarray) -> Metric:

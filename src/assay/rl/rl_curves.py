@@ -150,15 +150,19 @@ def _together(runs: Mapping[str, Evaluations], best_of_n: BestOfN) -> list[Table
         if not curves or gain_M is None:
             continue
         curves[BEST_OF_N] = (np.sqrt(best_of_n.kl), gain_M)
-        rows = tuple(
-            (float(distance_E[i]), *(float(gain_E[i]) if other == name else math.nan for other in curves))
-            for name, (distance_E, gain_E) in curves.items()
-            for i in np.argsort(distance_E, kind="stable")
-        )
         note = f"gain in {what}, in its own unit; the distance of best-of-n is an upper bound, and the two must have one {what}"
-        title = f"{what}: runs and best-of-n"
-        found.append(Table(title=title, columns=("square root of KL", *curves), rows=rows, chart="curves", note=note))
+        found.append(against_distance(curves, title=f"{what}: runs and best-of-n", note=note))
     return found
+
+
+def against_distance(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str, note: str) -> Table:
+    """Curves in one figure, each a (distances, gains) at distances of its own."""
+    rows = tuple(
+        (float(distance_E[i]), *(float(gain_E[i]) if other == name else math.nan for other in curves))
+        for name, (distance_E, gain_E) in curves.items()
+        for i in np.argsort(distance_E, kind="stable")
+    )
+    return Table(title=title, columns=("square root of KL", *curves), rows=rows, chart="curves", note=note)
 
 
 def _lead(runs: Mapping[str, Evaluations], findings: Sequence[Finding]) -> str:

@@ -113,7 +113,7 @@ def draw(
     rollouts, completions = answered(causal, tokens, prompts, settings, samples=samples, generator=generator)
     drawn = time.perf_counter()
     rewards = scorer.score(completions)
-    value_PK = np.where(rewards.ok, rewards.value, np.nan).astype(np.float64).reshape(len(prompts), samples)
+    value_PK = rewards.value.astype(np.float64).reshape(len(prompts), samples)
     reward_PK = np.array(value_PK if shape is None else shape(value_PK))
     is_step = settings.step_rewards is not None
     step_reward_NT = rewards_of_steps(rewards, completions, rollouts, tokens) if is_step else None
@@ -124,9 +124,7 @@ def draw(
         empty_N = np.array([not (one.response or "").strip() for one in completions])
         _give(empty_N, settings.empty, reward_PK, step_reward_NT, rollouts)
     whole = None if outcome is None else outcome.score(completions)
-    outcome_PK = (
-        None if whole is None else np.where(whole.ok, whole.value, np.nan).astype(np.float64).reshape(len(prompts), samples)
-    )
+    outcome_PK = None if whole is None else whole.value.astype(np.float64).reshape(value_PK.shape)
     if outcome_PK is not None and step_reward_NT is not None:  # what lacks one of the two leaves its group
         step_reward_NT[np.isnan(outcome_PK.reshape(-1))] = np.nan
         outcome_PK[np.isnan(step_reward_NT).all(1).reshape(outcome_PK.shape)] = np.nan

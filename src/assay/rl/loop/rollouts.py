@@ -19,10 +19,10 @@ from torch.nn.functional import cross_entropy
 from assay.data.tokens.packing import make_group, pack, predictors
 from assay.models.backbone import Backbone
 
-LEAST_SAVED = 0.2  # share of a batch's tokens; below, attention group by group costs more than is saved, and so it does below
+LEAST_SAVED = 0.2  # share of a batch's tokens; below it, and below LEAST_WORK, attention group by group costs more than is saved
 LEAST_WORK = 2e7  # weights of the layers times tokens that are saved in a group: 64 tokens of four answers, with 100,000 weights
 _LOGIT_BYTES = 256e6  # of a forward's logits in float32
-_BACKBONES: WeakKeyDictionary[Any, Backbone] = WeakKeyDictionary()  # of causal models, which are tried once
+_TRIED: WeakKeyDictionary[Any, tuple[Backbone, int]] = WeakKeyDictionary()  # of causal models, with the weights of their layers
 
 
 class Rollouts(NamedTuple):
@@ -152,16 +152,17 @@ def sharing(causal: Any, rollouts: Rollouts) -> Backbone | None:
     that saves `LEAST_SAVED` of all tokens and `LEAST_WORK` in a group. None for all else: rows are padded."""
     if causal.device.type != "cpu":
         return None
-    lengths_N = (rollouts.prompt_mask_NL.sum(1) + rollouts.mask_NT.sum(1)).numpy()
+    if causal not in _TRIED:
+        embeddings = causal.get_input_embeddings().weight.numel()
+        weights = sum(one.numel() for one in causal.base_model.parameters()) - embeddings
+        _TRIED[causal] = Backbone(causal.base_model), weights
+    backbone, weights = _TRIED[causal]
+    prompt_tokens_N = rollouts.prompt_mask_NL.sum(1).numpy()
     firsts_P = np.unique(prompt_numbers(rollouts), return_index=True)[1]
-    packed = int(rollouts.mask_NT.sum()) + int(rollouts.prompt_mask_NL[firsts_P].sum())
-    saved, embeddings = int(lengths_N.sum()) - packed, causal.get_input_embeddings().weight.numel()
-    weights = sum(one.numel() for one in causal.base_model.parameters()) - embeddings
-    if saved < LEAST_SAVED * lengths_N.sum() or saved / len(firsts_P) * weights < LEAST_WORK:
+    saved = int(prompt_tokens_N.sum() - prompt_tokens_N[firsts_P].sum())
+    all_tokens = int(prompt_tokens_N.sum()) + int(rollouts.mask_NT.sum())
+    if saved < LEAST_SAVED * all_tokens or saved / len(firsts_P) * weights < LEAST_WORK:
         return None
-    if causal not in _BACKBONES:
-        _BACKBONES[causal] = Backbone(causal.base_model)
-    backbone = _BACKBONES[causal]
     return backbone if backbone.layout == "one row" else None
 
 
@@ -187,8 +188,9 @@ def _shared_states(backbone: Backbone, rollouts: Rollouts) -> torch.Tensor:
 
 def prompt_numbers(rollouts: Rollouts) -> np.ndarray:
     """(N,) a number for each answer, the same for those to one prompt."""
-    shown_NL = torch.where(rollouts.prompt_mask_NL, rollouts.prompt_NL, -1)
-    return torch.unique(shown_NL, dim=0, return_inverse=True)[1].cpu().numpy()
+    shown_NL = torch.where(rollouts.prompt_mask_NL, rollouts.prompt_NL + 1, 0).cpu().numpy()
+    rows_NL = np.ascontiguousarray(shown_NL.astype(">u4"))  # bytes in the order of the numbers: a row is one value to sort by
+    return np.unique(rows_NL.view(f"V{rows_NL.itemsize * rows_NL.shape[1]}")[:, 0], return_inverse=True)[1]
 
 
 def log_probabilities(causal: Any, states_NTD: torch.Tensor, rollouts: Rollouts, temperature: float) -> torch.Tensor:

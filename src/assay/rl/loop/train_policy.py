@@ -270,7 +270,7 @@ class _Loop:
         gold_N = np.full(len(drawn.completions), np.nan)
         if run.gold is not None:
             gold = run.gold.score(drawn.completions)
-            gold_N = np.where(gold.ok, gold.value, np.nan).astype(np.float64)
+            gold_N = gold.value.astype(np.float64)
             row["eval_gold"] = nan_mean(gold_N)
         columns = {"kl": kl_N, "reward": drawn.value_PK[:, 0], "gold": gold_N}
         append(run.out / EVALUATIONS, [{"step": step, **{name: listed(one) for name, one in columns.items()}}])
