@@ -176,6 +176,14 @@ def test_an_outcome_that_says_nothing_ends_the_run(base, tmp_path):
         train_policy(run)
 
 
+@pytest.mark.parametrize("estimator", ["grpo", "ppo"])
+def test_an_anchor_of_whole_answers_holds_a_policy_of_steps_against_its_past(base, tmp_path, estimator):
+    run = steps_run(base, tmp_path / "run", estimator=estimator, steps=2, evaluate_every=1)
+    trained = train_policy(replace(run, gold=OfWholes(), outcome=OfWholes()))
+    assert [row["ground"]["evidence"] > 0 for row in trained.rows] == [True, True]
+    assert all(0 <= row["eval_gold"] <= 1 for row in trained.rows)
+
+
 def test_what_cannot_be_is_refused(base, tmp_path):
     with pytest.raises(ValueError, match="rloo weighs an answer as a whole"):
         PolicySettings(step_rewards="lines")

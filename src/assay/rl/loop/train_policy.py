@@ -41,7 +41,7 @@ from assay.rl.loop.beginnings import (
 from assay.rl.loop.look_rows import all_answers, kept_answers, listed, nan_mean, why_unscored
 from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_model import PolicyModel, load_policy, optimizer_of
-from assay.rl.loop.policy_step import Drawn, Shape, draw, generator_of, step_figures, update, weigh
+from assay.rl.loop.policy_step import Drawn, Shape, answered, draw, generator_of, step_figures, update, weigh
 from assay.run_files import ANSWERS, COMPLETIONS, METRICS
 from assay.scorers.base import Scorer
 from assay.training.checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint, trained_weights
@@ -292,7 +292,10 @@ class _Loop:
         prompts = [run.held_out[i] for i in places]
 
         def answers(causal: Any, which: int) -> Rewards:
-            return self.draw(causal, prompts, anchor, _EARLIER, step, which).rewards
+            generator = generator_of(settings.seed, _EARLIER, step, which)
+            with self.model.autocast():
+                given = answered(causal, self.model.tokens, prompts, settings, samples=1, generator=generator)
+            return anchor.score(given.completions)
 
         today = [answers(self.model.plain, which) for which in (0, 1)]  # anew for each opponent
         with self.model.frozen() as frozen:

@@ -28,7 +28,7 @@ from assay.messages import as_messages
 from assay.rl.kl_control import KLSettings, KLState, after_alarm, after_step, beta_of, first_state
 from assay.rl.loop.loop_settings import PolicySettings
 from assay.rl.loop.policy_model import PolicyTokens
-from assay.rl.loop.policy_step import draw, generator_of
+from assay.rl.loop.policy_step import answered, generator_of
 from assay.scorers.base import Scorer
 
 STATE_FILE = "assay_watch.json"
@@ -132,7 +132,7 @@ class TRLWatch(TrainerCallback):
             off = model.disable_adapter() if which == 1 and reference is None else nullcontext()
             generator = generator_of(self.seed, step, which)
             with off, torch.no_grad():
-                drawn = draw(causal, tokens, asked, self.anchor, settings, samples=1, generator=generator)
-            found.append(drawn.rewards)
+                given = answered(causal, tokens, asked, settings, samples=1, generator=generator)
+            found.append(self.anchor.score(given.completions))
         model.train(was_training)
         return list(wins(found[0], found[1], range(len(asked))))
