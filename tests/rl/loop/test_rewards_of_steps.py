@@ -172,7 +172,7 @@ def test_steps_and_outcome_are_learnt_together(base, tmp_path, estimator):
 
 def test_an_outcome_that_says_nothing_ends_the_run(base, tmp_path):
     run = replace(steps_run(base, tmp_path / "run", steps=5), outcome=OfWholes(lost=ARMS))
-    with pytest.raises(TrainingError, match="the last reason: lost"):
+    with pytest.raises(TrainingError, match="has an outcome; the last reason: lost"):
         train_policy(run)
 
 

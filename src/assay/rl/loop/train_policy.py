@@ -249,12 +249,14 @@ class _Loop:
 
     def refuse_silence(self, drawn: Drawn) -> None:
         """Three steps in a row without a reward end the run: nothing would be learnt, and it would look like training."""
-        silent = [one for one in (drawn.rewards, drawn.outcome) if one is not None and not one.ok.any()]
+        given = {"a reward": drawn.rewards, "an outcome": drawn.outcome}
+        silent = {what: one for what, one in given.items() if one is not None and not one.ok.any()}
         self.unscored_steps = self.unscored_steps + 1 if silent else 0
         if self.unscored_steps >= 3:
-            reasons = [error for error in silent[0].error or () if error]
+            what, last = next(iter(silent.items()))
+            reasons = [error for error in last.error or () if error]
             raise TrainingError(
-                f"no answer of three steps in a row has a reward; the last reason: {reasons[0] if reasons else 'none given'}. "
+                f"no answer of three steps in a row has {what}; the last reason: {reasons[0] if reasons else 'none given'}. "
                 "Mend the scorer, then go on with --resume"
             )
 
