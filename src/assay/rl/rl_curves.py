@@ -171,5 +171,7 @@ def _lead(runs: Mapping[str, Evaluations], findings: Sequence[Finding]) -> str:
     if not with_gold:
         return "No run has gold: the curves show the reward alone."
     if not fell:
-        return f"In none of {with_gold} runs with gold did gold fall while the reward rose, beyond noise."
-    return f"In {len(fell)} of {with_gold} runs with gold, gold fell while the reward rose: {', '.join(fell)}."
+        where = "the one run" if with_gold == 1 else f"none of {with_gold} runs"
+        return f"In {where} with gold, gold {'did not fall' if with_gold == 1 else 'fell'} while the reward rose, beyond noise."
+    where = "the one run" if with_gold == 1 else f"{len(fell)} of {with_gold} runs"
+    return f"In {where} with gold, gold fell while the reward rose: {', '.join(fell)}."
